@@ -1,0 +1,184 @@
+"""Artifacts: directories that appear whole or not at all, know what made them, and notice any later change.
+
+An artifact directory holds its files and, written last, ``manifest.json`` with its kind, its fingerprint, what it was
+made from and the SHA-256 of every file. A directory without a manifest is unfinished work; one whose digests differ is
+refused by name.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cddpm.errors import ArtifactError, StorageError
+
+MANIFEST = "manifest.json"
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 (first 16 hex digits) of the canonical JSON of ``parts``: equal inputs, equal name, on every machine."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes as hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact says about itself. ``made_from`` maps a name to the fingerprint or setting that went in."""
+
+    kind: str
+    fingerprint: str
+    made_from: dict[str, Any]
+    files: dict[str, str]
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full or read-only disk while writing below ``path`` into a ``StorageError`` that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"{path}: no space left while writing; free space and run the same command again"
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise StorageError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` atomically: a reader or a crash sees the old or the new text, never a part."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` atomically with ``data``, flushed to the disk before it appears."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` atomically with indented JSON."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def create(path: Path, kind: str, name: str, made_from: dict[str, Any], fill: Callable[[Path], None]) -> Path:
+    """Make the artifact ``path`` by ``fill(temporary directory)``; it appears whole, with its manifest, or not at all.
+
+    An artifact that another process finished meanwhile under the same path is kept and ours dropped.
+    Raises ``StorageError`` when the disk is full or read-only.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.mkdir()
+            fill(temporary)
+            seal(temporary, kind, name, made_from)
+            _move_into_place(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def seal(directory: Path, kind: str, name: str, made_from: dict[str, Any]) -> None:
+    """Write the manifest over all files now in ``directory``."""
+    files = {str(p.relative_to(directory)): file_digest(p) for p in sorted(directory.rglob("*")) if p.is_file()}
+    manifest = {"kind": kind, "fingerprint": name, "made_from": made_from, "files": files}
+    write_json(directory / MANIFEST, manifest)
+
+
+def _move_into_place(temporary: Path, path: Path) -> None:
+    if path.exists() and not (path / MANIFEST).exists():
+        shutil.rmtree(path)  # unfinished work of a process that died
+    try:
+        temporary.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def is_complete(path: Path) -> bool:
+    """Whether ``path`` is a finished artifact (its manifest exists; digests are not read)."""
+    return (path / MANIFEST).is_file()
+
+
+def read_manifest(path: Path, kind: str) -> Manifest:
+    """Read the manifest of the artifact ``path``. Raises ``ArtifactError`` if missing, unreadable or of another kind."""
+    try:
+        raw = json.loads((path / MANIFEST).read_text())
+        manifest = Manifest(raw["kind"], raw["fingerprint"], raw["made_from"], raw["files"])
+    except FileNotFoundError:
+        state = "is unfinished (no manifest.json)" if path.is_dir() else "does not exist"
+        raise ArtifactError(f"{path}: this {kind} {state}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path / MANIFEST}: not a manifest of this program ({error})") from error
+    if manifest.kind != kind:
+        raise ArtifactError(f"{path}: holds a {manifest.kind}, but a {kind} is needed")
+    return manifest
+
+
+def verify(path: Path, kind: str) -> Manifest:
+    """Compare every file of the artifact with its digest. Raises ``ArtifactError`` naming the first that differs."""
+    manifest = read_manifest(path, kind)
+    for name, digest in manifest.files.items():
+        file = path / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ArtifactError(f"{path}: the manifest names a file outside of the artifact: {name}")
+        if not file.is_file():
+            raise ArtifactError(f"{file}: missing from this {kind}")
+        if file_digest(file) != digest:
+            raise ArtifactError(
+                f"{file}: altered or damaged since it was written (its SHA-256 differs from manifest.json)"
+            )
+    return manifest
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on the file ``path`` (created); freed by the kernel when this process dies.
+
+    Raises ``BlockingIOError`` at once if it is held elsewhere and ``wait`` is false.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+")
+    with stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+def ensure(
+    path: Path, kind: str, name: str, made_from: dict[str, Any], fill: Callable[[Path], None]
+) -> tuple[Path, bool]:
+    """Return ``(path, made)``: the artifact if it is there, else made now. Of several callers one makes, others wait."""
+    if is_complete(path):
+        return path, False
+    with lock(path.with_name(f".{path.name}.lock")):
+        if is_complete(path):
+            return path, False
+        create(path, kind, name, made_from, fill)
+        return path, True

@@ -1,0 +1,62 @@
+"""Every error that a user can cause, as one small tree with exit codes.
+
+::
+
+    CddpmError             1
+    ├── ConfigError        2   a configuration file or an override is wrong (all faults listed)
+    ├── DataError          3   DATA_DIR, split files or a store are wrong
+    │   └── VolumeError    3   one NIfTI file cannot be used
+    ├── ArtifactError      4   a store, checkpoint, cache or model package is missing, damaged or of another kind
+    ├── TrackingError      5   the MLflow server or the registry refuses or cannot be reached
+    ├── SearchError        6   a sweep cannot start, resume or finish
+    └── StorageError       7   the disk or the storage path refuses a write
+
+A message says what was found, where, what is allowed and what to do next. The errors carry only their message, so they
+cross process borders (pickle) unchanged. Exit code 130 is an interruption (Ctrl-C); 70 a fault of this program.
+"""
+
+
+class CddpmError(Exception):
+    """Base of all errors that are shown to a user as one message without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(CddpmError):
+    """A configuration is wrong. The message lists every fault with file and dotted path."""
+
+    exit_code = 2
+
+
+class DataError(CddpmError):
+    """The data directory, its split files or a cohort cannot be used."""
+
+    exit_code = 3
+
+
+class VolumeError(DataError):
+    """One image, mask or segmentation file cannot be used."""
+
+
+class ArtifactError(CddpmError):
+    """An artifact on disk is missing, incomplete, altered or of another kind than asked for."""
+
+    exit_code = 4
+
+
+class TrackingError(CddpmError):
+    """MLflow's server or registry cannot be reached or does not hold what was asked for."""
+
+    exit_code = 5
+
+
+class SearchError(CddpmError):
+    """A sweep cannot start, resume or finish."""
+
+    exit_code = 6
+
+
+class StorageError(CddpmError):
+    """The storage path is full, read-only or does not answer."""
+
+    exit_code = 7
