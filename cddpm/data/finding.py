@@ -1,0 +1,60 @@
+"""Findings: what is wrong with the data, gathered so that one report tells all of it."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from cddpm.errors import DataError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault or oddity: where (``file``, with line if it is a table), what was found, what is allowed or was done."""
+
+    severity: Literal["error", "warning"]
+    code: str
+    file: str
+    found: str
+    allowed: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.file}: {self.found}; {self.allowed} [{self.code}]"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings over one data directory, errors first, and how many volumes were read."""
+
+    findings: tuple[Finding, ...]
+    volumes: int
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Findings that forbid training."""
+        return tuple(f for f in self.findings if f.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """Findings that a person should know of."""
+        return tuple(f for f in self.findings if f.severity == "warning")
+
+    def lines(self) -> list[str]:
+        """One line per finding and a last one with the sums."""
+        total = f"{self.volumes} volumes read: {len(self.errors)} errors, {len(self.warnings)} warnings"
+        return [*(str(f) for f in self.findings), total]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {
+            "volumes": self.volumes,
+            "errors": len(self.errors),
+            "warnings": len(self.warnings),
+            "findings": [asdict(f) for f in self.findings],
+        }
+
+
+def refuse_errors(findings: Iterable[Finding]) -> None:
+    """Raises ``DataError`` listing every error among ``findings``."""
+    errors = [str(f).removeprefix("error: ") for f in findings if f.severity == "error"]
+    if errors:
+        raise DataError("\n".join(errors))
