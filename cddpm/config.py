@@ -51,6 +51,9 @@ class DataConfig(Frozen):
     fold: Annotated[int, Field(ge=0)] = 0
     healthy: Name = "IXI"
     unhealthy: tuple[Name, ...] = ("Brats21", "MSLUB")
+    splits: Literal["clean", "published", "strict"] = "clean"
+    """A subject in two splits: ``clean`` drops it from training (and validation) with a warning, ``published`` keeps the
+    rows as they are (reference behaviour), ``strict`` makes it an error."""
     orientation: Literal["LPS", "RAS", "stored"] = "LPS"
     """Axis directions of the working grid. ``stored`` keeps the array as it lies in the file (reference behaviour)."""
     voxel_size_mm: Annotated[float, Field(gt=0)] | None = 1.0
@@ -65,9 +68,15 @@ class DataConfig(Frozen):
     """Curvature flow steps of 0.125 on the image."""
 
     @property
+    def working_shape(self) -> tuple[int, int, int]:
+        """(X, Y, Z) of the volumes that the network sees; rounded down, so that no voxel lies outside of the crop."""
+        x, y, z = (max(1, int(n / self.rescale_factor + 1e-6)) for n in self.volume_shape)
+        return x, y, z
+
+    @property
     def slice_shape(self) -> tuple[int, int]:
         """(H, W) of the slices that the network sees."""
-        return round(self.volume_shape[0] / self.rescale_factor), round(self.volume_shape[1] / self.rescale_factor)
+        return self.working_shape[:2]
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
