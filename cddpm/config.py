@@ -96,7 +96,7 @@ class EncoderConfig(Frozen):
     """Channels of the first stage; 64 is the standard network."""
     max_pool: bool = True
     """Pooling after the first convolution. Without it the total downsampling is 16, not 32: for small slices."""
-    drop_path: Fraction = 0.0
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth of the last block, rising linearly over the blocks (the reference trains with 0.05)."""
 
     @property
@@ -377,7 +377,13 @@ class ExperimentConfig(Frozen):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        faults = [*_shape_faults(self), *_noise_faults(self), *_batch_faults(self), *_search_faults(self)]
+        faults = [
+            *_shape_faults(self),
+            *_pretraining_faults(self),
+            *_noise_faults(self),
+            *_batch_faults(self),
+            *_search_faults(self),
+        ]
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -391,6 +397,22 @@ def _shape_faults(config: ExperimentConfig) -> Iterator[str]:
         yield (
             f"data.volume_shape: slices of {height}x{width} pixels after rescaling; allowed are square slices with a "
             f"multiple of {max(unet, factor)} pixels"
+        )
+
+
+def _pretraining_faults(config: ExperimentConfig) -> Iterator[str]:
+    if not (config.pretraining.enabled and config.model.conditioned):
+        return
+    factor, ratio, width = config.encoder.downsampling, config.pretraining.mask_ratio, config.pretraining.decoder_width
+    if width % factor:
+        yield f"pretraining.decoder_width: {width}: allowed is a multiple of {factor} (the encoder's downsampling)"
+    height, columns = config.data.slice_shape
+    patches = (height // factor) * (columns // factor)
+    visible = round(patches * (1 - ratio))
+    if not 0 < visible < patches:
+        yield (
+            f"pretraining.mask_ratio: {ratio} leaves {visible} of {patches} patches visible; at least one must be "
+            "visible and one hidden"
         )
 
 
