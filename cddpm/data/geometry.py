@@ -1,0 +1,178 @@
+"""The way of a volume from its file's grid to the working grid, kept so that results can be brought back.
+
+file --reorient--> oriented --resample--> voxel_size_mm --centred crop or pad--> volume_shape --downsample--> working grid.
+Both resamplings keep the centre of the field of view; voxel i of the coarser axis lies at ``origin + step * i`` of the finer.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cddpm.config import DataConfig
+from cddpm.data import volume
+from cddpm.errors import DataError
+
+Shape = tuple[int, int, int]
+_OPPOSITE = dict(zip("LRAPIS", "RLPASI", strict=True))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Everything needed to undo preparation. Plain numbers and words: ``to_dict`` is JSON."""
+
+    shape: Shape
+    """Of the file."""
+    affine: tuple[tuple[float, ...], ...]
+    """(4, 4) of the file, voxel index to mm (RAS+)."""
+    orientation: str
+    """Axis codes of the file."""
+    working_orientation: str
+    voxel_size_mm: tuple[float, float, float]
+    """After reorientation and resampling, before downsampling."""
+    voxel_step: tuple[float, float, float]
+    """Voxels of the file per voxel after resampling to ``voxel_size_mm``; 1 where nothing is resampled."""
+    resampled_shape: Shape
+    volume_shape: Shape
+    """After cropping or padding."""
+    rescale_factor: float
+    working_shape: Shape
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> "Geometry":
+        """The inverse of ``to_dict``, also after a way through JSON."""
+        return cls(**{name: _tuples(value) for name, value in raw.items()})
+
+    @property
+    def oriented_shape(self) -> Shape:
+        """Shape of the file's array after reorientation."""
+        x, y, z = (self.shape[axis] for axis, _ in _axes(self.orientation, self.working_orientation))
+        return x, y, z
+
+
+def plan(scan: volume.Volume, data: DataConfig) -> Geometry:
+    """The way that ``scan`` takes with the settings ``data``."""
+    stored = volume.axis_codes(scan.affine)
+    working = stored if data.orientation == "stored" else data.orientation
+    axes = [axis for axis, _ in _axes(stored, working)]
+    sizes = [scan.voxel_size_mm[axis] for axis in axes]
+    step = [_voxel_step(size, data.voxel_size_mm) for size in sizes]
+    resampled = [_resampled_size(scan.data.shape[axis], s) for axis, s in zip(axes, step, strict=True)]
+    return Geometry(
+        shape=_three(scan.data.shape),
+        affine=tuple(tuple(float(n) for n in row) for row in scan.affine),
+        orientation=stored,
+        working_orientation=working,
+        voxel_size_mm=_three([size * s for size, s in zip(sizes, step, strict=True)]),
+        voxel_step=_three(step),
+        resampled_shape=_three(resampled),
+        volume_shape=data.volume_shape,
+        rescale_factor=data.rescale_factor,
+        working_shape=data.working_shape,
+    )
+
+
+def reorient(array: npt.NDArray[Any], stored: str, working: str) -> npt.NDArray[Any]:
+    """View of ``array`` (X, Y, Z) with axes pointing to ``stored`` turned so that they point to ``working``."""
+    axes = _axes(stored, working)
+    turned = array.transpose([axis for axis, _ in axes])
+    return turned[tuple(slice(None, None, -1 if flipped else None) for _, flipped in axes)]
+
+
+def crop_or_pad(array: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
+    """Centred crop or zero padding to ``shape``; of an odd difference the larger half is at the start (as TorchIO)."""
+    result = np.zeros(shape, array.dtype)
+    windows = [crop_window(size, target) for size, target in zip(array.shape, shape, strict=True)]
+    result[tuple(put for _, put in windows)] = array[tuple(take for take, _ in windows)]
+    return result
+
+
+def crop_window(size: int, target: int) -> tuple[slice, slice]:
+    """(what is taken of the source axis, where it is put on the target axis)."""
+    cut, pad = -(-max(size - target, 0) // 2), -(-max(target - size, 0) // 2)
+    kept = min(size, target)
+    return slice(cut, cut + kept), slice(pad, pad + kept)
+
+
+def sample_origin(size: int, step: float, samples: int) -> float:
+    """Source index of sample 0, when ``samples`` at distance ``step`` share their centre with ``size`` voxels."""
+    return ((size - 1) - (samples - 1) * step) / 2
+
+
+def to_input_grid(array: npt.NDArray[Any], geometry: Geometry, order: int) -> npt.NDArray[Any]:
+    """Bring ``array`` (X, Y, Z) from the working grid back to the file's shape and orientation.
+
+    ``order`` 0 takes the nearest voxel and keeps the type (masks); 1 interpolates linearly as float32 (maps). What was
+    cropped away is 0. Raises ``DataError`` when the array is not on the working grid or the order is another.
+    """
+    if array.shape != geometry.working_shape:
+        raise DataError(f"array of shape {array.shape} is not on the working grid {geometry.working_shape}")
+    if order not in (0, 1):
+        raise DataError(f"interpolation order {order}: allowed are 0 (nearest) and 1 (linear)")
+    result = _upsample(array, geometry.volume_shape, (geometry.rescale_factor,) * 3, order)
+    result = crop_or_pad_back(result, geometry.resampled_shape)
+    result = _upsample(result, geometry.oriented_shape, geometry.voxel_step, order)
+    return np.ascontiguousarray(reorient(result, geometry.working_orientation, geometry.orientation))
+
+
+def crop_or_pad_back(array: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
+    """Undo ``crop_or_pad`` of an array that had ``shape``; what was cropped away is 0."""
+    result = np.zeros(shape, array.dtype)
+    windows = [crop_window(size, target) for size, target in zip(shape, array.shape, strict=True)]
+    result[tuple(take for take, _ in windows)] = array[tuple(put for _, put in windows)]
+    return result
+
+
+def _upsample(array: npt.NDArray[Any], shape: Shape, step: Sequence[float], order: int) -> npt.NDArray[Any]:
+    for axis in range(3):
+        samples, size = array.shape[axis], shape[axis]
+        if samples == size and step[axis] == 1:
+            continue
+        origin = sample_origin(size, step[axis], samples)
+        array = _take(array, axis, (np.arange(size) - origin) / step[axis], order)
+    return array
+
+
+def _take(array: npt.NDArray[Any], axis: int, positions: npt.NDArray[np.floating[Any]], order: int) -> npt.NDArray[Any]:
+    positions = np.clip(positions, 0, array.shape[axis] - 1)
+    if order == 0:
+        return np.take(array, np.floor(positions + 0.5).astype(np.intp), axis)
+    below = np.floor(positions).astype(np.intp)
+    weight = (positions - below).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+    above = np.minimum(below + 1, array.shape[axis] - 1)
+    low = np.take(array, below, axis).astype(np.float32)
+    return low + weight * (np.take(array, above, axis).astype(np.float32) - low)
+
+
+def _axes(stored: str, working: str) -> list[tuple[int, bool]]:
+    """Per axis of ``working``: (which stored axis, whether it runs the other way)."""
+    found = []
+    for code in working:
+        flipped = code not in stored
+        found.append((stored.index(_OPPOSITE[code] if flipped else code), flipped))
+    return found
+
+
+def _voxel_step(size_mm: float, wanted_mm: float | None) -> float:
+    """Headers are rounded: up to 1 % of difference is no reason to resample."""
+    return 1.0 if wanted_mm is None or abs(size_mm / wanted_mm - 1) <= 0.01 else wanted_mm / size_mm
+
+
+def _resampled_size(size: int, step: float) -> int:
+    return size if step == 1 else max(1, math.floor(size / step + 1e-6))
+
+
+def _three(values: Sequence[Any]) -> tuple[Any, Any, Any]:
+    x, y, z = values
+    return x, y, z
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value

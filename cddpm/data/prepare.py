@@ -1,0 +1,114 @@
+"""From a scan as it lies in its file to what the network sees.
+
+Curvature flow, centred crop or pad, intensities between two percentiles in the brain to [0, 1], B-spline downsampling:
+the preprocessing of Behrendt et al. 2025 (arXiv 2312.04215, section 4.1), after bringing every scan to one
+orientation and voxel size. B-spline interpolation overshoots [0, 1] a little; that is kept.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813
+
+from cddpm.config import DataConfig
+from cddpm.data import geometry as grid
+from cddpm.data import volume
+from cddpm.data.geometry import Geometry, to_input_grid
+
+__all__ = ["Geometry", "Prepared", "prepare", "to_input_grid"]
+
+FLOW_TIME_STEP = 0.125
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One scan on the working grid: image float32, masks uint8 {0, 1}, all (X, Y, Z), and the way back."""
+
+    image: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.uint8]
+    segmentation: npt.NDArray[np.uint8] | None
+    geometry: Geometry
+
+
+def prepare(
+    image: volume.Volume, mask: volume.Volume, segmentation: volume.Volume | None, data: DataConfig
+) -> Prepared:
+    """Bring a scan, its brain mask and its segmentation to the working grid of ``data``.
+
+    Raises ``VolumeFileError`` when they do not lie on one grid, or when the brain is outside of the crop or constant.
+    """
+    labels = [mask] if segmentation is None else [mask, segmentation]
+    for label in labels:
+        volume.require_same_grid(image, label)
+    geometry = grid.plan(image, data)
+    cropped = [grid.crop_or_pad(_on_voxel_grid(label.data, geometry), geometry.volume_shape) for label in labels]
+    smooth = _smoothed_crop(_on_voxel_grid(image.data, geometry), geometry, data.smoothing_iterations)
+    rescaled = _rescale(smooth, cropped[0] > 0, data.percentiles, image)
+    small = [_downsample(label, geometry) for label in cropped]
+    return Prepared(_downsample(rescaled, geometry), small[0], small[1] if segmentation else None, geometry)
+
+
+def _on_voxel_grid(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
+    array = grid.reorient(array, geometry.orientation, geometry.working_orientation)
+    if geometry.voxel_step == (1.0, 1.0, 1.0):
+        return array
+    resampled = _resample(array, geometry.voxel_step, geometry.resampled_shape)
+    return np.clip(resampled, array.min(), array.max())  # no negative intensities around bright edges
+
+
+def _smoothed_crop(array: npt.NDArray[np.float32], geometry: Geometry, iterations: int) -> npt.NDArray[np.float32]:
+    """Curvature flow, then crop. A flow step reaches one voxel far, so voxels beyond a margin of that many are left out."""
+    near = []
+    for size, target in zip(array.shape, geometry.volume_shape, strict=True):
+        take, _ = grid.crop_window(size, target)
+        cut = max(0, size - take.stop - iterations)
+        near.append(slice(cut, size - cut))  # the same at both ends: the centre stays
+    smooth = array[tuple(near)]
+    if iterations:
+        image = _itk(smooth)
+        image.SetSpacing(geometry.voxel_size_mm)
+        smooth = _array(sitk.CurvatureFlow(image, timeStep=FLOW_TIME_STEP, numberOfIterations=iterations))
+    return grid.crop_or_pad(smooth, geometry.volume_shape)
+
+
+def _rescale(
+    array: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_], percentiles: tuple[float, float], image: volume.Volume
+) -> npt.NDArray[np.float32]:
+    if not brain.any():
+        found = f"no brain voxel inside the centred crop of {array.shape}"
+        raise volume.VolumeFileError(
+            str(image.path), "empty-mask", found, "centre the scan or enlarge data.volume_shape"
+        )
+    clipped = np.clip(array, *np.percentile(array[brain], percentiles))
+    low, high = clipped.min(), clipped.max()
+    if low == high:
+        found = f"intensity {low:g} at both percentiles {percentiles} inside the brain mask"
+        raise volume.VolumeFileError(str(image.path), "constant", found, "a scan needs contrast inside its mask")
+    return ((clipped - low) / (high - low)).astype(np.float32)
+
+
+def _downsample(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
+    if geometry.rescale_factor == 1:
+        return np.ascontiguousarray(array)
+    return np.ascontiguousarray(_resample(array, (geometry.rescale_factor,) * 3, geometry.working_shape))
+
+
+def _resample(array: npt.NDArray[Any], step: tuple[float, ...], shape: tuple[int, int, int]) -> npt.NDArray[Any]:
+    """Sample at distance ``step`` (voxels) around the centre: cubic B-spline for float images, nearest for labels."""
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetInterpolator(sitk.sitkBSpline if array.dtype == np.float32 else sitk.sitkNearestNeighbor)
+    resampler.SetSize(shape)
+    resampler.SetOutputSpacing(step)
+    origin = [grid.sample_origin(n, s, m) for n, s, m in zip(array.shape, step, shape, strict=True)]
+    resampler.SetOutputOrigin(origin)
+    return _array(resampler.Execute(_itk(array)))
+
+
+def _itk(array: npt.NDArray[Any]) -> sitk.Image:
+    return sitk.GetImageFromArray(array.T)  # ITK counts axes the other way
+
+
+def _array(image: sitk.Image) -> npt.NDArray[Any]:
+    return sitk.GetArrayFromImage(image).T

@@ -1,0 +1,156 @@
+"""Preparation: parity with the published pipeline, TorchIO's own transforms, and laws."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import SimpleITK as sitk  # noqa: N813
+import torch
+import torchio as tio
+
+from cddpm.config import DataConfig
+from cddpm.data.geometry import crop_or_pad, plan
+from cddpm.data.prepare import Prepared, _smoothed_crop, prepare
+from cddpm.data.volume import Volume, VolumeFileError, read_image, read_mask
+
+STORED = DataConfig(orientation="stored", voxel_size_mm=None, volume_shape=(64, 64, 40))
+SMALL = DataConfig(volume_shape=(32, 32, 20))
+
+
+def scan(shape: tuple[int, int, int], affine: npt.NDArray[np.float64] | None = None) -> tuple[Volume, Volume]:
+    """A smooth ball with texture and its mask."""
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) if affine is None else affine
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    inside = sum(a**2 for a in axes) < 0.7
+    noise = np.random.default_rng(3).normal(0, 20, shape)
+    image = np.where(inside, 400 + 200 * axes[0] - 100 * axes[1] * axes[2] + noise, 0).astype(np.float32)
+    return Volume(image, affine, Path("ball.nii")), Volume(inside.astype(np.uint8), affine, Path("ball_mask.nii"))
+
+
+@pytest.mark.parametrize(("name", "arrays"), [("vol_a", "preprocess"), ("vol_b", "preprocess_b")])
+def test_equals_published_preprocessing(reference_dir: Path, name: str, arrays: str) -> None:
+    expected = np.load(reference_dir / f"{arrays}.npz")
+    shape = tuple(int(n) for n in expected["imageDim"])
+    image, mask = read_image(reference_dir / f"{name}.nii.gz"), read_mask(reference_dir / f"{name}_mask.nii.gz")
+    done = prepare(image, mask, mask, STORED.model_copy(update={"volume_shape": shape}))
+    np.testing.assert_allclose(done.image, expected["final_vol"], atol=1e-5)
+    np.testing.assert_array_equal(done.mask, expected["final_mask"])
+    np.testing.assert_array_equal(done.segmentation, expected["final_mask"])
+
+
+@pytest.mark.parametrize("shape", [(61, 75, 43), (64, 64, 40), (30, 90, 41)])
+@pytest.mark.parametrize("factor", [1.0, 1.5, 2.0])
+def test_equals_torchio_transforms(shape: tuple[int, int, int], factor: float) -> None:
+    image, mask = scan(shape)
+    done = prepare(image, mask, None, STORED.model_copy(update={"smoothing_iterations": 0, "rescale_factor": factor}))
+    subject = tio.Subject(
+        image=tio.ScalarImage(tensor=torch.from_numpy(image.data)[None]),
+        mask=tio.LabelMap(tensor=torch.from_numpy(mask.data)[None]),
+    )
+    rescale = tio.RescaleIntensity((0, 1), percentiles=(1, 99), masking_method="mask")
+    resample = tio.Resample(factor, image_interpolation="bspline")
+    expected = tio.Compose([tio.CropOrPad((64, 64, 40)), rescale, resample])(subject)
+    np.testing.assert_allclose(done.image, expected["image"].numpy()[0], atol=1e-5)
+    np.testing.assert_array_equal(done.mask, expected["mask"].numpy()[0])
+
+
+def test_orientation_of_the_file_does_not_matter() -> None:
+    image, mask = scan((40, 44, 26))
+    # index of the turned array (k, 39 - i, j) to index of the original (i, j, k)
+    back = np.array([[0, -1, 0, 39], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+
+    def turned(scan: Volume) -> Volume:
+        data = np.ascontiguousarray(scan.data.transpose(2, 0, 1)[:, ::-1])
+        return Volume(data, scan.affine @ back, scan.path)
+
+    plain, other = prepare(image, mask, None, SMALL), prepare(turned(image), turned(mask), None, SMALL)
+    np.testing.assert_allclose(plain.image, other.image, atol=1e-5)
+    np.testing.assert_array_equal(plain.mask, other.mask)
+
+
+def test_lps_and_ras_are_mirror_images() -> None:
+    image, mask = scan((32, 32, 20))
+    lps = prepare(image, mask, None, SMALL)
+    ras = prepare(image, mask, None, SMALL.model_copy(update={"orientation": "RAS"}))
+    np.testing.assert_allclose(lps.image, ras.image[::-1, ::-1], atol=1e-5)
+
+
+def test_half_millimetre_scan_is_brought_to_one_millimetre() -> None:
+    fine_image, fine_mask = scan((64, 64, 40), np.diag([-0.5, -0.5, 0.5, 1.0]))
+    fine = prepare(fine_image, fine_mask, None, SMALL)
+    assert fine.geometry.resampled_shape == (32, 32, 20)
+    assert fine.geometry.voxel_size_mm == (1.0, 1.0, 1.0)
+    volume_mm3 = [float(m.sum()) for m in (fine.mask * 8.0, fine_mask.data * 0.125)]
+    assert volume_mm3[0] == pytest.approx(volume_mm3[1], rel=0.05)
+
+
+def test_one_percent_of_voxel_size_is_not_resampled() -> None:
+    image, mask = scan((32, 32, 20), np.diag([-1.009, -0.992, 1.0, 1.0]))
+    exact = scan((32, 32, 20))
+    near, plain = prepare(image, mask, None, SMALL), prepare(*exact, None, SMALL)
+    assert near.geometry.resampled_shape == (32, 32, 20)
+    np.testing.assert_allclose(near.image, plain.image, atol=0.02)  # the flow knows the voxel size
+    np.testing.assert_array_equal(near.mask, plain.mask)
+
+
+@pytest.mark.parametrize("shape", [(32, 31, 20), (58, 80, 40)])
+def test_flow_near_the_crop_equals_flow_over_everything(shape: tuple[int, int, int]) -> None:
+    image, _ = scan((61, 75, 43))
+    everything = sitk.CurvatureFlow(sitk.GetImageFromArray(image.data.T), timeStep=0.125, numberOfIterations=3)
+    expected = crop_or_pad(sitk.GetArrayFromImage(everything).T, shape)
+    geometry = plan(image, STORED.model_copy(update={"volume_shape": shape}))
+    np.testing.assert_array_equal(_smoothed_crop(image.data, geometry, iterations=3), expected)
+
+
+def test_smoothing_smooths_and_keeps_edges() -> None:
+    image, mask = scan((32, 32, 20))
+    plain = SMALL.model_copy(update={"rescale_factor": 1.0, "smoothing_iterations": 0})
+    rough, smooth = (
+        prepare(image, mask, None, plain),
+        prepare(image, mask, None, plain.model_copy(update={"smoothing_iterations": 3})),
+    )
+    centre = (slice(12, 20), slice(12, 20), slice(7, 13))
+    assert smooth.image[centre].std() < 0.8 * rough.image[centre].std()
+    assert smooth.image[0, 0].max() < 0.02
+
+
+def test_scan_brighter_by_a_factor_gives_the_same() -> None:
+    image, mask = scan((40, 44, 26))
+    plain = SMALL.model_copy(update={"smoothing_iterations": 0})
+    brighter = Volume(image.data * 7, image.affine, image.path)
+    np.testing.assert_allclose(
+        prepare(image, mask, None, plain).image, prepare(brighter, mask, None, plain).image, atol=1e-4
+    )
+
+
+def test_intensities_and_types() -> None:
+    done: Prepared = prepare(*scan((40, 44, 26)), None, SMALL)
+    assert done.image.dtype == np.float32
+    assert done.mask.dtype == np.uint8
+    assert done.segmentation is None
+    assert -0.2 < done.image.min() <= 0.01
+    assert 0.9 < done.image.max() < 1.2
+    assert done.image.shape == done.mask.shape == SMALL.working_shape
+
+
+def test_mask_of_other_shape_or_one_voxel_off_is_refused() -> None:
+    image, mask = scan((32, 32, 20))
+    shorter = Volume(mask.data[:, :, 1:], mask.affine, mask.path)
+    with pytest.raises(VolumeFileError, match=r"ball_mask\.nii: shape 32x32x19, but ball\.nii has 32x32x20"):
+        prepare(image, shorter, None, SMALL)
+    shifted = mask.affine.copy()
+    shifted[0, 3] += 1
+    with pytest.raises(VolumeFileError, match=r"up to 1\.00 mm away"):
+        prepare(image, mask, Volume(mask.data, shifted, Path("seg.nii")), SMALL)
+
+
+def test_brain_outside_of_the_crop_and_flat_brain_are_refused() -> None:
+    image, mask = scan((60, 40, 30))
+    corner = np.zeros_like(mask.data)
+    corner[:5, :5, :5] = 1
+    with pytest.raises(VolumeFileError, match="no brain voxel inside the centred crop"):
+        prepare(image, Volume(corner, mask.affine, mask.path), None, SMALL)
+    flat = Volume(np.where(mask.data, np.float32(5), np.float32(0)), image.affine, image.path)
+    with pytest.raises(VolumeFileError, match="intensity 5 at both percentiles"):
+        prepare(flat, mask, None, SMALL.model_copy(update={"smoothing_iterations": 0}))
