@@ -1,0 +1,145 @@
+"""The way to MLflow: one client per tracking URI, its database made once, faults told in one sentence."""
+
+import contextlib
+import logging
+import os
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from cddpm import artifact
+from cddpm.errors import TrackingError
+
+logger = logging.getLogger(__name__)
+
+_SQLITE = "sqlite:///"
+_ANSWER_SECONDS = 8.0
+
+for _noisy, _level in (
+    ("mlflow", logging.WARNING),
+    ("mlflow.store.db.utils", logging.CRITICAL),
+    ("alembic", logging.WARNING),
+):
+    logging.getLogger(_noisy).setLevel(_level)
+
+
+def default_uri(output_dir: Path) -> str:
+    """The embedded lab book of an output folder."""
+    return f"{_SQLITE}{output_dir.resolve() / 'mlflow.db'}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of a SQLite URI, else None."""
+    if not uri.startswith(_SQLITE):
+        return None
+    return Path(uri.removeprefix(_SQLITE).split("?")[0]).resolve()
+
+
+def connect(uri: str, create: bool = True) -> MlflowClient:
+    """A client for ``uri``; a SQLite database is made (or brought up) by one process at a time.
+
+    Several processes that open a fresh database at once corrupt it for good, hence the lock. With ``create=False`` a
+    missing database file is an error. Raises ``TrackingError`` that names the URI.
+    """
+    file = sqlite_file(uri)
+    if file is None:
+        _check_answers(uri)
+        return _opened(uri)
+    if not create and not file.is_file():
+        raise TrackingError(
+            f"{file}: no lab book here. Run a sweep or a training first (it makes one in its output folder), or point to "
+            "another with --tracking-uri or MLFLOW_TRACKING_URI (sqlite:////absolute/path/mlflow.db or http://host:5000)"
+        )
+    with artifact.lock(file.with_name(f".{file.name}.lock")):
+        return _opened(f"{_SQLITE}{file}")
+
+
+def _opened(uri: str) -> MlflowClient:
+    with told(uri):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+        client.search_registered_models(max_results=1)
+    return client
+
+
+def _check_answers(uri: str) -> None:
+    if urlsplit(uri).scheme not in ("http", "https"):
+        return
+    try:
+        with urllib.request.urlopen(uri, timeout=_ANSWER_SECONDS):  # proxies of the environment are used
+            return
+    except urllib.error.HTTPError:
+        return  # it answers; whether it lets us in, the first request tells
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            return  # certificates are judged by MLflow's own settings
+        raise TrackingError(
+            f"{uri}: the MLflow server does not answer ({reason}). Start it, correct tracking.uri (or "
+            "MLFLOW_TRACKING_URI), or leave it empty for a SQLite file in output_dir"
+        ) from None
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn MLflow's exceptions into ``TrackingError`` that begins with ``what``."""
+    try:
+        yield
+    except MlflowException as error:
+        raise TrackingError(f"{what}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
+    except OSError as error:
+        raise TrackingError(f"{what}: MLflow cannot be reached or its files not be used: {one_line(error)}") from error
+
+
+def _advice(error: MlflowException) -> str:
+    code = error.error_code
+    if code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
+        return ". Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    if "schema" in str(error):
+        return ". The database is of another MLflow version: back it up, then run `mlflow db upgrade <uri>`"
+    return ""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error as one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
+    """Id of the experiment ``name``, made if absent, its files below ``artifacts`` (None: where the server keeps them).
+
+    Raises ``TrackingError`` if it was deleted; lets MLflow's own exceptions pass.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifacts.resolve().as_uri() if artifacts else None))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another process was faster
+    if found is None or found.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"experiment '{name}' was deleted in MLflow; restore it (`mlflow experiments restore`) or set "
+            "tracking.experiment to another name"
+        )
+    return str(found.experiment_id)
+
+
+@contextlib.contextmanager
+def as_global(uri: str) -> Iterator[None]:
+    """Make ``uri`` MLflow's process-wide one for a moment: its SQL registry looks up ``models:/`` sources there."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # None unsets it

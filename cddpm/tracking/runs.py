@@ -1,0 +1,327 @@
+"""The lab book: what the driver tells MLflow about a sweep and its trials.
+
+Every call writes to the journal on disk and returns; a background sender tells MLflow, now or when it answers again. So an
+MLflow fault never reaches a training, and what was written down survives a crash and is entered exactly once.
+
+A run is named by its **key**, ``<sweep>`` or ``<sweep>/<trial number>``, which this module gives out and takes: it is known
+before MLflow answers and is the same after a restart. ``LabBook.mlflow_id`` tells MLflow's own id once it is delivered.
+"""
+
+import json
+import logging
+import math
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from mlflow import MlflowClient
+
+from cddpm import artifact
+from cddpm.config import TrackingConfig
+from cddpm.errors import TrackingError
+from cddpm.tracking import connection, names
+from cddpm.tracking.delivery import Delivery
+from cddpm.tracking.journal import SUFFIX, Journal
+from cddpm.tracking.sender import Sender
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+_COPIED_BYTES = 8 * 2**20
+_SWEEP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
+
+
+class LabBook:
+    """The driver's way to MLflow; one per process. A context manager: leaving it flushes for up to 30 s."""
+
+    def __init__(self, uri: str, experiment: str, spool: Path, delivery: Delivery) -> None:
+        """Use ``LabBook.open``."""
+        self.uri = uri
+        self.experiment = experiment
+        self._spool = spool
+        self._delivery = delivery
+        self._sender = Sender(delivery)
+        self._journals: dict[str, Journal] = {}
+        self._last_step: dict[tuple[str, str], int] = {}
+
+    @classmethod
+    def open(cls, tracking: TrackingConfig, output_dir: Path, spool: Path, must_answer: bool = True) -> Self:
+        """Open the lab book and deliver what an earlier process left in ``spool`` (folder of journals, made if absent).
+
+        Without ``tracking.uri`` it is the SQLite file ``<output_dir>/mlflow.db`` with files in ``<output_dir>/mlartifacts``.
+        With ``must_answer=False`` a server that is away is no error: entries wait in the journal. Raises ``TrackingError``
+        if the server does not answer or refuses, ``StorageError`` if ``spool`` cannot be written.
+        """
+        uri = tracking.uri or connection.default_uri(output_dir)
+        files = None if tracking.uri else output_dir / "mlartifacts"
+        with artifact.storage_errors(spool):
+            spool.mkdir(parents=True, exist_ok=True)
+        delivery = Delivery(lambda: connection.connect(uri), tracking.experiment, files)
+        if must_answer:
+            with connection.told(uri):
+                delivery.connect()
+        book = cls(uri, tracking.experiment, spool, delivery)
+        book._take_over_leftovers()
+        book._sender.start()
+        return book
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    # Runs
+
+    def parent(
+        self, sweep: str, config: Mapping[str, Any], tags: Mapping[str, str], kind: str = names.KIND_SWEEP
+    ) -> str:
+        """Find or create (and reopen) the run of a sweep, or of a single training by ``kind``; returns its key, ``sweep``.
+
+        ``config`` (plain JSON data) becomes params by dotted path and the file ``config.json``; params of an earlier start
+        stay. Raises ``ValueError`` for a name that is no file name, ``TrackingError`` if another process holds the sweep.
+        """
+        if not _SWEEP.fullmatch(sweep):
+            raise ValueError(
+                f"sweep: '{sweep}': allowed are up to 120 letters, digits, '_', '.', '-', no dot or dash first"
+            )
+        self._take(sweep)
+        self._open_run(sweep, kind, _flat(config), tags)
+        self.log_dict(sweep, config, "config.json")
+        return sweep
+
+    def trial(self, parent: str, number: int, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        """Find or create (and reopen) the child run ``trial-0003`` of a sweep; returns its key ``<sweep>/0003``.
+
+        ``params``: dotted configuration path -> value; those of an earlier start stay.
+        """
+        self._journal_of(parent)
+        key = names.trial_key(parent, number)
+        self._open_run(key, names.KIND_TRIAL, params, tags)
+        return key
+
+    def close(self, run: str, status: Status) -> None:
+        """Mark a run as ended."""
+        self._write(run, "close", status=status, time=_now_ms())
+
+    def mlflow_id(self, run: str, timeout_seconds: float = 30.0) -> str:
+        """MLflow's id of a run; waits for its delivery. Raises ``TrackingError`` if MLflow does not answer in time."""
+        self._journal_of(run)
+        end = time.monotonic() + timeout_seconds
+        while self._delivery.known(run) is None and time.monotonic() < end:
+            if not self.flush(min(0.5, timeout_seconds)):
+                break
+        found = self._delivery.known(run)
+        if found is None:
+            raise TrackingError(
+                f"{self.uri}: run '{run}' has not reached MLflow within {timeout_seconds:.0f} s "
+                f"({self._sender.last_fault or 'no answer yet'}); its entries are safe in {self._spool}"
+            )
+        return found
+
+    # Entries
+
+    def log_history(self, run: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Enter curves: rows ``{"images": slices seen, metric: value, ...}``; the step is the number of images.
+
+        Rows may be repeated: per run and metric only steps above the last one are entered. A value that is no finite
+        number is left out and flagged by the tag ``cddpm.nonfinite.<metric>``.
+        """
+        points: list[tuple[str, float, int]] = []
+        flags: dict[str, str] = {}
+        for row in rows:
+            step = int(row[names.IMAGES])
+            for metric, value in row.items():
+                if metric != names.IMAGES:
+                    self._point(run, names.safe(metric), value, step, points, flags)
+        if points:
+            self._write(run, "points", points=points, time=_now_ms())
+        if flags:
+            self._write(run, "tags", tags=flags)
+
+    def log_metrics(self, run: str, metrics: Mapping[str, Any], step: int) -> None:
+        """Enter values at one step (images seen; for a sweep the number of finished trials). Same rules as ``log_history``."""
+        self.log_history(run, [{**metrics, names.IMAGES: step}])
+
+    def set_tags(self, run: str, tags: Mapping[str, Any]) -> None:
+        """Set or replace tags."""
+        self._write(run, "tags", tags=_texts(tags))
+
+    def log_artifact(self, run: str, path: Path, folder: str | None = None) -> None:
+        """Keep a file or directory with the run, below ``folder``. Up to 8 MiB are copied at once, so that the original may
+        change; larger ones are read when they are sent and must stay. Raises ``TrackingError`` if ``path`` does not exist.
+        """
+        if not path.exists():
+            raise TrackingError(f"{path}: no such file to keep with run '{run}'")
+        copied = _bytes(path) <= _COPIED_BYTES
+        source = self._copy(path) if copied else path.resolve()
+        self._write(run, "artifact", path=str(source), folder=folder, copied=copied)
+
+    def log_dict(self, run: str, value: Mapping[str, Any], file: str) -> None:
+        """Keep JSON data as the run's file ``file`` (``.json`` or ``.yaml``)."""
+        self._write(run, "dict", value=dict(value), file=file)
+
+    def log_dataset_inputs(
+        self, run: str, store_fingerprint: str, name: str = "slice store", source: str = "", context: str = "training"
+    ) -> None:
+        """Say which data a run used: a dataset input whose digest is the store's fingerprint, and a tag."""
+        self._write(
+            run,
+            "dataset",
+            name=name,
+            digest=store_fingerprint[:36],
+            source=source or store_fingerprint,
+            context=context,
+        )
+        self._write(run, "tags", tags={names.FINGERPRINT_STORE: store_fingerprint})
+
+    # Delivery
+
+    @property
+    def refused(self) -> int:
+        """Entries that MLflow will never take; they lie in ``<sweep>.refused`` in the spool."""
+        return self._sender.refused
+
+    def flush(self, timeout_seconds: float) -> int:
+        """Wait until MLflow has everything; returns how many entries it does not have yet (0: all delivered)."""
+        return self._sender.flush(timeout_seconds)
+
+    def end(self, timeout_seconds: float = 30.0) -> int:
+        """Flush, stop the sender and free the journals; returns how many entries wait for the next ``open``."""
+        left = self.flush(timeout_seconds)
+        self._sender.stop(timeout_seconds=5.0)
+        for journal in self._journals.values():
+            journal.close()
+        if left:
+            logger.warning("%d entries wait in %s (%s)", left, self._spool, self._sender.last_fault or "time over")
+        return left
+
+    def client(self) -> MlflowClient:
+        """A client of its own for reading and for the registry. Raises ``TrackingError``."""
+        return connection.connect(self.uri)
+
+    # Inside
+
+    def _take_over_leftovers(self) -> None:
+        for path in sorted(self._spool.glob(f"*{SUFFIX}")):
+            try:
+                journal = Journal(path)
+            except TrackingError as error:
+                logger.info("%s", error)  # a living process delivers it, or a person must look: parent() raises it
+                continue
+            elsewhere = self._written_for(journal)
+            if len(journal) and not elsewhere:
+                self._journals[path.name.removesuffix(SUFFIX)] = journal
+                self._sender.add(journal, until_empty=True)
+                continue
+            if len(journal):
+                logger.warning(
+                    "%s: %d entries wait for %s; open that lab book to deliver them", path, len(journal), elsewhere
+                )
+            journal.close()
+
+    def _written_for(self, journal: Journal) -> str | None:
+        """The lab book that a journal was last written for, if it is another one."""
+        homes = [entry["to"] for entry in journal.entries() if "to" in entry]
+        return homes[-1] if homes and homes[-1] != self._home else None
+
+    def _take(self, sweep: str) -> None:
+        journal = self._journals.get(sweep)
+        if journal is None or not self._sender.keep(journal):
+            journal = self._journals[sweep] = Journal(self._spool / f"{sweep}{SUFFIX}")
+            self._sender.add(journal)
+        elsewhere = self._written_for(journal)
+        if elsewhere:
+            logger.warning(
+                "%s: what came before was written for %s; from here it goes to %s", sweep, elsewhere, self._home
+            )
+        for entry in journal.entries():
+            for metric, _, step in entry.get("points", ()):
+                self._remember(entry["run"], metric, step)
+
+    @property
+    def _home(self) -> str:
+        return f"{self.uri} (experiment {self.experiment})"
+
+    def _journal_of(self, run: str) -> Journal:
+        sweep = run.partition("/")[0]
+        if sweep not in self._journals:
+            raise ValueError(f"run: '{run}' is not open here; call LabBook.parent first")
+        return self._journals[sweep]
+
+    def _open_run(self, key: str, kind: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        sweep, _, trial = key.partition("/")
+        own = {names.RUN: key, names.SWEEP: sweep, names.KIND: kind} | ({names.TRIAL: str(int(trial))} if trial else {})
+        home = {} if trial else {"to": self._home}
+        self._write(key, "open", tags={**_texts(tags), **own}, params=_texts(params), time=_now_ms(), **home)
+
+    def _write(self, run: str, op: str, **fields: Any) -> None:
+        self._journal_of(run).append({"op": op, "run": run, **fields})
+        self._sender.wake()
+
+    def _point(
+        self, run: str, metric: str, value: Any, step: int, points: list[tuple[str, float, int]], flags: dict[str, str]
+    ) -> None:
+        if step <= self._last_step.get((run, metric), -1):
+            return
+        self._remember(run, metric, step)
+        number = _finite(value)
+        if number is None:
+            flags[f"{names.NONFINITE}.{metric}"[:250]] = f"{value} at {step}"[:500]
+        else:
+            points.append((metric, number, step))
+
+    def _remember(self, run: str, metric: str, step: int) -> None:
+        self._last_step[run, metric] = max(step, self._last_step.get((run, metric), -1))
+
+    def _copy(self, path: Path) -> Path:
+        target = self._spool / "files" / uuid.uuid4().hex / path.name
+        with artifact.storage_errors(target):
+            target.parent.mkdir(parents=True)
+            if path.is_dir():
+                shutil.copytree(path, target)
+            else:
+                shutil.copyfile(path, target)
+        return target
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _finite(value: Any) -> float | None:
+    """``value`` (number, numpy scalar, one-element tensor) as a finite float, else None."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        names.safe(name): value if isinstance(value, str) else json.dumps(value, default=str)
+        for name, value in values.items()
+    }
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _bytes(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
