@@ -1,0 +1,192 @@
+"""The U-Net that predicts x_0 (or eps) from a noised slice, its noise level and a condition vector.
+
+A residual U-Net with scale-shift normalisation (Dhariwal & Nichol 2021, "Diffusion models beat GANs", appendix A), in the
+shape of the reference: residual blocks that change the resolution themselves, attention only in the middle. Parameter
+names are those of that family of networks (``input_blocks``, ``middle_block``, ``output_blocks``), so published weights fit.
+
+Letters: B slices, C channels, H and W pixels, T = H W tokens of the attention, E length of the embedding.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cddpm.config import ModelConfig
+from cddpm.errors import ConfigError
+
+_GROUPS = 32
+_LONGEST_PERIOD = 10_000
+
+Resampling = Literal["none", "down", "up"]
+
+
+def timestep_embedding(t: Tensor, width: int) -> Tensor:
+    """Sinusoids (B, width) float32 of ``t`` (B,), cosines first (Vaswani et al. 2017, section 3.5)."""
+    half = width // 2
+    frequency = torch.exp(-math.log(_LONGEST_PERIOD) / half * torch.arange(half, dtype=torch.float32, device=t.device))
+    angle = t[:, None].float() * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+def _zeroed(layer: nn.Conv2d | nn.Conv1d) -> nn.Conv2d | nn.Conv1d:
+    """Start a residual branch as nothing: the block is the identity until it learns."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _resampled(x: Tensor, resampling: Resampling) -> Tensor:
+    if resampling == "down":
+        return F.avg_pool2d(x, 2)
+    if resampling == "up":
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return x
+
+
+class ResidualBlock(nn.Module):
+    """(B, C_in, H, W) and an embedding (B, E) -> (B, C_out, H', W'), with H' = H, H / 2 ("down") or 2 H ("up")."""
+
+    def __init__(
+        self, channels: int, out_channels: int, embedding: int, dropout: float, resampling: Resampling = "none"
+    ) -> None:
+        super().__init__()
+        self.resampling: Resampling = resampling
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(_GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * out_channels))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(_GROUPS, out_channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            _zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
+        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        norm, activation, convolution = self.in_layers
+        hidden = convolution(_resampled(activation(norm(x)), self.resampling))
+        scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
+        norm, *rest = self.out_layers
+        hidden = torch.addcmul(shift, norm(hidden), 1 + scale)
+        for layer in rest:
+            hidden = layer(hidden)
+        return self.skip_connection(_resampled(x, self.resampling)) + hidden
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all pixels, residual: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, head_width: int) -> None:
+        super().__init__()
+        if channels % head_width:
+            raise ConfigError(
+                f"model.attention_head_width: {head_width}: allowed are divisors of the {channels} channels of the "
+                "last level (base_width times the last of width_multipliers)"
+            )
+        self.heads = channels // head_width
+        self.norm = nn.GroupNorm(_GROUPS, channels)
+        # One-dimensional convolutions only in their parameters' shape (C_out, C_in, 1), that of published weights.
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = _zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        qkv = F.linear(tokens, self.qkv.weight.squeeze(-1), self.qkv.bias)
+        query, key, value = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        out = F.linear(mixed, self.proj_out.weight.squeeze(-1), self.proj_out.bias)
+        return x + out.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+class UNet(nn.Module):
+    """``model`` as a network: x (B, 1, H, W), t (B,) from 0, condition (B, C) -> (B, 1, H, W).
+
+    Raises ``ConfigError`` when the attention heads do not divide the middle block.
+    """
+
+    def __init__(self, model: ModelConfig, in_channels: int = 1) -> None:
+        super().__init__()
+        self.model = model
+        base, dropout = model.base_width, model.dropout
+        widths = [base * multiplier for multiplier in model.width_multipliers]
+        wide = 4 * base
+        embedding = 2 * wide if model.conditioned else wide
+        self.time_embed = nn.Sequential(nn.Linear(base, wide), nn.SiLU(), nn.Linear(wide, wide))
+        if model.conditioned:
+            self.label_emb = nn.Sequential(nn.Linear(model.condition_channels, wide), nn.SiLU(), nn.Linear(wide, wide))
+
+        self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(in_channels, base, 3, padding=1)])])
+        channels, skips = base, [base]
+        for level, width in enumerate(widths):
+            for _ in range(model.residual_blocks):
+                self.input_blocks.append(nn.ModuleList([ResidualBlock(channels, width, embedding, dropout)]))
+                channels = width
+                skips.append(channels)
+            if level < len(widths) - 1:
+                down = ResidualBlock(channels, channels, embedding, dropout, "down")
+                self.input_blocks.append(nn.ModuleList([down]))
+                skips.append(channels)
+
+        self.middle_block = nn.ModuleList(
+            [
+                ResidualBlock(channels, channels, embedding, dropout),
+                AttentionBlock(channels, model.attention_head_width),
+                ResidualBlock(channels, channels, embedding, dropout),
+            ]
+        )
+
+        self.output_blocks = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for number in range(model.residual_blocks + 1):
+                blocks = [ResidualBlock(channels + skips.pop(), width, embedding, dropout)]
+                channels = width
+                if level and number == model.residual_blocks:
+                    blocks.append(ResidualBlock(channels, channels, embedding, dropout, "up"))
+                self.output_blocks.append(nn.ModuleList(blocks))
+        last = nn.Conv2d(channels, in_channels, 3, padding=1)
+        self.out = nn.Sequential(nn.GroupNorm(_GROUPS, channels), nn.SiLU(), _zeroed(last))
+
+    def embed(self, t: Tensor, condition: Tensor | None) -> Tensor:
+        """The embedding (B, E) that drives every residual block: [MLP(t), MLP(condition)].
+
+        Raises ``ValueError`` when a condition is missing or not wanted.
+        """
+        time = self.time_embed(timestep_embedding(t, self.model.base_width))
+        if (condition is None) == self.model.conditioned:
+            found = "none" if condition is None else f"one of shape {tuple(condition.shape)}"
+            raise ValueError(f"condition: got {found}, but model.conditioned is {self.model.conditioned}")
+        return time if condition is None else torch.cat([time, self.label_emb(condition)], dim=1)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """x (B, 1, H, W), t (B,) int64, condition (B, C) or None -> (B, 1, H, W).
+
+        H and W are multiples of 2^(levels - 1). Raises ``ValueError`` when they are not.
+        """
+        self._check(x)
+        embedding = self.embed(t, condition)
+        # With one input channel the first convolution cannot see the layout; all later layers keep it.
+        hidden = self.input_blocks[0][0](x).contiguous(memory_format=torch.channels_last)
+        skips = [hidden]
+        for (block,) in self.input_blocks[1:]:
+            hidden = block(hidden, embedding)
+            skips.append(hidden)
+        before, attention, after = self.middle_block
+        hidden = after(attention(before(hidden, embedding)), embedding)
+        for blocks in self.output_blocks:
+            hidden = torch.cat([hidden, skips.pop()], dim=1)
+            for block in blocks:
+                hidden = block(hidden, embedding)
+        return self.out(hidden)
+
+    def _check(self, x: Tensor) -> None:
+        factor = 2 ** (len(self.model.width_multipliers) - 1)
+        if x.shape[-2] % factor or x.shape[-1] % factor:
+            raise ValueError(
+                f"slices of shape {tuple(x.shape)}: allowed are heights and widths in multiples of {factor}"
+            )
