@@ -1,0 +1,166 @@
+"""Split files: the tables that say which scan belongs to training, validation or test.
+
+Each row of ``splits/*.csv`` names one scan by paths relative to DATA_DIR, written for T1 and rewritten for the modality
+that is asked for. Faults become findings, so that one bad row hides no other.
+"""
+
+import csv
+import difflib
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from cddpm.data.finding import Finding
+
+Split = Literal["train", "val", "test"]
+COLUMNS = ("img_name", "age", "label", "img_path", "mask_path", "seg_path")
+_SUFFIX = re.compile(r"\.nii(\.gz)?$")
+_MODALITY = re.compile(r"_(t1|t2|t1ce|t1c|t1w|t2w|flair|pd)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """One table: ``dataset`` and ``split`` it belongs to, ``fold`` if it is one of several."""
+
+    path: Path
+    dataset: str
+    split: Split
+    fold: int | None
+
+
+@dataclass(frozen=True)
+class ScanRow:
+    """One scan as one split file names it. The files need not exist."""
+
+    dataset: str
+    subject: str
+    split: Split
+    fold: int | None
+    label: int
+    """0 healthy, 1 with anomaly."""
+    age: float | None
+    image: Path
+    mask: Path
+    segmentation: Path | None
+    source: str
+    """``file.csv:line``."""
+
+
+def read_split(file: SplitFile, root: Path, modality: str) -> Iterator[ScanRow | Finding]:
+    """Rows of one table in the order of the file; a row that cannot be used becomes a finding in its place."""
+    try:
+        with file.path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            missing = list(_missing_columns(file.path, reader.fieldnames or ()))
+            yield from missing
+            for record in () if missing else reader:
+                yield from _read_record(file, f"{file.path}:{reader.line_num}", record, root, modality)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        yield Finding(
+            "error", "split-file", str(file.path), f"cannot be read ({error})", "a CSV table in UTF-8 is needed"
+        )
+
+
+def available_names(path: Path) -> frozenset[str]:
+    """Subjects that ``avail_t2.csv`` lists: file names in its last column. Raises ``OSError``, ``UnicodeDecodeError``."""
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.reader(stream))
+    return frozenset(subject_name(row[-1]) for row in rows[1:] if row)
+
+
+def subject_name(name: str) -> str:
+    """``IXI105-HH-1471_t1.nii.gz`` and ``IXI105-HH-1471`` are both subject ``IXI105-HH-1471``."""
+    return _MODALITY.sub("", _SUFFIX.sub("", PurePosixPath(name.strip()).name))
+
+
+def rewrite_modality(path: str, modality: str) -> str:
+    """``/Train/ixi/t1/IXI105_t1.nii.gz`` with ``t2`` is ``/Train/ixi/t2/IXI105_t2.nii.gz``.
+
+    The modality that a path is written for is its folder's name if the file ends in it, else ``t1``.
+    """
+    pure = PurePosixPath(path)
+    stem = _SUFFIX.sub("", pure.name)
+    suffix = pure.name[len(stem) :]
+    written = pure.parent.name if pure.parent.name and stem.endswith(f"_{pure.parent.name}") else "t1"
+    folders = [modality if part == written else part for part in pure.parent.parts]
+    if stem.endswith(f"_{written}"):
+        stem = stem[: -len(written)] + modality
+    return str(PurePosixPath(*folders, stem + suffix))
+
+
+def existing_form(path: Path) -> Path:
+    """``path``, or its ``.nii`` / ``.nii.gz`` twin if only that exists."""
+    twin = path.with_name(path.name.removesuffix(".gz") if path.suffix == ".gz" else f"{path.name}.gz")
+    return twin if not path.exists() and twin.exists() else path
+
+
+def nearest(word: str, allowed: list[str]) -> str:
+    """``; did you mean 'x'?`` for the most similar of ``allowed``, or nothing."""
+    near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _missing_columns(path: Path, found: Sequence[str]) -> Iterator[Finding]:
+    for column in COLUMNS:
+        if column not in found:
+            shown = ", ".join(f"'{name}'" for name in found if name) or "nothing"
+            allowed = f"needed are {', '.join(COLUMNS)}, separated by commas{nearest(column, list(found))}"
+            yield Finding("error", "columns", str(path), f"no column '{column}' (there are {shown})", allowed)
+
+
+def _read_record(
+    file: SplitFile, source: str, record: dict[str | Any, Any], root: Path, modality: str
+) -> Iterator[ScanRow | Finding]:
+    if None in record or any(record[column] is None for column in COLUMNS):
+        found = f"{'more' if None in record else 'fewer'} fields than the header names"
+        yield Finding(
+            "error", "row", source, found, "one field per column, separated by commas; quote texts with commas"
+        )
+        return
+    text = {column: record[column].strip() for column in COLUMNS}
+    faults = list(_record_faults(source, text))
+    yield from faults
+    if not faults:
+        yield ScanRow(
+            dataset=file.dataset,
+            subject=subject_name(text["img_name"]),
+            split=file.split,
+            fold=file.fold,
+            label=int(_number(text["label"]) or 0),
+            age=_number(text["age"]),
+            image=_locate(root, rewrite_modality(text["img_path"], modality)),
+            mask=_locate(root, text["mask_path"]),
+            segmentation=_locate(root, text["seg_path"]) if text["seg_path"] else None,
+            source=source,
+        )
+
+
+def _record_faults(source: str, text: dict[str, str]) -> Iterator[Finding]:
+    for column in ("img_name", "img_path", "mask_path"):
+        if not text[column]:
+            yield Finding("error", "row", source, f"'{column}' is empty", "each row names its scan and its brain mask")
+    for column in ("img_path", "mask_path", "seg_path"):
+        if ".." in PurePosixPath(text[column]).parts:
+            found = f"{column} '{text[column]}' leaves the data folder"
+            yield Finding("error", "row", source, found, "paths are relative to DATA_DIR, without '..'")
+    if _number(text["label"]) not in (0.0, 1.0):
+        yield Finding(
+            "error", "row", source, f"label '{text['label']}'", "allowed are 0 (healthy) and 1 (with anomaly)"
+        )
+    if text["age"].lower() not in ("", "nan") and _number(text["age"]) is None:
+        yield Finding("error", "row", source, f"age '{text['age']}'", "allowed is a number of years or nothing")
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _locate(root: Path, path: str) -> Path:
+    return existing_form(root / path.lstrip("/"))
