@@ -10,6 +10,7 @@ predicts the slice; the loss counts hidden patches. Afterwards the decoder is th
 from collections import OrderedDict
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -180,15 +181,20 @@ class UpBlock(nn.Module):
 
 def draw_masks(count: int, grid: tuple[int, int], visible: int, generator: torch.Generator | None = None) -> Tensor:
     """(count, 1, h, w) bool on the CPU with exactly ``visible`` True per slice, uniformly drawn with ``generator``."""
-    order = torch.rand(count, grid[0] * grid[1], generator=generator).argsort(1)
-    active = torch.zeros(order.shape, dtype=torch.bool).scatter_(1, order[:, :visible], True)
-    return active.view(count, 1, *grid)
+    values = torch.rand(count, grid[0] * grid[1], generator=generator)
+    return _lowest(values, visible).view(count, 1, *grid)
 
 
 def seeded_masks(seeds: Tensor, grid: tuple[int, int], visible: int) -> Tensor:
-    """As ``draw_masks``, slice i from ``seeds[i]`` (B,) int64 alone: independent of the batch it comes in."""
-    draws = [draw_masks(1, grid, visible, torch.Generator().manual_seed(seed)) for seed in seeds.tolist()]
-    return torch.cat(draws)
+    """As ``draw_masks``, but slice i from ``seeds[i]`` ((B,) int64) alone, so it is the same in every batch."""
+    # NumPy's seeding reads all 64 bits; a CPU generator of torch ignores the upper 32.
+    draws = [np.random.default_rng(seed % 2**64).random(grid[0] * grid[1]) for seed in seeds.tolist()]
+    return _lowest(torch.from_numpy(np.stack(draws)), visible).view(len(seeds), 1, *grid)
+
+
+def _lowest(values: Tensor, count: int) -> Tensor:
+    """(B, N) bool: True at the ``count`` smallest of each row."""
+    return torch.zeros(values.shape, dtype=torch.bool).scatter_(1, values.argsort(1)[:, :count], True)
 
 
 def _forget_unread(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -1,0 +1,177 @@
+"""The condition encoder: structure, laws, and parity with arrays of the published network."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cddpm.config import EncoderConfig
+from cddpm.errors import ArtifactError
+from cddpm.models.encoder import DropPath, ResNetEncoder, ResNetTrunk
+from cddpm.models.sparse import VisibleSites
+
+
+def small(**settings: object) -> ResNetEncoder:
+    config = {"architecture": "resnet18", "width": 8} | settings
+    return ResNetEncoder(EncoderConfig.model_validate(config), 16)
+
+
+def drop_probabilities(encoder: ResNetTrunk) -> list[float]:
+    return [module.p for module in encoder.modules() if isinstance(module, DropPath)]
+
+
+# Parameters of the published ImageNet networks, less the two input channels and the 1000 classes they have more.
+@pytest.mark.parametrize(
+    ("architecture", "published"),
+    [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032), ("resnet101", 44_549_160)],
+)
+def test_parameter_counts_are_the_published_ones(architecture: str, published: int) -> None:
+    with torch.device("meta"):
+        encoder = ResNetEncoder(EncoderConfig.model_validate({"architecture": architecture}), 128)
+    count = sum(parameter.numel() for parameter in encoder.parameters())
+    features = encoder.channels[-1]
+    assert count == published - 2 * 64 * 49 - 1001 * features + features * 128 + 128 - (1000 - features)
+
+
+@pytest.mark.parametrize(("max_pool", "sizes"), [(True, [16, 8, 4, 2]), (False, [32, 16, 8, 4])])
+def test_maps_and_total_downsampling(max_pool: bool, sizes: list[int]) -> None:
+    encoder = small(max_pool=max_pool, architecture="resnet50")
+    maps = encoder.forward_features(torch.rand(2, 1, 64, 64))
+    assert [x.shape[2] for x in maps] == sizes
+    assert [x.shape[1] for x in maps] == encoder.channels == [32, 64, 128, 256]
+    assert 64 // sizes[-1] == encoder.config.downsampling
+
+
+def test_batch_is_slice_by_slice() -> None:
+    encoder = small().eval()
+    x = torch.rand(3, 1, 64, 64)
+    single = torch.cat([encoder(x[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(encoder(x), single, atol=1e-5, rtol=1e-4)
+
+
+def test_stochastic_depth_rises_linearly() -> None:
+    assert drop_probabilities(small(drop_path=0.7)) == pytest.approx([0.1 * i for i in range(8)])
+    assert drop_probabilities(small(architecture="resnet50", drop_path=0.3)) == pytest.approx(
+        [0.02 * i for i in range(16)]
+    )
+
+
+def test_drop_path_keeps_the_expectation_and_whole_samples() -> None:
+    torch.manual_seed(0)
+    y = DropPath(0.25)(torch.ones(4000, 2, 3))
+    assert y.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert torch.equal(y.amin((1, 2)), y.amax((1, 2)))
+    assert y.mean() == pytest.approx(1, abs=0.03)
+    assert torch.equal(DropPath(0.25).eval()(y), y)
+
+
+def test_every_block_starts_as_its_shortcut() -> None:
+    encoder = small()
+    x = torch.rand(2, 8, 16, 16)
+    assert torch.equal(encoder.layer1[0](x), x)
+
+
+def test_hidden_patches_have_no_influence() -> None:
+    encoder = small().eval()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    active = torch.zeros(1, 1, 2, 2, dtype=torch.bool)
+    active[0, 0, 0, 1] = True
+    visible, x = VisibleSites(active), torch.rand(1, 1, 64, 64)
+    other = visible.hide(x) + ~visible.mask(64, 64) * torch.rand(1, 1, 64, 64)
+    for a, b in zip(
+        encoder.forward_features(visible.hide(x), visible),
+        encoder.forward_features(visible.hide(other), visible),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+        assert torch.equal(a, visible.hide(a))
+        assert a.any()
+
+
+def test_all_visible_is_the_dense_network() -> None:
+    encoder, x = small().eval(), torch.rand(2, 1, 64, 64)
+    visible = VisibleSites(torch.ones(2, 1, 2, 2, dtype=torch.bool))
+    for a, b in zip(encoder.forward_features(x), encoder.forward_features(x, visible), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_bfloat16_autocast_runs_sparse_and_dense() -> None:
+    encoder, x = small(), torch.rand(2, 1, 64, 64)
+    visible = VisibleSites(torch.tensor([[[[True, False], [True, False]]]]).repeat(2, 1, 1, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert encoder(x).isfinite().all()
+        assert encoder.forward_features(x, visible)[-1].isfinite().all()
+
+
+def test_load_trunk_leaves_fc_and_takes_all_else() -> None:
+    target, source = small(), small()
+    before = target.fc.weight.clone()
+    state = {k: torch.rand_like(v) if v.is_floating_point() else v for k, v in source.state_dict().items()}
+    trunk = {k: v for k, v in state.items() if not k.startswith("fc.")}
+    target.load_trunk(trunk)
+    assert torch.equal(target.fc.weight, before)
+    assert all(torch.equal(target.state_dict()[name], tensor) for name, tensor in trunk.items())
+
+
+@pytest.mark.parametrize("fault", ["conv1.weight is missing", "extra is unknown", r"conv1.weight has shape \(1,\)"])
+def test_load_trunk_refuses_what_does_not_fit(fault: str) -> None:
+    encoder = small()
+    state = {k: v for k, v in encoder.state_dict().items() if not k.startswith("fc.")}
+    if "missing" in fault:
+        del state["conv1.weight"]
+    elif "unknown" in fault:
+        state["extra"] = torch.zeros(1)
+    else:
+        state["conv1.weight"] = torch.zeros(1)
+    with pytest.raises(ArtifactError, match=fault):
+        encoder.load_trunk(state)
+
+
+@pytest.fixture(scope="module")
+def arrays(reference_dir: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(reference_dir / "encoder_small_io.npz"))
+
+
+@pytest.fixture
+def published(reference_dir: Path) -> ResNetEncoder:
+    stored = load_file(reference_dir / "encoder_small.safetensors")
+    state = {name.removeprefix("encoder."): as_float32(tensor) for name, tensor in stored.items()}
+    encoder = ResNetEncoder(EncoderConfig(architecture="resnet18"), 128)
+    encoder.load_state_dict(state)
+    return encoder
+
+
+def as_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def assert_near(found: Tensor, expected: np.ndarray, relative: float = 1e-4) -> None:
+    error = np.abs(found.detach().numpy() - expected).max()
+    assert error <= relative * np.abs(expected).max(), f"{error} against a largest value of {np.abs(expected).max()}"
+
+
+def test_parity_in_evaluation(published: ResNetEncoder, arrays: dict[str, np.ndarray]) -> None:
+    published.eval()
+    x = torch.tensor(arrays["x"])
+    assert_near(published(x), arrays["features_eval"])
+    maps = published.forward_features(x)
+    assert_near(maps[3], arrays["layer4_eval"])
+    for i, layer in enumerate(maps, start=1):
+        assert_near(torch.stack([layer.mean(), layer.std()]), arrays[f"layer{i}_mean_std"])
+
+
+def test_parity_in_training(published: ResNetEncoder, arrays: dict[str, np.ndarray]) -> None:
+    assert_near(published(torch.tensor(arrays["x"])), arrays["features_train_nodrop"])
+    buffers = [name for name in arrays if name.startswith("after_train/")]
+    assert len(buffers) == 60
+    for name in buffers:
+        assert_near(published.state_dict()[name.removeprefix("after_train/encoder.")], arrays[name])
+
+
+def test_parity_of_stochastic_depth(arrays: dict[str, np.ndarray]) -> None:
+    encoder = ResNetEncoder(EncoderConfig(architecture="resnet18", drop_path=0.05), 128)
+    assert drop_probabilities(encoder)[1:] == pytest.approx(arrays["droppath_probs"].tolist())
