@@ -1,0 +1,143 @@
+"""Which phantom subject is in which split, and the split files in the published form (columns, paths, bare index)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from cddpm.artifact import write_text
+from cddpm.config import PhantomConfig
+from cddpm.data.phantom_subject import DATASETS, T1_ONLY, Dataset, Subject
+
+FOLDS = 5
+IXI_COLUMNS = (
+    "img_name", "SEX_ID (1=m, 2=f)", "HEIGHT", "WEIGHT", "ETHNIC_ID", "MARITAL_ID", "OCCUPATION_ID", "QUALIFICATION_ID",
+    "DATE_AVAILABLE", "STUDY_DATE", "age", "label", "img_path", "mask_path", "seg_path", "Agegroup",
+)  # fmt: skip
+BRATS_COLUMNS = (
+    "img_name", "Cohort Name (if publicly available)", "Site No (represents the originating institution)", "Local ID ",
+    "age", "label", "img_path", "mask_path", "seg_path",
+)  # fmt: skip
+MSLUB_COLUMNS = ("img_name", "age", "sex", "ms_type", "label", "img_path", "mask_path", "seg_path", "Agegroup")
+OTHER_COLUMNS = ("img_name", "age", "label", "img_path", "mask_path", "seg_path")
+COLUMNS: dict[Dataset, tuple[str, ...]] = {
+    "IXI": IXI_COLUMNS,
+    "Brats21": BRATS_COLUMNS,
+    "MSLUB": MSLUB_COLUMNS,
+    "ATLAS_v2": OTHER_COLUMNS,
+    "WMH": OTHER_COLUMNS,
+}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All subjects of a phantom. ``healthy`` is rotated over the folds; ``t1_only`` are healthy ones without T2."""
+
+    healthy: tuple[Subject, ...]
+    t1_only: tuple[Subject, ...]
+    healthy_test: tuple[Subject, ...]
+    unhealthy_val: tuple[Subject, ...]
+    unhealthy_test: tuple[Subject, ...]
+    validation_size: int
+    contrasts: tuple[str, ...]
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """Everyone, each once."""
+        return (*self.healthy, *self.t1_only, *self.healthy_test, *self.unhealthy_val, *self.unhealthy_test)
+
+    @property
+    def unhealthy(self) -> list[Dataset]:
+        """Data sets of the ill, in their fixed order."""
+        return list(dict.fromkeys(s.dataset for s in self.unhealthy_val))
+
+    @property
+    def with_t2(self) -> list[Subject]:
+        """Healthy subjects whose T2 is drawn."""
+        return [*self.healthy, *self.healthy_test] if "t2" in self.contrasts else []
+
+    def contrasts_of(self, subject: Subject) -> tuple[str, ...]:
+        """Which scans a subject has."""
+        only_t1 = subject.dataset in T1_ONLY or subject in self.t1_only
+        return tuple(c for c in self.contrasts if c == "t1" or not only_t1)
+
+    def fold(self, number: int) -> tuple[list[Subject], list[Subject]]:
+        """Training and validation subjects of a fold: the validation window moves on by its own size, wrapping around."""
+        start = number * self.validation_size
+        chosen = {(start + i) % len(self.healthy) for i in range(self.validation_size)}
+        training = [s for i, s in enumerate(self.healthy) if i not in chosen]
+        return [*training, *self.t1_only], [self.healthy[i] for i in sorted(chosen)]
+
+
+def cohort(config: PhantomConfig, contrasts: tuple[str, ...]) -> Cohort:
+    """The subjects that ``config`` asks for, with the scans ``contrasts`` ("t1", "t2").
+
+    With both, one more training subject has T1 only, as in the published data; without T1, T1-only data sets are left out.
+    """
+    voxel_mm = 1.0 if config.size == "full" else 2.0
+
+    def take(dataset: Dataset, start: int, count: int) -> tuple[Subject, ...]:
+        return tuple(Subject(config.seed, dataset, start + i, voxel_mm) for i in range(count))
+
+    pool = config.healthy_train + config.healthy_val
+    ill = [d for d in DATASETS if d != "IXI" and ("t1" in contrasts or d not in T1_ONLY)]
+    return Cohort(
+        healthy=take("IXI", 0, pool),
+        t1_only=take("IXI", pool, 1 if {"t1", "t2"} <= set(contrasts) else 0),
+        healthy_test=take("IXI", pool + 1, config.healthy_test),
+        unhealthy_val=tuple(s for d in ill for s in take(d, 0, config.unhealthy_val)),
+        unhealthy_test=tuple(s for d in ill for s in take(d, config.unhealthy_val, config.unhealthy_test)),
+        validation_size=config.healthy_val,
+        contrasts=contrasts,
+    )
+
+
+def write_splits(folder: Path, members: Cohort) -> None:
+    """Write ``folder``/*.csv: five folds and a test file of IXI, val and test of the others, and ``avail_t2.csv``."""
+    for number in range(FOLDS):
+        training, validation = members.fold(number)
+        _write(folder / f"IXI_train_fold{number}.csv", "IXI", training)
+        _write(folder / f"IXI_val_fold{number}.csv", "IXI", validation)
+    _write(folder / "IXI_test.csv", "IXI", members.healthy_test)
+    for dataset in members.unhealthy:
+        _write(folder / f"{dataset}_val.csv", dataset, [s for s in members.unhealthy_val if s.dataset == dataset])
+        _write(folder / f"{dataset}_test.csv", dataset, [s for s in members.unhealthy_test if s.dataset == dataset])
+    names = [f"{s.name}_t2.nii.gz" for s in members.with_t2]
+    write_text(folder / "avail_t2.csv", pd.DataFrame({"0": names}).to_csv())
+
+
+def _write(path: Path, dataset: Dataset, subjects: Iterable[Subject]) -> None:
+    chosen = list(subjects)
+    frame = pd.DataFrame([_row(s) for s in chosen], index=[s.index for s in chosen], columns=list(COLUMNS[dataset]))
+    write_text(path, frame.to_csv())
+
+
+def _row(subject: Subject) -> dict[str, object]:
+    age = subject.traits.age_years
+    random = subject.random("questionnaire")
+    healthy = subject.dataset == "IXI"
+    home = "/Train/ixi" if healthy else f"/Test/{subject.dataset}"
+    sex = int(random.integers(1, 3))
+    return {
+        "img_name": f"{subject.name}_t1.nii.gz" if healthy else subject.name,
+        "SEX_ID (1=m, 2=f)": sex,
+        "HEIGHT": int(random.integers(155, 190)),
+        "WEIGHT": int(random.integers(52, 96)),
+        "ETHNIC_ID": 1,
+        "MARITAL_ID": 2,
+        "OCCUPATION_ID": 1,
+        "QUALIFICATION_ID": 4,
+        "DATE_AVAILABLE": 1,
+        "STUDY_DATE": f"2005-{1 + subject.index % 12:02d}-{1 + subject.index % 28:02d}",
+        "Cohort Name (if publicly available)": "Phantom",
+        "Site No (represents the originating institution)": 1,
+        "sex": "MF"[sex - 1],
+        "ms_type": "RR",
+        "age": age,
+        "label": 0 if healthy else 1,
+        "img_path": f"{home}/t1/{subject.name}_t1.nii.gz",
+        "mask_path": f"{home}/mask/{subject.name}_mask.nii.gz",
+        "seg_path": "" if healthy else f"{home}/seg/{subject.name}_seg.nii.gz",
+        "Agegroup": float(1 + (age > 40) + (age > 60) + (age > 80)),
+    }
