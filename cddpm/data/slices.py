@@ -1,0 +1,250 @@
+"""The slice store: what the networks see, made once, read by every worker of a node from one page cache.
+
+Three Arrow IPC files, uncompressed and memory-mapped: ``slices.arrow`` (one record batch per volume, one row per axial
+slice: image float16, mask and segmentation uint8), ``volumes.arrow`` (one row per volume) and ``cohorts.arrow`` (which volume
+belongs to which split of which fold; all folds are here). Its name is the fingerprint of the input files' contents and
+of the settings that mattered.
+
+Letters: B slices of a batch, S slices of a volume, H and W rows and columns of a slice = axes 0 and 1 of the volume.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cddpm import artifact
+from cddpm.data.geometry import Geometry
+from cddpm.errors import ArtifactError, DataError
+
+KIND = "slice store"
+SLICES, VOLUMES, COHORTS = "slices.arrow", "volumes.arrow", "cohorts.arrow"
+
+
+@dataclass(frozen=True)
+class VolumeRecord:
+    """One volume of the store. Its slices are the global rows ``first_slice`` to ``first_slice + slices - 1``."""
+
+    index: int
+    dataset: str
+    subject: str
+    modality: str
+    label: int
+    age: float | None
+    geometry: Geometry
+    first_slice: int
+    slices: int
+    digest: str
+    """SHA-256 of the image file."""
+
+
+class SliceStore:
+    """Read access to a slice store. Nothing is copied until ``images`` or ``masks`` gather a batch.
+
+    Pickles as its path: a worker maps the same pages.
+    """
+
+    def __init__(self, path: Path) -> None:
+        manifest = artifact.read_manifest(path, KIND)
+        self.path = path
+        self.fingerprint: str = manifest.fingerprint
+        self.volumes: list[VolumeRecord] = [_record(row) for row in _table(path / VOLUMES)]
+        self._cohorts = _table(path / COHORTS)
+        self._slices = _mapped(path / SLICES)
+        self._shape = _slice_shape(path, self._slices.schema)
+        self._batches: list[pa.RecordBatch | None] = [None] * self._slices.num_record_batches
+        if len(self._batches) != len(self.volumes):
+            raise ArtifactError(
+                f"{path / SLICES}: {len(self._batches)} volumes, but {VOLUMES} names {len(self.volumes)}"
+            )
+        self._first = np.array([v.first_slice for v in self.volumes], dtype=np.int64)
+
+    @classmethod
+    def open(cls, path: Path, verify: bool = True) -> "SliceStore":
+        """Open the store at ``path``; ``verify`` compares the digest of every file first (about 1 s per GB).
+
+        Raises ``ArtifactError`` naming the file that is missing, cut or altered.
+        """
+        if verify:
+            artifact.verify(path, KIND)
+        return cls(path)
+
+    def __reduce__(self) -> tuple[type["SliceStore"], tuple[Path]]:
+        return SliceStore, (self.path,)
+
+    def __len__(self) -> int:
+        """Number of slices."""
+        return sum(v.slices for v in self.volumes)
+
+    @property
+    def slice_shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self._shape
+
+    def cohort(self, dataset: str, split: str, fold: int | None = None) -> list[int]:
+        """Volumes of a split, in the order of its table; ``fold`` is ignored by data sets without folds.
+
+        Raises ``DataError`` telling what there is when the cohort is empty.
+        """
+        found = [
+            row["volume"]
+            for row in self._cohorts
+            if row["dataset"] == dataset and row["split"] == split and row["fold"] in (None, fold)
+        ]
+        if not found:
+            there = sorted({f"{c['dataset']} {c['split']}" + _fold_words(c["fold"]) for c in self._cohorts})
+            raise DataError(
+                f"{self.path}: no volumes of {dataset} {split}{_fold_words(fold)}; there are {', '.join(there)}"
+            )
+        return found
+
+    def image(self, volume: int) -> npt.NDArray[np.float16]:
+        """(S, H, W), read-only view of the mapped file."""
+        return self._view(volume, "image")
+
+    def mask(self, volume: int) -> npt.NDArray[np.uint8]:
+        """Brain mask (S, H, W), read-only view of the mapped file."""
+        return self._view(volume, "mask")
+
+    def segmentation(self, volume: int) -> npt.NDArray[np.uint8]:
+        """Segmented anomaly (S, H, W), read-only view of the mapped file; zeros if there is none."""
+        return self._view(volume, "segmentation")
+
+    def slice_ids(self, volumes: Sequence[int], minimum_brain_fraction: float = 0.0) -> npt.NDArray[np.int64]:
+        """Global rows of the slices of ``volumes`` in which at least this fraction of all pixels is brain."""
+        kept = [np.empty(0, np.int64)]
+        for index in volumes:
+            fraction = self._batch(index).column("brain_fraction").to_numpy()
+            kept.append(self._first[index] + np.flatnonzero(fraction >= minimum_brain_fraction))
+        return np.concatenate(kept)
+
+    def images(self, rows: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Gather slices by global row: (B, H, W). Raises ``IndexError`` for a row that is not there."""
+        return self._gather(rows, "image", np.dtype(np.float32))
+
+    def masks(self, rows: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """Gather brain masks by global row: (B, H, W). Raises ``IndexError`` for a row that is not there."""
+        return self._gather(rows, "mask", np.dtype(np.uint8))
+
+    def _gather(self, rows: npt.ArrayLike, column: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"slices {wanted.min()} to {wanted.max()}: this store holds 0 to {len(self) - 1}")
+        result = np.empty((wanted.size, *self._shape), dtype)
+        owners = np.searchsorted(self._first, wanted, side="right") - 1
+        for place, (row, owner) in enumerate(zip(wanted, owners, strict=True)):
+            result[place] = self._view(int(owner), column)[row - self._first[owner]]
+        return result
+
+    def _view(self, volume: int, column: str) -> npt.NDArray[Any]:
+        values = self._batch(volume).column(column).flatten().to_numpy(zero_copy_only=True)
+        return values.reshape(-1, *self._shape)
+
+    def _batch(self, volume: int) -> pa.RecordBatch:
+        batch = self._batches[volume]
+        if batch is None:
+            batch = self._batches[volume] = self._slices.get_batch(volume)
+        return batch
+
+
+def write_store(directory: Path, volumes: Iterable[dict[str, Any]], cohorts: list[dict[str, Any]]) -> None:
+    """Fill ``directory``; ``volumes`` are consumed one by one, so memory holds one of them.
+
+    Each volume: arrays ``image`` float16, ``mask``, ``segmentation`` uint8 (S, H, W), and the fields of its record.
+    """
+    records, first, writer = [], 0, None
+    with pa.OSFile(str(directory / SLICES), "wb") as stream:
+        for index, volume in enumerate(volumes):
+            image, mask, segmentation = (volume.pop(name) for name in ("image", "mask", "segmentation"))
+            batch = _batch_of(index, image, mask, segmentation)
+            writer = writer or pa.ipc.new_file(stream, batch.schema)
+            writer.write_batch(batch)
+            records.append({"volume": index, **volume, "first_slice": first, "slices": len(image)})
+            first += len(image)
+        if writer is None:
+            raise DataError("no volumes to store")
+        writer.close()
+    _write_table(directory / VOLUMES, records, _VOLUME_SCHEMA)
+    _write_table(directory / COHORTS, cohorts, _COHORT_SCHEMA)
+
+
+_VOLUME_SCHEMA = pa.schema(
+    [
+        ("volume", pa.int32()),
+        ("dataset", pa.string()),
+        ("subject", pa.string()),
+        ("modality", pa.string()),
+        ("label", pa.int8()),
+        ("age", pa.float64()),
+        ("geometry", pa.string()),
+        ("first_slice", pa.int64()),
+        ("slices", pa.int32()),
+        ("digest", pa.string()),
+    ]
+)
+_COHORT_SCHEMA = pa.schema(
+    [("dataset", pa.string()), ("split", pa.string()), ("fold", pa.int32()), ("volume", pa.int32())]
+)
+
+
+def _batch_of(
+    index: int, image: npt.NDArray[np.float16], mask: npt.NDArray[np.uint8], segmentation: npt.NDArray[np.uint8]
+) -> pa.RecordBatch:
+    slices, height, width = image.shape
+    arrays = [
+        pa.FixedSizeListArray.from_arrays(pa.array(a.reshape(-1)), height * width) for a in (image, mask, segmentation)
+    ]
+    columns = {
+        "image": arrays[0],
+        "mask": arrays[1],
+        "segmentation": arrays[2],
+        "volume": pa.array(np.full(slices, index, np.int32)),
+        "slice": pa.array(np.arange(slices, dtype=np.int32)),
+        "brain_fraction": pa.array(mask.mean((1, 2), dtype=np.float64).astype(np.float32)),
+    }
+    batch = pa.RecordBatch.from_pydict(columns)
+    return batch.replace_schema_metadata({"height": str(height), "width": str(width)})
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    table = pa.Table.from_pylist(rows, schema=schema)
+    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, schema) as writer:
+        writer.write_table(table)
+
+
+def _mapped(path: Path) -> pa.ipc.RecordBatchFileReader:
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path)))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: missing from this {KIND}; build it again") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(f"{path}: cut or damaged ({' '.join(str(error).split())}); build it again") from None
+
+
+def _table(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = _mapped(path).read_all().to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(f"{path}: cut or damaged ({' '.join(str(error).split())}); build it again") from None
+    return rows
+
+
+def _record(row: dict[str, Any]) -> VolumeRecord:
+    index, geometry = row.pop("volume"), Geometry.from_dict(json.loads(row.pop("geometry")))
+    return VolumeRecord(index=index, geometry=geometry, **row)
+
+
+def _slice_shape(path: Path, schema: pa.Schema) -> tuple[int, int]:
+    try:
+        return int(schema.metadata[b"height"]), int(schema.metadata[b"width"])
+    except (TypeError, KeyError, ValueError):
+        raise ArtifactError(f"{path / SLICES}: names no slice shape; build it again") from None
+
+
+def _fold_words(fold: int | None) -> str:
+    return "" if fold is None else f" fold {fold}"

@@ -1,0 +1,159 @@
+"""Make a slice store from scans: digest every input, prepare what is new, write it in one stream."""
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cddpm import artifact
+from cddpm.config import DataConfig
+from cddpm.data import volume
+from cddpm.data.layout import ScanRow
+from cddpm.data.prepare import prepare
+from cddpm.data.slices import KIND, SliceStore, VolumeRecord, write_store
+from cddpm.errors import DataError, VolumeError
+
+__all__ = ["SliceStore", "VolumeRecord", "build_store"]
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised whenever preparation or the store's files change, so that an old store is not taken for a new one."""
+
+ParallelMap = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
+_FIELDS = frozenset(
+    (
+        "modality",
+        "orientation",
+        "voxel_size_mm",
+        "volume_shape",
+        "rescale_factor",
+        "percentiles",
+        "smoothing_iterations",
+    )
+)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A scan that could not be prepared; told with all others at the end."""
+
+    message: str
+
+
+def build_store(
+    data: DataConfig, root: Path, rows: Iterable[ScanRow], artifacts_dir: Path, parallel_map: ParallelMap
+) -> Path:
+    """Make the slice store of ``rows`` below ``artifacts_dir/store``, or return the one that is there.
+
+    ``rows`` may hold several splits and folds; each scan is stored once. ``parallel_map(function, items)`` yields results in the
+    order of ``items``, lazily if memory is to stay bounded; function and items pickle. The store's fingerprint is made of the
+    SHA-256 of every input file, the splits, and the settings that matter; the place of the files is not part of it.
+    Raises ``DataError`` naming every scan that cannot be used, ``StorageError`` when the disk refuses.
+    """
+    rows = list(rows)
+    scans = list({(row.dataset, row.subject): row for row in reversed(rows)}.values())[::-1]
+    digests = _digests(scans, parallel_map)
+    settings = data.model_dump(mode="json", include=set(_FIELDS))
+    cohorts = _cohorts(rows, scans)
+    identity = [
+        [
+            s.dataset,
+            s.subject,
+            s.label,
+            s.age,
+            [None if p is None else digests[p] for p in (s.image, s.mask, s.segmentation)],
+        ]
+        for s in scans
+    ]
+    name = artifact.fingerprint(KIND, VERSION, settings, identity, cohorts)
+    files = {_relative(path, root): digest for path, digest in digests.items()}
+    made_from = {"version": VERSION, "settings": settings, "files": files}
+
+    def fill(directory: Path) -> None:
+        logger.info("preparing %d scans of %s", len(scans), root)
+        results = parallel_map(functools.partial(_prepare_scan, data), scans)
+        write_store(directory, _records(scans, results, digests, data.modality), cohorts)
+
+    path, made = artifact.ensure(artifacts_dir / "store" / name, KIND, name, made_from, fill)
+    logger.info("slice store %s %s", path, "made" if made else "is there already")
+    return path
+
+
+def _digests(scans: list[ScanRow], parallel_map: ParallelMap) -> dict[Path, str]:
+    paths = sorted({p for s in scans for p in (s.image, s.mask, s.segmentation) if p is not None})
+    digests = dict(zip(paths, parallel_map(_digest, paths), strict=True))
+    _refuse([d.message for d in digests.values() if isinstance(d, _Failure)])
+    return digests
+
+
+def _digest(path: Path) -> str | _Failure:
+    try:
+        return artifact.file_digest(path)
+    except OSError as error:
+        return _Failure(f"{path}: cannot be read ({error.strerror}); correct its split file or restore it")
+
+
+def _cohorts(rows: list[ScanRow], scans: list[ScanRow]) -> list[dict[str, Any]]:
+    index = {(s.dataset, s.subject): i for i, s in enumerate(scans)}
+    return [
+        {"dataset": r.dataset, "split": r.split, "fold": r.fold, "volume": index[r.dataset, r.subject]} for r in rows
+    ]
+
+
+def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
+    """Arrays (S, H, W) and geometry of one scan. Runs in a worker; a bad file must not hide the others."""
+    try:
+        image, mask = volume.read_image(row.image), volume.read_mask(row.mask)
+        segmentation = volume.read_segmentation(row.segmentation) if row.segmentation else None
+        done = prepare(image, mask, segmentation, data)
+    except VolumeError as error:
+        return _Failure(str(error))
+    for note in image.notes:
+        logger.warning("%s: %s", row.image, note)
+    anomaly = np.zeros_like(done.mask) if done.segmentation is None else done.segmentation
+    return {
+        "image": _axial(done.image.astype(np.float16)),
+        "mask": _axial(done.mask),
+        "segmentation": _axial(anomaly),
+        "geometry": json.dumps(done.geometry.to_dict()),
+    }
+
+
+def _axial(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(X, Y, Z) as contiguous slices (S, H, W) = (Z, X, Y)."""
+    return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _records(
+    scans: list[ScanRow], results: Iterable[dict[str, Any] | _Failure], digests: dict[Path, str], modality: str
+) -> Iterator[dict[str, Any]]:
+    failures = []
+    for row, result in zip(scans, results, strict=True):
+        if isinstance(result, _Failure):
+            failures.append(result.message)
+        elif not failures:
+            facts = {
+                "dataset": row.dataset,
+                "subject": row.subject,
+                "modality": modality,
+                "label": row.label,
+                "age": row.age,
+            }
+            yield {**result, **facts, "digest": digests[row.image]}
+    _refuse(failures)
+
+
+def _refuse(messages: list[str]) -> None:
+    if messages:
+        raise DataError("\n".join(messages))
+
+
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
