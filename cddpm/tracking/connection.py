@@ -136,7 +136,13 @@ def experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
 
 @contextlib.contextmanager
 def as_global(uri: str) -> Iterator[None]:
-    """Make ``uri`` MLflow's process-wide one for a moment: its SQL registry looks up ``models:/`` sources there."""
+    """Make a database ``uri`` MLflow's process-wide one for a moment: its SQL registry looks up ``models:/`` sources there.
+
+    A server does that for itself.
+    """
+    if urlsplit(uri).scheme in ("http", "https"):
+        yield
+        return
     before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     try:

@@ -1,0 +1,198 @@
+"""The model package: all that a prediction needs, in one directory that runs no code when loaded.
+
+===================  ====================================================================================
+model.safetensors    weights of the diffusion model and its encoder
+config.json          the resolved ``ExperimentConfig``
+pipeline.json        ``Pipeline``: how a reconstruction becomes a segmentation, and how good that was
+manifest.json        digests of the three (``cddpm.artifact``), written last
+===================  ====================================================================================
+
+No MLflow here: a prediction reads packages without it.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from cddpm import artifact
+from cddpm.config import ExperimentConfig, Frozen, ScoringConfig, parse, to_dict
+from cddpm.errors import ArtifactError, ConfigError
+
+KIND = "model"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+PIPELINE = "pipeline.json"
+FILES = frozenset({WEIGHTS, CONFIG, PIPELINE})
+
+_LARGEST_HEADER_BYTES = 16 * 2**20
+_LARGEST_JSON_BYTES = 16 * 2**20
+_DTYPES = (
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
+
+
+class Pipeline(Frozen):
+    """How the model is to be used, and what was measured with exactly these settings."""
+
+    format: Literal[1] = 1
+    scoring: ScoringConfig
+    thresholds: dict[str, float]
+    """Data set -> threshold of the residual at the operating point; ``all`` for a scan of any other origin."""
+    validation: dict[str, float] = Field(default_factory=dict)
+    """Metrics by name (``val/dice``, ``val/Brats21/dice``)."""
+    fingerprints: dict[str, str] = Field(default_factory=dict)
+    """What the model was made from: data, store, encoder, checkpoint, reconstruction."""
+    sweep: str | None = None
+    trial: int | None = None
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that was read and whose digests hold. ``weights`` are on the CPU."""
+
+    directory: Path
+    fingerprint: str
+    weights: dict[str, Tensor]
+    config: ExperimentConfig
+    pipeline: Pipeline
+
+
+def write_package(
+    directory: Path, weights: Mapping[str, Tensor], config: ExperimentConfig, pipeline: Pipeline
+) -> artifact.Manifest:
+    """Write the package ``directory``; it appears whole or not at all. Equal contents have equal fingerprints.
+
+    Raises ``ValueError`` for weights that are no tensors, lack numbers or thresholds without ``all``, ``ArtifactError`` if
+    another package lies there, ``StorageError`` if the disk refuses.
+    """
+    _check(weights, pipeline)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    settings, use = to_dict(config), to_dict(pipeline)
+    name = artifact.fingerprint(KIND, _digests(plain), settings, use)
+
+    def fill(folder: Path) -> None:
+        # Tied tensors share memory, which safetensors refuses: each is written out.
+        safetensors.torch.save_file({key: tensor.clone() for key, tensor in plain.items()}, folder / WEIGHTS)
+        with (folder / WEIGHTS).open("rb") as stream:
+            os.fsync(stream.fileno())
+        artifact.write_json(folder / CONFIG, settings)
+        artifact.write_json(folder / PIPELINE, use)
+
+    artifact.create(directory, KIND, name, {**pipeline.fingerprints}, fill)
+    manifest = artifact.read_manifest(directory, KIND)
+    if manifest.fingerprint != name:
+        raise ArtifactError(
+            f"{directory}: holds another model (fingerprint {manifest.fingerprint}, this one is {name}); choose a free folder"
+        )
+    return manifest
+
+
+def read_package(directory: Path) -> Package:
+    """Read a package after comparing every digest; never runs code from it.
+
+    Raises ``ArtifactError`` naming the file and what is wrong with it. Whether the weights fit the network, its loader says.
+    """
+    manifest = verify_package(directory)
+    config_file, pipeline_file = directory / CONFIG, directory / PIPELINE
+    try:
+        config = parse(_json(config_file), str(config_file))
+        pipeline = Pipeline.model_validate(_json(pipeline_file))
+    except ConfigError as error:
+        raise ArtifactError(f"{error}\n(written by another version of this program?)") from None
+    except ValidationError as error:
+        raise ArtifactError(f"{pipeline_file}: {_first(error)} (written by another version of this program?)") from None
+    return Package(directory, manifest.fingerprint, _weights(directory / WEIGHTS), config, pipeline)
+
+
+def verify_package(directory: Path) -> artifact.Manifest:
+    """Compare the package's files with its manifest; the weights are not loaded. Raises ``ArtifactError``."""
+    listed = set(artifact.read_manifest(directory, KIND).files)
+    if listed != FILES:
+        raise ArtifactError(
+            f"{directory / artifact.MANIFEST}: lists {', '.join(sorted(listed)) or 'nothing'}; a model package has exactly "
+            f"{', '.join(sorted(FILES))}"
+        )
+    for name in (*FILES, artifact.MANIFEST):
+        if (directory / name).is_symlink():
+            raise ArtifactError(f"{directory / name}: is a link; a model package holds its files itself")
+    return artifact.verify(directory, KIND)
+
+
+def _check(weights: Mapping[str, Tensor], pipeline: Pipeline) -> None:
+    if not weights:
+        raise ValueError("weights: empty; the state of a network is needed")
+    for name, tensor in weights.items():
+        if not isinstance(tensor, Tensor) or tensor.dtype not in _DTYPES:
+            raise ValueError(
+                f"weights: '{name}' is {getattr(tensor, 'dtype', type(tensor).__name__)}; plain tensors are kept"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"weights: '{name}' holds NaN or infinity; such a model is not packaged")
+    if "all" not in pipeline.thresholds:
+        raise ValueError(
+            f"thresholds: {sorted(pipeline.thresholds)}: 'all' is missing (used for scans of unknown origin)"
+        )
+
+
+def _digests(weights: Mapping[str, Tensor]) -> list[list[Any]]:
+    return [[name, str(t.dtype), list(t.shape), _digest(t)] for name, t in sorted(weights.items())]
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if file.stat().st_size > _LARGEST_JSON_BYTES:
+        raise ArtifactError(f"{file}: {file.stat().st_size} bytes; at most {_LARGEST_JSON_BYTES} are read")
+    try:
+        value = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{file}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{file}: holds {type(value).__name__}; an object of settings is needed")
+    return value
+
+
+def _weights(file: Path) -> dict[str, Tensor]:
+    _check_header(file)
+    try:
+        return safetensors.torch.load_file(file)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{file}: not a safetensors file of this program ({error})") from None
+
+
+def _check_header(file: Path) -> None:
+    """The format begins with the length of its JSON header, 8 bytes little-endian; a pickle or a trap has an absurd one."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(9)
+    length = struct.unpack("<Q", start[:8])[0] if len(start) == 9 else 0
+    if start[8:] != b"{" or not 2 <= length <= min(_LARGEST_HEADER_BYTES, size - 8):
+        raise ArtifactError(
+            f"{file}: not a safetensors file (its header says {length} bytes of {size}; allowed are up to "
+            f"{_LARGEST_HEADER_BYTES}). Pickled weights are never loaded"
+        )
+
+
+def _first(error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
