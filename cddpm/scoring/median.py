@@ -36,40 +36,39 @@ def median_filter(volume: NDArray[np.float16], kernel: int) -> NDArray[np.float1
         raise ValueError(f"volume: {volume.ndim}-D {volume.dtype}; a 3-D float16 array is needed")
     if kernel not in KERNELS:
         raise ValueError(f"kernel: {kernel}; allowed are {', '.join(map(str, KERNELS))}")
+    bits = np.ascontiguousarray(volume).view(np.uint16)
+    bits = np.where(bits == _SIGN, np.uint16(0), bits)  # -0 becomes 0
     if kernel == 1:
-        return volume + np.float16(0)
-    result = np.zeros(volume.shape, np.float16)
-    box = _occupied(volume, kernel // 2)
+        return bits.view(np.float16)
+    medians = np.zeros(volume.shape, np.uint16)
+    box = _occupied(bits, kernel // 2)
     if box is not None:
-        result[box] = _filter_box(volume, kernel, box)
-    return result
+        medians[box] = _filter_box(bits, kernel, box)
+    return medians.view(np.float16)
 
 
-def _occupied(volume: NDArray[np.float16], margin: int) -> tuple[slice, ...] | None:
+def _occupied(bits: NDArray[np.uint16], margin: int) -> tuple[slice, ...] | None:
     """Bounding box of the non-zero voxels, widened by ``margin``: beyond it every window holds zeros only."""
-    nonzero = volume != 0
     box = []
-    for axis, size in enumerate(volume.shape):
+    for axis, size in enumerate(bits.shape):
         others = tuple(a for a in range(3) if a != axis)
-        found = np.flatnonzero(nonzero.any(axis=others))
+        found = np.flatnonzero(bits.max(axis=others))
         if not found.size:
             return None
         box.append(slice(max(0, int(found[0]) - margin), min(size, int(found[-1]) + 1 + margin)))
     return tuple(box)
 
 
-def _filter_box(volume: NDArray[np.float16], kernel: int, box: tuple[slice, ...]) -> NDArray[np.float16]:
+def _filter_box(bits: NDArray[np.uint16], kernel: int, box: tuple[slice, ...]) -> NDArray[np.uint16]:
     r = kernel // 2
     mirrored = [
         np.pad(np.arange(size), r, mode="symmetric")[b.start : b.stop + 2 * r]
-        for size, b in zip(volume.shape, box, strict=True)
+        for size, b in zip(bits.shape, box, strict=True)
     ]
-    window = volume[np.ix_(*mirrored)]
-    negative = bool((window.view(np.uint16) > _SIGN).any())
-    window += np.float16(0)  # -0 becomes 0
-    bits = window.view(np.uint16)
-    medians = _filter_bits(_to_ordered(bits) if negative else bits, kernel)
-    return (_from_ordered(medians) if negative else medians).view(np.float16)
+    window = bits[np.ix_(*mirrored)]
+    if window.max() < _SIGN:
+        return _filter_bits(window, kernel)
+    return _from_ordered(_filter_bits(_to_ordered(window), kernel))
 
 
 def _filter_bits(padded: NDArray[np.uint16], kernel: int) -> NDArray[np.uint16]:
