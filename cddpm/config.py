@@ -148,6 +148,9 @@ class DiffusionConfig(Frozen):
     noise: NoiseConfig = NoiseConfig()
     condition_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of training with the learned null embedding; 0 (reference) leaves nothing to guide with."""
+    p2_gamma: Annotated[float, Field(ge=0)] = 0.0
+    """Loss weight (p2_k + SNR)^-p2_gamma of Choi et al. 2022; 0 (reference) weighs all noise levels alike."""
+    p2_k: Annotated[float, Field(gt=0)] = 1.0
 
 
 class PretrainingConfig(Frozen):

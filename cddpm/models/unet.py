@@ -104,6 +104,15 @@ class AttentionBlock(nn.Module):
         return x + out.transpose(1, 2).reshape(batch, channels, height, width)
 
 
+class Stage(nn.Sequential):
+    """Layers in a row, of which the residual blocks also get the embedding."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
+        for layer in self:
+            x = layer(x, embedding) if isinstance(layer, ResidualBlock) else layer(x)
+        return x
+
+
 class UNet(nn.Module):
     """``model`` as a network: x (B, 1, H, W), t (B,) from 0, condition (B, C) -> (B, 1, H, W).
 
@@ -121,34 +130,31 @@ class UNet(nn.Module):
         if model.conditioned:
             self.label_emb = nn.Sequential(nn.Linear(model.condition_channels, wide), nn.SiLU(), nn.Linear(wide, wide))
 
-        self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(in_channels, base, 3, padding=1)])])
+        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(in_channels, base, 3, padding=1))])
         channels, skips = base, [base]
         for level, width in enumerate(widths):
             for _ in range(model.residual_blocks):
-                self.input_blocks.append(nn.ModuleList([ResidualBlock(channels, width, embedding, dropout)]))
+                self.input_blocks.append(Stage(ResidualBlock(channels, width, embedding, dropout)))
                 channels = width
                 skips.append(channels)
             if level < len(widths) - 1:
-                down = ResidualBlock(channels, channels, embedding, dropout, "down")
-                self.input_blocks.append(nn.ModuleList([down]))
+                self.input_blocks.append(Stage(ResidualBlock(channels, channels, embedding, dropout, "down")))
                 skips.append(channels)
 
-        self.middle_block = nn.ModuleList(
-            [
-                ResidualBlock(channels, channels, embedding, dropout),
-                AttentionBlock(channels, model.attention_head_width),
-                ResidualBlock(channels, channels, embedding, dropout),
-            ]
+        self.middle_block = Stage(
+            ResidualBlock(channels, channels, embedding, dropout),
+            AttentionBlock(channels, model.attention_head_width),
+            ResidualBlock(channels, channels, embedding, dropout),
         )
 
         self.output_blocks = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
             for number in range(model.residual_blocks + 1):
-                blocks = [ResidualBlock(channels + skips.pop(), width, embedding, dropout)]
+                stage = Stage(ResidualBlock(channels + skips.pop(), width, embedding, dropout))
                 channels = width
                 if level and number == model.residual_blocks:
-                    blocks.append(ResidualBlock(channels, channels, embedding, dropout, "up"))
-                self.output_blocks.append(nn.ModuleList(blocks))
+                    stage.append(ResidualBlock(channels, channels, embedding, dropout, "up"))
+                self.output_blocks.append(stage)
         last = nn.Conv2d(channels, in_channels, 3, padding=1)
         self.out = nn.Sequential(nn.GroupNorm(_GROUPS, channels), nn.SiLU(), _zeroed(last))
 
@@ -170,18 +176,16 @@ class UNet(nn.Module):
         """
         self._check(x)
         embedding = self.embed(t, condition)
+        stem, *stages = self.input_blocks
         # With one input channel the first convolution cannot see the layout; all later layers keep it.
-        hidden = self.input_blocks[0][0](x).contiguous(memory_format=torch.channels_last)
+        hidden = stem(x, embedding).contiguous(memory_format=torch.channels_last)
         skips = [hidden]
-        for (block,) in self.input_blocks[1:]:
-            hidden = block(hidden, embedding)
+        for stage in stages:
+            hidden = stage(hidden, embedding)
             skips.append(hidden)
-        before, attention, after = self.middle_block
-        hidden = after(attention(before(hidden, embedding)), embedding)
-        for blocks in self.output_blocks:
-            hidden = torch.cat([hidden, skips.pop()], dim=1)
-            for block in blocks:
-                hidden = block(hidden, embedding)
+        hidden = self.middle_block(hidden, embedding)
+        for stage in self.output_blocks:
+            hidden = stage(torch.cat([hidden, skips.pop()], dim=1), embedding)
         return self.out(hidden)
 
     def _check(self, x: Tensor) -> None:

@@ -1,0 +1,78 @@
+"""The conditioned diffusion model: an encoder sees the clean slice, the U-Net restores the noised one with its help.
+
+Behrendt et al. 2025, "Guided reconstruction with conditioned diffusion models for unsupervised anomaly detection in
+brain MRIs". Letters: B slices, C length of the condition vector, H and W pixels; slices come with intensities in [0, 1].
+"""
+
+import torch
+from torch import Tensor, nn
+
+from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig
+from cddpm.errors import ConfigError
+from cddpm.models.diffusion import Diffusion, to_signed, to_unit
+from cddpm.models.encoder import ResNetEncoder
+from cddpm.models.unet import UNet
+
+
+class ConditionedDiffusion(nn.Module):
+    """U-Net, encoder and diffusion process. Calling it gives the training loss, so that DDP can wrap it as it is.
+
+    Every parameter takes part in every step. ``encoder`` is None for a plain DDPM (``model.conditioned`` false),
+    ``null_condition`` (C,) is None without condition dropout. Raises ``ConfigError`` when a plain DDPM is to drop its
+    condition.
+    """
+
+    def __init__(self, model: ModelConfig, encoder: EncoderConfig, diffusion: DiffusionConfig) -> None:
+        super().__init__()
+        if diffusion.condition_dropout and not model.conditioned:
+            raise ConfigError(
+                f"diffusion.condition_dropout: {diffusion.condition_dropout}: a model without condition "
+                "(model.conditioned: false) has nothing to drop"
+            )
+        self.unet = UNet(model)
+        self.encoder = ResNetEncoder(encoder, model.condition_channels) if model.conditioned else None
+        self.diffusion = Diffusion(diffusion)
+        # Zeros are the mean of what an untrained encoder's last layer could say: a neutral start.
+        self.null_condition = (
+            nn.Parameter(torch.zeros(model.condition_channels)) if diffusion.condition_dropout else None
+        )
+
+    def condition(self, slices: Tensor) -> Tensor | None:
+        """The condition (B, C) of ``slices`` (B, 1, H, W) in [0, 1]; None for a plain DDPM."""
+        return None if self.encoder is None else self.encoder(slices)
+
+    def null(self, batch: int) -> Tensor:
+        """The learned null condition (batch, C), for the unconditional branch. Raises ``ConfigError`` if there is none."""
+        if self.null_condition is None:
+            raise ConfigError(
+                "this model has no null condition; only models trained with diffusion.condition_dropout > 0 have one"
+            )
+        return self.null_condition.expand(batch, -1)
+
+    def forward(self, slices: Tensor, t: Tensor, noise: Tensor, drop: Tensor | None = None) -> Tensor:
+        """The training loss (scalar) of ``slices`` (B, 1, H, W) in [0, 1] at ``t`` (B,) from 0 with ``noise`` like them.
+
+        Rows where ``drop`` (B,) bool is true see the null condition. Raises ``ConfigError`` if there is none.
+        """
+        x0 = to_signed(slices)
+        condition = self._dropped(self.condition(slices), drop)
+        prediction = self.unet(self.diffusion.q_sample(x0, t, noise), t, condition)
+        return self.diffusion.loss(prediction, x0, noise, t)
+
+    def _dropped(self, condition: Tensor | None, drop: Tensor | None) -> Tensor | None:
+        if self.null_condition is None and drop is None:
+            return condition
+        null = self.null(1)
+        assert condition is not None  # only a model with an encoder has a null condition
+        if drop is None:
+            drop = torch.zeros(len(condition), dtype=torch.bool, device=condition.device)
+        # Both sides enter the graph even when no row is dropped: under DDP each parameter needs a gradient in each step.
+        return torch.where(drop[:, None], null.to(condition.dtype), condition)
+
+    def predict_x0(self, slices: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
+        """One step: noise ``slices`` (B, 1, H, W) to ``t`` (B,) and predict them back, on the scale [0, 1], never clamped.
+
+        ``condition`` is ``condition(slices)``, ``null(B)``, a scaled one, or None for a plain DDPM.
+        """
+        x_t = self.diffusion.q_sample(to_signed(slices), t, noise)
+        return to_unit(self.diffusion.predict_x0(self.unet(x_t, t, condition), x_t, t))

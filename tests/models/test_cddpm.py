@@ -1,0 +1,151 @@
+"""The conditioned model: its loss is the diffusion's, dropped rows see the null condition, every parameter learns."""
+
+import pickle
+
+import pytest
+import torch
+
+from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig
+from cddpm.errors import ConfigError
+from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.models.diffusion import to_signed, to_unit
+
+MODEL = ModelConfig(base_width=32, width_multipliers=(1, 2), residual_blocks=1)
+ENCODER = EncoderConfig(architecture="resnet18", width=8, max_pool=False)
+DROPPING = DiffusionConfig(condition_dropout=0.1)
+
+
+def small(model: ModelConfig = MODEL, diffusion: DiffusionConfig = DROPPING) -> ConditionedDiffusion:
+    """A small model in evaluation mode without zeroed layers: an untrained one would ignore its inputs."""
+    torch.manual_seed(0)
+    network = ConditionedDiffusion(model, ENCODER, diffusion).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.5 if name == "null_condition" else 0.1)
+    return network
+
+
+def batch(size: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Slices (B, 1, 16, 16) in [0, 1], t (B,) and noise."""
+    generator = torch.Generator().manual_seed(1)
+    slices = torch.rand(size, 1, 16, 16, generator=generator)
+    return slices, torch.tensor([0, 499, 900])[:size], torch.randn(size, 1, 16, 16, generator=generator)
+
+
+def test_the_loss_is_that_of_the_parts():
+    model = small(diffusion=DiffusionConfig())
+    slices, t, noise = batch()
+    x0 = to_signed(slices)
+    prediction = model.unet(model.diffusion.q_sample(x0, t, noise), t, model.encoder(slices))
+    torch.testing.assert_close(model(slices, t, noise), (prediction - x0).abs().mean())
+
+
+def test_without_dropped_rows_dropout_is_the_reference_path():
+    slices, t, noise = batch()
+    dropping, plain = small(), small(diffusion=DiffusionConfig())
+    plain.load_state_dict({k: v for k, v in dropping.state_dict().items() if k != "null_condition"})
+    expected = plain(slices, t, noise)
+    torch.testing.assert_close(dropping(slices, t, noise), expected)
+    torch.testing.assert_close(dropping(slices, t, noise, torch.zeros(3, dtype=torch.bool)), expected)
+
+
+def test_dropped_rows_see_the_null_condition_and_no_others():
+    model = small()
+    slices, t, noise = batch()
+    drop = torch.tensor([True, False, True])
+    x_t = model.diffusion.q_sample(to_signed(slices), t, noise)
+    conditions = torch.where(drop[:, None], model.null(3), model.condition(slices))
+    expected = model.diffusion.loss(model.unet(x_t, t, conditions), to_signed(slices), noise, t)
+    torch.testing.assert_close(model(slices, t, noise, drop), expected)
+    assert model(slices, t, noise) != model(slices, t, noise, drop)
+
+
+def test_prediction_is_one_step_on_the_unit_scale():
+    model = small()
+    slices, t, noise = batch()
+    condition = model.condition(slices)
+    x_t = model.diffusion.q_sample(to_signed(slices), t, noise)
+    expected = to_unit(model.unet(x_t, t, condition))
+    torch.testing.assert_close(model.predict_x0(slices, t, noise, condition), expected)
+
+
+def test_right_eps_gives_the_slices_back():
+    model = small(diffusion=DiffusionConfig(objective="eps"))
+    slices, t, noise = batch()
+    model.unet.forward = lambda x, t, condition: noise
+    torch.testing.assert_close(model.predict_x0(slices, t, noise, None), slices, rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_meets_both_branches_at_its_ends():
+    model = small()
+    slices, t, noise = batch()
+    conditional = model.predict_x0(slices, t, noise, model.condition(slices))
+    unconditional = model.predict_x0(slices, t, noise, model.null(3))
+    assert (conditional - unconditional).abs().max() > 1e-4
+    for scale, expected in ((0, unconditional), (1, conditional)):
+        torch.testing.assert_close(unconditional + scale * (conditional - unconditional), expected)
+
+
+def test_predictions_of_a_slice_do_not_depend_on_its_batch():
+    model = small()
+    slices, t, noise = batch()
+    together = model.predict_x0(slices, t, noise, model.condition(slices))
+    for i in range(3):
+        one = slices[i : i + 1]
+        alone = model.predict_x0(one, t[i : i + 1], noise[i : i + 1], model.condition(one))
+        torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("drop", [None, torch.tensor([False] * 3), torch.tensor([True] * 3)])
+def test_every_parameter_gets_a_gradient_whatever_is_dropped(drop):
+    model = small().train()
+    slices, t, noise = batch()
+    model(slices, t, noise, drop).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_only_dropped_rows_teach_the_null_condition():
+    model = small()
+    slices, t, noise = batch()
+    model(slices, t, noise).backward()
+    assert not model.null_condition.grad.any()
+    model(slices, t, noise, torch.tensor([True, False, False])).backward()
+    assert model.null_condition.grad.any()
+
+
+def test_a_plain_ddpm_has_no_encoder_and_no_condition():
+    model = small(MODEL.model_copy(update={"conditioned": False}), DiffusionConfig())
+    slices, t, noise = batch()
+    assert model.encoder is None
+    assert model.condition(slices) is None
+    assert model(slices, t, noise).isfinite()
+    assert model.predict_x0(slices, t, noise, None).shape == slices.shape
+
+
+def test_a_null_condition_that_was_never_learned_is_refused():
+    slices, t, noise = batch()
+    for model in (
+        small(diffusion=DiffusionConfig()),
+        small(MODEL.model_copy(update={"conditioned": False}), DiffusionConfig()),
+    ):
+        with pytest.raises(ConfigError, match="no null condition"):
+            model.null(2)
+        with pytest.raises(ConfigError, match="no null condition"):
+            model(slices, t, noise, torch.tensor([True, False, False]))
+
+
+def test_a_plain_ddpm_has_nothing_to_drop():
+    with pytest.raises(ConfigError, match=r"condition_dropout: 0\.1: a model without condition") as caught:
+        ConditionedDiffusion(MODEL.model_copy(update={"conditioned": False}), ENCODER, DROPPING)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_bfloat16_training_loss_is_float32_and_near():
+    model = small()
+    slices, t, noise = batch()
+    exact = model(slices, t, noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(slices, t, noise, torch.tensor([False, False, False]))
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, exact, rtol=0.02, atol=0)

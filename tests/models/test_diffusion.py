@@ -1,0 +1,198 @@
+"""The diffusion process: inverses, hand-worked values, fixed precision, and parity with the reference arrays."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from cddpm.config import DiffusionConfig, ModelConfig
+from cddpm.models.diffusion import Diffusion, level_index, to_signed, to_unit
+from cddpm.models.unet import UNet
+
+T = torch.tensor([0, 499, 990])
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """x_0 and noise (3, 1, 8, 8)."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(3, 1, 8, 8, generator=generator) * 2 - 1, torch.randn(3, 1, 8, 8, generator=generator)
+
+
+def test_levels_count_from_one():
+    assert [level_index(level) for level in (1, 250, 1000)] == [0, 249, 999]
+    with pytest.raises(ValueError, match="noise level 0: levels count from 1"):
+        level_index(0)
+
+
+def test_scales_are_inverse_and_unclamped():
+    image = torch.tensor([-0.1, 0.0, 0.5, 1.0, 1.2])
+    torch.testing.assert_close(to_signed(image), torch.tensor([-1.2, -1.0, 0.0, 1.0, 1.4]))
+    torch.testing.assert_close(to_unit(to_signed(image)), image)
+
+
+def test_noising_by_hand():
+    diffusion = Diffusion(DiffusionConfig(schedule="linear"))
+    beta = 1e-4
+    x_t = diffusion.q_sample(torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]), torch.full((1, 1, 1, 1), 2.0))
+    assert x_t.item() == pytest.approx(0.5 * (1 - beta) ** 0.5 + 2 * beta**0.5)
+
+
+def test_without_noise_only_the_scale_changes():
+    diffusion = Diffusion(DiffusionConfig())
+    x0, noise = batch()
+    expected = x0 * diffusion.alphas_cumprod[T].sqrt().view(-1, 1, 1, 1)
+    torch.testing.assert_close(diffusion.q_sample(x0, T, torch.zeros_like(noise)), expected)
+
+
+def test_start_and_noise_predictions_invert_the_noising():
+    diffusion = Diffusion(DiffusionConfig())
+    x0, noise = batch()
+    x_t = diffusion.q_sample(x0, T, noise)
+    torch.testing.assert_close(diffusion.predict_start_from_noise(x_t, T, noise), x0, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(diffusion.predict_noise_from_start(x_t, T, x0), noise, rtol=1e-4, atol=1e-4)
+
+
+def test_the_posterior_at_level_zero_is_the_start_without_variance():
+    diffusion = Diffusion(DiffusionConfig())
+    x0, noise = batch()
+    mean, variance, log_variance = diffusion.q_posterior(x0, noise, torch.zeros(3, dtype=torch.int64))
+    torch.testing.assert_close(mean, x0)
+    assert not variance.any()
+    assert log_variance.flatten().tolist() == pytest.approx([np.log(1e-20)] * 3)
+
+
+@pytest.mark.parametrize("objective", ["x0", "eps"])
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_the_right_prediction_costs_nothing_and_gives_the_start(objective, loss):
+    diffusion = Diffusion(DiffusionConfig(objective=objective, loss=loss))
+    x0, noise = batch()
+    right = x0 if objective == "x0" else noise
+    assert diffusion.loss(right, x0, noise, T) == 0
+    x_t = diffusion.q_sample(x0, T, noise)
+    torch.testing.assert_close(diffusion.predict_x0(right, x_t, T), x0, rtol=1e-4, atol=1e-4)
+
+
+def test_losses_by_hand():
+    x0, noise = torch.zeros(2, 1, 1, 2), torch.ones(2, 1, 1, 2)
+    prediction = torch.tensor([[0.0, 1.0], [3.0, 3.0]]).view(2, 1, 1, 2)
+    t = torch.tensor([5, 6])
+    loss = {
+        (objective, kind): Diffusion(DiffusionConfig(objective=objective, loss=kind)).loss(prediction, x0, noise, t)
+        for objective in ("x0", "eps")
+        for kind in ("l1", "l2")
+    }
+    assert loss == {("x0", "l1"): 1.75, ("x0", "l2"): 4.75, ("eps", "l1"): 1.25, ("eps", "l2"): 2.25}
+
+
+def test_p2_weighs_each_slice_by_its_level():
+    diffusion = Diffusion(DiffusionConfig(p2_gamma=1.0))
+    x0, noise = torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
+    weight = 1 - diffusion.alphas_cumprod[[100, 800]]
+    found = diffusion.loss(torch.ones(2, 1, 2, 2), x0, noise, torch.tensor([100, 800]))
+    assert found.item() == pytest.approx(weight.mean().item(), rel=1e-5)
+
+
+def test_the_published_eps_reconstruction_lacks_the_division():
+    diffusion = Diffusion(DiffusionConfig(objective="eps"))
+    x0, noise = batch()
+    scale = diffusion.sqrt_alphas_cumprod[T].view(-1, 1, 1, 1)
+    x_t = diffusion.q_sample(x0, T, noise)
+    torch.testing.assert_close(diffusion.reference_x0(noise, x_t, T), x0 * scale, rtol=1e-4, atol=1e-5)
+
+
+def test_buffers_stay_float32_and_out_of_checkpoints():
+    diffusion = Diffusion(DiffusionConfig())
+    before = diffusion.alphas_cumprod.clone()
+    model = nn.ModuleList([diffusion]).to(torch.bfloat16).half().double()
+    assert all(buffer.dtype == torch.float32 for buffer in model.buffers())
+    assert torch.equal(diffusion.alphas_cumprod, before)
+    assert diffusion.state_dict() == {}
+    assert diffusion.to("meta").betas.device.type == "meta"
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_process_equals_the_reference(schedule, reference_dir: Path):
+    arrays = np.load(reference_dir / "diffusion_io.npz")
+    x0, noise, t = (torch.from_numpy(arrays[name]) for name in ("q_x0", "q_noise", "q_t"))
+    diffusion = Diffusion(DiffusionConfig(schedule=schedule))
+    x_t = diffusion.q_sample(x0, t, noise)
+    found = [x_t, diffusion.predict_start_from_noise(x_t, t, noise), diffusion.predict_noise_from_start(x_t, t, x0)]
+    found += diffusion.q_posterior(x0, x_t, t)
+    names = ["q_sample", "predict_start_from_noise", "predict_noise_from_start"]
+    names += ["q_post_mean", "q_post_var", "q_post_logvar"]
+    for name, value in zip(names, found, strict=True):
+        np.testing.assert_allclose(value, arrays[f"{schedule}/{name}"], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+class Forward:
+    """One pass of the reference network on the arrays' image: noise, predict, compare, reconstruct."""
+
+    def __init__(self, reference_dir: Path) -> None:
+        self.arrays = {key: value for key, value in np.load(reference_dir / "diffusion_io.npz").items()}
+        weights = load_file(reference_dir / "unet_small.safetensors")
+        self.network = UNet(ModelConfig(base_width=32))
+        self.network.load_state_dict({key: value.float() for key, value in weights.items()})
+        self.x0 = to_signed(torch.from_numpy(self.arrays["fwd_img"]))
+        self.condition = torch.from_numpy(self.arrays["fwd_cond"])
+
+    def __call__(self, config: DiffusionConfig, t: np.ndarray, noise: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and published reconstruction (2, 1, 48, 48) on [0, 1] of ``t`` () or (2,) and noise."""
+        diffusion, eps = Diffusion(config), torch.from_numpy(noise).float()
+        levels = torch.from_numpy(np.broadcast_to(t, 2).copy())
+        x_t = diffusion.q_sample(self.x0, levels, eps)
+        prediction = self.network(x_t, levels, self.condition)
+        loss = diffusion.loss(prediction, self.x0, eps, levels)
+        return loss, to_unit(diffusion.reference_x0(prediction, x_t, levels))
+
+
+@pytest.fixture
+def forward(reference_dir: Path) -> Forward:
+    return Forward(reference_dir)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("objective", ["x0", "eps"])
+@torch.no_grad()
+def test_losses_and_reconstructions_equal_the_reference(schedule, objective, forward: Forward):
+    arrays, published = forward.arrays, f"fwd/{schedule}/{ {'x0': 'pred_x0', 'eps': 'pred_noise'}[objective] }"
+    for kind in ("l1", "l2"):
+        config = DiffusionConfig(schedule=schedule, objective=objective, loss=kind)
+        loss, reconstruction = forward(config, arrays["fwd_t"], arrays["fwd_noise"])
+        assert loss.item() == pytest.approx(arrays[f"{published}/{kind}/loss"].item(), rel=1e-4)
+    np.testing.assert_allclose(reconstruction, arrays[f"{published}/reco"], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_half_precision_noise_and_p2_equal_the_reference(forward: Forward):
+    arrays = forward.arrays
+    loss, reconstruction = forward(DiffusionConfig(), arrays["fwd_t"], arrays["fwd_noise_f16"])
+    assert loss.item() == pytest.approx(arrays["fwd_halfnoise/loss"].item(), rel=1e-4)
+    np.testing.assert_allclose(reconstruction, arrays["fwd_halfnoise/reco"], rtol=1e-4, atol=1e-4)
+    loss, _ = forward(DiffusionConfig(p2_gamma=1.0), arrays["fwd_t"], arrays["fwd_noise"])
+    assert loss.item() == pytest.approx(arrays["fwd_p2gamma1/loss"].item(), rel=1e-4)
+
+
+@torch.no_grad()
+def test_the_ensemble_over_levels_equals_the_reference(forward: Forward):
+    arrays = forward.arrays
+    levels = [level_index(int(step)) for step in arrays["ens_steps"]]
+    runs = [forward(DiffusionConfig(), t, noise) for t, noise in zip(levels, arrays["ens_noise"], strict=True)]
+    assert [loss.item() for loss, _ in runs] == pytest.approx(arrays["ens_losses"].tolist(), rel=1e-4)
+    mean = torch.stack([reconstruction for _, reconstruction in runs]).mean(0)
+    np.testing.assert_allclose(mean, arrays["ens_reco"], rtol=1e-4, atol=1e-4)
+
+
+def test_three_training_steps_equal_the_reference(forward: Forward):
+    arrays = forward.arrays
+    optimizer = torch.optim.Adam(forward.network.parameters(), lr=1e-4)
+    for t, noise, expected in zip(arrays["train3_t"], arrays["train3_noise"], arrays["train3_losses"], strict=True):
+        loss, _ = forward(DiffusionConfig(), t, noise)
+        assert loss.item() == pytest.approx(expected, rel=1e-4)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    loss, _ = forward(DiffusionConfig(), arrays["train3_t"][0], arrays["train3_noise"][0])
+    assert loss.item() == pytest.approx(arrays["train3_loss_step0_after"].item(), rel=1e-4)

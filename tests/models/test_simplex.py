@@ -1,0 +1,120 @@
+"""Simplex noise: the laws of the lattice sum, the fast table against the plain sum, and the reference arrays."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cddpm.config import NoiseConfig
+from cddpm.models.simplex import noise2, octave_field, permutation, simplex_noise
+
+SEEDS = [0, 1, -77, 12345, 9876543210, 2**63 - 1, -(2**63)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_permutation_holds_every_number_once(seed):
+    assert sorted(permutation(seed)) == list(range(256))
+
+
+def test_noise_vanishes_where_only_one_lattice_point_counts():
+    # At a lattice point all others are at least sqrt(2) away, and its own gradient meets the offset 0.
+    x = (np.sqrt(3) - 1) / 2
+    assert noise2(np.array([0.0, 1 + x]), np.array([0.0, x]), permutation(3)) == pytest.approx(0, abs=1e-12)
+
+
+def test_noise_repeats_after_256_lattice_steps():
+    table = permutation(5)
+    step = 256 * (1 + 2 * (np.sqrt(3) - 1) / 2)
+    x, y = np.random.default_rng(0).uniform(-3, 3, (2, 200))
+    np.testing.assert_allclose(noise2(x + step, y + step, table), noise2(x, y, table), atol=1e-10)
+
+
+def test_noise_is_continuous():
+    table = permutation(7)
+    x, y = np.random.default_rng(1).uniform(-9, 9, (2, 2000))
+    assert np.abs(noise2(x + 1e-7, y - 1e-7, table) - noise2(x, y, table)).max() < 1e-6
+
+
+def test_octaves_add_up():
+    y, x = np.mgrid[:6, :8]
+    table = permutation(9)
+    expected = noise2(x / 16, y / 16, table) + 0.5 * noise2(x / 8, y / 8, table)
+    np.testing.assert_allclose(octave_field(9, (6, 8), octaves=2, persistence=0.5, frequency=16), expected)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (24, 56), (5, 3)])
+def test_fast_fields_equal_the_plain_sum(shape):
+    config = NoiseConfig()
+    fast = simplex_noise(SEEDS, shape, config)
+    assert fast.dtype == np.float32
+    for seed, field in zip(SEEDS, fast, strict=True):
+        plain = octave_field(seed, shape, config.octaves, config.persistence, config.frequency)
+        np.testing.assert_allclose(field, plain, rtol=0, atol=1e-6)
+
+
+def test_fast_fields_obey_the_configuration():
+    config = NoiseConfig(octaves=3, persistence=0.5, frequency=20)
+    plain = octave_field(4, (30, 30), octaves=3, persistence=0.5, frequency=20)
+    np.testing.assert_allclose(simplex_noise([4], (30, 30), config)[0], plain, rtol=0, atol=1e-6)
+
+
+def test_a_slice_never_depends_on_its_batch():
+    seeds = np.random.default_rng(2).integers(-(2**63), 2**63 - 1, 70)
+    together = simplex_noise(seeds, (32, 40), NoiseConfig())
+    for place in (0, 31, 32, 69):
+        alone = simplex_noise(seeds[place : place + 1], (32, 40), NoiseConfig())
+        np.testing.assert_array_equal(alone[0], together[place])
+
+
+def test_no_seeds_give_no_fields():
+    assert simplex_noise([], (8, 8), NoiseConfig()).shape == (0, 8, 8)
+
+
+def test_standardised_noise_is_plain_noise_times_a_constant_with_unit_variance():
+    seeds = np.random.default_rng(3).integers(0, 2**63 - 1, 2000)
+    plain = simplex_noise(seeds, (48, 48), NoiseConfig())
+    standard = simplex_noise(seeds, (48, 48), NoiseConfig(standardise=True))
+    factor = standard[0, 20, 20] / plain[0, 20, 20]
+    np.testing.assert_allclose(standard, plain * factor, rtol=1e-4, atol=1e-5)
+    assert np.mean(standard**2) == pytest.approx(1, abs=0.05)
+
+
+def test_tables_and_fields_equal_the_reference(reference_dir: Path):
+    arrays = np.load(reference_dir / "simplex.npz")
+    config = NoiseConfig(persistence=float(arrays["persistence"]), frequency=int(arrays["frequency"]))
+    shape = tuple(int(n) for n in arrays["shape"])
+    fast = simplex_noise(arrays["seeds"], (shape[0], shape[1]), config)
+    for number, seed in enumerate(arrays["seeds"].tolist()):
+        expected = arrays[f"octaves_{number}"]
+        np.testing.assert_array_equal(permutation(seed), arrays[f"perm_{number}"])
+        exact = octave_field(seed, (shape[0], shape[1]), int(arrays["octaves"]), config.persistence, config.frequency)
+        np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(fast[number], expected, rtol=0, atol=1e-6)
+
+
+def test_single_octaves_equal_the_reference(reference_dir: Path):
+    arrays = np.load(reference_dir / "simplex.npz")
+    x, y = arrays["noise2_x"][None, :], arrays["noise2_y"][:, None]
+    for number in (0, 1):
+        table = permutation(int(arrays["seeds"][number]))
+        np.testing.assert_allclose(noise2(x, y, table), arrays[f"noise2_{number}"], rtol=0, atol=1e-12)
+
+
+def test_statistics_and_spectrum_equal_the_reference(reference_dir: Path):
+    arrays = np.load(reference_dir / "simplex.npz")
+    fields = simplex_noise(arrays["stat_seeds"], (96, 96), NoiseConfig()).astype(np.float64)
+    flat = fields.reshape(len(fields), -1)
+    found = np.stack([flat.mean(1), flat.std(1), flat.min(1), flat.max(1)], axis=1)
+    np.testing.assert_allclose(found, arrays["stat_mean_std_min_max"], rtol=0, atol=1e-6)
+    power = np.abs(np.fft.fft2(fields - fields.mean((1, 2), keepdims=True))) ** 2 / 96**2
+    frequency = np.fft.fftfreq(96, 1 / 96)
+    ring = np.rint(np.hypot(*np.meshgrid(frequency, frequency))).astype(int)
+    radial = np.stack([power[:, ring == radius].mean(1) for radius in range(49)], axis=1)
+    np.testing.assert_allclose(radial.mean(0), arrays["radial_power_mean"], rtol=1e-4, atol=1e-8)
+
+
+def test_the_published_batch_is_one_field_of_the_second_drawn_seed(reference_dir: Path):
+    arrays = np.load(reference_dir / "simplex.npz")
+    field = simplex_noise(arrays["gen_noise_drawn_seeds"][1:], (96, 96), NoiseConfig())[0]
+    for published in arrays["gen_noise_f16"][:, 0]:
+        np.testing.assert_allclose(field, published.astype(np.float32), rtol=2**-10, atol=1e-6)

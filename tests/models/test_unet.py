@@ -1,0 +1,149 @@
+"""The U-Net: identity at the start, independence of slices, clear refusals, and parity with the reference arrays."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cddpm.config import ModelConfig
+from cddpm.errors import ConfigError
+from cddpm.models.unet import AttentionBlock, ResidualBlock, UNet, timestep_embedding
+
+SMALL = ModelConfig(base_width=32, width_multipliers=(1, 2), residual_blocks=1)
+
+
+def small_unet(model: ModelConfig = SMALL) -> UNet:
+    """A U-Net with every weight drawn anew, the zeros too."""
+    torch.manual_seed(0)
+    network = UNet(model).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.1)
+    return network
+
+
+def reference_unet(reference_dir: Path, name: str, conditioned: bool) -> UNet:
+    """The network of the arrays with their weights; names and shapes must fit exactly."""
+    network = UNet(ModelConfig(base_width=32, conditioned=conditioned))
+    weights = load_file(reference_dir / f"{name}.safetensors")
+    network.load_state_dict({key: value.float() for key, value in weights.items()})
+    return network.eval()
+
+
+def assert_near(found: torch.Tensor, expected: np.ndarray, rtol: float = 1e-4) -> None:
+    """The largest difference is at most ``rtol`` of the largest value."""
+    assert np.abs(found.detach().numpy() - expected).max() <= rtol * np.abs(expected).max()
+
+
+def test_timestep_embedding_by_hand():
+    found = timestep_embedding(torch.tensor([0, 100]), 4)
+    expected = [[1, 1, 0, 0], [np.cos(100), np.cos(1), np.sin(100), np.sin(1)]]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32), rtol=0, atol=1e-6)
+
+
+def test_blocks_start_as_the_identity_and_the_network_as_zero():
+    x = torch.randn(2, 64, 8, 8)
+    torch.testing.assert_close(ResidualBlock(64, 64, 16, 0.0)(x, torch.randn(2, 16)), x)
+    torch.testing.assert_close(AttentionBlock(64, 32)(x), x)
+    assert not UNet(SMALL)(torch.randn(2, 1, 16, 16), torch.tensor([1, 2]), torch.randn(2, 128)).any()
+
+
+def test_attention_of_equal_tokens_changes_all_alike_and_follows_a_permutation():
+    torch.manual_seed(1)
+    block = AttentionBlock(64, 32)
+    torch.nn.init.normal_(block.proj_out.weight)
+    x = torch.randn(1, 64, 4, 4)
+    order = torch.randperm(16)
+    permuted = x.flatten(2)[:, :, order].view_as(x)
+    torch.testing.assert_close(block(permuted).flatten(2), block(x).flatten(2)[:, :, order], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 20)])
+def test_slices_do_not_see_each_other(shape):
+    network = small_unet()
+    x, t, condition = torch.randn(3, 1, *shape), torch.tensor([0, 500, 999]), torch.randn(3, 128)
+    together = network(x, t, condition)
+    alone = torch.cat([network(x[i : i + 1], t[i : i + 1], condition[i : i + 1]) for i in range(3)])
+    assert together.shape == x.shape
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_level_and_condition_both_matter():
+    network = small_unet()
+    x, t, condition = torch.randn(1, 1, 16, 16), torch.tensor([500]), torch.randn(1, 128)
+    out = network(x, t, condition)
+    assert (network(x, t - 400, condition) - out).abs().max() > 1e-3
+    assert (network(x, t, -condition) - out).abs().max() > 1e-3
+
+
+def test_condition_width_is_free():
+    network = UNet(SMALL.model_copy(update={"condition_width": 7}))
+    assert network(torch.randn(1, 1, 8, 8), torch.tensor([3]), torch.randn(1, 7)).shape == (1, 1, 8, 8)
+
+
+def test_a_missing_or_unwanted_condition_is_refused():
+    x, t = torch.randn(1, 1, 8, 8), torch.tensor([3])
+    with pytest.raises(ValueError, match=r"got none, but model\.conditioned is True"):
+        UNet(SMALL)(x, t)
+    with pytest.raises(ValueError, match=r"got one of shape \(1, 128\), but model\.conditioned is False"):
+        UNet(SMALL.model_copy(update={"conditioned": False}))(x, t, torch.randn(1, 128))
+
+
+def test_slices_that_cannot_be_halved_are_refused():
+    with pytest.raises(ValueError, match="multiples of 2"):
+        UNet(SMALL)(torch.randn(1, 1, 8, 9), torch.tensor([3]), torch.randn(1, 128))
+
+
+def test_heads_that_do_not_divide_the_channels_are_refused():
+    with pytest.raises(ConfigError, match=r"attention_head_width: 48: allowed are divisors of the 64 channels"):
+        UNet(SMALL.model_copy(update={"attention_head_width": 48}))
+
+
+def test_bfloat16_autocast_stays_near_float32():
+    network = small_unet()
+    x, t, condition = torch.randn(2, 1, 16, 16), torch.tensor([10, 900]), torch.randn(2, 128)
+    exact = network(x, t, condition)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(x, t, condition)
+    assert (found.float() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize(("name", "conditioned"), [("unet_small", True), ("unet_uncond_small", False)])
+def test_output_loss_and_gradients_equal_the_reference(name, conditioned, reference_dir: Path):
+    arrays = {key: value for key, value in np.load(reference_dir / f"{name}_io.npz").items()}
+    network = reference_unet(reference_dir, name, conditioned)
+    x, t = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["timesteps"])
+    out = network(x, t, torch.from_numpy(arrays["cond"]) if conditioned else None)
+    assert_near(out, arrays["out"])
+    assert_near(timestep_embedding(t, 32), arrays["temb"])
+    loss = (out - torch.from_numpy(arrays["target"])).abs().mean()
+    assert loss.item() == pytest.approx(arrays["l1_loss"].item(), rel=1e-4)
+    loss.backward()
+    found = {key: parameter.grad.double().norm().item() for key, parameter in network.named_parameters()}
+    assert sorted(found) == sorted(arrays["grad_names"])
+    # A bias in front of a normalisation with one channel per group has no gradient but rounding, below 1e-7.
+    for key, norm in zip(arrays["grad_names"], arrays["grad_l2"], strict=True):
+        assert found[key] == pytest.approx(norm, rel=1e-4, abs=1e-7), key
+
+
+@pytest.mark.parametrize(("name", "conditioned"), [("unet_small", True), ("unet_uncond_small", False)])
+def test_embedding_and_middle_block_equal_the_reference(name, conditioned, reference_dir: Path):
+    arrays = np.load(reference_dir / f"{name}_io.npz")
+    network = reference_unet(reference_dir, name, conditioned)
+    # These two arrays come from another pass than "out": with the conditions exchanged, or at noise levels 100 higher.
+    t = torch.from_numpy(arrays["timesteps"]) + (0 if conditioned else 100)
+    condition = torch.from_numpy(arrays["cond"]).flip(0) if conditioned else None
+    seen = []
+    network.middle_block.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    network(torch.from_numpy(arrays["x"]), t, condition)
+    assert_near(network.embed(t, condition), arrays["emb"])
+    assert_near(seen[0], arrays["mid_out"])
+
+
+def test_attention_block_equals_the_reference(reference_dir: Path):
+    arrays = np.load(reference_dir / "attention_block_io.npz")
+    block = AttentionBlock(128, 64)
+    assert block.heads == arrays["num_heads"]
+    block.load_state_dict({key[6:]: torch.from_numpy(arrays[key]) for key in arrays if key.startswith("param/")})
+    assert_near(block(torch.from_numpy(arrays["x"])), arrays["out"])
