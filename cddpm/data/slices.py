@@ -42,6 +42,11 @@ class VolumeRecord:
     digest: str
     """SHA-256 of the image file."""
 
+    @property
+    def id(self) -> str:
+        """Name of the volume, unique in a store: noise is seeded and tables are keyed by it."""
+        return f"{self.dataset}/{self.subject}"
+
 
 class SliceStore:
     """Read access to a slice store. Nothing is copied until ``images`` or ``masks`` gather a batch.
