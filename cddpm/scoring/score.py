@@ -104,7 +104,7 @@ class Scorer:
                 raise DataError(
                     f"data set '{name}': this name is taken (thresholds and tables use it); rename the data set"
                 )
-        self._store = store
+        self.store = store
         self._cache = cache
         self._threads = threads
         self._memo = ArrayMemo(memory_bytes)
@@ -125,15 +125,19 @@ class Scorer:
         """Anomaly map (S, H, W) of a volume, >= 0, read-only. Raises ``ArtifactError`` for what was not reconstructed."""
         case = self._cases[volume]
         upstream = self._upstream(scoring)
-        width = erosion_iterations(self._store.mask(volume).shape, scoring.erosion_divisor)
+        width = erosion_iterations(self.store.mask(volume).shape, scoring.erosion_divisor)
         key = (volume, "map", upstream, width, scoring.median_kernel)
         return self._memo.get(key, lambda: self._filtered(case, scoring, upstream, width))
 
     def reconstruction(self, volume: int, scoring: ScoringConfig) -> NDArray[np.float32]:
-        """Mean x0 (S, H, W) over the chosen levels and all seeds, inside the brain's bounding box; 0 elsewhere."""
-        full = np.zeros(self._store.mask(volume).shape, np.float32)
+        """Mean x0 (S, H, W) over the chosen levels and all seeds, inside the brain's bounding box; 0 elsewhere.
+
+        Zeros throughout for a scorer without cache.
+        """
+        full = np.zeros(self.store.mask(volume).shape, np.float32)
         case = self._cases[volume]
-        full[case.box] = self._mean_x0(case, scoring)
+        if self._cache is not None:
+            full[case.box] = self._mean_x0(case, scoring)
         return full
 
     def segmentation(self, volume: int, scoring: ScoringConfig, threshold: float) -> NDArray[np.bool_]:
@@ -184,7 +188,7 @@ class Scorer:
 
     def _row(self, case: Case, threshold: float, scoring: ScoringConfig) -> Row:
         scores = self.anomaly_map(case.index, scoring)
-        truth = self._store.segmentation(case.index) > 0
+        truth = self.store.segmentation(case.index) > 0
         above = segment(scores, threshold, 0)
         prediction = remove_small_components(above, scoring.minimum_component_voxels)
         counts = confusion(prediction, truth)
@@ -194,6 +198,7 @@ class Scorer:
         return {
             "dataset": case.dataset,
             "volume": case.id,
+            "volume_index": case.index,
             "threshold": threshold,
             "lesion_voxels": int(case.lesion.size),
             "predicted_voxels": counts.true_positive + counts.false_positive,
@@ -211,12 +216,12 @@ class Scorer:
         }
 
     def _case(self, v: int, dataset: str) -> Case:
-        record = self._store.volumes[v]
-        brain = self._store.mask(v) > 0
+        record = self.store.volumes[v]
+        brain = self.store.mask(v) > 0
         box = bounding_box(brain)
         if box is None:
             raise DataError(f"volume '{record.id}' of {dataset}: its brain mask is empty; there is nothing to score")
-        return Case(v, record.id, dataset, box, np.flatnonzero(brain), np.flatnonzero(self._store.segmentation(v)))
+        return Case(v, record.id, dataset, box, np.flatnonzero(brain), np.flatnonzero(self.store.segmentation(v)))
 
     def _chosen(self, datasets: Sequence[str] | None) -> tuple[str, ...]:
         names = tuple(datasets) if datasets else self.datasets
@@ -260,7 +265,7 @@ class Scorer:
         self, case: Case, scoring: ScoringConfig, upstream: tuple[Any, ...], width: int
     ) -> NDArray[np.float16]:
         mask = self._memo.get(
-            (case.index, "mask", width), lambda: eroded_mask(self._store.mask(case.index), scoring.erosion_divisor)
+            (case.index, "mask", width), lambda: eroded_mask(self.store.mask(case.index), scoring.erosion_divisor)
         )
         residual = self._memo.get((case.index, "residual", upstream), lambda: self._residual(case, scoring))
         full = np.zeros(mask.shape, np.float16)
@@ -268,7 +273,7 @@ class Scorer:
         return anomaly_map(full, mask, scoring.median_kernel)
 
     def _residual(self, case: Case, scoring: ScoringConfig) -> NDArray[np.float16]:
-        image = self._store.image(case.index)[case.box]
+        image = self.store.image(case.index)[case.box]
         if self._cache is None:
             return residual_map(image, np.zeros(image.shape, np.float32), "positive")
         return residual_map(image, self._mean_x0(case, scoring), scoring.residual)
