@@ -190,9 +190,10 @@ def _without_leaks(
     held = _held_out(rows)
     leaks: defaultdict[tuple[str, Split, int | None], list[tuple[ScanRow, ScanRow]]] = defaultdict(list)
     for row in rows:
-        other = next((h for key in _keys(row) for h in held[key] if _held_against(h, row)), None)
-        if other is not None:
-            leaks[row.dataset, row.split, row.fold].append((row, other))
+        others = [h for key in _keys(row) for h in held[key] if _held_against(h, row)]
+        if others:
+            last = max(others, key=lambda h: _HELD_OUT[h.split])
+            leaks[row.dataset, row.split, row.fold].append((row, last))
     keys = [(file, (file.dataset, file.split, file.fold)) for file in files]
     findings = [_leak(data, file, leaks[key]) for file, key in keys if key in leaks]
     dropped = {id(row) for pairs in leaks.values() for row, _ in pairs} if data.splits == "clean" else set()
