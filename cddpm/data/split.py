@@ -94,7 +94,10 @@ def rewrite_modality(path: str, modality: str) -> str:
 def existing_form(path: Path) -> Path:
     """``path``, or its ``.nii`` / ``.nii.gz`` twin if only that exists."""
     twin = path.with_name(path.name.removesuffix(".gz") if path.suffix == ".gz" else f"{path.name}.gz")
-    return twin if not path.exists() and twin.exists() else path
+    try:
+        return twin if not path.exists() and twin.exists() else path
+    except OSError:  # a folder without permission: reading the file will say so
+        return path
 
 
 def nearest(word: str, allowed: list[str]) -> str:

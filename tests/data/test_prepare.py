@@ -145,6 +145,25 @@ def test_mask_of_other_shape_or_one_voxel_off_is_refused() -> None:
         prepare(image, mask, Volume(mask.data, shifted, Path("seg.nii")), SMALL)
 
 
+def test_mask_of_other_spacing_is_refused() -> None:
+    image, mask = scan((32, 32, 20))
+    wider = Volume(mask.data, np.diag([-1.0, -1.0, 1.2, 1.0]), mask.path)
+    with pytest.raises(VolumeFileError, match=r"up to 3\.80 mm away from those of ball\.nii"):
+        prepare(image, wider, None, SMALL)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_number_of_threads_changes_nothing(threads: int) -> None:
+    image, mask = scan((61, 75, 43))
+    plain = prepare(image, mask, None, STORED)
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    try:
+        np.testing.assert_array_equal(prepare(image, mask, None, STORED).image, plain.image)
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+
+
 def test_brain_outside_of_the_crop_and_flat_brain_are_refused() -> None:
     image, mask = scan((60, 40, 30))
     corner = np.zeros_like(mask.data)

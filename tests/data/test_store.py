@@ -1,9 +1,11 @@
 """The slice store: made once, read without copying, refused when damaged."""
 
 import json
+import multiprocessing
 import pickle
 import shutil
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +187,14 @@ def test_every_bad_scan_is_named_and_nothing_is_left(tiny: TinyData, tmp_path: P
     paths[0].unlink()
     with pytest.raises(DataError, match=r"IXI001-HH-1_t2\.nii\.gz: cannot be read \(No such file"):
         build(tiny, tmp_path / "a")
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_store(tiny: TinyData, tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        parallel = build(tiny, tmp_path / "a", pool.map)
+    plain = build(tiny, tmp_path / "b")
+    assert (parallel / "slices.arrow").read_bytes() == (plain / "slices.arrow").read_bytes()
 
 
 def test_manifest_tells_the_lineage(tiny: TinyData, store: SliceStore) -> None:
