@@ -20,6 +20,7 @@ from cddpm.errors import TrackingError
 logger = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
+_SQLITE_MAGIC = b"SQLite format 3\0"
 _ANSWER_SECONDS = 8.0
 
 for _noisy, _level in (
@@ -57,16 +58,34 @@ def connect(uri: str, create: bool = True) -> MlflowClient:
             f"{file}: no lab book here. Run a sweep or a training first (it makes one in its output folder), or point to "
             "another with --tracking-uri or MLFLOW_TRACKING_URI (sqlite:////absolute/path/mlflow.db or http://host:5000)"
         )
+    _check_is_database(file)
     with artifact.lock(file.with_name(f".{file.name}.lock")):
         return _opened(f"{_SQLITE}{file}")
 
 
 def _opened(uri: str) -> MlflowClient:
-    with told(uri):
+    try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
         client.search_registered_models(max_results=1)
+    except MlflowException as error:
+        raise TrackingError(f"{uri}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
+    except Exception as error:  # SQLAlchemy, Alembic and drivers raise their own kinds
+        raise TrackingError(f"{uri}: MLflow cannot open this: {one_line(error)}{_advice(error)}") from error
     return client
+
+
+def _check_is_database(file: Path) -> None:
+    """MLflow tries for minutes to open what is none."""
+    if not file.exists() or (file.is_file() and file.stat().st_size == 0):
+        return
+    if not file.is_file() or not _begins_with(file, _SQLITE_MAGIC):
+        raise TrackingError(f"{file}: is not a SQLite database; move it away, or set tracking.uri to another")
+
+
+def _begins_with(file: Path, magic: bytes) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(magic)) == magic
 
 
 def _check_answers(uri: str) -> None:
@@ -98,8 +117,8 @@ def told(what: str) -> Iterator[None]:
         raise TrackingError(f"{what}: MLflow cannot be reached or its files not be used: {one_line(error)}") from error
 
 
-def _advice(error: MlflowException) -> str:
-    code = error.error_code
+def _advice(error: Exception) -> str:
+    code = getattr(error, "error_code", None)
     if code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
         return ". Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
     if "schema" in str(error):

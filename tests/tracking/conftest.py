@@ -1,0 +1,36 @@
+"""Fixtures: a lab book whose database is copied ready-made (making one takes MLflow over a second)."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cddpm.config import TrackingConfig
+from cddpm.tracking import connection
+from cddpm.tracking.runs import LabBook
+
+OpenBook = Callable[..., LabBook]
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("database")
+    connection.connect(connection.default_uri(folder))
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def output_dir(tmp_path: Path, database: Path) -> Path:
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    shutil.copyfile(database, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture
+def open_book(output_dir: Path) -> OpenBook:
+    def opened(**options: bool) -> LabBook:
+        return LabBook.open(TrackingConfig(), output_dir, output_dir / "spool", **options)
+
+    return opened

@@ -1,0 +1,109 @@
+import http.server
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cddpm.config import TrackingConfig
+from cddpm.errors import TrackingError
+from cddpm.tracking import connection
+from cddpm.tracking.runs import LabBook
+
+_EIGHT = """
+import os, sys
+from pathlib import Path
+from cddpm.config import TrackingConfig
+from cddpm.tracking.runs import LabBook
+
+folder = Path(sys.argv[1])
+gate, door = os.pipe()
+for number in range(8):  # forked after the imports, so that they arrive together
+    if os.fork() == 0:
+        os.close(door)
+        os.read(gate, 1)
+        with LabBook.open(TrackingConfig(), folder, folder / "spool") as book:
+            book.log_metrics(book.parent(f"sweep{number}", {}, {}), {"objective": number}, 1)
+            left = book.flush(60)
+        os._exit(left)
+os.close(door)
+sys.exit(sum(os.wait()[1] != 0 for _ in range(8)))
+"""
+
+
+@pytest.mark.slow
+def test_eight_processes_open_a_fresh_database_at_once(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _EIGHT, str(tmp_path)], capture_output=True, text=True, timeout=110)
+    assert (done.returncode, done.stderr) == (0, "")
+    client = connection.connect(connection.default_uri(tmp_path), create=False)
+    (experiment,) = (e for e in client.search_experiments() if e.name == "cddpm")
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.metrics["objective"] for run in runs) == list(range(8))
+    assert Path(experiment.artifact_location.removeprefix("file://")) == tmp_path / "mlartifacts"
+
+
+def test_a_missing_lab_book_is_not_made_by_looking(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"mlflow\.db: no lab book here.*--tracking-uri"):
+        connection.connect(f"sqlite:///{tmp_path}/mlflow.db", create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"rubbish", b"\0" * 5000])
+def test_what_is_no_database_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mlflow.db").write_bytes(content)
+    with pytest.raises(TrackingError, match=r"mlflow\.db: is not a SQLite database"):
+        connection.connect(connection.default_uri(tmp_path))
+
+
+def test_a_folder_in_place_of_the_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").mkdir()
+    with pytest.raises(TrackingError, match="is not a SQLite database"):
+        connection.connect(connection.default_uri(tmp_path))
+
+
+def test_a_damaged_database_is_named(output_dir: Path) -> None:
+    file = output_dir / "mlflow.db"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(TrackingError, match=r"mlflow\.db: MLflow"):
+        connection.connect(connection.default_uri(output_dir))
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    tracking = TrackingConfig(uri="http://127.0.0.1:9")
+    with pytest.raises(
+        TrackingError, match=r"http://127\.0\.0\.1:9: the MLflow server does not answer .*refused.*Start it"
+    ):
+        LabBook.open(tracking, tmp_path, tmp_path / "spool")
+
+
+@pytest.fixture
+def forbidding() -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_server_that_forbids_is_quoted(forbidding: str, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"MLflow refuses: .*403.*MLFLOW_TRACKING_USERNAME"):
+        LabBook.open(TrackingConfig(uri=forbidding), tmp_path, tmp_path / "spool")
+
+
+def test_a_deleted_experiment_is_named(output_dir: Path) -> None:
+    tracking = TrackingConfig(experiment="mine")
+    with LabBook.open(tracking, output_dir, output_dir / "spool") as book:
+        client = book.client()
+    client.delete_experiment(client.get_experiment_by_name("mine").experiment_id)
+    with pytest.raises(TrackingError, match="experiment 'mine' was deleted"):
+        LabBook.open(tracking, output_dir, output_dir / "spool")
