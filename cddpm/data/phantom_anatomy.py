@@ -49,10 +49,10 @@ class Traits:
         """Draw one subject: older brains have wider ventricles and sulci and a thinner cortex."""
         age = rng.uniform(20.0, 82.0)
         old = (age - 20.0) / 62.0
-        scale = rng.normal(0.99, 0.02) * (1 + np.clip(rng.normal(0.0, 0.015, 3), -0.03, 0.03))
+        scale = np.clip(rng.normal(0.985, 0.02), 0.94, 1.02) * (1 + np.clip(rng.normal(0.0, 0.015, 3), -0.03, 0.02))
         return cls(
             age_years=round(float(age), 2),
-            scale=(float(scale[0]), float(min(scale[1], 1.03)), float(min(scale[2], 1.02))),
+            scale=(float(scale[0]), float(scale[1]), float(min(scale[2], 1.02))),
             ventricle_scale=float(0.75 + 0.45 * old + rng.normal(0, 0.1)),
             cortex_mm=float(3.5 - 0.4 * old + rng.normal(0, 0.1)),
             sulcus_mm=float(0.5 + 0.5 * old + rng.normal(0, 0.06)),
@@ -83,7 +83,7 @@ def bend(rng: np.random.Generator, grid: Grid, traits: Traits) -> np.ndarray:
     """Coordinates of the template brain seen at every voxel of the subject: (3, X, Y, Z) float32, in mm."""
     points = grid.mesh.copy()
     for axis in range(3):
-        points[axis] += smooth_noise(rng, 55.0, grid) * np.float32((2.4, 2.8, 1.2)[axis])
+        points[axis] += np.clip(smooth_noise(rng, 55.0, grid), -2.2, 2.2) * np.float32((2.4, 2.8, 1.2)[axis])
         points[axis] += smooth_noise(rng, 22.0, grid) * np.float32(0.8)
         points[axis] /= np.float32(traits.scale[axis])
     points[0] *= 1 + np.float32(traits.asymmetry) * np.sign(points[0])
@@ -104,11 +104,11 @@ def build(rng: np.random.Generator, canvas: Canvas, points: np.ndarray, traits: 
     depth = depth_below_pia(rng, canvas, points, outer, traits)
     inside = soft_step(depth, voxel)
     grey = inside * soft_step(np.float32(traits.cortex_mm) - depth, voxel)
-    white = inside - grey
+    white = np.maximum(inside - grey, 0)
     below = soft_step(outer.cerebellum, voxel) * (1 - inside)
     leaf_grey, leaf_fluid = _cerebellar_leaves(rng, canvas, points, outer.cerebellum)
     grey += below * leaf_grey
-    white += below * (1 - leaf_grey - leaf_fluid)
+    white += below * np.maximum(1 - leaf_grey - leaf_fluid, 0)
     stem = soft_step(outer.stem, voxel) * (1 - soft_step(outer.cerebellum, voxel))
     grey = grey * (1 - stem) + 0.12 * stem
     white = white * (1 - stem) + 0.88 * stem
@@ -181,8 +181,8 @@ def _with_depths(
     lateral, other = ventricles(points, traits.ventricle_scale)
     wet = soft_step(np.maximum(lateral, other), voxel)
     nuclei = soft_step(nuclei_mm, voxel) * (1 - wet)
-    pallidum = soft_step(pallidum_mm, voxel) * (1 - wet - nuclei)
-    dry = 1 - wet - nuclei - pallidum
+    pallidum = soft_step(pallidum_mm, voxel) * np.maximum(1 - wet - nuclei, 0)
+    dry = np.maximum(1 - wet - nuclei - pallidum, 0)
     grey, white = grey * dry, white * dry
     csf = np.clip(1 - grey - white - nuclei - pallidum, 0, 1)
     return Anatomy(mask, grey, white, csf, nuclei, pallidum, depth, lateral)

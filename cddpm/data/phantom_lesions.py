@@ -5,6 +5,7 @@ sulcus): what gives them away is where they lie. Letters: N voxels of the canvas
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -38,13 +39,13 @@ class Focus:
     push: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Focus":
+    def draw(cls, rng: np.random.Generator) -> Self:
         """Draw a place in one hemisphere, at least 8 mm below the hull."""
         while True:
             side = rng.choice([-1.0, 1.0])
             centre = (side * rng.uniform(18, 46), rng.uniform(-52, 55), rng.uniform(-6, 28))
             if lobes(np.array(centre, np.float32)).cerebrum > 8:
-                return cls(centre, float(rng.uniform(8.0, 17.0)), float(rng.uniform(0.1, 0.3)))
+                return cls(centre, float(rng.uniform(9.0, 19.0)), float(rng.uniform(0.1, 0.3)))
 
     def displace(self, points: np.ndarray, mesh: np.ndarray) -> np.ndarray:
         """Bent coordinates with the mass effect: tissue near the focus is seen further away from it. Shapes (3, ...)."""
@@ -61,13 +62,13 @@ def tumour(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy, focus: Fo
     rough = 1 + 0.22 * canvas.noise(rng, 14.0) + 0.10 * canvas.noise(rng, 6.0)
     core = soft_step(focus.radius - distance * rough, voxel) * soft_step(anatomy.depth_mm + 3, voxel)
     reach = focus.radius * rng.uniform(1.5, 2.1)
-    border = reach - distance * (1 + 0.25 * canvas.noise(rng, 22.0))
+    border = reach - distance * (1 + 0.25 * np.clip(canvas.noise(rng, 22.0), -1.5, 1.5))
     oedema = soft_step(border, 4.0) * np.clip(anatomy.white + 0.35 * anatomy.grey, 0, 1)
     necrosis = soft_step(focus.radius * rng.uniform(0.25, 0.6) - distance * (1 + 0.35 * canvas.noise(rng, 9.0)), 3.0)
     share = np.maximum(core, oedema)
     weights = (share - core, core * (1 - necrosis), core * necrosis)
     texture = canvas.noise(rng, 8.0)
-    t2 = (rng.uniform(0.56, 0.70), rng.uniform(0.54, 0.68) + 0.09 * texture, rng.uniform(0.74, 0.90))
+    t2 = (rng.uniform(0.70, 0.84), rng.uniform(0.70, 0.84) + 0.08 * texture, rng.uniform(0.84, 0.94))
     t1 = (rng.uniform(0.58, 0.70), rng.uniform(0.44, 0.56) + 0.05 * texture, rng.uniform(0.24, 0.34))
     return Lesion(share, {"t1": _mixed(weights, t1), "t2": _mixed(weights, t2)})
 
@@ -82,10 +83,10 @@ def plaques(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -> Lesio
     """Several ovoid plaques of 3 to 10 mm: most of them beside the ventricles and lying across them, some below the cortex."""
     beside = np.flatnonzero((anatomy.white > 0.9) & (anatomy.ventricle_mm < -1.5) & (anatomy.ventricle_mm > -12))
     below = np.flatnonzero((anatomy.white > 0.8) & (anatomy.depth_mm > 3) & (anatomy.depth_mm < 7))
-    centres = [*rng.choice(beside, rng.integers(7, 18)), *rng.choice(below, rng.integers(2, 7))]
-    share = _ovoids(rng, canvas, centres, radius=(1.7, 3.4), stretch=(1.0, 1.5)) * (1 - anatomy.csf)
+    centres = [*rng.choice(beside, rng.integers(9, 20)), *rng.choice(below, rng.integers(2, 7))]
+    share = _ovoids(rng, canvas, centres, radius=(1.6, 4.3), stretch=(1.0, 1.2)) * (1 - anatomy.csf)
     texture = 0.05 * canvas.noise(rng, 6.0)
-    return _uniform(share, t1=rng.uniform(0.50, 0.64) + texture, t2=rng.uniform(0.62, 0.78) + texture)
+    return _uniform(share, t1=rng.uniform(0.46, 0.60) + texture, t2=rng.uniform(0.70, 0.86) + texture)
 
 
 def hyperintensities(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -> Lesion:
@@ -147,7 +148,7 @@ def _ovoids(
     points = canvas.grid.mesh[:, canvas.inside]
     share = np.zeros(points.shape[1], np.float32)
     for centre in centres:
-        r = rng.uniform(*radius)
+        r = radius[0] + (radius[1] - radius[0]) * rng.random() ** 1.5  # more small ones than large
         radii = (r * rng.uniform(*stretch), r * rng.uniform(0.9, 1.1), r * rng.uniform(0.9, 1.2))
         offset = points - points[:, centre, None]
         near = np.flatnonzero((np.abs(offset) < 8).all(axis=0))

@@ -26,9 +26,10 @@ def ellipsoid(points: np.ndarray, centre: Point, radii: Point) -> np.ndarray:
     """Signed distance to an ellipsoid, first order (exact on a sphere)."""
     offset = [p - np.float32(c) for p, c in zip(points, centre, strict=True)]
     scaled = [o / np.float32(r) for o, r in zip(offset, radii, strict=True)]
-    norm = np.sqrt(scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2)
-    slope = np.sqrt(sum((s / np.float32(r)) ** 2 for s, r in zip(scaled, radii, strict=True)))
-    return norm * (1 - norm) / np.maximum(slope, np.float32(1e-4))
+    tiny = np.float32(1e-8)  # keeps the centre finite: there the distance is the shortest radius
+    norm = np.sqrt(scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2 + tiny)
+    a, b, c = ((s / np.float32(r)) ** 2 for s, r in zip(scaled, radii, strict=True))
+    return norm * (1 - norm) / np.sqrt(a + b + c + tiny / np.float32(min(radii) ** 2))
 
 
 def capsule(points: np.ndarray, start: RodEnd, end: RodEnd) -> np.ndarray:

@@ -16,7 +16,7 @@ IXI_COLUMNS = (
     "DATE_AVAILABLE", "STUDY_DATE", "age", "label", "img_path", "mask_path", "seg_path", "Agegroup",
 )  # fmt: skip
 BRATS_COLUMNS = (
-    "img_name", "Cohort Name (if publicly available)", "Site No (represents the originating institution)", "Local ID ",
+    "img_name", "Cohort Name (if publicly available)", "Site No (represents the originating institution)", "Local ID\xa0",
     "age", "label", "img_path", "mask_path", "seg_path",
 )  # fmt: skip
 MSLUB_COLUMNS = ("img_name", "age", "sex", "ms_type", "label", "img_path", "mask_path", "seg_path", "Agegroup")
