@@ -228,9 +228,7 @@ class Registry:
             directory.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent))
             try:
-                self._checked(version, lambda: self._download(version, temporary))
-                temporary.chmod(0o755)
-                temporary.replace(directory)
+                self._checked(version, lambda: self._download(version, temporary)).replace(directory)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         return directory
@@ -278,11 +276,12 @@ class Registry:
         with tempfile.TemporaryDirectory(prefix="cddpm-") as folder:
             self._checked(version, lambda: self._local(version) or self._download(version, Path(folder)))
 
-    def _checked(self, version: Version, fetch: Callable[[], Path]) -> None:
-        """Fetch the package and compare its digests. Raises ``ArtifactError`` that names the version."""
+    def _checked(self, version: Version, fetch: Callable[[], Path]) -> Path:
+        """Where ``fetch`` put the package, its digests compared. Raises ``ArtifactError`` that names the version."""
         where = f"version {version.number} of '{self.name}'"
         try:
-            found = verify_package(fetch()).fingerprint
+            path = fetch()
+            found = verify_package(path).fingerprint
         except ArtifactError as error:
             raise ArtifactError(
                 f"{where}: its registered package is damaged or gone: {error}. Nothing was loaded"
@@ -299,6 +298,7 @@ class Registry:
             raise ArtifactError(
                 f"{where}: was registered as {version.fingerprint}, but {found} lies there. Nothing was loaded"
             )
+        return path
 
     def _local(self, version: Version) -> Path | None:
         """The registered package itself, where this machine can read it."""
@@ -309,10 +309,12 @@ class Registry:
         local = self._local(version)
         if local is not None:
             artifact.read_manifest(local, KIND)  # MLflow copies an empty folder without a word
-        mlflow.artifacts.download_artifacts(
-            artifact_uri=f"models:/{version.model_id}", dst_path=str(target), tracking_uri=self.uri
+        # Not "models:/<id>": MLflow would look that up at its process-wide URI, whatever tracking_uri says.
+        location = self._client.get_logged_model(version.model_id).artifact_location
+        fetched = mlflow.artifacts.download_artifacts(
+            artifact_uri=location, dst_path=str(target), tracking_uri=self.uri
         )
-        return target
+        return Path(fetched)
 
 
 def _labels(name: str, metrics: Mapping[str, float]) -> dict[str, str]:

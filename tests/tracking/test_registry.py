@@ -1,0 +1,245 @@
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cddpm.config import ExperimentConfig, ScoringConfig
+from cddpm.errors import ArtifactError, TrackingError
+from cddpm.tracking import connection
+from cddpm.tracking.package import Pipeline, read_package, write_package
+from cddpm.tracking.registry import Registry, register
+from cddpm.tracking.runs import LabBook
+
+OpenBook = Callable[..., LabBook]
+METRICS = [
+    {"val/dice": 0.3, "val/Brats21/dice": 0.6, "test/dice": 0.9, "val/loss": 0.2, "objective": 0.3},
+    {"val/dice": 0.5, "val/Brats21/dice": 0.4, "test/dice": 0.1, "val/loss": 0.3},
+    {"val/dice": 0.4, "val/Brats21/dice": 0.5, "val/loss": 0.1, "val/hd95": float("inf")},
+]
+
+
+def _package(folder: Path, number: int) -> Path:
+    path = folder / "packages" / str(number)
+    write_package(
+        path,
+        {"weight": torch.full((2, 2), float(number))},
+        ExperimentConfig(name="demo"),
+        Pipeline(scoring=ScoringConfig(), thresholds={"all": 0.1}, sweep="demo", trial=number),
+    )
+    return path
+
+
+def _fill(book: LabBook, folder: Path) -> list[int]:
+    parent = book.parent("demo", {}, {})
+    return [
+        register(book, book.trial(parent, number, {}, {}), _package(folder, number), metrics, {"cddpm.version": "0.1"})
+        for number, metrics in enumerate(METRICS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Path:
+    from cddpm.config import TrackingConfig
+
+    folder = tmp_path_factory.mktemp("filled")
+    shutil.copyfile(database, folder / "mlflow.db")
+    with LabBook.open(TrackingConfig(), folder, folder / "spool") as book:
+        assert _fill(book, folder) == [1, 2, 3]
+    return folder
+
+
+@pytest.fixture
+def registry(filled: Path) -> Registry:
+    return Registry.open(connection.default_uri(filled))
+
+
+def test_versions_know_their_origin(registry: Registry) -> None:
+    versions = registry.versions()
+    assert [(v.number, v.trial_name) for v in versions] == [(3, "demo/0002"), (2, "demo/0001"), (1, "demo/0000")]
+    assert versions[2].metrics == METRICS[0]
+    assert "val/hd95" not in versions[0].metrics  # not finite
+    assert versions[0].tags["cddpm.version"] == "0.1"
+
+
+def test_registering_again_gives_the_same_version(filled: Path) -> None:
+    from cddpm.config import TrackingConfig
+
+    with LabBook.open(TrackingConfig(), filled, filled / "spool") as book:
+        assert _fill(book, filled) == [1, 2, 3]
+
+
+def test_an_upload_that_a_crash_cut_is_finished(
+    open_book: OpenBook, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_book() as book:
+        run = book.mlflow_id(book.parent("demo", {}, {}))
+        registry, package = Registry(book.client(), book.uri), _package(output_dir, 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(registry._client, "finalize_logged_model", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                registry.register(run, package, {}, {})
+        with monkeypatch.context() as patch:
+            patch.setattr(registry._client, "create_model_version", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                registry.register(run, package, {}, {})
+        assert registry.register(run, package, {}, {}) == 1
+        assert len(book.client().search_logged_models(["1"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "order"),
+    [
+        ({"metric": "dice", "top": 9}, [2, 3, 1]),
+        ({"metric": "dice"}, [2]),
+        ({"metric": "dice", "dataset": "Brats21", "top": 2}, [1, 3]),
+        ({"metric": "loss", "top": 3}, [3, 1, 2]),
+        ({"metric": "dice", "split": "test", "top": 3}, [1, 2]),
+        ({"metric": "objective"}, [1]),
+    ],
+)
+def test_best_ranks_on_validation_unless_told(registry: Registry, asked: dict, order: list[int]) -> None:
+    assert [version.number for version in registry.best(**asked)] == order
+
+
+def test_an_unknown_metric_names_the_nearest(registry: Registry) -> None:
+    with pytest.raises(TrackingError, match=r"has the metric 'val/Brats21/dise'; there are val/Brats21/dice"):
+        registry.best("dise", "Brats21")
+    with pytest.raises(TrackingError, match="split: 'train': allowed are val, test"):
+        registry.best(split="train")
+
+
+def test_references(registry: Registry) -> None:
+    registry.promote("2", "tried", "for a test")
+    run_id = registry.find("2").run_id
+    for ref in ("2", "tried", "demo/0001", run_id):
+        assert registry.find(ref).number == 2
+    for wrong, near in (("demo/001", "demo/000"), ("tird", "tried"), ("17", "did you mean 1")):
+        with pytest.raises(TrackingError, match=f"'{wrong}' is no version of 'cddpm'.*{near}"):
+            registry.find(wrong)
+
+
+def test_nothing_registered(filled: Path) -> None:
+    empty = Registry.open(connection.default_uri(filled), "other")
+    assert empty.versions() == []
+    with pytest.raises(TrackingError, match="there are none yet"):
+        empty.find("1")
+    with pytest.raises(TrackingError, match="register a model first"):
+        empty.best()
+
+
+def test_promotions_are_kept(registry: Registry) -> None:
+    first = registry.promote("1", "champion", " the first ", who="anna")
+    second = registry.promote("3", "champion", "better loss", who="ben")
+    assert (first.previous, second.previous, first.why) == (None, 1, "the first")
+    assert [entry for entry in registry.promotions() if entry.alias == "champion"] == [first, second]
+    assert registry.promotions(3) == [second]
+    assert registry.find("champion").number == 3
+    assert registry.versions()[0].aliases == ("champion",)
+
+
+@pytest.mark.parametrize("alias", ["latest", "v3", "V12", "", "a b", "3", "a/b", "x" * 65])
+def test_impossible_aliases(registry: Registry, alias: str) -> None:
+    with pytest.raises(TrackingError, match="alias: "):
+        registry.promote("1", alias, "why not")
+
+
+def test_a_promotion_needs_a_reason(registry: Registry) -> None:
+    with pytest.raises(TrackingError, match="why: "):
+        registry.promote("1", "champion", "  ")
+
+
+def test_promotions_at_once_all_stay_in_the_audit(filled: Path) -> None:
+    registries = [Registry.open(connection.default_uri(filled)) for _ in range(3)]
+    faults: list[Exception] = []
+
+    def promote(number: int) -> None:
+        try:
+            registries[number].promote(str(number + 1), "busy", f"reason {number}")
+        except TrackingError as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=promote, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    audit = [entry for entry in registries[0].promotions() if entry.alias == "busy"]
+    assert {entry.why for entry in audit} == {"reason 0", "reason 1", "reason 2"}
+    assert registries[0].find("busy").number in (1, 2, 3)
+
+
+def test_killed_between_the_steps_the_alias_stays_and_the_intent_is_known(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.promote("1", "steady", "good")
+    with monkeypatch.context() as patch:
+        patch.setattr(registry._client, "set_registered_model_alias", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            registry.promote("2", "steady", "better")
+    assert registry.find("steady").number == 1
+    assert [entry.why for entry in registry.promotions() if entry.alias == "steady"] == ["good", "better"]
+
+
+def test_pull_brings_a_package_that_verifies(registry: Registry, tmp_path: Path) -> None:
+    target = registry.pull("demo/0001", tmp_path / "model")
+    assert read_package(target).pipeline.trial == 1
+    assert registry.pull("2", target) == target
+    with pytest.raises(ArtifactError, match="holds something else than version 3"):
+        registry.pull("3", target)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_nothing_is_made_in_the_working_directory(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    registry = Registry.open(connection.default_uri(filled))
+    registry.promote("1", "here", "a test")
+    registry.pull("here", tmp_path / "model")
+    registry.best()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("harm", ["alter", "weights", "manifest", "all", "swap"])
+def test_a_harmed_package_is_named_and_nothing_comes(filled: Path, tmp_path: Path, harm: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(filled / "mlartifacts", copy)
+    registry = Registry.open(connection.default_uri(filled))
+    home = filled / "mlartifacts" / "models" / registry.find("2").model_id / "artifacts"
+    other = filled / "mlartifacts" / "models" / registry.find("3").model_id / "artifacts"
+    try:
+        match harm:
+            case "alter":
+                (home / "model.safetensors").write_bytes(b"x")
+            case "weights":
+                (home / "model.safetensors").unlink()
+            case "manifest":
+                (home / "manifest.json").unlink()
+            case "all":
+                shutil.rmtree(home)
+            case "swap":
+                shutil.rmtree(home)
+                shutil.copytree(other, home)
+        for attempt in (lambda: registry.pull("2", tmp_path / "model"), lambda: registry.promote("2", "bad", "no")):
+            with pytest.raises(ArtifactError, match=r"version 2 of 'cddpm': .*Nothing was loaded"):
+                attempt()
+    finally:
+        shutil.rmtree(filled / "mlartifacts")
+        copy.rename(filled / "mlartifacts")
+    assert not (tmp_path / "model").exists()
+    assert "bad" not in {alias for version in registry.versions() for alias in version.aliases}
+
+
+def test_a_damaged_package_is_not_registered(open_book: OpenBook, output_dir: Path) -> None:
+    package = _package(output_dir, 0)
+    (package / "pipeline.json").write_text(json.dumps({}))
+    with open_book() as book:
+        run = book.parent("demo", {}, {})
+        with pytest.raises(ArtifactError, match=r"pipeline\.json: altered"):
+            register(book, run, package, {}, {})
+        assert Registry(book.client(), book.uri).versions() == []
