@@ -109,7 +109,7 @@ class ModelConfig(Frozen):
     """The U-Net that predicts x_0 (or eps) from the noised slice and the condition."""
 
     base_width: Annotated[int, Field(ge=32, multiple_of=32)] = 128
-    width_multipliers: tuple[Positive, ...] = (1, 2, 2)
+    width_multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 2)
     residual_blocks: Positive = 3
     """Residual blocks per resolution level."""
     attention_head_width: Positive = 64
@@ -400,6 +400,13 @@ def _shape_faults(config: ExperimentConfig) -> Iterator[str]:
         yield (
             f"data.volume_shape: slices of {height}x{width} pixels after rescaling; allowed are square slices with a "
             f"multiple of {max(unet, factor)} pixels"
+        )
+    model = config.model
+    channels = model.base_width * model.width_multipliers[-1]
+    if channels % model.attention_head_width:
+        yield (
+            f"model.attention_head_width: {model.attention_head_width}; allowed are divisors of the {channels} channels "
+            "of the last level (base_width times the last of width_multipliers)"
         )
 
 

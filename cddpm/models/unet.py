@@ -72,7 +72,7 @@ class ResidualBlock(nn.Module):
         hidden = convolution(_resampled(activation(norm(x)), self.resampling))
         scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
         norm, *rest = self.out_layers
-        hidden = torch.addcmul(shift, norm(hidden), 1 + scale)
+        hidden = (norm(hidden) * (1 + scale)).add_(shift)
         for layer in rest:
             hidden = layer(hidden)
         return self.skip_connection(_resampled(x, self.resampling)) + hidden
@@ -176,17 +176,16 @@ class UNet(nn.Module):
         """
         self._check(x)
         embedding = self.embed(t, condition)
-        stem, *stages = self.input_blocks
-        # With one input channel the first convolution cannot see the layout; all later layers keep it.
-        hidden = stem(x, embedding).contiguous(memory_format=torch.channels_last)
-        skips = [hidden]
-        for stage in stages:
+        hidden, skips = x, []
+        for stage in self.input_blocks:
             hidden = stage(hidden, embedding)
             skips.append(hidden)
         hidden = self.middle_block(hidden, embedding)
         for stage in self.output_blocks:
             hidden = stage(torch.cat([hidden, skips.pop()], dim=1), embedding)
-        return self.out(hidden)
+        # Under autocast too: bfloat16 would round the picture to steps of 1/256, more than many residuals.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.out(hidden.to(self.out[0].weight.dtype))
 
     def _check(self, x: Tensor) -> None:
         factor = 2 ** (len(self.model.width_multipliers) - 1)
