@@ -1,0 +1,96 @@
+"""The end of a sweep: the trial that is best on validation is scored once on test, pictured, packaged and registered.
+
+Two things stand beside it on test: the configuration's own settings without any search, and a threshold on the plain
+image. All three take their operating point from validation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cddpm import artifact
+from cddpm.cluster import Board
+from cddpm.config import ExperimentConfig, ScoringConfig
+from cddpm.data.store import SliceStore
+from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.scoring.figures import overview, overview_rows
+from cddpm.scoring.score import Evaluation, Scorer, evaluate
+from cddpm.search import scoring_search
+from cddpm.search.trial import TrialResult
+from cddpm.training import checkpoint, stages, worker
+
+TEST = "test.json"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something measured on test at operating points fixed on validation."""
+
+    name: str
+    validation: float
+    thresholds: dict[str, float]
+    scoring: ScoringConfig
+    test: Evaluation
+
+    def metric(self, datasets: tuple[str, ...], metric: str) -> float:
+        """Mean over ``datasets`` of the mean over their volumes."""
+        return sum(self.test.aggregates[name][metric] for name in datasets) / len(datasets)
+
+
+class Final:
+    """Scores contenders on the test cohort of one store."""
+
+    def __init__(
+        self, config: ExperimentConfig, place: stages.Place, stop_file: Path, board: Board | None, gpus: float
+    ) -> None:
+        self.config, self.place, self.board, self.stop_file, self.gpus = config, place, board, stop_file, gpus
+        self.store = SliceStore.open(place.store, verify=False)
+        self.unhealthy, self.healthy = stages.cohorts(config, self.store, "test")
+
+    def champion(self, result: TrialResult, config: ExperimentConfig) -> tuple[Contender, Scorer]:
+        """The winner with its searched scoring settings; ``config`` is that trial's."""
+        scoring = scoring_search.scoring_with(config, result.best.params)
+        scorer = self._scorer(result, config)
+        test = evaluate(scorer, scoring, result.best.thresholds)
+        return Contender("champion", result.objective, result.best.thresholds, scoring, test), scorer
+
+    def unswept(self, result: TrialResult, config: ExperimentConfig) -> Contender:
+        """The first trial (the configuration's own training settings) under the configuration's own scoring settings."""
+        test = evaluate(self._scorer(result, config), config.scoring, result.default.thresholds)
+        return Contender(
+            "unswept defaults", result.default.objective, result.default.thresholds, config.scoring, test
+        )
+
+    def intensity(self) -> Contender:
+        """A threshold on the image itself."""
+        scoring = self.config.scoring
+        unhealthy, healthy = stages.cohorts(self.config, self.store, "val")
+        names = scoring_search.objective_datasets(self.config)
+        score = Scorer(self.store, None, unhealthy, healthy).score(scoring, self.config.search.objective, names)
+        test = evaluate(Scorer(self.store, None, self.unhealthy, self.healthy), scoring, score.thresholds)
+        return Contender("intensity threshold", score.objective, score.thresholds, scoring, test)
+
+    def _scorer(self, result: TrialResult, config: ExperimentConfig) -> Scorer:
+        volumes = [v for group in self.unhealthy.values() for v in group] + self.healthy
+        job = worker.assignment(config, self.place, result.number, self.stop_file, self.board)
+        path = worker.predict_cohort(job, self.place.artifacts / stages.CHECKPOINT / result.checkpoint, volumes, self.gpus)
+        return Scorer(self.store, ReconstructionCache.open(path), self.unhealthy, self.healthy, threads=2)
+
+
+def draw(scorer: Scorer, contender: Contender, path: Path) -> None:
+    """Best, median and worst test volumes of each data set."""
+    overview(overview_rows(scorer, contender.scoring, contender.test.rows), path)
+
+
+def weights_of(place: stages.Place, result: TrialResult) -> Mapping[str, Any]:
+    """The winner's weights."""
+    folder = place.artifacts / stages.CHECKPOINT / result.checkpoint
+    artifact.verify(folder, stages.CHECKPOINT)
+    return checkpoint.load_weights(folder / checkpoint.WEIGHTS)
+
+
+def save(path: Path, contenders: list[Contender]) -> None:
+    """Keep what was measured on test."""
+    rows = [{**asdict(c), "scoring": c.scoring.model_dump(mode="json")} for c in contenders]
+    artifact.write_json(path, rows)

@@ -1,0 +1,137 @@
+"""One trial of a sweep: train on a worker group, search scoring settings on its reconstructions, keep the result.
+
+A trial's folder is ``<sweep>/trials/0003``. Its ``result.json`` appears whole, once; a trial that has one never runs again.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cddpm import artifact
+from cddpm.config import ExperimentConfig, parse, to_dict, with_values
+from cddpm.data.store import SliceStore
+from cddpm.errors import SearchError
+from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.scoring.score import Scorer
+from cddpm.search import scoring_search
+from cddpm.search.scoring_search import Point
+from cddpm.training import stages, worker
+from cddpm.training.loop import Interrupted
+
+RESULT, CONFIG, POINTS = "result.json", "config.json", "scoring_trials.json"
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a finished trial found, on validation only."""
+
+    number: int
+    params: dict[str, Any]
+    """Training settings by dotted path."""
+    default: Point
+    """Its reconstructions under the configuration's own scoring settings."""
+    best: Point
+    checkpoint: str
+    encoder: str | None
+    reconstruction: str
+    made: tuple[str, ...]
+    seconds: float
+
+    @property
+    def objective(self) -> float:
+        """Best validation value."""
+        return self.best.objective
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """A trial in plain picklable data."""
+
+    sweep: Path
+    number: int
+    params: dict[str, Any]
+    base: dict[str, Any]
+    place: stages.Place
+    gpus: float
+
+    @property
+    def folder(self) -> Path:
+        """Where this trial keeps its files."""
+        return self.sweep / "trials" / f"{self.number:04d}"
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The sweep's configuration with this trial's settings. Raises ``ConfigError`` for an impossible combination."""
+        return with_values(parse(self.base, "sweep"), self.params, f"trial {self.number}")
+
+    @property
+    def stop_file(self) -> Path:
+        """Asks all trials of the sweep to save and end."""
+        return self.sweep / "stop"
+
+
+def run(job: TrialJob, board: Any, report: Callable[[dict[str, float]], None]) -> TrialResult | None:
+    """Run a trial to its end, or take its result if it has one; None if it was asked to stop.
+
+    ``report`` gets the final metrics; validations in between go through Ray Train.
+    """
+    result = read_result(job.folder) or _run(job, board)
+    if result is not None:
+        report({"objective": result.objective, "images": float(job.config.training.images + 1), "final": 1.0})
+    return result
+
+
+def _run(job: TrialJob, board: Any) -> TrialResult | None:
+    start, config = time.monotonic(), job.config
+    artifact.write_json(job.folder / CONFIG, to_dict(config))
+    assignment = worker.assignment(config, job.place, job.number, job.stop_file, board)
+    attempts = job.folder / "ray"
+    name = f"attempt-{len(list(attempts.glob('attempt-*'))):02d}"
+    outcome = worker.run(assignment, name, attempts, job.gpus, forward_reports=True)
+    if outcome is None:
+        return None
+    try:
+        points = _search(job, config, outcome.reconstruction, board)
+    except Interrupted:
+        return None
+    result = TrialResult(
+        number=job.number,
+        params=job.params,
+        default=points[0],
+        best=scoring_search.best(points),
+        checkpoint=outcome.made.checkpoint.name,
+        encoder=outcome.made.encoder.name if outcome.made.encoder else None,
+        reconstruction=outcome.reconstruction.name,
+        made=outcome.made.made,
+        seconds=time.monotonic() - start,
+    )
+    artifact.write_json(job.folder / POINTS, [p.row() for p in points])
+    artifact.write_json(job.folder / RESULT, asdict(result))
+    return result
+
+
+def _search(job: TrialJob, config: ExperimentConfig, reconstruction: Path, board: Any) -> list[Point]:
+    def progress(done: int, total: int, best: float) -> None:
+        if board is not None:
+            board.post(job.number, "search", done, total, best)
+
+    cache = ReconstructionCache.open(reconstruction)
+    unhealthy, healthy = stages.cohorts(config, SliceStore.open(job.place.store, verify=False), "val")
+    scorer = Scorer(SliceStore.open(job.place.store, verify=False), cache, unhealthy, healthy, threads=2)
+    return scoring_search.search(scorer, config, cache.guided, progress, job.stop_file.exists)
+
+
+def read_result(folder: Path) -> TrialResult | None:
+    """The result of a finished trial, None if it has not finished. Raises ``SearchError`` for a damaged file."""
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        raw = json.loads(path.read_text())
+        raw["default"], raw["best"], raw["made"] = Point(**raw["default"]), Point(**raw["best"]), tuple(raw["made"])
+        return TrialResult(**raw)
+    except (ValueError, TypeError, KeyError) as error:
+        raise SearchError(f"{path}: not a trial's result ({error}); delete it to score this trial again") from error

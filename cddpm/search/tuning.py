@@ -1,0 +1,251 @@
+"""Ray Tune: trials proposed by the study, stopped by ASHA, each with a nested Ray Train worker group."""
+
+import json
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from cddpm import artifact, cluster
+from cddpm.config import ExperimentConfig, to_dict
+from cddpm.errors import CddpmError
+from cddpm.search import space as spaces
+from cddpm.search import study as studies
+from cddpm.search import trial as trials
+from cddpm.training import stages
+
+logger = logging.getLogger(__name__)
+
+OBJECTIVE, IMAGES, FINAL = "objective", "images", "final"
+STOPPED, FAILED = "stopped.json", "failed.json"
+JANITOR_SECONDS = 5.0
+
+
+class Listener(Protocol):
+    """Who is told about trials, in the driver."""
+
+    def started(self, number: int, params: dict[str, Any]) -> None:
+        """A trial starts, or is continued."""
+
+    def reported(self, number: int, metrics: dict[str, Any]) -> None:
+        """A validation of a trial in training."""
+
+    def ended(self, number: int, how: str) -> None:
+        """A trial is over: ``finished``, ``stopped``, ``failed`` or ``interrupted``."""
+
+
+class StudySearch(OptunaSearch):
+    """Ray's Optuna searcher on a study that outlives the driver.
+
+    A proposal carries the study's trial number, which names everything of that trial. Trials that a stop of the sweep
+    interrupts are not told to the study: they wait for the next start.
+    """
+
+    def __init__(self, study: optuna.Study, config: ExperimentConfig, folder: Path, deadline: float | None) -> None:
+        self._parameters, self._folder, self._deadline = config.search.training.space, folder, deadline
+        super().__init__(
+            space=_no_space,
+            metric=OBJECTIVE,
+            mode="max",
+            storage=study._storage,
+            study_name=study.study_name,
+            sampler=study.sampler,
+        )
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial: its number and its settings by dotted path; ``FINISHED`` once the sweep shall end."""
+        if stop_requested(self._folder) or (self._deadline is not None and time.monotonic() > self._deadline):
+            return str(Searcher.FINISHED)
+        if trial_id not in self._ot_trials:
+            self._ot_trials[trial_id] = self._ot_study.ask()
+        trial = self._ot_trials[trial_id]
+        return {"number": trial.number, "params": spaces.suggest(self._parameters, trial)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keep a validation as an intermediate value of the study, at the number of images seen."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # after a resume a point may come twice; the first stays
+            self._ot_trials[trial_id].report(result[OBJECTIVE], int(result[IMAGES]))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the study how the trial ended."""
+        if trial_id in self._completed_trials or trial_id not in self._ot_trials:
+            return
+        trial = self._ot_trials[trial_id]
+        how = ending(self._folder, trial.number, result, error)
+        if how != "interrupted":
+            value = None if how == "failed" or not result else float(result[OBJECTIVE])
+            studies.tell(self._ot_study, trial, value, logger.warning)
+        self._completed_trials.add(trial_id)
+
+
+def _no_space(trial: Any) -> None:
+    """The space is asked by ``StudySearch.suggest``; Ray only wants to see one."""
+
+
+def ending(sweep: Path, number: int, result: dict[str, Any] | None, error: bool) -> str:
+    """How a trial ended: ``finished``, ``failed``, ``interrupted`` (by a stop of the sweep) or ``stopped`` (by ASHA)."""
+    folder = trial_folder(sweep, number)
+    if (folder / trials.RESULT).exists():
+        return "finished"
+    if error or (folder / FAILED).exists():
+        return "failed"
+    if stop_requested(sweep) or not result:
+        return "interrupted"
+    return "stopped"
+
+
+def trial_folder(sweep: Path, number: int) -> Path:
+    """Where trial ``number`` keeps its files."""
+    return sweep / "trials" / f"{number:04d}"
+
+
+def stop_requested(sweep: Path) -> bool:
+    """Whether the sweep was asked to save and end."""
+    return (sweep / "stop").exists()
+
+
+class _Events(tune.Callback):
+    """Writes how each trial ended into its folder, and tells the listener."""
+
+    def __init__(self, sweep: Path, listener: Listener) -> None:
+        self._sweep, self._listener = sweep, listener
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._listener.started(trial.config["number"], trial.config["params"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if not result.get(FINAL):
+            self._listener.reported(trial.config["number"], result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial, error=False)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial, error=True)
+
+    def _end(self, trial: Any, error: bool) -> None:
+        number, last = trial.config["number"], trial.last_result or {}
+        how = ending(self._sweep, number, last if OBJECTIVE in last else None, error)
+        folder = trial_folder(self._sweep, number)
+        if how == "stopped":
+            params = trial.config["params"]
+            row = {"number": number, "params": params, "objective": last[OBJECTIVE], "images": last[IMAGES]}
+            artifact.write_json(folder / STOPPED, row)
+        elif how == "failed" and not (folder / FAILED).exists():
+            artifact.write_json(folder / FAILED, {"number": number, "error": _last_line(trial.error_file)})
+        self._listener.ended(number, how)
+
+
+def _last_line(error_file: str | None) -> str:
+    try:
+        lines = Path(error_file or "").read_text().strip().splitlines()
+    except OSError:
+        return "the trial's process died"
+    return lines[-1] if lines else "the trial's process died"
+
+
+def _trainable(
+    proposal: dict[str, Any], sweep: Path, base: dict[str, Any], place: stages.Place, gpus: float, board: Any
+) -> None:
+    job = trials.TrialJob(sweep, proposal["number"], proposal["params"], base, place, gpus)
+    try:
+        trials.run(job, board, tune.report)
+    except CddpmError as error:  # a user's fault is the same at a second try
+        artifact.write_json(job.folder / FAILED, {"number": job.number, "error": str(error)})
+
+
+def run(
+    config: ExperimentConfig,
+    study: optuna.Study,
+    sweep: Path,
+    place: stages.Place,
+    concurrent: int,
+    board: cluster.Board,
+    listener: Listener,
+) -> None:
+    """Run the trials that are still missing. Returns when all are done, or after a requested stop."""
+    missing = config.search.training.trials - len(studies.finished(study))
+    if missing <= 0:
+        return
+    seconds = config.search.maximum_seconds
+    searcher = StudySearch(study, config, sweep, time.monotonic() + seconds if seconds else None)
+    gpus = cluster.capacity().get("GPU", 0.0)
+    trainable = tune.with_parameters(_trainable, sweep=sweep, base=to_dict(config), place=place, gpus=gpus, board=board)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": 0, cluster.HEAD: 1}),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=_scheduler(config),
+            num_samples=missing,
+            max_concurrent_trials=min(concurrent, missing),
+        ),
+        run_config=tune.RunConfig(
+            name=_fresh_name(sweep / "ray"),
+            storage_path=str(sweep / "ray"),
+            callbacks=[_Events(sweep, listener)],
+            failure_config=tune.FailureConfig(max_failures=1),
+            verbose=0,
+        ),
+    )
+    with _janitor():
+        tuner.fit()
+
+
+def _fresh_name(folder: Path) -> str:
+    """Ray would resume a run of the same name from its own files; the study and the artifacts are all we resume from."""
+    return f"start-{len(list(folder.glob('start-*'))):03d}"
+
+
+def _scheduler(config: ExperimentConfig) -> TrialScheduler:
+    asha = config.search.asha
+    if not asha.enabled:
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr=IMAGES,
+        metric=OBJECTIVE,
+        mode="max",
+        grace_period=asha.grace_images,
+        reduction_factor=asha.reduction_factor,
+        max_t=1000 * config.training.images,  # no trial is cut off at its end, before its search
+    )
+
+
+class _janitor:  # noqa: N801 - used like a function
+    """Frees what stopped trials left behind, every few seconds while trials run."""
+
+    def __enter__(self) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(JANITOR_SECONDS):
+            freed = cluster.free_abandoned()
+            if freed:
+                logger.info("freed %d placement groups of stopped trials", freed)
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join(timeout=JANITOR_SECONDS)
+
+
+def read_ending(folder: Path, name: str) -> dict[str, Any] | None:
+    """``stopped.json`` or ``failed.json`` of a trial's folder."""
+    path = folder / name
+    content: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return content
+
+
+Progress = Callable[[str], None]

@@ -1,0 +1,184 @@
+"""What training leaves on disk: states to resume from, and finished checkpoints. Loading either runs no code.
+
+A *state* (artifact kind ``training-state``) holds weights, moving average, optimizer tensors and the position in the data.
+A *checkpoint* (kinds ``encoder`` and ``checkpoint``) holds what later stages need: weights, resolved configuration, history.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cddpm import artifact
+from cddpm.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
+
+STATE_KIND = "training-state"
+WEIGHTS, TENSORS, PROGRESS, CONFIG, HISTORY = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "progress.json",
+    "config.json",
+    "history.jsonl",
+)
+KEPT_STATES = 2
+
+
+@dataclass(frozen=True)
+class State:
+    """A point in a training: ``images`` seen, the weights, their moving average (or None), the optimizer's state."""
+
+    images: int
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    optimizer: dict[str, Any]
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors (each made contiguous and moved to the CPU)."""
+    with artifact.storage_errors(path):
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; never runs code. Raises ``ArtifactError`` for anything else in that file."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: missing") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: not a safetensors file of weights ({error})") from error
+
+
+def fill_module(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Load ``weights`` into ``module``. Raises ``ArtifactError`` listing missing, extra and misshapen tensors."""
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in weights]
+    extra = [name for name in weights if name not in wanted]
+    shapes = [
+        f"{name} is {tuple(weights[name].shape)}, needed {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    faults = [
+        *([f"missing {_some(missing)}"] if missing else []),
+        *([f"unknown {_some(extra)}"] if extra else []),
+        *([_some(shapes)] if shapes else []),
+    ]
+    if faults:
+        raise ArtifactError(f"{source}: weights of another architecture: {'; '.join(faults)}")
+    module.load_state_dict(dict(weights))
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def save_state(directory: Path, state: State, fingerprint: str) -> Path:
+    """Write ``state`` below ``directory``, whole or not at all, and drop all but the newest two."""
+
+    def fill(temporary: Path) -> None:
+        save_weights(temporary / WEIGHTS, state.weights)
+        if state.average is not None:
+            save_weights(temporary / "average.safetensors", state.average)
+        tensors, plain = _flatten_optimizer(state.optimizer)
+        save_weights(temporary / TENSORS, tensors)
+        artifact.write_json(temporary / PROGRESS, {"images": state.images, "optimizer": plain})
+
+    path = directory / f"images-{state.images:012d}"
+    if path.exists():  # a damaged state that was walked past
+        shutil.rmtree(path)
+    artifact.create(path, STATE_KIND, fingerprint, {"images": state.images}, fill)
+    for old in _states(directory)[KEPT_STATES:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def newest_state(directory: Path, fingerprint: str) -> State | None:
+    """The newest intact state below ``directory``; damaged ones are named in the log and passed over.
+
+    None if training never saved one. Raises ``ArtifactError`` if there are states and none is intact.
+    """
+    states = _states(directory)
+    for path in states:
+        try:
+            return _read_state(path, fingerprint)
+        except ArtifactError as error:
+            logger.warning("passing over a damaged state: %s", error)
+    if states:
+        raise ArtifactError(
+            f"{directory}: none of its {len(states)} saved states is intact; delete this folder to train from the start"
+        )
+    return None
+
+
+def _states(directory: Path) -> list[Path]:
+    return sorted((p for p in directory.glob("images-*") if p.is_dir() and p.suffix != ".partial"), reverse=True)
+
+
+def _read_state(path: Path, fingerprint: str) -> State:
+    manifest = artifact.verify(path, STATE_KIND)
+    if manifest.fingerprint != fingerprint:
+        raise ArtifactError(f"{path}: belongs to another training ({manifest.fingerprint}, not {fingerprint})")
+    progress = json.loads((path / PROGRESS).read_text())
+    average = path / "average.safetensors"
+    return State(
+        images=progress["images"],
+        weights=load_weights(path / WEIGHTS),
+        average=load_weights(average) if average.exists() else None,
+        optimizer=_unflatten_optimizer(load_weights(path / TENSORS), progress["optimizer"]),
+    )
+
+
+def _flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {f"{index}.{key}": value for index, slot in state["state"].items() for key, value in slot.items()}
+    return tensors, {"param_groups": state["param_groups"]}
+
+
+def _unflatten_optimizer(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        slots.setdefault(int(index), {})[key] = tensor
+    return {"state": slots, "param_groups": plain["param_groups"]}
+
+
+def append_history(path: Path, row: Mapping[str, float]) -> None:
+    """Add one line (images seen and metrics) to a history; a repeated or earlier point after a resume is not added."""
+    rows = read_history(path)
+    if rows and rows[-1]["images"] >= row["images"]:
+        return
+    with artifact.storage_errors(path), path.open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """All complete lines of a history; a last line cut by a crash is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            logger.warning("%s: a line was cut by a crash and is left out", path)
+    return rows
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The resolved configuration inside a checkpoint, as plain data."""
+    config: dict[str, Any] = json.loads((path / CONFIG).read_text())
+    return config
+
+
+def tensors_on(device: torch.device, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` on ``device``."""
+    return {name: tensor.to(device) for name, tensor in weights.items()}

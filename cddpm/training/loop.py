@@ -1,0 +1,250 @@
+"""The training loop of both stages (encoder pretraining, diffusion): plain PyTorch over Ranks, counted in images seen.
+
+Every random number is a function of the seed and of the position in the data, so a run that was stopped and resumed
+makes the same steps, bit for bit on a CPU, as one that was not.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cddpm.errors import CddpmError
+from cddpm.training import checkpoint
+from cddpm.training.order import Rows, batch_rows
+from cddpm.training.ranks import Ranks
+
+logger = logging.getLogger(__name__)
+
+POLL_STEPS = 10
+"""Steps between looks at the request to stop."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: training was asked to stop and can be resumed
+    """Training saved its state and ended before its budget because it was asked to."""
+
+
+class DivergedError(CddpmError):
+    """The training loss became NaN or infinite."""
+
+
+class Objective(Protocol):
+    """What is trained. ``module(*batch)`` gives the loss, so that DDP can wrap it."""
+
+    module: nn.Module
+
+    def batch(self, rows: Rows, positions: Rows) -> tuple[Tensor | None, ...]:
+        """Arguments of ``module`` for the slices ``rows``, which stand at ``positions`` of the data stream."""
+
+    def validate(self, module: nn.Module, ranks: Ranks) -> dict[str, float]:
+        """Metrics on fixed validation data; called on all ranks, the same on all."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Budget and optimizer of one training. ``images`` and ``warmup_images`` count slices over all workers."""
+
+    images: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    evaluations: int
+    seed: int
+    optimizer: Literal["adam", "adamw"]
+    warmup_images: int = 0
+    decay: Literal["none", "cosine"] = "none"
+    gradient_clip: float | None = None
+    ema_decay: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole budget."""
+        return max(1, self.images // self.batch_size)
+
+    def milestones(self) -> set[int]:
+        """Steps after which the model is validated and saved; the last one always."""
+        return {max(1, round(self.steps * i / self.evaluations)) for i in range(1, self.evaluations + 1)}
+
+    def learning_rate_at(self, images: int) -> float:
+        """Learning rate after ``images``: linear warm-up, then constant or half a cosine down to 0."""
+        if images < self.warmup_images:
+            return self.learning_rate * (images + self.batch_size) / (self.warmup_images + self.batch_size)
+        if self.decay == "none":
+            return self.learning_rate
+        if self.decay == "cosine":
+            done = (images - self.warmup_images) / max(1, self.images - self.warmup_images)
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        raise ValueError(f"decay: {self.decay!r}; allowed are none and cosine")
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop tells and asks its surroundings."""
+
+    report: Callable[[dict[str, float]], None] = lambda metrics: None
+    """Called on every rank after each validation."""
+    progress: Callable[[str, int, int, float], None] = lambda stage, images, budget, loss: None
+    """Called on the first rank after some steps: stage, images seen, budget in images, loss."""
+    stop: Callable[[], bool] = lambda: False
+    """Asked on the first rank now and then: shall the training save and end?"""
+
+
+class Trainer:
+    """One training of one objective: holds module, optimizer and moving average; ``run`` goes through the budget."""
+
+    def __init__(
+        self, stage: str, objective: Objective, recipe: Recipe, rows: Rows, directory: Path, name: str, ranks: Ranks
+    ) -> None:
+        self.stage, self.objective, self.recipe, self.rows = stage, objective, recipe, rows
+        self.directory, self.name, self.ranks = directory, name, ranks
+        self.module = objective.module.to(ranks.device)
+        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = _optimizer(self.module, recipe)
+        self.average: dict[str, Tensor] | None = None
+        self.images = 0
+
+    def run(self, hooks: Hooks) -> dict[str, Tensor]:
+        """Train to the end of the budget; returns the weights (moving average if configured).
+
+        Raises ``Interrupted`` after saving when ``hooks.stop`` says so, ``DivergedError`` when the loss is not finite.
+        """
+        self._resume()
+        parallel = self.ranks.wrap(self.module)
+        milestones, loss_sum, started = self.recipe.milestones(), 0.0, time.monotonic()
+        count = 0
+        for step in self._steps():
+            loss = self._step(parallel)
+            loss_sum, count = loss_sum + loss, count + 1
+            if self.ranks.first:
+                hooks.progress(self.stage, self.images, self.recipe.steps * self.recipe.batch_size, loss)
+            if step in milestones:
+                speed = count * self.recipe.batch_size / max(1e-9, time.monotonic() - started)
+                self._milestone(hooks, loss_sum / count, speed)
+                loss_sum, count, started = 0.0, 0, time.monotonic()
+            if step % POLL_STEPS == 0 and self.ranks.share(hooks.stop() if self.ranks.first else None):
+                self._save()
+                raise Interrupted(f"{self.stage}: stopped after {self.images} images; its state is saved")
+        return self._final_weights()
+
+    def _steps(self) -> Iterator[int]:
+        yield from range(self.images // self.recipe.batch_size + 1, self.recipe.steps + 1)
+
+    def _step(self, parallel: nn.Module) -> float:
+        recipe, ranks = self.recipe, self.ranks
+        rows = batch_rows(self.rows, recipe.seed, self.images, recipe.batch_size)[ranks.rank :: ranks.world]
+        positions = np.arange(self.images, self.images + recipe.batch_size)[ranks.rank :: ranks.world]
+        torch.manual_seed((recipe.seed * 1_000_003 + int(positions[0])) % 2**63)  # dropout and stochastic depth
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate_at(self.images)
+        parallel.train()
+        with _precision(recipe.precision, ranks.device):
+            loss = parallel(*self.objective.batch(rows, positions))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if recipe.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.module.parameters(), recipe.gradient_clip)
+        self.optimizer.step()
+        self._update_average()
+        self.images += recipe.batch_size
+        return self._finite(loss)
+
+    def _finite(self, loss: Tensor) -> float:
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"{self.stage}: the loss became {value} after {self.images} images; "
+                f"lower the learning rate ({self.recipe.learning_rate:g}) or set training.gradient_clip"
+            )
+        return value
+
+    def _update_average(self) -> None:
+        if not self.recipe.ema_decay:
+            return
+        weights = self.module.state_dict()
+        if self.average is None:
+            self.average = {name: tensor.detach().clone() for name, tensor in weights.items()}
+            return
+        # early on a long average would remember the random start: the decay grows with the steps (Karras et al. 2024)
+        step = self.images // self.recipe.batch_size + 1
+        decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
+        floats = [name for name, tensor in weights.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.average[n] for n in floats], [weights[n].detach() for n in floats], 1 - decay)
+        for name in weights.keys() - floats:
+            self.average[name].copy_(weights[name])
+
+    def _milestone(self, hooks: Hooks, loss: float, images_per_second: float) -> None:
+        self._save()
+        metrics = {**self._validate(), f"{self.stage}/images_per_second": images_per_second}
+        metrics[f"{self.stage}/loss"] = float(self.ranks.total(torch.tensor(loss)) / self.ranks.world)
+        row = {"images": float(self.images), **metrics}
+        if self.ranks.first:
+            checkpoint.append_history(self.directory / checkpoint.HISTORY, row)
+        hooks.report(row)
+
+    def _validate(self) -> dict[str, float]:
+        with (
+            _evaluating(self.module, self.average),
+            torch.inference_mode(),
+            _precision(self.recipe.precision, self.ranks.device),
+        ):
+            return self.objective.validate(self.module, self.ranks)
+
+    def _save(self) -> None:
+        if self.ranks.first:
+            state = checkpoint.State(self.images, self.module.state_dict(), self.average, self.optimizer.state_dict())
+            checkpoint.save_state(self.directory, state, self.name)
+        self.ranks.barrier()
+
+    def _resume(self) -> None:
+        state = checkpoint.newest_state(self.directory, self.name)
+        if state is None:
+            return
+        logger.info("%s: resuming at %d images", self.stage, state.images)
+        checkpoint.fill_module(self.module, state.weights, str(self.directory))
+        self.optimizer.load_state_dict(state.optimizer)
+        self.average = checkpoint.tensors_on(self.ranks.device, state.average) if state.average else None
+        self.images = state.images
+
+    def _final_weights(self) -> dict[str, Tensor]:
+        return {k: v.detach().clone() for k, v in (self.average or self.module.state_dict()).items()}
+
+
+def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    trained = [p for p in module.parameters() if p.requires_grad]
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
+    raise ValueError(f"optimizer: {recipe.optimizer!r}; allowed are adam and adamw")
+
+
+def _precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    if precision == "float32":
+        return nullcontext()
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    raise ValueError(f"precision: {precision!r}; allowed are float32 and bfloat16")
+
+
+@contextmanager
+def _evaluating(module: nn.Module, average: dict[str, Tensor] | None) -> Iterator[None]:
+    """``module`` in evaluation mode, with the moving average as its weights if there is one, for a while."""
+    own = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()} if average else None
+    module.eval()
+    try:
+        if average:
+            module.load_state_dict(average)
+        yield
+    finally:
+        if own:
+            module.load_state_dict(own)
+        module.train()

@@ -1,0 +1,96 @@
+"""How well a model in training finds anomalies: a few unhealthy validation volumes, scored with the default settings.
+
+The value is comparable between training budgets and between trials, so that a scheduler can stop the weak ones by it.
+It is drawn as ``monitor/...`` and never mixed with final scores.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cddpm.config import ExperimentConfig, ReconstructionConfig
+from cddpm.data.store import SliceStore
+from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.reconstruct.cache import Key
+from cddpm.reconstruct.predict import predict_volume
+from cddpm.scoring import operating_point
+from cddpm.scoring.metrics import mean
+from cddpm.scoring.postprocess import anomaly_map
+from cddpm.scoring.residual import eroded_mask, residual_map
+from cddpm.training.ranks import Ranks
+
+OBJECTIVE = "monitor/objective"
+
+
+class Preview:
+    """The first ``training.validation_volumes`` volumes of each data set of the search's objective."""
+
+    def __init__(self, config: ExperimentConfig, store: SliceStore) -> None:
+        self.config, self.store = config, store
+        count, fold = config.training.validation_volumes, config.data.fold
+        names = config.search.datasets or config.data.unhealthy
+        self.volumes = [(name, v) for name in names for v in store.cohort(name, "val", fold)[:count]]
+
+    def score(self, model: ConditionedDiffusion, ranks: Ranks) -> dict[str, float]:
+        """``monitor/<data set>/dice`` (or auprc) and their mean ``monitor/objective``; the same on all ranks."""
+        mine = [(name, self._histogram(model, v, ranks.device)) for name, v in self.volumes[ranks.rank :: ranks.world]]
+        everyone = [item for part in ranks.gather(mine) for item in part]
+        groups: dict[str, list[operating_point.Histogram]] = {}
+        for name, histogram in everyone:
+            groups.setdefault(name, []).append(histogram)
+        measure = self.config.search.objective
+        scores = {f"monitor/{name}/{measure}": self._measure(group) for name, group in groups.items()}
+        return {**scores, OBJECTIVE: mean(scores.values()) or 0.0}
+
+    def _measure(self, histograms: list[operating_point.Histogram]) -> float:
+        if self.config.search.objective == "auprc":
+            return mean(operating_point.average_precision(h) for h in histograms) or 0.0
+        return operating_point.best_dice([histograms]).dice
+
+    def _histogram(self, model: ConditionedDiffusion, v: int, device: torch.device) -> operating_point.Histogram:
+        scoring = self.config.scoring
+        mask = eroded_mask(self.store.mask(v), scoring.erosion_divisor)
+        residual = residual_map(self.store.image(v), self._reconstruction(model, v, device), scoring.residual)
+        lesion = np.flatnonzero(self.store.segmentation(v))
+        return operating_point.histogram(anomaly_map(residual, mask, scoring.median_kernel), lesion)
+
+    def _reconstruction(self, model: ConditionedDiffusion, v: int, device: torch.device) -> NDArray[np.float32]:
+        settings, scale = self.config.reconstruction, self.config.scoring.guidance_scale
+        wanted = settings.model_copy(
+            update={"noise_levels": self.config.scoring.noise_levels or settings.noise_levels, "noise_seeds": (0,)}
+        )
+        arrays = predict(model, self.config, wanted, self.store.image(v), self.store.volumes[v].id, device)
+        return np.mean(list(_guided(arrays, scale)), axis=0, dtype=np.float32)
+
+
+def _guided(arrays: dict[Key, NDArray[np.float32]], scale: float) -> Iterator[NDArray[np.float32]]:
+    """x0(s) = u + s (c - u) of every noise level and seed."""
+    for (branch, level, seed), c in arrays.items():
+        if branch == "c":
+            u = arrays.get(("u", level, seed), c)
+            yield u + np.float32(scale) * (c - u)
+
+
+def predict(
+    model: ConditionedDiffusion,
+    config: ExperimentConfig,
+    settings: ReconstructionConfig,
+    slices: NDArray[np.floating],
+    volume_key: str,
+    device: torch.device,
+) -> dict[Key, NDArray[np.float32]]:
+    """``predict_volume`` with the noise and seed of ``config`` and the levels, seeds and precision of ``settings``."""
+    return predict_volume(
+        model,
+        slices,
+        settings.noise_levels,
+        settings.noise_seeds,
+        config.diffusion.noise,
+        volume_key,
+        config.seed,
+        settings.batch_size,
+        settings.precision,
+        device,
+    )

@@ -1,0 +1,249 @@
+"""The stages of one trial, each made once and kept under its fingerprint: encoder, checkpoint, reconstructions.
+
+All ranks of a worker group call these functions together. A stage that another trial is making is waited for.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cddpm import artifact
+from cddpm.config import ExperimentConfig, parse, to_dict
+from cddpm.data.store import SliceStore
+from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.reconstruct import cache as reconstructions
+from cddpm.training import checkpoint, diffusion, pretraining
+from cddpm.training.loop import Hooks, Objective, Recipe, Trainer
+from cddpm.training.order import Rows
+from cddpm.training.preview import Preview, predict
+from cddpm.training.ranks import Ranks
+
+logger = logging.getLogger(__name__)
+
+ENCODER, CHECKPOINT = "encoder", "checkpoint"
+METHOD_VERSION = 1
+"""Part of every fingerprint; raised when the same settings would give other numbers."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where artifacts live, and the slice store they are made from."""
+
+    artifacts: Path
+    store: Path
+
+
+@dataclass(frozen=True)
+class Made:
+    """Result of a trial's stages: folders, and which of them were made now (not found)."""
+
+    checkpoint: Path
+    encoder: Path | None
+    made: tuple[str, ...]
+
+
+def encoder_identity(config: ExperimentConfig, store: str) -> tuple[str, dict[str, Any]]:
+    """Fingerprint of the pretrained encoder and what it is made from."""
+    made_from = {
+        "store": store,
+        "cohort": _cohort(config),
+        "method": METHOD_VERSION,
+        "seed": config.seed,
+        "encoder": to_dict(config.encoder),
+        "pretraining": to_dict(config.pretraining),
+        "precision": config.training.precision,
+        "workers": config.compute.workers,
+    }
+    return artifact.fingerprint(ENCODER, made_from), made_from
+
+
+def checkpoint_identity(config: ExperimentConfig, store: str) -> tuple[str, dict[str, Any]]:
+    """Fingerprint of the trained model and what it is made from."""
+    pretrained = config.model.conditioned and config.pretraining.enabled
+    # how the validation looks during training does not change the weights, but it is part of the history kept with them
+    made_from = {
+        "store": store,
+        "cohort": _cohort(config),
+        "method": METHOD_VERSION,
+        "seed": config.seed,
+        "encoder": encoder_identity(config, store)[0] if pretrained else to_dict(config.encoder),
+        "model": to_dict(config.model),
+        "diffusion": to_dict(config.diffusion),
+        "training": to_dict(config.training),
+        "preview": [to_dict(config.scoring), to_dict(config.reconstruction)],
+        "workers": config.compute.workers,
+    }
+    return artifact.fingerprint(CHECKPOINT, made_from), made_from
+
+
+def _cohort(config: ExperimentConfig) -> list[Any]:
+    return [
+        config.data.healthy,
+        list(config.data.unhealthy),
+        config.data.modality,
+        config.data.fold,
+        config.data.splits,
+    ]
+
+
+def train(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) -> Made:
+    """Make (or find) the encoder and the trained model of ``config``. Raises ``Interrupted`` when asked to stop."""
+    store = SliceStore.open(place.store, verify=False)  # the driver has
+    encoder: Path | None = None
+    made = []
+    if config.model.conditioned and config.pretraining.enabled:
+        identity = encoder_identity(config, store.fingerprint)
+        encoder = place.artifacts / ENCODER / identity[0]
+        if _ensure(encoder, ENCODER, identity, config, ranks, lambda w: _pretrain(config, store, w, ranks, hooks)):
+            made.append(ENCODER)
+    identity = checkpoint_identity(config, store.fingerprint)
+    path = place.artifacts / CHECKPOINT / identity[0]
+    if _ensure(
+        path, CHECKPOINT, identity, config, ranks, lambda w: _train_model(config, store, encoder, w, ranks, hooks)
+    ):
+        made.append(CHECKPOINT)
+    return Made(path, encoder, tuple(made))
+
+
+def _pretrain(config: ExperimentConfig, store: SliceStore, work: Path, ranks: Ranks, hooks: Hooks) -> dict[str, Tensor]:
+    objective = pretraining.PretrainingObjective(config, store, _rows(config, store, "val"), ranks.device)
+    silent = Hooks(progress=hooks.progress, stop=hooks.stop)  # a trial is judged by its diffusion model alone
+    _run(pretraining.STAGE, objective, pretraining.recipe(config), config, store, work, ranks, silent)
+    return objective.spark.encoder_state()
+
+
+def _train_model(
+    config: ExperimentConfig, store: SliceStore, encoder: Path | None, work: Path, ranks: Ranks, hooks: Hooks
+) -> dict[str, Tensor]:
+    preview = Preview(config, store)
+    objective = diffusion.DiffusionObjective(config, store, _rows(config, store, "val"), preview, ranks.device)
+    if encoder is not None:
+        _load_encoder(objective.model, encoder)
+    return _run(diffusion.STAGE, objective, diffusion.recipe(config), config, store, work, ranks, hooks)
+
+
+def _run(
+    stage: str,
+    objective: Objective,
+    recipe: Recipe,
+    config: ExperimentConfig,
+    store: SliceStore,
+    work: Path,
+    ranks: Ranks,
+    hooks: Hooks,
+) -> dict[str, Tensor]:
+    rows = _rows(config, store, "train", config.training.minimum_brain_fraction)
+    return Trainer(stage, objective, recipe, rows, work, work.name, ranks).run(hooks)
+
+
+def _rows(config: ExperimentConfig, store: SliceStore, split: str, minimum_brain_fraction: float = 0.0) -> Rows:
+    volumes = store.cohort(config.data.healthy, split, config.data.fold)
+    return store.slice_ids(volumes, minimum_brain_fraction)
+
+
+def _load_encoder(model: ConditionedDiffusion, path: Path) -> None:
+    assert model.encoder is not None  # only conditioned models are pretrained
+    artifact.verify(path, ENCODER)
+    weights = checkpoint.load_weights(path / checkpoint.WEIGHTS)
+    own = {name: tensor for name, tensor in model.encoder.state_dict().items() if name.startswith("fc.")}
+    checkpoint.fill_module(model.encoder, {**own, **weights}, str(path))  # fc stays random, nothing is frozen
+
+
+def _ensure(
+    path: Path,
+    kind: str,
+    identity: tuple[str, dict[str, Any]],
+    config: ExperimentConfig,
+    ranks: Ranks,
+    make: Callable[[Path], dict[str, Tensor]],
+) -> bool:
+    """Make the artifact with all ranks unless it is there; resumable work lies in a folder beside it meanwhile."""
+    name, made_from = identity
+    work = path.parent / ".work" / name
+    with ExitStack() as stack:
+        if ranks.first and not artifact.is_complete(path):
+            stack.enter_context(artifact.lock(work.with_name(f"{name}.lock")))  # freed when this process dies
+        if ranks.share(artifact.is_complete(path) if ranks.first else None):
+            return False
+        weights = make(work)
+        if ranks.first:
+            artifact.create(path, kind, name, made_from, lambda folder: _fill(folder, weights, work, config))
+            shutil.rmtree(work, ignore_errors=True)
+        ranks.barrier()
+    return True
+
+
+def _fill(folder: Path, weights: dict[str, Tensor], work: Path, config: ExperimentConfig) -> None:
+    checkpoint.save_weights(folder / checkpoint.WEIGHTS, weights)
+    artifact.write_json(folder / checkpoint.CONFIG, to_dict(config))
+    shutil.copyfile(work / checkpoint.HISTORY, folder / checkpoint.HISTORY)
+
+
+def load_model(path: Path, device: torch.device) -> tuple[ConditionedDiffusion, ExperimentConfig]:
+    """The trained model of a checkpoint, in evaluation mode. Runs no code from it.
+
+    Raises ``ArtifactError`` for a damaged checkpoint or one of another architecture.
+    """
+    artifact.verify(path, CHECKPOINT)
+    config = parse(checkpoint.read_config(path), str(path / checkpoint.CONFIG))
+    model = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
+    checkpoint.fill_module(model, checkpoint.load_weights(path / checkpoint.WEIGHTS), str(path))
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.eval(), config
+
+
+def cohorts(config: ExperimentConfig, store: SliceStore, split: str) -> tuple[dict[str, list[int]], list[int]]:
+    """Volumes of ``split`` ('val' or 'test') by unhealthy data set, and the healthy ones."""
+    fold = config.data.fold
+    unhealthy = {name: store.cohort(name, split, fold) for name in config.data.unhealthy}
+    return unhealthy, store.cohort(config.data.healthy, split, fold)
+
+
+def reconstruct(
+    config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int], ranks: Ranks, hooks: Hooks
+) -> Path:
+    """Predict ``volumes`` with the checkpoint ``path`` into a reconstruction cache (or find it); all ranks share the work."""
+    store = SliceStore.open(place.store, verify=False)  # the driver has
+    ids = [store.volumes[v].id for v in volumes]
+    name, made_from = reconstructions.cache_identity(
+        path.name, store.fingerprint, ids, config.reconstruction, config.diffusion.noise, config.seed
+    )
+    target = reconstructions.cache_path(place.artifacts, name)
+    with ExitStack() as stack:
+        if ranks.first and not artifact.is_complete(target):
+            stack.enter_context(artifact.lock(target.with_name(f".{name}.lock")))
+        if ranks.share(artifact.is_complete(target) if ranks.first else None):
+            return target
+        _predict_all(config, store, path, target, list(volumes)[ranks.rank :: ranks.world], ranks, hooks)
+        ranks.barrier()
+        if ranks.first:
+            reconstructions.finish(target, ids, name, made_from)
+        ranks.barrier()
+    return target
+
+
+def _predict_all(
+    config: ExperimentConfig,
+    store: SliceStore,
+    path: Path,
+    target: Path,
+    volumes: Sequence[int],
+    ranks: Ranks,
+    hooks: Hooks,
+) -> None:
+    model, _ = load_model(path, ranks.device)
+    parts = reconstructions.parts_directory(target)
+    for number, v in enumerate(volumes):
+        record = store.volumes[v]
+        if not reconstructions.has_part(parts, record.id):
+            arrays = predict(model, config, config.reconstruction, store.image(v), record.id, ranks.device)
+            reconstructions.write_part(parts, record.id, arrays)
+        if ranks.first:
+            hooks.progress("reconstruction", number + 1, len(volumes), 0.0)

@@ -1,0 +1,186 @@
+"""The stages of one trial on Ray Train: a worker group with one process per GPU (NCCL) or CPU share (gloo)."""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cddpm.cluster import Board
+from cddpm.config import ComputeConfig, ExperimentConfig, parse, to_dict
+from cddpm.data.store import SliceStore
+from cddpm.errors import CddpmError, SearchError
+from cddpm.training import stages
+from cddpm.training.loop import Hooks, Interrupted
+from cddpm.training.preview import OBJECTIVE
+from cddpm.training.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One trial's training, in plain picklable data."""
+
+    config: dict[str, Any]
+    place: stages.Place
+    trial: int
+    stop_file: Path
+    """Its appearance asks the training to save its state and end."""
+    board: Board | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the worker group left behind; None if it was asked to stop before the end."""
+
+    made: stages.Made
+    reconstruction: Path
+
+
+def on_gpu(compute: ComputeConfig, gpus: float) -> bool:
+    """Whether workers train on GPUs, of which the cluster has ``gpus``."""
+    if compute.device == "auto":
+        return gpus > 0
+    return compute.device == "cuda"
+
+
+def resources_per_worker(compute: ComputeConfig, gpus: float) -> dict[str, float]:
+    """What one worker books."""
+    needed = {"CPU": compute.cpus_per_worker}
+    return {**needed, "GPU": compute.gpus_per_worker} if on_gpu(compute, gpus) else needed
+
+
+def check_capacity(compute: ComputeConfig, available: dict[str, float]) -> int:
+    """How many trainings fit into the cluster at once. Raises ``SearchError`` if not even one does."""
+    needed = resources_per_worker(compute, available.get("GPU", 0.0))
+    fits = {name: int(available.get(name, 0.0) // (compute.workers * amount)) for name, amount in needed.items()}
+    for name, count in fits.items():
+        if count < 1:
+            raise SearchError(
+                f"compute.workers: {compute.workers} workers of {needed[name]:g} {name} need {compute.workers * needed[name]:g} "
+                f"{name}, the cluster has {available.get(name, 0.0):g}; lower compute.workers or compute.{name.lower()}s_per_worker"
+            )
+    return min(fits.values())
+
+
+def run(assignment: Assignment, name: str, folder: Path, gpus: float, forward_reports: bool) -> Outcome | None:
+    """Run the stages on a worker group; with ``forward_reports`` validations reach the surrounding Tune trial.
+
+    ``name`` must be new below ``folder``: Ray's own resume is not used, ours is. Raises ``CddpmError`` as the worker
+    raised it, ``SearchError`` for lost workers beyond ``compute.maximum_failures``.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    compute = parse(assignment.config, "trial").compute
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"assignment": assignment},
+        scaling_config=ScalingConfig(
+            num_workers=compute.workers,
+            use_gpu=on_gpu(compute, gpus),
+            resources_per_worker=resources_per_worker(compute, gpus),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=compute.maximum_failures),
+            callbacks=_callbacks(forward_reports),
+        ),
+    )
+    try:
+        outcome: Outcome | None = trainer.fit().return_value
+    except TrainingFailedError as error:
+        raise _cause(error) from error
+    return outcome
+
+
+def _callbacks(forward_reports: bool) -> list[Any]:
+    if not forward_reports:
+        return []
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    return [TuneReportCallback()]
+
+
+def _cause(error: Exception) -> CddpmError:
+    failures = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        if isinstance(failure, CddpmError):
+            return failure
+    first = next(iter(failures.values()), error)
+    return SearchError(f"training failed: {type(first).__name__}: {str(first).strip().splitlines()[-1]}")
+
+
+def work(job: dict[str, Any]) -> Outcome | None:
+    """What each process of the worker group does: train, then predict the validation volumes."""
+    from ray import train
+    from ray.train.torch import get_device
+
+    assignment: Assignment = job["assignment"]
+    config = parse(assignment.config, "trial")
+    context = train.get_context()
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
+    torch.set_num_threads(config.compute.threads_per_worker or max(1, int(config.compute.cpus_per_worker)))
+    hooks = Hooks(
+        report=lambda metrics: train.report(tune_metrics(metrics)),
+        progress=_progress(assignment),
+        stop=assignment.stop_file.exists,
+    )
+    try:
+        return run_stages(config, assignment.place, ranks, hooks)
+    except Interrupted:
+        return None
+
+
+def run_stages(config: ExperimentConfig, place: stages.Place, ranks: Ranks, hooks: Hooks) -> Outcome:
+    """Train (or find) the model and predict (or find) its validation volumes."""
+    made = stages.train(config, place, ranks, hooks)
+    unhealthy, healthy = stages.cohorts(config, SliceStore.open(place.store, verify=False), "val")
+    volumes = [v for group in unhealthy.values() for v in group] + healthy
+    return Outcome(made, stages.reconstruct(config, place, made.checkpoint, volumes, ranks, hooks))
+
+
+def tune_metrics(metrics: dict[str, float]) -> dict[str, float]:
+    """What a validation reports to Ray Tune: plain finite numbers (NaN would break its snapshots), always an objective."""
+    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(float(value))}
+    return {**finite, "objective": finite.get(OBJECTIVE, 0.0), "final": 0.0}
+
+
+def _progress(assignment: Assignment) -> Callable[[str, int, int, float], None]:
+    board, trial = assignment.board, assignment.trial
+    if board is None:
+        return lambda stage, images, budget, loss: None
+    return lambda stage, images, budget, loss: board.post(trial, stage, images, budget, loss)
+
+
+def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int], gpus: float) -> Path:
+    """Predict ``volumes`` with a checkpoint in one Ray task (a GPU if there is one); returns the reconstruction cache."""
+    import ray
+
+    compute = parse(assignment.config, "trial").compute
+    needed = resources_per_worker(compute, gpus)
+    task = ray.remote(_predict).options(num_cpus=needed["CPU"], num_gpus=needed.get("GPU", 0), max_retries=2)
+    try:
+        path: Path = ray.get(task.remote(assignment, checkpoint, volumes, "GPU" in needed))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    return path
+
+
+def _predict(assignment: Assignment, checkpoint: Path, volumes: list[int], gpu: bool) -> Path:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    config = parse(assignment.config, "trial")
+    torch.set_num_threads(config.compute.threads_per_worker or max(1, int(config.compute.cpus_per_worker)))
+    device = torch.device("cuda" if gpu else "cpu")
+    hooks = Hooks(progress=_progress(assignment))
+    return stages.reconstruct(config, assignment.place, checkpoint, volumes, Ranks(device=device), hooks)
+
+
+def assignment(
+    config: ExperimentConfig, place: stages.Place, trial: int, stop: Path, board: Board | None
+) -> Assignment:
+    """Plain data for a worker group."""
+    return Assignment(to_dict(config), place, trial, stop, board)
