@@ -76,3 +76,8 @@ class ConditionedDiffusion(nn.Module):
         """
         x_t = self.diffusion.q_sample(to_signed(slices), t, noise)
         return to_unit(self.diffusion.predict_x0(self.unet(x_t, t, condition), x_t, t))
+
+
+def memory_format(device: torch.device | str) -> torch.memory_format:
+    """How weights and slices lie in memory: channels-last on a GPU; on a CPU it makes GroupNorm's backward far slower."""
+    return torch.channels_last if torch.device(device).type == "cuda" else torch.contiguous_format

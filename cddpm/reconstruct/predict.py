@@ -39,7 +39,7 @@ def predict_volume(
     Returns (S, H, W) float32 per (branch, level, seed): branch ``c`` with the condition, and ``u`` with the learned null
     condition if the model has one. Both see one noise realisation, which depends on the experiment's ``seed``, the
     ``volume_key``, the slice, the level and the noise seed alone, never on batches. The encoder runs once per slice. The
-    model must be on ``device``; it is put into channels-last layout, and back into training mode if it was in it.
+    model must be on ``device``; it is put back into training mode if it was in it.
     """
     work = list(product(levels, seeds, range(len(slices))))
     images = torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32)).unsqueeze(1).to(device)
@@ -68,7 +68,6 @@ def is_guided(model: nn.Module) -> bool:
 def _inference(model: nn.Module, precision: str, device: torch.device) -> Iterator[None]:
     training = model.training
     model.eval()
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             yield

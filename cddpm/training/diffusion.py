@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from cddpm.config import ExperimentConfig
 from cddpm.data.augment import augment
 from cddpm.data.store import SliceStore
-from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.models.noise import noise, slice_seed
 from cddpm.training.loop import Recipe
 from cddpm.training.order import Rows, evenly_spaced
@@ -70,7 +70,7 @@ class DiffusionObjective:
     def _noised(self, slices: Tensor, levels: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         height, width = slices.shape[2:]
         fields = noise(self.config.diffusion.noise, seeds, (height, width))
-        on_device = [t.to(self.device, memory_format=torch.channels_last) for t in (slices, fields)]
+        on_device = [t.to(self.device, memory_format=memory_format(self.device)) for t in (slices, fields)]
         return on_device[0], levels.to(self.device), on_device[1]
 
     def validate(self, module: nn.Module, ranks: Ranks) -> dict[str, float]:

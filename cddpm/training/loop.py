@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cddpm.errors import CddpmError
+from cddpm.models.cddpm import memory_format
 from cddpm.training import checkpoint
 from cddpm.training.order import Rows, batch_rows
 from cddpm.training.ranks import Ranks
@@ -107,7 +108,7 @@ class Trainer:
         self.stage, self.objective, self.recipe, self.rows = stage, objective, recipe, rows
         self.directory, self.name, self.ranks = directory, name, ranks
         self.module = objective.module.to(ranks.device)
-        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module.to(memory_format=memory_format(ranks.device))  # type: ignore[call-overload]
         self.optimizer = _optimizer(self.module, recipe)
         self.average: dict[str, Tensor] | None = None
         self.images = 0

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
+from cddpm.models.cddpm import memory_format
 from cddpm.models.noise import slice_seed
 from cddpm.models.spark import SparK, seeded_masks
 from cddpm.training.loop import Recipe
@@ -53,7 +54,7 @@ class PretrainingObjective:
         slices = torch.from_numpy(self.store.images(rows)).unsqueeze(1)
         grid = self.spark.grid(slices)
         masks = seeded_masks(torch.tensor(seeds, dtype=torch.int64), grid, self.spark.visible_patches(grid))
-        return slices.to(self.device, memory_format=torch.channels_last), masks.to(self.device)
+        return slices.to(self.device, memory_format=memory_format(self.device)), masks.to(self.device)
 
     def validate(self, module: nn.Module, ranks: Ranks) -> dict[str, float]:
         """Loss on fixed healthy validation slices with fixed masks."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, parse, to_dict
 from cddpm.data.store import SliceStore
-from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.reconstruct import cache as reconstructions
 from cddpm.training import checkpoint, diffusion, pretraining
 from cddpm.training.loop import Hooks, Objective, Recipe, Trainer
@@ -195,7 +195,7 @@ def load_model(path: Path, device: torch.device) -> tuple[ConditionedDiffusion, 
     config = parse(checkpoint.read_config(path), str(path / checkpoint.CONFIG))
     model = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
     checkpoint.fill_module(model, checkpoint.load_weights(path / checkpoint.WEIGHTS), str(path))
-    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device).to(memory_format=memory_format(device))  # type: ignore[call-overload]
     return model.eval(), config
 
 

@@ -59,8 +59,8 @@ def check_capacity(compute: ComputeConfig, available: dict[str, float]) -> int:
     for name, count in fits.items():
         if count < 1:
             raise SearchError(
-                f"compute.workers: {compute.workers} workers of {needed[name]:g} {name} need {compute.workers * needed[name]:g} "
-                f"{name}, the cluster has {available.get(name, 0.0):g}; lower compute.workers or compute.{name.lower()}s_per_worker"
+                f"compute.workers: {compute.workers} workers need {compute.workers * needed[name]:g} {name}, "
+                f"the cluster has {available.get(name, 0.0):g}; lower compute.workers or compute.{name.lower()}s_per_worker"
             )
     return min(fits.values())
 
