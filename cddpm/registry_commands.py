@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,6 +15,8 @@ if TYPE_CHECKING:  # MLflow takes a second to import: only a command that runs p
     from cddpm.tracking.registry import Promotion, Registry, Version
 
 app = typer.Typer(no_args_is_help=True, help="List, compare, promote and fetch trained models.")
+
+_SHOWN_ELSEWHERE = ("mlflow.", "cddpm.sweep", "cddpm.trial", "cddpm.kind", "cddpm.fingerprint.package")
 
 Uri = Annotated[
     str | None,
@@ -44,7 +47,9 @@ def list_command(uri: Uri = None, model: Model = "cddpm", as_json: AsJson = Fals
     if as_json:
         _print_json([_plain(version) for version in versions])
     elif versions:
-        _print_versions(versions, f"{model}: {len(versions)} versions", ["objective", "val/dice"])
+        _print_versions(
+            versions, f"{model}: {len(versions)} versions", {"objective": "objective", "val/dice": "val/dice"}
+        )
     else:
         Console().print(f"No model is registered as '{escape(model)}' in {escape(registry.uri)}.", soft_wrap=True)
 
@@ -66,8 +71,9 @@ def best(
         _print_json([_plain(version) for version in versions])
         return
     key = registry.metric_key(metric, dataset, split)
-    others = sorted({name for v in versions for name in v.metrics if _is_sibling(name, metric, split)} - {key})
-    _print_versions(versions, f"{model}: best by {key}", [key, *others[:3]])
+    also = sorted({name for v in versions for name in v.metrics if _is_sibling(name, metric, split)} - {key})
+    columns = {name: _column(name) for name in (key, *also[:3])}
+    _print_versions(versions, f"{model}: best by {key}", columns, dated=False)
 
 
 @app.command()
@@ -139,25 +145,36 @@ def _is_sibling(name: str, metric: str, split: str) -> bool:
     return name.startswith(f"{split}/") and name.endswith(f"/{metric}")
 
 
-def _print_versions(versions: list["Version"], title: str, metrics: list[str]) -> None:
-    table = Table(title=escape(title), title_justify="left", title_style="bold")
+def _column(metric: str) -> str:
+    """The data set of ``val/Brats21/dice``; ``val/dice`` is the mean over them."""
+    parts = metric.split("/")
+    return parts[1] if len(parts) == 3 else "mean" if len(parts) == 2 else metric
+
+
+def _print_versions(versions: list["Version"], title: str, metrics: dict[str, str], dated: bool = True) -> None:
+    """A table with a column per metric name -> heading."""
+    table = _table(title)
     table.add_column("version", justify="right")
-    table.add_column("aliases", style="green")
-    table.add_column("trial", overflow="fold", ratio=1)
-    for name in metrics:
-        table.add_column(escape(name), justify="right", no_wrap=True)
-    table.add_column("created (UTC)", no_wrap=True)
+    table.add_column("trial", overflow="fold")
+    for heading in metrics.values():
+        table.add_column(escape(heading), justify="right", no_wrap=True)
+    table.add_column("aliases", style="green", overflow="fold")
+    if dated:
+        table.add_column("created", no_wrap=True)
     for version in versions:
         values = [_number(version.metrics.get(name)) for name in metrics]
         name = escape(version.trial_name or version.run_id)
-        table.add_row(str(version.number), escape("\n".join(version.aliases)), name, *values, _minute(version.created))
+        when = [version.created[:10]] if dated else []
+        table.add_row(str(version.number), name, *values, escape("\n".join(version.aliases)), *when)
     Console().print(table)
 
 
+def _table(title: str, **options: bool) -> Table:
+    return Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, **options)  # type: ignore[arg-type]
+
+
 def _print_facts(version: "Version", model: str) -> None:
-    table = Table(
-        title=f"{escape(model)}, version {version.number}", title_justify="left", title_style="bold", show_header=False
-    )
+    table = _table(f"{model}, version {version.number}", show_header=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     rows = {
@@ -167,7 +184,7 @@ def _print_facts(version: "Version", model: str) -> None:
         "created": _minute(version.created) + " UTC",
         "package": version.fingerprint,
         **{name: f"{value:.4f}" for name, value in sorted(version.metrics.items())},
-        **{name: value for name, value in sorted(version.tags.items()) if not name.startswith("mlflow.")},
+        **{name: value for name, value in sorted(version.tags.items()) if not name.startswith(_SHOWN_ELSEWHERE)},
     }
     for name, value in rows.items():
         table.add_row(escape(name), escape(value))
@@ -175,7 +192,7 @@ def _print_facts(version: "Version", model: str) -> None:
 
 
 def _print_audit(audit: list["Promotion"]) -> None:
-    table = Table(title="Promotions", title_justify="left", title_style="bold")
+    table = _table("Promotions")
     for name in ("when (UTC)", "alias", "was", "who"):
         table.add_column(name, no_wrap=True)
     table.add_column("why", overflow="fold", ratio=1)

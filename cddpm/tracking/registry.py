@@ -167,7 +167,8 @@ class Registry:
                 return version
         known = [name for version in versions for name in _references(version)]
         near = difflib.get_close_matches(ref, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known[:9]) or 'none yet'}"
+        short = [name for name in known if len(name) != 32]  # without run ids
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(short[:9]) or 'none yet'}"
         raise TrackingError(
             f"'{ref}' is no version of '{self.name}' in {self.uri}; {hint} "
             "(allowed: a version number, an alias, a run id or <sweep>/<trial>)"
