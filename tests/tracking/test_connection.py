@@ -1,10 +1,12 @@
 import http.server
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from cddpm.config import TrackingConfig
@@ -107,3 +109,18 @@ def test_a_deleted_experiment_is_named(output_dir: Path) -> None:
     client.delete_experiment(client.get_experiment_by_name("mine").experiment_id)
     with pytest.raises(TrackingError, match="experiment 'mine' was deleted"):
         LabBook.open(tracking, output_dir, output_dir / "spool")
+
+
+@pytest.mark.parametrize("before", [None, "http://elsewhere:5000"])
+def test_the_process_wide_uri_is_put_back(
+    output_dir: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if before:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", before)
+    uri = connection.default_uri(output_dir)
+    with connection.as_global(uri):
+        assert mlflow.get_tracking_uri() == uri
+    assert os.environ.get("MLFLOW_TRACKING_URI") == before
+    assert mlflow.get_tracking_uri() != uri
+    mlflow.set_tracking_uri(None)

@@ -249,6 +249,7 @@ book.flush(60)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_driver_loses_and_doubles_nothing(output_dir: Path, open_book: OpenBook) -> None:
     command: list[Any] = [sys.executable, "-c", textwrap.dedent(_CHILD), output_dir, "0.03"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
