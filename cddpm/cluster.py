@@ -60,6 +60,20 @@ def connect(address: str | None = None) -> None:
         ) from error
 
 
+def connected() -> bool:
+    """Whether this process has joined a cluster."""
+    import ray
+
+    return bool(ray.is_initialized())
+
+
+def kill() -> None:
+    """Leave the cluster; one that this process started ends with all its processes."""
+    import ray
+
+    ray.shutdown()
+
+
 def capacity() -> dict[str, float]:
     """Resources of all living nodes (CPU, GPU, ...)."""
     import ray

@@ -58,9 +58,7 @@ class Final:
     def unswept(self, result: TrialResult, config: ExperimentConfig) -> Contender:
         """The first trial (the configuration's own training settings) under the configuration's own scoring settings."""
         test = evaluate(self._scorer(result, config), config.scoring, result.default.thresholds)
-        return Contender(
-            "unswept defaults", result.default.objective, result.default.thresholds, config.scoring, test
-        )
+        return Contender("unswept defaults", result.default.objective, result.default.thresholds, config.scoring, test)
 
     def intensity(self) -> Contender:
         """A threshold on the image itself."""
@@ -74,7 +72,9 @@ class Final:
     def _scorer(self, result: TrialResult, config: ExperimentConfig) -> Scorer:
         volumes = [v for group in self.unhealthy.values() for v in group] + self.healthy
         job = worker.assignment(config, self.place, result.number, self.stop_file, self.board)
-        path = worker.predict_cohort(job, self.place.artifacts / stages.CHECKPOINT / result.checkpoint, volumes, self.gpus)
+        path = worker.predict_cohort(
+            job, self.place.artifacts / stages.CHECKPOINT / result.checkpoint, volumes, self.gpus
+        )
         return Scorer(self.store, ReconstructionCache.open(path), self.unhealthy, self.healthy, threads=2)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from cddpm import artifact
 from cddpm.search import trial as trials
-from cddpm.search.trial import TrialResult
-from cddpm.search.tuning import FAILED, STOPPED, read_ending
+from cddpm.search.trial import FAILED, STOPPED, TrialResult, read_ending
 
 
 @dataclass(frozen=True)

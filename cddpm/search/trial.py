@@ -22,6 +22,8 @@ from cddpm.training import stages, worker
 from cddpm.training.loop import Interrupted
 
 RESULT, CONFIG, POINTS = "result.json", "config.json", "scoring_trials.json"
+STOPPED, FAILED = "stopped.json", "failed.json"
+"""How a trial without a result ended."""
 
 
 @dataclass(frozen=True)
@@ -135,3 +137,10 @@ def read_result(folder: Path) -> TrialResult | None:
         return TrialResult(**raw)
     except (ValueError, TypeError, KeyError) as error:
         raise SearchError(f"{path}: not a trial's result ({error}); delete it to score this trial again") from error
+
+
+def read_ending(folder: Path, name: str) -> dict[str, Any] | None:
+    """``stopped.json`` or ``failed.json`` of a trial's folder."""
+    path = folder / name
+    content: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return content

@@ -1,11 +1,9 @@
 """Ray Tune: trials proposed by the study, stopped by ASHA, each with a nested Ray Train worker group."""
 
-import json
 import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +24,6 @@ from cddpm.training import stages
 logger = logging.getLogger(__name__)
 
 OBJECTIVE, IMAGES, FINAL = "objective", "images", "final"
-STOPPED, FAILED = "stopped.json", "failed.json"
 JANITOR_SECONDS = 5.0
 
 
@@ -97,7 +94,7 @@ def ending(sweep: Path, number: int, result: dict[str, Any] | None, error: bool)
     folder = trial_folder(sweep, number)
     if (folder / trials.RESULT).exists():
         return "finished"
-    if error or (folder / FAILED).exists():
+    if error or (folder / trials.FAILED).exists():
         return "failed"
     if stop_requested(sweep) or not result:
         return "interrupted"
@@ -142,9 +139,9 @@ class _Events(tune.Callback):
         if how == "stopped":
             params = trial.config["params"]
             row = {"number": number, "params": params, "objective": last[OBJECTIVE], "images": last[IMAGES]}
-            artifact.write_json(folder / STOPPED, row)
-        elif how == "failed" and not (folder / FAILED).exists():
-            artifact.write_json(folder / FAILED, {"number": number, "error": _last_line(trial.error_file)})
+            artifact.write_json(folder / trials.STOPPED, row)
+        elif how == "failed" and not (folder / trials.FAILED).exists():
+            artifact.write_json(folder / trials.FAILED, {"number": number, "error": _last_line(trial.error_file)})
         self._listener.ended(number, how)
 
 
@@ -163,7 +160,7 @@ def _trainable(
     try:
         trials.run(job, board, tune.report)
     except CddpmError as error:  # a user's fault is the same at a second try
-        artifact.write_json(job.folder / FAILED, {"number": job.number, "error": str(error)})
+        artifact.write_json(job.folder / trials.FAILED, {"number": job.number, "error": str(error)})
 
 
 def run(
@@ -239,13 +236,3 @@ class _janitor:  # noqa: N801 - used like a function
     def __exit__(self, *error: object) -> None:
         self._over.set()
         self._thread.join(timeout=JANITOR_SECONDS)
-
-
-def read_ending(folder: Path, name: str) -> dict[str, Any] | None:
-    """``stopped.json`` or ``failed.json`` of a trial's folder."""
-    path = folder / name
-    content: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
-    return content
-
-
-Progress = Callable[[str], None]

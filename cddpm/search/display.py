@@ -1,0 +1,164 @@
+"""What a person sees while a sweep runs: its stages, each running trial with step and loss, the best so far, time left."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+Look = Callable[[], dict[int, tuple[str, int, int, float]]]
+
+REFRESH_SECONDS = 0.5
+LINE_SECONDS = 15.0
+"""Without a terminal (a log file), how often a line says where the trials are."""
+STAGES = {
+    "pretrain": ("pretraining encoder", "images"),
+    "train": ("training", "images"),
+    "reconstruction": ("reconstructing", "volumes"),
+    "search": ("searching settings", "settings"),
+}
+
+
+class Display:
+    """Prints to ``console``; with a terminal a live table, without one plain lines."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.start = time.monotonic()
+        self._trials: dict[int, str] = {}
+        self._shares: dict[int, float] = {}
+        self._done = self._total = 0
+        self._best: tuple[float, int] | None = None
+        self._tuning_start, self._done_before = self.start, 0
+
+    @contextlib.contextmanager
+    def stage(self, title: str) -> Iterator[Callable[[str], None]]:
+        """Announce a stage; the yielded function sets what is said at its end."""
+        said = [""]
+        start = time.monotonic()
+        with self._spinner(title):
+            yield lambda text: said.__setitem__(0, text)
+        note = f": {said[0]}" if said[0] else ""
+        self.console.print(f"[green]✓[/] {title}{note} [dim]({time.monotonic() - start:.1f} s)[/]", highlight=False)
+
+    def _spinner(self, title: str) -> contextlib.AbstractContextManager[Any]:
+        return self.console.status(f"{title} …") if self.console.is_terminal else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def tuning(self, total: int, done: int, best: tuple[float, int] | None, look: Look) -> Iterator[None]:
+        """Show trials until the block ends. ``look`` asks where the running ones are; ``best``: (objective, trial) so far."""
+        self._total, self._done, self._done_before, self._best = total, done, done, best
+        self._tuning_start = time.monotonic()
+        over = threading.Event()
+        show = self._live if self.console.is_terminal else self._lines
+        thread = threading.Thread(target=show, args=(look, over), name="display", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(timeout=5)
+
+    def started(self, number: int, params: dict[str, Any]) -> None:
+        """A trial starts, or is continued."""
+        self._trials[number] = "starting workers"
+        settings = ", ".join(f"{path.split('.', 1)[1]} {_short(value)}" for path, value in params.items())
+        self._say(f"trial {number:04d} starts: {settings or 'settings as configured'}")
+
+    def reported(self, number: int, metrics: dict[str, Any]) -> None:
+        """A validation."""
+        self._say(
+            f"trial {number:04d} after {int(metrics['images']):>7,} images: validation loss {metrics.get('val/loss', 0):.4f}, "
+            f"preview {metrics['objective']:.3f}"
+        )
+
+    def ended(self, number: int, how: str, objective: float | None = None) -> None:
+        """A trial is over."""
+        self._trials.pop(number, None)
+        self._shares.pop(number, None)
+        if how != "interrupted":
+            self._done += 1
+        value = "" if objective is None else f", validation {objective:.3f}"
+        self._say(f"trial {number:04d} {_HOW[how]}{value}")
+        if objective is not None and (self._best is None or objective > self._best[0]):
+            self._best = (objective, number)
+
+    def say(self, text: str) -> None:
+        """One line between the others."""
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        stamp = _clock(time.monotonic() - self.start)
+        self.console.print(f"[dim]{stamp}[/] {text}", highlight=False)
+
+    def _live(self, look: Look, over: threading.Event) -> None:
+        with Live(console=self.console, refresh_per_second=4, transient=True) as live:
+            while not over.wait(REFRESH_SECONDS):
+                live.update(self._table(look()))
+
+    def _lines(self, look: Look, over: threading.Event) -> None:
+        while not over.wait(LINE_SECONDS):
+            for number, (stage, seen, budget, loss) in sorted(look().items()):
+                if number in self._trials:
+                    self._say(
+                        f"trial {number:04d} {_where(stage, seen, budget, loss)}{self._left(number, stage, seen, budget)}"
+                    )
+
+    def _table(self, board: dict[int, tuple[str, int, int, float]]) -> RenderableType:
+        table = Table.grid(padding=(0, 2))
+        for number, waiting in sorted(self._trials.items()):
+            stage, seen, budget, loss = board.get(number, ("", 0, 1, 0.0))
+            left = self._left(number, stage, seen, budget)
+            bar = ProgressBar(total=max(1, budget), completed=seen, width=24)
+            table.add_row(f"trial {number:04d}", bar, _where(stage, seen, budget, loss) if stage else waiting, left)
+        return Group(table, self._summary())
+
+    def _summary(self) -> Text:
+        best = f"best so far {self._best[0]:.3f} (trial {self._best[1]:04d})" if self._best else "no result yet"
+        elapsed = _clock(time.monotonic() - self.start)
+        return Text(
+            f"{self._done} of {self._total} trials done · {best} · {elapsed} elapsed{self._sweep_left()}", "bold"
+        )
+
+    def _left(self, number: int, stage: str, seen: int, budget: int) -> str:
+        weight = {"pretrain": (0.0, 0.15), "train": (0.15, 0.75), "reconstruction": (0.9, 0.04), "search": (0.94, 0.06)}
+        start, share = weight.get(stage, (0.0, 0.0))
+        self._shares[number] = start + share * seen / max(1, budget)
+        return "" if self.console.is_terminal else self._sweep_left()
+
+    def _sweep_left(self) -> str:
+        """Time left, if the trials to come take as long as those so far."""
+        done = self._done - self._done_before + sum(self._shares.values())
+        if done <= 0.1:
+            return ""
+        rate = (time.monotonic() - self._tuning_start) / done
+        return f" · about {_clock(rate * max(0.0, self._total - self._done_before - done))} left"
+
+
+_HOW = {
+    "finished": "finished",
+    "stopped": "stopped early",
+    "failed": "failed",
+    "interrupted": "interrupted; --resume continues it",
+}
+
+
+def _where(stage: str, seen: int, budget: int, loss: float) -> str:
+    title, unit = STAGES.get(stage, (stage, "steps"))
+    value = {"search": f", best {loss:.3f}", "reconstruction": ""}.get(stage, f", loss {loss:.4f}")
+    return f"{title}: {seen:,} of {budget:,} {unit}{value}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"

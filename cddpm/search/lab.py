@@ -1,0 +1,213 @@
+"""What a sweep writes into the lab book: one parent run, a child per trial, curves, files, and the registered champion."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from cddpm.config import ExperimentConfig, to_dict, with_values
+from cddpm.data.store import SliceStore
+from cddpm.scoring.metrics import mean
+from cddpm.search import scoring_search
+from cddpm.search import trial as trials
+from cddpm.search.champion import Contender, weights_of
+from cddpm.search.trial import TrialResult
+from cddpm.tracking import names
+from cddpm.tracking.package import Pipeline, write_package
+from cddpm.tracking.registry import Registry, register
+from cddpm.tracking.runs import LabBook
+from cddpm.training import checkpoint, stages
+
+ALIAS = "champion"
+_STATUS: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
+    "finished": "FINISHED",
+    "stopped": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
+
+
+@dataclass
+class Lab:
+    """The lab book of one sweep; a context manager. Trials are entered from the driver alone."""
+
+    config: ExperimentConfig
+    folder: Path
+    place: stages.Place
+    store: str
+    book: LabBook
+    run: str = ""
+    _runs: dict[int, str] = field(default_factory=dict)
+    _params: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, config: ExperimentConfig, folder: Path, place: stages.Place) -> Self:
+        """Open the lab book and the sweep's run. Raises ``TrackingError`` if the server does not answer."""
+        book = LabBook.open(config.tracking, config.output_dir, config.output_dir / "spool")
+        store = SliceStore.open(place.store, verify=False).fingerprint
+        lab = cls(config, folder, place, store, book)
+        tags = {names.VERSION: version("cddpm"), **_surroundings()}
+        lab.run = book.parent(config.name, to_dict(config), tags)
+        book.log_dataset_inputs(lab.run, store, name=f"slices {config.data.modality}", source=str(place.store))
+        return lab
+
+    @property
+    def uri(self) -> str:
+        """MLflow's tracking URI."""
+        return self.book.uri
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            self.book.close(self.run, "KILLED" if kind is KeyboardInterrupt else "FAILED")
+        self.book.end()
+
+    def started(self, number: int, params: dict[str, Any]) -> None:
+        """A trial starts, or is continued: its run is made or opened again."""
+        self._params[number] = params
+        self._runs[number] = self.book.trial(self.run, number, params, {names.FINGERPRINT_STORE: self.store})
+
+    def reported(self, number: int) -> None:
+        """Enter the points of a trial's curves that are new."""
+        for history in self._histories(number):
+            self.book.log_history(self._runs[number], checkpoint.read_history(history))
+
+    def ended(self, number: int, how: str, result: TrialResult | None) -> None:
+        """Enter how a trial ended, and what it found."""
+        run = self._runs[number]
+        self.reported(number)
+        if result is not None:
+            self._enter_result(run, result)
+        fault = self.folder / "trials" / f"{number:04d}" / trials.FAILED
+        if fault.exists():
+            self.book.log_artifact(run, fault)
+        self.book.set_tags(run, {"cddpm.ending": how})
+        self.book.close(run, _STATUS[how])
+
+    def _enter_result(self, run: str, result: TrialResult) -> None:
+        step = self._trial_config(result.number).training.images
+        self.book.log_metrics(run, {names.OBJECTIVE: result.objective, **_validation(result)}, step)
+        tags = {
+            names.FINGERPRINT_CHECKPOINT: result.checkpoint,
+            names.FINGERPRINT_RECONSTRUCTION: result.reconstruction,
+            **({names.FINGERPRINT_ENCODER: result.encoder} if result.encoder else {}),
+            **{f"cddpm.best.{path}": str(value) for path, value in result.best.params.items()},
+        }
+        self.book.set_tags(run, tags)
+        folder = self.folder / "trials" / f"{result.number:04d}"
+        for name in (trials.CONFIG, trials.RESULT, trials.POINTS):
+            self.book.log_artifact(run, folder / name)
+
+    def _histories(self, number: int) -> Iterator[Path]:
+        """Curve files of the trial's stages: finished ones, or those in the making."""
+        config = self._trial_config(number)
+        identities = [(stages.CHECKPOINT, stages.checkpoint_identity(config, self.store)[0])]
+        if config.model.conditioned and config.pretraining.enabled:
+            identities.append((stages.ENCODER, stages.encoder_identity(config, self.store)[0]))
+        for kind, name in identities:
+            for folder in (self.place.artifacts / kind / name, self.place.artifacts / kind / ".work" / name):
+                if (folder / checkpoint.HISTORY).exists():
+                    yield folder / checkpoint.HISTORY
+                    break
+
+    def _trial_config(self, number: int) -> ExperimentConfig:
+        return with_values(self.config, self._params.get(number, {}), f"trial {number}")
+
+    def register(
+        self, result: TrialResult, config: ExperimentConfig, winner: Contender, beside: list[Contender]
+    ) -> int:
+        """Package the champion, register it under its validation metrics, point the alias at it; returns its version."""
+        self._params.setdefault(result.number, result.params)
+        run = self._runs.get(result.number) or self.book.trial(self.run, result.number, result.params, {})
+        validation = _validation(result)
+        pipeline = Pipeline(
+            scoring=winner.scoring,
+            thresholds=winner.thresholds,
+            validation=validation,
+            fingerprints=_fingerprints(result, self.store),
+            sweep=self.config.name,
+            trial=result.number,
+        )
+        package = self.folder / "champion" / result.checkpoint
+        write_package(package, weights_of(self.place, result), config, pipeline)
+        test = _test(winner, self.config)
+        tags = {names.SWEEP: self.config.name, names.TRIAL: str(result.number)}
+        number = register(self.book, run, package, {**validation, **test}, tags, self.config.tracking.registered_model)
+        registry = Registry(self.book.client(), self.book.uri, self.config.tracking.registered_model)
+        registry.promote(
+            str(number), ALIAS, f"best {self.config.search.objective} on validation of sweep {self.config.name}"
+        )
+        step = self.config.search.training.trials
+        for c in beside:
+            label = c.name.replace(" ", "_")
+            scores = _test(c, self.config)
+            self.book.log_metrics(
+                self.run, {f"{label}/{k}" if c is not winner else k: v for k, v in scores.items()}, step
+            )
+        self.book.log_metrics(self.run, {names.OBJECTIVE: result.objective, **validation}, step)
+        self.book.set_tags(self.run, {"cddpm.champion": names.trial_key(self.config.name, result.number)})
+        self.book.close(run, "FINISHED")
+        return number
+
+    def keep(self, files: list[Path]) -> None:
+        """Files of the whole sweep."""
+        for file in files:
+            self.book.log_artifact(self.run, file)
+
+    def close(self) -> int:
+        """The sweep is over; returns how many entries MLflow does not have yet."""
+        self.book.close(self.run, "FINISHED")
+        return self.book.flush(timeout_seconds=60)
+
+
+def _validation(result: TrialResult) -> dict[str, float]:
+    return _named("val", result.best.datasets)
+
+
+def _test(contender: Contender, config: ExperimentConfig) -> dict[str, float]:
+    return _named("test", {n: contender.test.aggregates[n] for n in scoring_search.objective_datasets(config)})
+
+
+def _named(split: str, datasets: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Metrics per data set, and Dice and AUPRC as means over data sets."""
+    metrics = {
+        names.metric(split, metric, dataset): value
+        for dataset, values in datasets.items()
+        for metric, value in values.items()
+    }
+    for metric in ("dice", "auprc"):
+        value = mean(values.get(metric) for name, values in datasets.items() if name != "healthy")
+        if value is not None:
+            metrics[names.metric(split, metric)] = value
+    return metrics
+
+
+def _fingerprints(result: TrialResult, store: str) -> dict[str, str]:
+    found = {"store": store, "checkpoint": result.checkpoint, "reconstruction": result.reconstruction}
+    return {**found, "encoder": result.encoder} if result.encoder else found
+
+
+def _surroundings() -> dict[str, str]:
+    """Code and machine, as tags."""
+    return {
+        "cddpm.host": platform.node(),
+        "cddpm.cpus": str(os.cpu_count()),
+        "cddpm.torch": version("torch"),
+        "cddpm.ray": version("ray"),
+        **_commit(),
+    }
+
+
+def _commit() -> dict[str, str]:
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return {"cddpm.commit": done.stdout.strip()} if done.returncode == 0 else {}

@@ -1,0 +1,291 @@
+"""A sweep from raw data to a promoted model: check, store, trials, champion, registry. The driver of ``launch/sweep.py``."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cddpm import artifact, cluster
+from cddpm.config import ExperimentConfig, to_dict, with_values
+from cddpm.data.check import check
+from cddpm.data.finding import refuse_errors
+from cddpm.data.layout import find_root, read_layout
+from cddpm.data.phantom import make_phantom
+from cddpm.data.store import SliceStore, build_store
+from cddpm.errors import SearchError
+from cddpm.search import champion, leaderboard, study
+from cddpm.search.display import Display
+from cddpm.search.lab import Lab
+from cddpm.search.leaderboard import Row
+from cddpm.search.scoring_search import objective_datasets
+from cddpm.search.trial import TrialResult
+from cddpm.training import stages, worker
+
+logger = logging.getLogger(__name__)
+
+IDENTITY = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished sweep leaves: its folder, the leaderboard, the registered version and where things are."""
+
+    folder: Path
+    rows: list[Row]
+    contenders: list[champion.Contender]
+    version: int
+    picture: Path
+    tracking_uri: str
+    undelivered: int
+    a_scan: Path
+    """A test scan to try ``cddpm predict`` on."""
+
+
+def folder_of(config: ExperimentConfig) -> Path:
+    """Where a sweep keeps everything but artifacts and the lab book."""
+    return config.output_dir / "sweeps" / config.name
+
+
+def prepare_data(config: ExperimentConfig, display: Display) -> Path:
+    """The checked data root: the phantom (made if need be) or ``data.data_dir``. Raises ``DataError`` with all faults."""
+    if config.data.data_dir is None:
+        with display.stage("synthetic cohort (phantom)") as say:
+            name = artifact.fingerprint(to_dict(config.data.phantom))
+            data_dir = make_phantom(config.output_dir / "data" / f"phantom-{name}", config.data.phantom)
+            say(str(data_dir))
+    else:
+        data_dir = config.data.data_dir
+    root = find_root(data_dir)
+    with display.stage("data check") as say:
+        report = check(config.data, root, parallel=max(2, os.cpu_count() or 2))
+        for warning in report.warnings:
+            display.say(f"[yellow]{warning}[/]")
+        refuse_errors(report.findings)
+        say(f"{report.volumes} scans, no errors, {len(report.warnings)} warnings")
+    return root
+
+
+def run(config: ExperimentConfig, resume: bool, address: str | None, display: Display) -> Summary:
+    """Run a sweep to its end.
+
+    Raises ``SearchError`` if a sweep of this name exists and ``resume`` is not asked for (or the other way round), if its
+    configuration was another, or if another process is running it; ``KeyboardInterrupt`` when it was stopped and can be resumed.
+    """
+    folder = folder_of(config)
+    with _alone(folder), _stoppable(folder / "stop", display):
+        _same_sweep(config, folder, resume)
+        root = prepare_data(config, display)
+        with display.stage("Ray") as say:
+            cluster.connect(address)
+            cluster.check_shared(config.output_dir)
+            available = cluster.capacity()
+            fits = worker.check_capacity(config.compute, available)
+            say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
+        place = _store(config, root, display)
+        with Lab.open(config, folder, place) as lab:
+            _tune(config, folder, place, fits, lab, display)
+            if (folder / "stop").exists():
+                raise KeyboardInterrupt
+            return _finish(config, folder, place, lab, display)
+
+
+def _store(config: ExperimentConfig, root: Path, display: Display) -> stages.Place:
+    with display.stage("slice store") as say:
+        rows = read_layout(config.data, root).rows
+        path = build_store(config.data, root, rows, config.output_dir / "artifacts", cluster.parallel_map)
+        store = SliceStore.open(path)
+        say(
+            f"{len(store.volumes)} volumes, {len(store)} slices of {store.slice_shape[0]}x{store.slice_shape[1]}, {path.name}"
+        )
+    return stages.Place(config.output_dir / "artifacts", path)
+
+
+@dataclass
+class _Both:
+    """Tells the person and the lab book."""
+
+    lab: Lab
+    display: Display
+    folder: Path
+
+    def started(self, number: int, params: dict[str, Any]) -> None:
+        self.display.started(number, params)
+        self.lab.started(number, params)
+
+    def reported(self, number: int, metrics: dict[str, Any]) -> None:
+        self.display.reported(number, metrics)
+        self.lab.reported(number)
+
+    def ended(self, number: int, how: str) -> None:
+        result = {r.number: r for r in leaderboard.results(self.folder)}.get(number)
+        self.display.ended(number, how, result.objective if result else None)
+        self.lab.ended(number, how, result)
+
+
+def _tune(config: ExperimentConfig, folder: Path, place: stages.Place, fits: int, lab: Lab, display: Display) -> None:
+    from cddpm.search import tuning  # Ray Tune reads its environment when it is imported
+
+    trials = study.open_study(folder / "study.db", config)
+    done = study.finished(trials)
+    best = max(((r.objective, r.number) for r in leaderboard.results(folder)), default=None)
+    board = cluster.Board()
+    concurrent = min(fits, config.search.concurrent_trials or fits)
+    with display.tuning(config.search.training.trials, len(done), best, board.look):
+        tuning.run(config, trials, folder, place, concurrent, board, _Both(lab, display, folder))
+
+
+def trial_config(config: ExperimentConfig, result: TrialResult) -> ExperimentConfig:
+    """The sweep's configuration with a trial's settings."""
+    return with_values(config, result.params, f"trial {result.number}")
+
+
+def _finish(config: ExperimentConfig, folder: Path, place: stages.Place, lab: Lab, display: Display) -> Summary:
+    results = leaderboard.results(folder)
+    if not results:
+        failed = [row.note for row in leaderboard.rows(folder) if row.state == "failed"]
+        raise SearchError(
+            f"sweep '{config.name}': no trial finished; {failed[0] if failed else 'all were stopped early'}"
+        )
+    best = results[0]
+    gpus = cluster.capacity().get("GPU", 0.0)
+    final = champion.Final(config, place, folder / "stop", None, gpus)
+    with display.stage("scoring on test") as say:
+        winner, scorer = final.champion(best, trial_config(config, best))
+        contenders = [winner, *_beside(config, results, final)]
+        champion.save(folder / champion.TEST, contenders)
+        say(f"champion is trial {best.number:04d}")
+    picture = folder / "champion.png"
+    champion.draw(scorer, winner, picture)
+    rows = _with_test(config, leaderboard.rows(folder), best, contenders)
+    leaderboard.write_csv(folder / "leaderboard.csv", rows)
+    with display.stage("registry") as say:
+        version = lab.register(best, trial_config(config, best), winner, contenders)
+        lab.keep([picture, folder / "leaderboard.csv", folder / champion.TEST])
+        undelivered = lab.close()
+        say(f"'{config.tracking.registered_model}' version {version} is the champion")
+    return Summary(folder, rows, contenders, version, picture, lab.uri, undelivered, _a_scan(config, final))
+
+
+def _beside(config: ExperimentConfig, results: list[TrialResult], final: champion.Final) -> list[champion.Contender]:
+    first = [r for r in results if r.number == 0]  # absent only if the first trial failed or was stopped early
+    unswept = [final.unswept(r, trial_config(config, r)) for r in first]
+    return [*unswept, final.intensity()]
+
+
+def _with_test(
+    config: ExperimentConfig, rows: list[Row], best: TrialResult, contenders: list[champion.Contender]
+) -> list[Row]:
+    """The champion's row gets its test scores; the other contenders get rows of their own."""
+    names = objective_datasets(config)
+
+    def scores(c: champion.Contender) -> dict[str, float]:
+        return {name: c.metric((name,), config.search.objective) for name in names}
+
+    winner, *others = contenders
+    table = [
+        Row("champion = " + r.name, r.state, r.validation, scores(winner), r.settings, r.seconds)
+        if r.name == f"{best.number:04d}" and r.state == "finished"
+        else r
+        for r in rows
+    ]
+    return [*table, *(Row(c.name, "for comparison", c.validation, scores(c), {}) for c in others)]
+
+
+def _a_scan(config: ExperimentConfig, final: champion.Final) -> Path:
+    """An image file of the test cohort of the first unhealthy data set."""
+    record = final.store.volumes[final.unhealthy[config.data.unhealthy[0]][0]]
+    data_dir = config.data.data_dir or next((config.output_dir / "data").glob("phantom-*"))
+    rows = read_layout(config.data, find_root(data_dir)).rows
+    return next(row.image for row in rows if (row.dataset, row.subject) == (record.dataset, record.subject))
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Only one process runs a sweep. Raises ``SearchError`` naming the other."""
+    holder = folder / "holder.json"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(artifact.lock(folder / ".lock", wait=False))
+        except BlockingIOError:
+            other = json.loads(holder.read_text()) if holder.exists() else {}
+            raise SearchError(
+                f"sweep '{folder.name}' is running already (process {other.get('pid', 'unknown')} on "
+                f"{other.get('host', 'unknown')}); wait for it, or give this one another name"
+            ) from None
+        artifact.write_json(holder, {"pid": os.getpid(), "host": os.uname().nodename})
+        yield
+
+
+def _same_sweep(config: ExperimentConfig, folder: Path, resume: bool) -> None:
+    path, now = folder / IDENTITY, _identity(config)
+    if not path.exists():
+        if resume:
+            raise SearchError(f"{folder}: there is no sweep '{config.name}' to resume; start it without --resume")
+        artifact.write_json(path, now)
+        return
+    if not resume:
+        raise SearchError(
+            f"{folder}: sweep '{config.name}' exists; continue it with --resume, or give this one another name (--name)"
+        )
+    before = json.loads(path.read_text())
+    changed = [
+        f"{k}: was {before.get(k)!r}, is {now.get(k)!r}"
+        for k in sorted(before.keys() | now.keys())
+        if before.get(k) != now.get(k)
+    ]
+    if changed:
+        raise SearchError(
+            f"sweep '{config.name}' was started with another configuration; put it back or use another name:\n"
+            + "\n".join(changed)
+        )
+
+
+def _identity(config: ExperimentConfig) -> dict[str, Any]:
+    """Settings by dotted path, but those that may change between two starts without changing any number."""
+    free = ("output_dir", "tracking.", "search.concurrent_trials", "search.maximum_seconds", "compute.maximum_failures")
+    return {k: v for k, v in _flat(to_dict(config)) if not k.startswith(free)}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def forget(config: ExperimentConfig) -> None:
+    """Remove a sweep's own folder (``--fresh``); its artifacts stay and are found again."""
+    with _alone(folder_of(config)):
+        shutil.rmtree(folder_of(config))
+
+
+@contextlib.contextmanager
+def _stoppable(stop: Path, display: Display) -> Iterator[None]:
+    """First Ctrl-C or SIGTERM: trainings save their state and the sweep ends in order. Second: at once. Both resumable."""
+    stop.parent.mkdir(parents=True, exist_ok=True)
+    stop.unlink(missing_ok=True)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.exists():
+            os.write(2, b"\nstopped at once; --resume continues from the last saved state\n")
+            cluster.kill()
+            os._exit(128 + number)
+        stop.touch()
+        os.write(2, b"\nstopping: trainings save their state (press Ctrl-C again to end at once) ...\n")
+        if not cluster.connected():
+            raise KeyboardInterrupt
+
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for s, old in before.items():
+            signal.signal(s, old)
