@@ -1,5 +1,6 @@
 """Ray, as thin as it can be: connect, spread plain functions over tasks, and watch what trainings do."""
 
+import functools
 import logging
 import os
 import time
@@ -30,6 +31,7 @@ WORKER_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; ours is the only display
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
 }
@@ -85,9 +87,9 @@ def parallel_map(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """``function`` of each item as Ray tasks of one CPU, results in order. Errors of a task are raised as they were."""
     import ray
 
-    task = ray.remote(num_cpus=1, max_retries=2)(function)
+    task = ray.remote(num_cpus=1, max_retries=2)(_apply)
     window = max(2, 2 * int(capacity().get("CPU", 1)))
-    pending = [task.remote(item) for item in items[:window]]
+    pending = [task.remote(function, item) for item in items[:window]]
     for started in range(window, len(items) + window):
         if not pending:
             return
@@ -96,7 +98,11 @@ def parallel_map(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         if started < len(items):
-            pending.append(task.remote(items[started]))
+            pending.append(task.remote(function, items[started]))
+
+
+def _apply(function: Callable[[T], R], item: T) -> R:
+    return function(item)
 
 
 class Board:
@@ -156,9 +162,7 @@ def abandoned_placement_groups() -> Iterable[str]:
     try:
         from ray.core.generated import gcs_pb2
 
-        accessor = ray._private.state.state
-        accessor._check_connected()
-        table = accessor.global_state_accessor.get_placement_group_table()
+        table = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
         groups = [gcs_pb2.PlacementGroupTableData.FromString(row) for row in table]
         removed = gcs_pb2.PlacementGroupTableData.PlacementGroupState.REMOVED
         return [
@@ -167,8 +171,13 @@ def abandoned_placement_groups() -> Iterable[str]:
             if g.state != removed and g.creator_actor_id and g.creator_actor_dead and not g.is_detached
         ]
     except (AttributeError, ImportError, TypeError) as error:
-        logger.warning("this version of Ray hides its placement groups (%s); abandoned ones are not looked for", error)
+        _warn_once(f"this version of Ray hides its placement groups ({error}); abandoned ones are not looked for")
         return []
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def free_abandoned() -> int:

@@ -117,6 +117,10 @@ class _Events(tune.Callback):
     def __init__(self, sweep: Path, listener: Listener) -> None:
         self._sweep, self._listener = sweep, listener
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray keeps callbacks in its snapshots; the terminal and the lab book do not belong there."""
+        return {"_sweep": self._sweep}
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._listener.started(trial.config["number"], trial.config["params"])
 
