@@ -30,6 +30,8 @@ class Prepared:
     mask: npt.NDArray[np.uint8]
     segmentation: npt.NDArray[np.uint8] | None
     geometry: Geometry
+    intensities: tuple[float, float]
+    """Intensity of the file (after smoothing) that became 0, and the one that became 1."""
 
 
 def prepare(
@@ -45,9 +47,10 @@ def prepare(
     geometry = grid.plan(image, data)
     cropped = [grid.crop_or_pad(_on_voxel_grid(label.data, geometry), geometry.volume_shape) for label in labels]
     smooth = _smoothed_crop(_on_voxel_grid(image.data, geometry), geometry, data.smoothing_iterations)
-    rescaled = _rescale(smooth, cropped[0] > 0, data.percentiles, image)
+    rescaled, intensities = _rescale(smooth, cropped[0] > 0, data.percentiles, image)
     small = [_downsample(label, geometry) for label in cropped]
-    return Prepared(_downsample(rescaled, geometry), small[0], small[1] if segmentation else None, geometry)
+    lesion = small[1] if segmentation else None
+    return Prepared(_downsample(rescaled, geometry), small[0], lesion, geometry, intensities)
 
 
 def _on_voxel_grid(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
@@ -75,7 +78,7 @@ def _smoothed_crop(array: npt.NDArray[np.float32], geometry: Geometry, iteration
 
 def _rescale(
     array: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_], percentiles: tuple[float, float], image: volume.Volume
-) -> npt.NDArray[np.float32]:
+) -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
     if not brain.any():
         found = f"no brain voxel inside the centred crop of {array.shape}"
         raise volume.VolumeFileError(
@@ -86,7 +89,7 @@ def _rescale(
     if low == high:
         found = f"intensity {low:g} at both percentiles {percentiles} inside the brain mask"
         raise volume.VolumeFileError(str(image.path), "constant", found, "a scan needs contrast inside its mask")
-    return ((clipped - low) / (high - low)).astype(np.float32)
+    return ((clipped - low) / (high - low)).astype(np.float32), (float(low), float(high))
 
 
 def _downsample(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:

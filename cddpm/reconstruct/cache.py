@@ -66,6 +66,18 @@ def write_part(directory: Path, volume_id: str, arrays: Mapping[Key, NDArray[np.
     Raises ``CddpmError`` for values that float16 cannot hold, ``StorageError`` for a full disk, ``ValueError`` for an
     incomplete mapping.
     """
+    artifact.write_bytes(directory / _file_name(volume_id), _to_arrow(rounded(volume_id, arrays)))
+
+
+def _file_name(volume_id: str) -> str:
+    return f"{quote(volume_id, safe='')}.arrow"
+
+
+def rounded(volume_id: str, arrays: Mapping[Key, NDArray[np.floating]]) -> dict[Key, NDArray[np.float16]]:
+    """The predictions of one volume as a cache holds them: branches ``c`` and ``d`` = c - u as float16.
+
+    Raises as ``write_part``.
+    """
     rows = _to_rows(arrays)
     for (branch, level, seed), values in rows.items():
         if not np.isfinite(values).all():
@@ -73,11 +85,7 @@ def write_part(directory: Path, volume_id: str, arrays: Mapping[Key, NDArray[np.
                 f"volume '{volume_id}': the prediction ({branch}) at noise level {level}, seed {seed} has infinite or NaN "
                 "values; the training has diverged: lower its learning rate or use an earlier checkpoint"
             )
-    artifact.write_bytes(directory / _file_name(volume_id), _to_arrow(rows))
-
-
-def _file_name(volume_id: str) -> str:
-    return f"{quote(volume_id, safe='')}.arrow"
+    return rows
 
 
 def _to_rows(arrays: Mapping[Key, NDArray[np.floating]]) -> dict[Key, NDArray[np.float16]]:
@@ -88,7 +96,7 @@ def _to_rows(arrays: Mapping[Key, NDArray[np.floating]]) -> dict[Key, NDArray[np
             f"predictions {sorted(arrays)}: 'c' is needed, and 'u' for all or none of its levels and seeds"
         )
     rows: dict[Key, NDArray[np.float16]] = {}
-    with np.errstate(over="ignore", invalid="ignore"):  # write_part names what overflows
+    with np.errstate(over="ignore", invalid="ignore"):  # `rounded` names what overflows
         for (level, seed), c in sorted(conditional.items()):
             rows["c", level, seed] = c.astype(np.float16)
             if unconditional:

@@ -19,7 +19,7 @@ from cddpm.artifact import storage_errors
 from cddpm.config import ScoringConfig
 from cddpm.scoring.score import Row, Scorer
 
-_COLUMNS = ("Input", "Reconstruction", "Anomaly map", "Segmentation (red), truth (green line)")
+_COLUMNS = ("Input", "Reconstruction", "Anomaly map")
 _CELL_INCHES = 2.7
 _RED, _GREEN = (1.0, 0.15, 0.1), (0.2, 1.0, 0.3)
 
@@ -38,7 +38,10 @@ class OverviewRow:
     reconstruction: NDArray[np.floating]
     anomaly_map: NDArray[np.floating]
     segmentation: NDArray[np.bool_]
-    truth: NDArray[np.bool_]
+    truth: NDArray[np.bool_] | None
+    """None where nobody has segmented the volume."""
+    slice: int | None = None
+    """Axial slice to show; empty: ``slice_to_show``."""
 
 
 def choose(rows: Sequence[Row]) -> list[tuple[str, Row]]:
@@ -76,10 +79,11 @@ def _with_arrays(scorer: Scorer, scoring: ScoringConfig, label: str, row: Row) -
     )
 
 
-def slice_to_show(truth: NDArray[np.bool_], anomaly_map: NDArray[np.floating]) -> int:
+def slice_to_show(truth: NDArray[np.bool_] | None, anomaly_map: NDArray[np.floating]) -> int:
     """Index of the axial slice with most lesion voxels; without lesion, the one with the highest summed anomaly."""
-    lesion = truth.sum(axis=(1, 2))
-    return int(np.argmax(lesion if lesion.any() else anomaly_map.astype(np.float32).sum(axis=(1, 2))))
+    if truth is not None and truth.any():
+        return int(np.argmax(truth.sum(axis=(1, 2))))
+    return int(np.argmax(anomaly_map.astype(np.float32).sum(axis=(1, 2))))
 
 
 def overview(rows: Sequence[OverviewRow], path: Path) -> None:
@@ -101,7 +105,7 @@ def overview(rows: Sequence[OverviewRow], path: Path) -> None:
 
 
 def _draw_line(line: Any, row: OverviewRow) -> None:
-    index = slice_to_show(row.truth, row.anomaly_map)
+    index = slice_to_show(row.truth, row.anomaly_map) if row.slice is None else row.slice
     image = _upright(row.image[index])
     scores = _upright(row.anomaly_map[index])
     axes = line.subplots(1, 4)
@@ -115,15 +119,18 @@ def _draw_line(line: Any, row: OverviewRow) -> None:
     bar.ax.axhline(row.threshold, color=_GREEN, linewidth=1.5)
     bar.ax.tick_params(labelsize=7)
     _grey(axes[3], image)
-    _overlay(axes[3], _upright(row.segmentation[index]), _upright(row.truth[index]))
-    for axis, name in zip(axes, _COLUMNS, strict=True):
+    _overlay(axes[3], _upright(row.segmentation[index]), None if row.truth is None else _upright(row.truth[index]))
+    last = "Segmentation (red)" if row.truth is None else "Segmentation (red), truth (green line)"
+    for axis, name in zip(axes, (*_COLUMNS, last), strict=True):
         axis.set_title(name, fontsize=8)
         axis.set_axis_off()
 
 
 def _title(row: OverviewRow, index: int) -> str:
-    dice = "no lesion" if row.dice is None else f"Dice {row.dice:.3f}"
-    return f"{row.label}: {row.dataset}, {row.volume}, {dice}  (slice {index}, threshold {row.threshold:.3g})"
+    names = [name for name in (row.dataset, row.volume) if name]
+    if row.truth is not None:
+        names.append("no lesion" if row.dice is None else f"Dice {row.dice:.3f}")
+    return f"{row.label}: {', '.join(names)}  (slice {index}, threshold {row.threshold:.3g})"
 
 
 def _upright(plane: NDArray) -> NDArray:
@@ -142,9 +149,9 @@ def _mark_sides(axis: Axes) -> None:
         )
 
 
-def _overlay(axis: Axes, segmentation: NDArray, truth: NDArray) -> None:
+def _overlay(axis: Axes, segmentation: NDArray, truth: NDArray | None) -> None:
     colours = np.zeros((*segmentation.shape, 4), np.float32)
     colours[segmentation] = (*_RED, 0.6)
     axis.imshow(colours, interpolation="nearest")
-    if truth.any():
+    if truth is not None and truth.any():
         axis.contour(truth.astype(np.float32), levels=[0.5], colors=[_GREEN], linewidths=1.0)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from cddpm.config import ScoringConfig
 from cddpm.errors import DataError
-from cddpm.reconstruct.cache import ReconstructionCache
 from cddpm.scoring import operating_point
 from cddpm.scoring.memo import ArrayMemo
 from cddpm.scoring.metrics import aggregate, confusion, mean
@@ -45,6 +44,17 @@ class VolumeStore(Protocol):
     def image(self, v: int) -> NDArray[np.float16]: ...
     def mask(self, v: int) -> NDArray[np.uint8]: ...
     def segmentation(self, v: int) -> NDArray[np.uint8]: ...
+
+
+class Reconstructions(Protocol):
+    """The part of a reconstruction cache that scoring reads; (S, H, W) arrays by volume id, noise level and seed."""
+
+    @property
+    def levels(self) -> tuple[int, ...]: ...
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+    def c(self, volume: str, level: int, seed: int) -> NDArray[np.float16]: ...
+    def d(self, volume: str, level: int, seed: int) -> NDArray[np.float16]: ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ class Scorer:
     def __init__(
         self,
         store: VolumeStore,
-        cache: ReconstructionCache | None,
+        cache: Reconstructions | None,
         unhealthy: Mapping[str, Sequence[int]],
         healthy: Sequence[int] = (),
         threads: int = 1,
