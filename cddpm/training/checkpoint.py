@@ -35,12 +35,17 @@ KEPT_STATES = 2
 
 @dataclass(frozen=True)
 class State:
-    """A point in a training: ``images`` seen, the weights, their moving average (or None), the optimizer's state."""
+    """A point in a training: ``images`` seen, the weights, their moving average (or None), the optimizer's state.
+
+    ``loss_sum`` over ``loss_steps`` steps: what the next point of the history has gathered so far.
+    """
 
     images: int
     weights: dict[str, Tensor]
     average: dict[str, Tensor] | None
     optimizer: dict[str, Any]
+    loss_sum: float = 0.0
+    loss_steps: int = 0
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -93,7 +98,8 @@ def save_state(directory: Path, state: State, fingerprint: str) -> Path:
             save_weights(temporary / "average.safetensors", state.average)
         tensors, plain = _flatten_optimizer(state.optimizer)
         save_weights(temporary / TENSORS, tensors)
-        artifact.write_json(temporary / PROGRESS, {"images": state.images, "optimizer": plain})
+        losses = {"loss_sum": state.loss_sum, "loss_steps": state.loss_steps}
+        artifact.write_json(temporary / PROGRESS, {"images": state.images, "optimizer": plain, **losses})
 
     path = directory / f"images-{state.images:012d}"
     if path.exists():  # a damaged state that was walked past
@@ -137,6 +143,8 @@ def _read_state(path: Path, fingerprint: str) -> State:
         weights=load_weights(path / WEIGHTS),
         average=load_weights(average) if average.exists() else None,
         optimizer=_unflatten_optimizer(load_weights(path / TENSORS), progress["optimizer"]),
+        loss_sum=progress["loss_sum"],
+        loss_steps=progress["loss_steps"],
     )
 
 
@@ -154,22 +162,25 @@ def _unflatten_optimizer(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
 
 
 def append_history(path: Path, row: Mapping[str, float]) -> None:
-    """Add one line (images seen and metrics) to a history; a repeated or earlier point after a resume is not added."""
+    """Add one line (images seen and metrics) to a history; a repeated or earlier point after a resume is not added.
+
+    The file is replaced as a whole, so that nobody reads half a line and a damaged one does not swallow the next.
+    """
     rows = read_history(path)
     if rows and rows[-1]["images"] >= row["images"]:
         return
-    with artifact.storage_errors(path), path.open("a") as stream:
-        stream.write(json.dumps(row) + "\n")
+    artifact.write_text(path, "".join(json.dumps(r) + "\n" for r in [*rows, row]))
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """All complete lines of a history; a last line cut by a crash is left out."""
+    """All complete lines of a history; a damaged one is left out and named in the log."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            logger.warning("%s: a line was cut by a crash and is left out", path)
+            logger.warning("%s: line %d is damaged and left out", path, number)
     return rows
 
 

@@ -112,6 +112,8 @@ class Trainer:
         self.optimizer = _optimizer(self.module, recipe)
         self.average: dict[str, Tensor] | None = None
         self.images = 0
+        self.loss_sum, self.loss_steps = 0.0, 0
+        self._speed, self._saved = (time.monotonic(), 0), 0
 
     def run(self, hooks: Hooks) -> dict[str, Tensor]:
         """Train to the end of the budget; returns the weights (moving average if configured).
@@ -120,17 +122,18 @@ class Trainer:
         """
         self._resume()
         parallel = self.ranks.wrap(self.module)
-        milestones, loss_sum, started = self.recipe.milestones(), 0.0, time.monotonic()
-        count = 0
+        milestones = self.recipe.milestones()
+        if self.images // self.recipe.batch_size in milestones:
+            self._catch_up(hooks)
+        self._speed = (time.monotonic(), self.images)
         for step in self._steps():
             loss = self._step(parallel)
-            loss_sum, count = loss_sum + loss, count + 1
+            self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
             if self.ranks.first:
                 hooks.progress(self.stage, self.images, self.recipe.steps * self.recipe.batch_size, loss)
             if step in milestones:
-                speed = count * self.recipe.batch_size / max(1e-9, time.monotonic() - started)
-                self._milestone(hooks, loss_sum / count, speed)
-                loss_sum, count, started = 0.0, 0, time.monotonic()
+                self._save()
+                self._evaluate(hooks)
             if step % POLL_STEPS == 0 and self.ranks.share(hooks.stop() if self.ranks.first else None):
                 self._save()
                 raise Interrupted(f"{self.stage}: stopped after {self.images} images; its state is saved")
@@ -182,14 +185,30 @@ class Trainer:
         for name in weights.keys() - floats:
             self.average[name].copy_(weights[name])
 
-    def _milestone(self, hooks: Hooks, loss: float, images_per_second: float) -> None:
-        self._save()
-        metrics = {**self._validate(), f"{self.stage}/images_per_second": images_per_second}
-        metrics[f"{self.stage}/loss"] = float(self.ranks.total(torch.tensor(loss)) / self.ranks.world)
-        row = {"images": float(self.images), **metrics}
+    def _catch_up(self, hooks: Hooks) -> None:
+        """A process that died while it validated had saved before: validate now."""
+        history = self.directory / checkpoint.HISTORY
+        if self.ranks.share(
+            self.ranks.first and any(r["images"] == self.images for r in checkpoint.read_history(history))
+        ):
+            self.loss_sum, self.loss_steps = 0.0, 0
+        else:
+            self._evaluate(hooks)
+
+    def _evaluate(self, hooks: Hooks) -> None:
+        (started, images), now = self._speed, time.monotonic()
+        row = {"images": float(self.images), **self._validate()}
+        if self.images > images:
+            row[f"{self.stage}/images_per_second"] = (self.images - images) / max(1e-9, now - started)
+        row[f"{self.stage}/loss"] = self._total_loss() / (self.ranks.world * self.loss_steps)
         if self.ranks.first:
             checkpoint.append_history(self.directory / checkpoint.HISTORY, row)
         hooks.report(row)
+        self.loss_sum, self.loss_steps = 0.0, 0
+        self._speed = (time.monotonic(), self.images)
+
+    def _total_loss(self) -> float:
+        return float(self.ranks.total(torch.tensor(self.loss_sum, dtype=torch.float64)))
 
     def _validate(self) -> dict[str, float]:
         with (
@@ -200,10 +219,21 @@ class Trainer:
             return self.objective.validate(self.module, self.ranks)
 
     def _save(self) -> None:
+        if self.images == self._saved:
+            return
+        total = self._total_loss()
         if self.ranks.first:
-            state = checkpoint.State(self.images, self.module.state_dict(), self.average, self.optimizer.state_dict())
+            state = checkpoint.State(
+                self.images,
+                self.module.state_dict(),
+                self.average,
+                self.optimizer.state_dict(),
+                total,
+                self.loss_steps,
+            )
             checkpoint.save_state(self.directory, state, self.name)
         self.ranks.barrier()
+        self._saved = self.images
 
     def _resume(self) -> None:
         state = checkpoint.newest_state(self.directory, self.name)
@@ -213,7 +243,8 @@ class Trainer:
         checkpoint.fill_module(self.module, state.weights, str(self.directory))
         self.optimizer.load_state_dict(state.optimizer)
         self.average = checkpoint.tensors_on(self.ranks.device, state.average) if state.average else None
-        self.images = state.images
+        self.images = self._saved = state.images
+        self.loss_sum, self.loss_steps = (state.loss_sum if self.ranks.first else 0.0), state.loss_steps
 
     def _final_weights(self) -> dict[str, Tensor]:
         return {k: v.detach().clone() for k, v in (self.average or self.module.state_dict()).items()}
