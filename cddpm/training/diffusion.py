@@ -83,12 +83,12 @@ class DiffusionObjective:
         levels = torch.linspace(0, self.config.diffusion.timesteps - 1, count).round().long()
         order = np.random.Generator(np.random.Philox(key=count)).permutation(count)  # levels not along the body axis
         mine = np.arange(count)[ranks.rank :: ranks.world]
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device if self.device.type == "cuda" else "cpu")
+        sums = torch.zeros(2, dtype=torch.float64)
         for start in range(0, len(mine), batch):
             part = mine[start : start + batch]
             slices = torch.from_numpy(self.store.images(self.validation_rows[part])).unsqueeze(1)
             seeds = [slice_seed(self.config.seed, "validation", int(i)) for i in part]
             loss = module(*self._noised(slices, levels[order[part]], seeds), None)
-            sums += torch.tensor([float(loss) * len(part), len(part)], dtype=torch.float64).to(sums.device)
+            sums += torch.tensor([float(loss) * len(part), len(part)], dtype=torch.float64)
         total, number = ranks.total(sums).tolist()
         return float(total / number)

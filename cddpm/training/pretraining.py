@@ -59,11 +59,11 @@ class PretrainingObjective:
     def validate(self, module: nn.Module, ranks: Ranks) -> dict[str, float]:
         """Loss on fixed healthy validation slices with fixed masks."""
         mine = np.arange(len(self.validation_rows))[ranks.rank :: ranks.world]
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device if self.device.type == "cuda" else "cpu")
+        sums = torch.zeros(2, dtype=torch.float64)
         for start in range(0, len(mine), self.validation_batch):
             part = mine[start : start + self.validation_batch]
             seeds = [slice_seed(self.seed, STAGE, "validation", int(i)) for i in part]
             loss = module(*self._batch(self.validation_rows[part], seeds))
-            sums += torch.tensor([float(loss) * len(part), len(part)], dtype=torch.float64).to(sums.device)
+            sums += torch.tensor([float(loss) * len(part), len(part)], dtype=torch.float64)
         total, count = ranks.total(sums).tolist()
         return {f"{STAGE}/val_loss": total / count}

@@ -48,9 +48,11 @@ class Ranks:
 
     def total(self, values: Tensor) -> Tensor:
         """Sum of ``values`` over the processes."""
-        if self.world > 1:
-            dist.all_reduce(values)
-        return values
+        if self.world == 1:
+            return values
+        summed = values.to(self.device, copy=True)  # NCCL only sums what lies on GPUs
+        dist.all_reduce(summed)
+        return summed
 
     def barrier(self) -> None:
         """Wait until every process is here."""
