@@ -5,6 +5,7 @@ It is drawn as ``monitor/...`` and never mixed with final scores.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -25,13 +26,17 @@ OBJECTIVE = "monitor/objective"
 
 
 class Preview:
-    """The first ``training.validation_volumes`` volumes of each data set of the search's objective."""
+    """The first ``training.validation_volumes`` volumes with a lesion of each data set of the search's objective."""
 
     def __init__(self, config: ExperimentConfig, store: SliceStore) -> None:
         self.config, self.store = config, store
         count, fold = config.training.validation_volumes, config.data.fold
         names = config.search.datasets or config.data.unhealthy
-        self.volumes = [(name, v) for name in names for v in store.cohort(name, "val", fold)[:count]]
+        self.volumes = [
+            (name, v)
+            for name in names
+            for v in islice((v for v in store.cohort(name, "val", fold) if store.segmentation(v).any()), count)
+        ]
 
     def score(self, model: ConditionedDiffusion, ranks: Ranks) -> dict[str, float]:
         """``monitor/<data set>/dice`` (or auprc) and their mean ``monitor/objective``; the same on all ranks."""
