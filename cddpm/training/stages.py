@@ -5,8 +5,9 @@ All ranks of a worker group call these functions together. A stage that another 
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.reconstruct import cache as reconstructions
 from cddpm.training import checkpoint, diffusion, pretraining
-from cddpm.training.loop import Hooks, Objective, Recipe, Trainer
+from cddpm.training.loop import Hooks, Interrupted, Objective, Recipe, Trainer
 from cddpm.training.order import Rows
 from cddpm.training.preview import Preview, predict
 from cddpm.training.ranks import Ranks
@@ -28,6 +29,8 @@ from cddpm.training.ranks import Ranks
 logger = logging.getLogger(__name__)
 
 ENCODER, CHECKPOINT = "encoder", "checkpoint"
+WAIT_SECONDS = 1.0
+"""Between looks at an artifact that another trial is making."""
 METHOD_VERSION = 1
 """Part of every fingerprint; raised when the same settings would give other numbers."""
 
@@ -101,12 +104,20 @@ def train(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) ->
     if config.model.conditioned and config.pretraining.enabled:
         identity = encoder_identity(config, store.fingerprint)
         encoder = place.artifacts / ENCODER / identity[0]
-        if _ensure(encoder, ENCODER, identity, config, ranks, lambda w: _pretrain(config, store, w, ranks, hooks)):
+        if _ensure(
+            encoder, ENCODER, identity, config, ranks, hooks, lambda w: _pretrain(config, store, w, ranks, hooks)
+        ):
             made.append(ENCODER)
     identity = checkpoint_identity(config, store.fingerprint)
     path = place.artifacts / CHECKPOINT / identity[0]
     if _ensure(
-        path, CHECKPOINT, identity, config, ranks, lambda w: _train_model(config, store, encoder, w, ranks, hooks)
+        path,
+        CHECKPOINT,
+        identity,
+        config,
+        ranks,
+        hooks,
+        lambda w: _train_model(config, store, encoder, w, ranks, hooks),
     ):
         made.append(CHECKPOINT)
     return Made(path, encoder, tuple(made))
@@ -162,15 +173,14 @@ def _ensure(
     identity: tuple[str, dict[str, Any]],
     config: ExperimentConfig,
     ranks: Ranks,
+    hooks: Hooks,
     make: Callable[[Path], dict[str, Tensor]],
 ) -> bool:
     """Make the artifact with all ranks unless it is there; resumable work lies in a folder beside it meanwhile."""
     name, made_from = identity
     work = path.parent / ".work" / name
-    with ExitStack() as stack:
-        if ranks.first and not artifact.is_complete(path):
-            stack.enter_context(artifact.lock(work.with_name(f"{name}.lock")))  # freed when this process dies
-        if ranks.share(artifact.is_complete(path) if ranks.first else None):
+    with _claimed(path, work.with_name(f"{name}.lock"), ranks, hooks) as found:
+        if found:
             return False
         weights = make(work)
         if ranks.first:
@@ -178,6 +188,31 @@ def _ensure(
             shutil.rmtree(work, ignore_errors=True)
         ranks.barrier()
     return True
+
+
+@contextmanager
+def _claimed(path: Path, lock: Path, ranks: Ranks, hooks: Hooks) -> Iterator[bool]:
+    """Whether the artifact is there; if not, it is this worker group's to make until the block ends.
+
+    While another group makes it, all ranks wait in short steps (one long wait of the first rank alone would let the
+    others' broadcast time out). Raises ``Interrupted`` when asked to stop meanwhile.
+    """
+    with ExitStack() as stack:
+        while (state := ranks.share(_claim(path, lock, stack, hooks) if ranks.first else None)) == "busy":
+            time.sleep(WAIT_SECONDS)
+        if state == "stop":
+            raise Interrupted(f"{path.name}: stopped while another trial makes this {path.parent.name}")
+        yield state == "found"
+
+
+def _claim(path: Path, lock: Path, stack: ExitStack, hooks: Hooks) -> str:
+    if artifact.is_complete(path):
+        return "found"
+    try:
+        stack.enter_context(artifact.lock(lock, wait=False))  # freed when this process dies
+    except BlockingIOError:
+        return "stop" if hooks.stop() else "busy"
+    return "found" if artifact.is_complete(path) else "mine"
 
 
 def _fill(folder: Path, weights: dict[str, Tensor], work: Path, config: ExperimentConfig) -> None:
@@ -216,10 +251,8 @@ def reconstruct(
         path.name, store.fingerprint, ids, config.reconstruction, config.diffusion.noise, config.seed
     )
     target = reconstructions.cache_path(place.artifacts, name)
-    with ExitStack() as stack:
-        if ranks.first and not artifact.is_complete(target):
-            stack.enter_context(artifact.lock(target.with_name(f".{name}.lock")))
-        if ranks.share(artifact.is_complete(target) if ranks.first else None):
+    with _claimed(target, target.with_name(f".{name}.lock"), ranks, hooks) as found:
+        if found:
             return target
         _predict_all(config, store, path, target, list(volumes)[ranks.rank :: ranks.world], ranks, hooks)
         ranks.barrier()
