@@ -22,7 +22,7 @@ suitable() {
 
 find_python() {
     local name
-    for name in ${PYTHON:-} python3.11 python3.12 python3.13 python3; do
+    for name in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3; do
         if command -v "$name" >/dev/null && suitable "$name"; then
             command -v "$name"
             return

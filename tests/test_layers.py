@@ -1,0 +1,145 @@
+"""The layers hold: a module imports from its own row or below, and third-party packages stay in their homes."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ROWS = (  # lowest first; a name stands for the module or the whole package cddpm.<name>
+    ("errors",),
+    ("config", "artifact"),
+    ("data",),
+    ("models",),
+    ("reconstruct", "scoring"),
+    ("training", "cluster", "cluster_file"),
+    ("tracking",),
+    ("search", "predict"),
+    ("cli", "__main__", "shell", "*_commands", "launch"),
+)
+COMMAND_LINES = ("cddpm.cli", "cddpm.shell", "cddpm.*_commands", "launch.*")
+HOMES = {
+    "ray": ("cddpm.cluster", "cddpm.training.worker", "cddpm.search.tuning"),
+    "cddpm.cluster": ("cddpm.training.worker", "cddpm.search.*", *COMMAND_LINES),
+    "mlflow": ("cddpm.tracking.*",),
+    "nibabel": ("cddpm.data.volume",),
+    "optuna": ("cddpm.search.*",),
+    "typer": COMMAND_LINES,
+}
+NAMELESS = {"utils", "util", "helpers", "common", "base", "misc", "manager"}
+
+
+def modules() -> dict[str, str]:
+    """Source by dotted name, of the package and of launch/."""
+    files = [*(ROOT / "cddpm").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]
+    return {dotted(file): file.read_text() for file in sorted(files)}
+
+
+def dotted(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(name: str, source: str, known: set[str]) -> Iterator[str]:
+    """Every module that ``source`` imports, inside functions too; a name from a package may be a module."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name}: line {node.lineno}: import by the full name"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in known else str(node.module)
+
+
+def row(name: str) -> int | None:
+    """Index of the row of a module of this project; None for the bare package ``cddpm`` and foreign modules."""
+    parts = name.split(".")
+    part = parts[1] if parts[0] == "cddpm" and len(parts) > 1 else parts[0]
+    if parts[0] not in ("cddpm", "launch") or part == "cddpm":
+        return None
+    for index, names in enumerate(ROWS):
+        if any(Path(part).match(pattern) for pattern in names):
+            return index
+    raise AssertionError(f"{name}: stands in no row; put it where it belongs in ROWS")
+
+
+def within(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(Path(name).match(pattern) or name == pattern.removesuffix(".*") for pattern in patterns)
+
+
+def faults(name: str, source: str, known: set[str]) -> Iterator[str]:
+    """What in ``source``, as module ``name``, breaks the order or leaves a home."""
+    own = row(name)
+    for imported in imports(name, source, known):
+        other = row(imported)
+        if own is not None and other is not None and other > own:
+            yield f"{name} imports {imported}, which stands above it"
+        for package, homes in HOMES.items():
+            if (imported == package or imported.startswith(f"{package}.")) and not within(name, homes):
+                yield f"{name} imports {imported}; homes of {package}: {', '.join(homes)}"
+
+
+def test_no_module_breaks_the_order_or_leaves_a_home() -> None:
+    sources = modules()
+    found = [fault for name, source in sources.items() for fault in faults(name, source, set(sources))]
+    assert not found, "\n".join(found)
+
+
+def test_every_home_that_is_one_module_exists() -> None:
+    names = set(modules())
+    homes = {home for places in HOMES.values() for home in places if "*" not in home} - set(COMMAND_LINES)
+    assert homes <= names
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("cddpm.data.store", "from cddpm.models import unet"),
+        ("cddpm.models.unet", "def f():\n    import cddpm.training.loop"),
+        ("cddpm.training.loop", "from cddpm import tracking"),
+        ("cddpm.config", "from cddpm.data.volume import read_volume"),
+        ("cddpm.errors", "from cddpm import config"),
+        ("cddpm.search.sweep", "from cddpm import shell"),
+        ("cddpm.training.loop", "import ray"),
+        ("cddpm.training.loop", "from cddpm import cluster"),
+        ("cddpm.scoring.score", "from cddpm.cluster import connect"),
+        ("cddpm.search.lab", "from mlflow.entities import Run"),
+        ("cddpm.search.lab", "import typer"),
+        ("cddpm.data.geometry", "from nibabel.affines import voxel_sizes"),
+        ("cddpm.training.stages", "import optuna.trial"),
+    ],
+)
+def test_a_wrong_import_is_found(name: str, source: str) -> None:
+    assert list(faults(name, source, set(modules()) | {"cddpm.tracking"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("cddpm.models.unet", "from cddpm.data import slices\nimport torch"),
+        ("cddpm.training.worker", "import ray.train\nfrom cddpm import cluster"),
+        ("cddpm.search.tuning", "from ray import tune\nimport optuna"),
+        ("cddpm.registry_commands", "import typer\nfrom cddpm.search import sweep"),
+        ("launch.sweep", "import typer\nfrom cddpm.shell import guarded"),
+        ("cddpm.data.store", "import raytracer"),
+    ],
+)
+def test_a_right_import_passes(name: str, source: str) -> None:
+    assert not list(faults(name, source, set(modules())))
+
+
+def test_a_module_without_a_row_is_told() -> None:
+    with pytest.raises(AssertionError, match="stands in no row"):
+        row("cddpm.novelty")
+
+
+def test_modules_are_named_after_things() -> None:
+    assert not [name for name in modules() if name.rsplit(".", 1)[-1] in NAMELESS]
+
+
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))

@@ -1,0 +1,96 @@
+"""The top level is fixed: what a newcomer sees first stays small and named as agreed."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ALLOWED = {
+    "cddpm",
+    "tune_configs",
+    "launch",
+    "tests",
+    "ray_cluster.yaml",
+    "pyproject.toml",
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE",
+    "requirements.lock",
+}
+LOCKED = re.compile(r"^[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*$")
+
+
+@pytest.fixture(scope="module")
+def tracked() -> list[str]:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listing.returncode:
+        pytest.skip(f"not a git checkout: {listing.stderr.strip()}")
+    return [name for name in listing.stdout.split("\0") if name]
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    wrong = [line for line in pins if not LOCKED.match(line)]
+    assert not wrong, "a lock line is name==version, without hashes, addresses, options or a local version"
+    return {normal(line.split("==")[0]): line.split("==")[1] for line in pins}
+
+
+def test_exactly_the_agreed_entries_are_tracked(tracked: list[str]) -> None:
+    entries = {name.split("/")[0] for name in tracked}
+    assert {entry for entry in entries if not entry.startswith(".")} == ALLOWED
+
+
+def test_no_made_thing_is_tracked(tracked: list[str]) -> None:
+    made = ("__pycache__", ".pyc", ".egg-info", "mlruns", "mlflow.db", ".safetensors", ".nii.gz", ".arrow")
+    assert not [name for name in tracked if any(part in name for part in made)]
+
+
+def test_tracked_files_are_small(tracked: list[str]) -> None:
+    big = [name for name in tracked if (ROOT / name).is_file() and (ROOT / name).stat().st_size > 1_000_000]
+    assert not big
+
+
+def test_no_file_is_longer_than_it_may_be(tracked: list[str]) -> None:
+    """About 400 lines; configuration is one list of settings and may be longer."""
+    lengths = {
+        n: len((ROOT / n).read_text().splitlines()) for n in tracked if n.endswith(".py") and (ROOT / n).is_file()
+    }
+    assert not {name: lines for name, lines in lengths.items() if lines > 420 and name != "cddpm/config.py"}
+
+
+def test_the_licence_is_there_in_full() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_the_lock_holds_all_that_the_project_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    names = {normal(re.split(r"[^A-Za-z0-9._-]", requirement)[0]) for requirement in asked}
+    assert names <= set(locked())
+
+
+def test_the_lock_leaves_a_gpus_packages_to_torch() -> None:
+    assert not [name for name in locked() if name.startswith(("nvidia", "cuda", "triton"))]
+
+
+def test_the_project_asks_for_what_it_imports() -> None:
+    """A package that only another package brings along may vanish with that one's next version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = {normal(re.split(r"[^A-Za-z0-9._-]", requirement)[0]) for requirement in project["dependencies"]}
+    named = {"yaml": "pyyaml", "SimpleITK": "simpleitk", "sklearn": "scikit-learn"}
+    pattern = re.compile(r"^\s*(?:import|from) ([A-Za-z_]\w*)", re.MULTILINE)
+    sources = [*(ROOT / "cddpm").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]
+    roots = {root for file in sources for root in pattern.findall(file.read_text())}
+    foreign = roots - sys.stdlib_module_names - {"cddpm", "__future__"}
+    assert {normal(named.get(root, root)) for root in foreign} <= asked
