@@ -160,6 +160,7 @@ def abandoned_placement_groups() -> Iterable[str]:
     import ray
 
     try:
+        from ray._raylet import ActorID
         from ray.core.generated import gcs_pb2
 
         table = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
@@ -168,7 +169,11 @@ def abandoned_placement_groups() -> Iterable[str]:
         return [
             g.placement_group_id.hex()
             for g in groups
-            if g.state != removed and g.creator_actor_id and g.creator_actor_dead and not g.is_detached
+            if g.state != removed
+            and g.creator_actor_dead
+            and not g.is_detached
+            # a group made by a driver has no creating actor, and its "actor" counts as dead
+            and not ActorID(g.creator_actor_id).is_nil()
         ]
     except (AttributeError, ImportError, TypeError) as error:
         _warn_once(f"this version of Ray hides its placement groups ({error}); abandoned ones are not looked for")

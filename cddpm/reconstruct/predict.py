@@ -33,17 +33,18 @@ def predict_volume(
     batch_size: int = 64,
     precision: Literal["float32", "bfloat16"] = "float32",
     device: torch.device | str = "cpu",
+    unconditional: bool = True,
 ) -> dict[Key, NDArray[np.float32]]:
     """Predict x_0 of ``slices`` (S, H, W) in [0, 1] at every noise level (1..T) and noise seed.
 
     Returns (S, H, W) float32 per (branch, level, seed): branch ``c`` with the condition, and ``u`` with the learned null
-    condition if the model has one. Both see one noise realisation, which depends on the experiment's ``seed``, the
-    ``volume_key``, the slice, the level and the noise seed alone, never on batches. The encoder runs once per slice. The
-    model must be on ``device``; it is put back into training mode if it was in it.
+    condition if the model has one and ``unconditional`` asks for it. Both see one noise realisation, which depends on
+    the experiment's ``seed``, the ``volume_key``, the slice, the level and the noise seed alone, never on batches. The
+    encoder runs once per slice. The model must be on ``device``; it is put back into training mode if it was in it.
     """
     work = list(product(levels, seeds, range(len(slices))))
     images = torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32)).unsqueeze(1).to(device)
-    branches = ("c", "u") if is_guided(model) else ("c",)
+    branches = ("c", "u") if unconditional and is_guided(model) else ("c",)
     predicted = {branch: np.empty((len(work), *slices.shape[1:]), np.float32) for branch in branches}
     with _inference(model, precision, torch.device(device)):
         condition = _condition(model, images, batch_size)

@@ -1,0 +1,126 @@
+"""The main job on real processes: a foreign DATA_DIR, an interruption, a kill of everything, resumes, what must be refused."""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import foreign_data
+import mlflow
+import optuna
+import pytest
+from small_sweep import CONFIG, Sweep
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def leaderboard(folder: Path) -> list[dict[str, str]]:
+    with (folder / "out/sweeps/small/leaderboard.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def study_states(folder: Path) -> list[str]:
+    storage = f"sqlite:///{folder}/out/sweeps/small/study.db"
+    return [t.state.name for t in optuna.load_study(study_name="training", storage=storage).trials]
+
+
+def runs(folder: Path) -> dict[str, str]:
+    """MLflow's run id by our identity."""
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/out/mlflow.db")
+    experiment = client.get_experiment_by_name("cddpm")
+    found = client.search_runs([experiment.experiment_id])
+    identities = [run.data.tags["cddpm.run"] for run in found]
+    assert len(set(identities)) == len(identities), identities
+    return {run.data.tags["cddpm.run"]: run.info.run_id for run in found}
+
+
+def test_foreign_data_becomes_a_champion(tmp_path: Path) -> None:
+    data = foreign_data.make(tmp_path / "foreign")
+    sweep = Sweep(tmp_path, "--data-dir", str(data))
+    assert sweep.finish() == 0, sweep.output
+    names = [row["name"] for row in leaderboard(tmp_path)]
+    assert sorted(name.replace("champion = ", "") for name in names) == [
+        "0000",
+        "0001",
+        "intensity threshold",
+        "unswept defaults",
+    ]
+    assert (tmp_path / "out/sweeps/small/champion.png").stat().st_size > 10_000
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/out/mlflow.db")
+    version = client.get_model_version_by_alias("cddpm", "champion")
+    assert version.tags["cddpm.sweep"] == "small"
+    found = runs(tmp_path)
+    assert set(found) == {"small", "small/0000", "small/0001"}
+    for trial in ("small/0000", "small/0001"):
+        assert client.get_run(found[trial]).data.tags["mlflow.parentRunId"] == found["small"]
+        assert [m.step for m in client.get_metric_history(found[trial], "val/loss")] == [128, 256, 384, 512]
+    again = Sweep(tmp_path, "--data-dir", str(data))
+    assert again.finish() == 6
+    assert "--resume" in again.output
+    assert "Traceback" not in again.output
+    second = Sweep(tmp_path, "--data-dir", str(data), "--name", "second", "--trials", "1")
+    assert second.finish() == 0, second.output
+    assert "0 of 512" not in second.output  # the first trial's checkpoint was found, not trained again
+    assert len(list((tmp_path / "out/artifacts/checkpoint").glob("[0-9a-f]*"))) == 2
+
+
+def test_interrupted_killed_and_resumed(tmp_path: Path) -> None:
+    first = Sweep(tmp_path)
+    first.wait_for("trial 0000 after")
+    first.interrupt()
+    assert first.finish(60) == 130, first.output
+    assert "--resume" in first.output
+    assert "Traceback" not in first.output
+    assert study_states(tmp_path) == ["RUNNING"]
+    saved = [int(p.name.split("-")[1]) for p in (tmp_path / "out/artifacts/checkpoint/.work").glob("*/images-*")]
+    assert saved
+
+    second = Sweep(tmp_path, "--resume")
+    second.wait_for("trial 0001 after")
+    other = Sweep(tmp_path, "--resume")
+    assert other.finish(60) == 6
+    assert f"process {second.process.pid}" in other.output
+    before, result = runs(tmp_path), (tmp_path / "out/sweeps/small/trials/0000/result.json").read_bytes()
+    second.kill_tree()
+
+    third = Sweep(tmp_path, "--resume")
+    assert third.finish() == 0, third.output
+    assert "trial 0000 starts" not in third.output
+    assert (tmp_path / "out/sweeps/small/trials/0000/result.json").read_bytes() == result
+    assert study_states(tmp_path) == ["COMPLETE", "COMPLETE"]
+    names = Counter(row["name"].replace("champion = ", "") for row in leaderboard(tmp_path))
+    assert names == {"0000": 1, "0001": 1, "unswept defaults": 1, "intensity threshold": 1}
+    after = runs(tmp_path)
+    assert {k: after[k] for k in before} == before
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/out/mlflow.db")
+    for trial in ("small/0000", "small/0001"):
+        steps = [m.step for m in client.get_metric_history(after[trial], "val/loss")]
+        assert steps == [128, 256, 384, 512]
+
+    changed = json.loads(json.dumps(CONFIG))
+    changed["training"]["batch_size"] = 8
+    refused = Sweep(tmp_path, "--resume", config=changed)
+    assert refused.finish(60) == 6
+    assert "training.batch_size: was 16, is 8" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--set", "training.learning_rat=1"], 2, ["training.learning_rat", "did you mean 'training.learning_rate'"]),
+        (
+            ["--set", "compute.workers=64", "--set", "training.batch_size=64", "--set", "pretraining.batch_size=64"],
+            6,
+            ["compute.workers", "64"],
+        ),
+        (["--data-dir", "/nowhere/at/all"], 3, ["/nowhere/at/all"]),
+        (["--resume"], 6, ["no sweep 'small' to resume"]),
+        (["--tracking-uri", "http://127.0.0.1:9"], 5, ["http://127.0.0.1:9"]),
+    ],
+)
+def test_a_users_fault_is_one_message(tmp_path: Path, arguments: list[str], code: int, words: list[str]) -> None:
+    sweep = Sweep(tmp_path, *arguments)
+    assert sweep.finish(90) == code, sweep.output
+    assert "Traceback" not in sweep.output
+    for word in words:
+        assert word in sweep.output
