@@ -1,0 +1,166 @@
+"""``cddpm data``: make a phantom, check a DATA_DIR, build its slice store."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from cddpm.config import DataConfig
+    from cddpm.data.finding import Report
+
+app = typer.Typer(no_args_is_help=True, help="Make a phantom, check a DATA_DIR, build its slice store.")
+
+DataDir = Annotated[
+    Path, typer.Argument(metavar="DATA_DIR", help="Folder with Train, Test and splits.", show_default=False)
+]
+Configuration = Annotated[
+    Path | None, typer.Option("--config", help="Experiment file; its data section is used.", show_default=False)
+]
+Modality = Annotated[str | None, typer.Option("--modality", help="t1 or t2.", show_default=False)]
+Fold = Annotated[int | None, typer.Option("--fold", min=0, help="Fold of the healthy data.", show_default=False)]
+Healthy = Annotated[str | None, typer.Option("--healthy", help="Healthy data set.", show_default=False)]
+Unhealthy = Annotated[
+    list[str] | None, typer.Option("--unhealthy", help="Unhealthy data set; once for each.", show_default=False)
+]
+Splits = Annotated[
+    Literal["clean", "published", "strict"] | None,
+    typer.Option("--splits", help="What to do with subjects that stand in two splits.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")]
+Address = Annotated[
+    str | None, typer.Option("--address", help="Ray cluster (or RAY_ADDRESS); without it Ray is started here.")
+]
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder, or the same phantom.", show_default=False)],
+    subjects: Annotated[
+        int | None, typer.Option("--subjects", min=1, help="Healthy subjects of training.", show_default=False)
+    ] = None,
+    healthy_val: Annotated[int | None, typer.Option(min=1, help="Of validation.", show_default=False)] = None,
+    healthy_test: Annotated[int | None, typer.Option(min=1, help="Of test.", show_default=False)] = None,
+    unhealthy_val: Annotated[
+        int | None, typer.Option(min=1, help="Per unhealthy data set, validation.", show_default=False)
+    ] = None,
+    unhealthy_test: Annotated[
+        int | None, typer.Option(min=1, help="Per unhealthy data set, test.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed, other subjects.", show_default=False)] = None,
+    size: Annotated[
+        Literal["small", "full"] | None, typer.Option(help="Voxels of 2 mm or 1 mm.", show_default=False)
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Without it one per CPU.", show_default=False)] = None,
+) -> None:
+    """Draw a synthetic cohort in the published layout, to run everything without a scan of any person."""
+    from cddpm.config import PhantomConfig
+    from cddpm.data.phantom import make_phantom
+
+    given = {
+        "healthy_train": subjects,
+        "healthy_val": healthy_val,
+        "healthy_test": healthy_test,
+        "unhealthy_val": unhealthy_val,
+        "unhealthy_test": unhealthy_test,
+        "seed": seed,
+        "size": size,
+    }
+    config = PhantomConfig.model_validate({name: value for name, value in given.items() if value is not None})
+    path = make_phantom(out, config, parallel=processes)
+    scans = len(list(path.rglob("*.nii.gz")))
+    Console().print(
+        f"{escape(str(path))}: {scans} files of a {config.size} phantom, seed {config.seed}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command()
+def check(
+    data_dir: DataDir,
+    config: Configuration = None,
+    modality: Modality = None,
+    fold: Fold = None,
+    healthy: Healthy = None,
+    unhealthy: Unhealthy = None,
+    splits: Splits = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every split file and every scan, and list all faults. Exit code 1 if there are errors."""
+    from cddpm.data import check as checking
+    from cddpm.data.layout import find_root
+
+    given = {
+        "data.modality": modality,
+        "data.fold": fold,
+        "data.healthy": healthy,
+        "data.unhealthy": unhealthy or None,
+        "data.splits": splits,
+    }
+    data = _data_config(config, {name: value for name, value in given.items() if value is not None})
+    report = checking.check(data, find_root(data_dir), parallel=os.cpu_count() or 1)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2, sort_keys=True))
+    else:
+        _print_report(report)
+    if report.errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def build(
+    data_dir: DataDir,
+    config: Annotated[
+        Path, typer.Option("--config", help="Experiment file; its data section is used.", show_default=False)
+    ],
+    output_dir: Annotated[
+        Path | None, typer.Option("--output-dir", help="Instead of the file's output_dir.", show_default=False)
+    ] = None,
+    address: Address = None,
+) -> None:
+    """Prepare every scan, as Ray tasks, into the slice store that trainings read."""
+    from cddpm import cluster
+    from cddpm.config import load
+    from cddpm.data.layout import find_root, read_layout
+    from cddpm.data.store import SliceStore, build_store
+
+    values = {"data.data_dir": str(data_dir), "output_dir": str(output_dir) if output_dir else None}
+    settings = load(config, {name: value for name, value in values.items() if value is not None})
+    root = find_root(data_dir)
+    rows = read_layout(settings.data, root).rows
+    cluster.connect(address)
+    try:
+        path = build_store(settings.data, root, rows, settings.output_dir / "artifacts", cluster.parallel_map)
+    finally:
+        cluster.kill()
+    store = SliceStore.open(path)
+    height, width = store.slice_shape
+    Console().print(
+        f"{escape(str(path))}: {len(store.volumes)} volumes, {len(store)} slices of {height}x{width}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _data_config(file: Path | None, values: dict[str, Any]) -> "DataConfig":
+    from cddpm.config import load, override, parse
+
+    if file is not None:
+        return load(file, values).data
+    source = "options"
+    return parse(override({"name": "check"}, values, source), source).data
+
+
+def _print_report(report: "Report") -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    colours = {"error": "red", "warning": "yellow"}
+    *findings, total = report.lines()
+    for finding, line in zip(report.findings, findings, strict=True):
+        rest = line.removeprefix(finding.severity)
+        console.print(f"[{colours[finding.severity]}]{finding.severity}[/]{escape(rest)}")
+    console.print(escape(total))

@@ -1,0 +1,281 @@
+"""From one scan and a model package to an anomaly map, a reconstruction and a segmentation on the scan's own grid.
+
+The way is the one on which the model was chosen: preparation, rounding to float16, noise seeded by the volume's name, and
+the scorer itself. For a volume of a slice store, under its name there, the anomaly map on the working grid is equal to
+the scorer's (on the same kind of device).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cddpm.config import ReconstructionConfig, to_dict
+from cddpm.data import brain
+from cddpm.data.geometry import Geometry, reorient, to_input_grid
+from cddpm.data.prepare import Prepared, prepare
+from cddpm.data.volume import Volume, VolumeFileError
+from cddpm.errors import ConfigError
+from cddpm.models.cddpm import ConditionedDiffusion, memory_format
+from cddpm.reconstruct.cache import Key, rounded
+from cddpm.scoring.figures import OverviewRow, slice_to_show
+from cddpm.scoring.score import ALL, Scorer
+from cddpm.tracking.package import WEIGHTS, Package
+from cddpm.training.checkpoint import fill_module
+from cddpm.training.preview import predict
+
+INTENSITIES = "the scan's own, smoothed, between the percentiles that became 0 and 1"
+IMPLAUSIBLE_FRACTION = 0.3
+"""A larger part of the brain above the threshold speaks against the scan, not for a lesion."""
+CUT_FRACTION = 0.01
+_TOUCHING = np.ones((3, 3, 3), bool)
+
+
+@dataclass(frozen=True)
+class WorkingGrid:
+    """What the scorer made of the volume; (S, H, W) on the working grid."""
+
+    image: NDArray[np.float16]
+    reconstruction: NDArray[np.float32]
+    """0 outside of the brain's bounding box."""
+    anomaly_map: NDArray[np.float16]
+    segmentation: NDArray[np.bool_]
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Results on the scan's own grid (X, Y, Z), 0 outside of the brain mask and of the model's field of view."""
+
+    anomaly_map: NDArray[np.float32]
+    """Residual in units of [0, 1], between the two percentiles."""
+    reconstruction: NDArray[np.float32]
+    """In intensities of the scan (see ``INTENSITIES``)."""
+    segmentation: NDArray[np.uint8]
+    working: WorkingGrid
+    volume_key: str
+    threshold: float
+    scores: dict[str, float]
+    intensities: tuple[float, float]
+    """The scan's intensities that became 0 and 1."""
+    warnings: tuple[str, ...]
+
+
+class Predictor:
+    """The network of a package, on a device, ready for scans."""
+
+    def __init__(self, package: Package, device: torch.device | str = "cpu") -> None:
+        """Raises ``ArtifactError`` if the weights are of another architecture than the package's configuration says."""
+        config = package.config
+        self.package, self.device = package, torch.device(device)
+        self._model = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
+        fill_module(self._model, package.weights, str(package.directory / WEIGHTS))
+        self._model.to(self.device).to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
+        self._model.eval()
+
+    def predict_scan(
+        self, image: Volume, mask: Volume | None = None, volume_key: str | None = None, dataset: str = ALL
+    ) -> Prediction:
+        """Find anomalies in a scan.
+
+        Without ``mask`` one is estimated, with a warning. ``volume_key`` seeds the noise; empty: the file's name. The
+        threshold is that of ``dataset``. Raises ``VolumeFileError`` for a scan that cannot be used, ``ConfigError`` for a
+        data set without threshold, ``CddpmError`` if the network gives infinite values.
+        """
+        threshold = threshold_of(self.package, dataset)
+        brain_mask = brain.estimate_mask(image) if mask is None else mask
+        prepared = prepare(image, brain_mask, None, self.package.config.data)
+        if not prepared.mask.any():
+            found = f"{int(np.count_nonzero(brain_mask.data))} brain voxels, none left at the model's resolution"
+            raise VolumeFileError(str(image.path), "empty-mask", found, "a mask of the whole brain is needed")
+        key = stem(image.path) if volume_key is None else volume_key
+        working = self._score(prepared, key, threshold)
+        return _on_input_grid(image, brain_mask, prepared, working, key, threshold, self.package)
+
+    def _score(self, prepared: Prepared, key: str, threshold: float) -> WorkingGrid:
+        scoring, image = self.package.pipeline.scoring, _axial(prepared.image.astype(np.float16))
+        # every reconstructed level, also those that scoring leaves out: the batches, and with them the last bit of each
+        # sum, are those of the cohort on which the threshold was fixed
+        config = self.package.config
+        rows = rounded(key, predict(self._model, config, config.reconstruction, image, key, self.device))
+        one = _OneScan(key, image, _axial(prepared.mask), config.reconstruction, rows)
+        scorer = Scorer(one, one, {}, [0])
+        return WorkingGrid(
+            image=image,
+            reconstruction=scorer.reconstruction(0, scoring),
+            anomaly_map=scorer.anomaly_map(0, scoring),
+            segmentation=scorer.segmentation(0, scoring, threshold),
+            geometry=prepared.geometry,
+        )
+
+
+def threshold_of(package: Package, dataset: str) -> float:
+    """The operating point of a data set, fixed on validation. Raises ``ConfigError`` naming those that there are."""
+    thresholds = package.pipeline.thresholds
+    if dataset not in thresholds:
+        raise ConfigError(
+            f"data set '{dataset}': this model has no threshold for it; there are {', '.join(thresholds)}"
+        )
+    return thresholds[dataset]
+
+
+def stem(path: Path) -> str:
+    """A NIfTI file's name without its endings."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def settings(package: Package) -> dict[str, Any]:
+    """All settings that a prediction depends on, as plain JSON data."""
+    config = package.config
+    return {
+        "data": to_dict(config.data.model_copy(update={"data_dir": None})),
+        "noise": to_dict(config.diffusion.noise),
+        "reconstruction": to_dict(config.reconstruction),
+        "scoring": to_dict(package.pipeline.scoring),
+        "seed": config.seed,
+    }
+
+
+def overview_rows(prediction: Prediction) -> list[OverviewRow]:
+    """What to draw: the slice with most segmented voxels (else the highest sum of the map), and two through the brain."""
+    working = prediction.working
+    code = working.geometry.working_orientation
+    image, reconstruction, anomaly, segmentation = (
+        _axial(reorient(_volume(a), code, "LPS"))
+        for a in (working.image, working.reconstruction, working.anomaly_map, working.segmentation)
+    )
+    brain_slices = np.flatnonzero((image > 0).any((1, 2)))
+    shown = {"most anomalous slice": slice_to_show(segmentation, anomaly)}
+    for label, part in (("lower", 0.35), ("upper", 0.65)):
+        shown[f"{label} slice"] = int(brain_slices[int(part * (len(brain_slices) - 1))])
+    return [
+        OverviewRow(
+            label,
+            "",
+            prediction.volume_key,
+            None,
+            prediction.threshold,
+            image,
+            reconstruction,
+            anomaly,
+            segmentation,
+            None,
+            i,
+        )
+        for label, i in shown.items()
+    ]
+
+
+@dataclass(frozen=True)
+class _Record:
+    id: str
+
+
+@dataclass(frozen=True)
+class _OneScan:
+    """A slice store and a reconstruction cache of one volume, held in memory, as the scorer reads them."""
+
+    key: str
+    slices: NDArray[np.float16]
+    brain: NDArray[np.uint8]
+    config: ReconstructionConfig
+    rows: Mapping[Key, NDArray[np.float16]]
+
+    @property
+    def volumes(self) -> Sequence[_Record]:
+        return [_Record(self.key)]
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        return tuple(sorted(set(self.config.noise_levels)))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted(set(self.config.noise_seeds)))
+
+    def image(self, v: int) -> NDArray[np.float16]:
+        return self.slices
+
+    def mask(self, v: int) -> NDArray[np.uint8]:
+        return self.brain
+
+    def segmentation(self, v: int) -> NDArray[np.uint8]:
+        return np.zeros_like(self.brain)
+
+    def c(self, volume: str, level: int, seed: int) -> NDArray[np.float16]:
+        return self.rows["c", level, seed]
+
+    def d(self, volume: str, level: int, seed: int) -> NDArray[np.float16]:
+        return self.rows["d", level, seed]
+
+
+def _axial(array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _volume(array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(array.transpose(1, 2, 0))
+
+
+def _on_input_grid(
+    image: Volume, mask: Volume, prepared: Prepared, working: WorkingGrid, key: str, threshold: float, package: Package
+) -> Prediction:
+    geometry, (low, high) = prepared.geometry, prepared.intensities
+    seen = to_input_grid(np.ones(geometry.working_shape, np.uint8), geometry, 0)
+    inside = (mask.data > 0) & (seen > 0)
+    segmentation = to_input_grid(_volume(working.segmentation).astype(np.uint8), geometry, 0) * inside
+    anomaly = to_input_grid(_volume(working.anomaly_map).astype(np.float32), geometry, 1)
+    reconstruction = low + (high - low) * to_input_grid(_volume(working.reconstruction), geometry, 1)
+    scores = _scores(working, prepared, segmentation, mask)
+    warnings = [*image.notes, *mask.notes, *brain.oddities(image, mask, package.config.data.modality)]
+    warnings += _misfits(geometry, image, 1 - inside.sum() / np.count_nonzero(mask.data), scores)
+    return Prediction(
+        anomaly_map=np.where(inside, anomaly, np.float32(0)),
+        reconstruction=np.where(inside, reconstruction, np.float32(0)).astype(np.float32),
+        segmentation=segmentation,
+        working=working,
+        volume_key=key,
+        threshold=threshold,
+        scores=scores,
+        intensities=(low, high),
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def _scores(
+    working: WorkingGrid, prepared: Prepared, segmentation: NDArray[np.uint8], mask: Volume
+) -> dict[str, float]:
+    in_brain = working.anomaly_map[_axial(prepared.mask) > 0].astype(np.float64)
+    _, components = ndimage.label(working.segmentation, _TOUCHING)
+    voxels = int(np.count_nonzero(segmentation))
+    return {
+        "segmented_ml": voxels * brain.voxel_ml(mask),
+        "segmented_fraction_of_brain": voxels / int(np.count_nonzero(mask.data)),
+        "components": components,
+        "brain_ml": brain.brain_ml(mask),
+        "anomaly_mean": float(in_brain.mean()),
+        "anomaly_99th_percentile": float(np.percentile(in_brain, 99)),
+        "anomaly_maximum": float(in_brain.max()),
+    }
+
+
+def _misfits(geometry: Geometry, image: Volume, cut: float, scores: Mapping[str, float]) -> list[str]:
+    found = []
+    if geometry.voxel_step != (1.0, 1.0, 1.0):
+        there, needed = (
+            " x ".join(f"{n:.2f}" for n in sizes) for sizes in (image.voxel_size_mm, geometry.voxel_size_mm)
+        )
+        found.append(f"voxels of {there} mm were resampled to {needed} mm, those of the model")
+    if cut > CUT_FRACTION:
+        found.append(f"{cut:.0%} of the brain lies outside of the model's field of view and was not looked at")
+    if scores["segmented_fraction_of_brain"] > IMPLAUSIBLE_FRACTION:
+        found.append(
+            f"{scores['segmented_fraction_of_brain']:.0%} of the brain is above the threshold; this scan is probably of "
+            "another kind than those that the model was made from"
+        )
+    return found
