@@ -13,7 +13,7 @@ from cddpm.training import stages
 from cddpm.training.loop import Hooks
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
