@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from cddpm.errors import ConfigError
 
@@ -24,6 +36,16 @@ class Frozen(BaseModel):
     """Base of all configuration sections: immutable, unknown keys refused, NaN and infinity refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise PydanticCustomError(
+                "truth", "Input should not be true or false"
+            )  # pydantic would take them for 1 and 0
+        return value
 
 
 class PhantomConfig(Frozen):
@@ -399,14 +421,15 @@ def _shape_faults(config: ExperimentConfig) -> Iterator[str]:
     if height != width or height % unet or height % factor:
         yield (
             f"data.volume_shape: slices of {height}x{width} pixels after rescaling; allowed are square slices with a "
-            f"multiple of {max(unet, factor)} pixels"
+            f"multiple of {max(unet, factor)} pixels (data.rescale_factor, model.width_multipliers and encoder.max_pool "
+            "decide)"
         )
     model = config.model
     channels = model.base_width * model.width_multipliers[-1]
     if channels % model.attention_head_width:
         yield (
             f"model.attention_head_width: {model.attention_head_width}; allowed are divisors of the {channels} channels "
-            "of the last level (base_width times the last of width_multipliers)"
+            "of the last level (model.base_width times the last of model.width_multipliers)"
         )
 
 
@@ -422,7 +445,7 @@ def _pretraining_faults(config: ExperimentConfig) -> Iterator[str]:
     if not 0 < visible < patches:
         yield (
             f"pretraining.mask_ratio: {ratio} leaves {visible} of {patches} patches visible; at least one must be "
-            "visible and one hidden"
+            "visible and one hidden (data.volume_shape, data.rescale_factor and encoder.max_pool decide how many there are)"
         )
 
 
@@ -461,16 +484,69 @@ def _search_faults(config: ExperimentConfig) -> Iterator[str]:
             yield f"search.datasets: '{dataset}' is not among data.unhealthy ({', '.join(config.data.unhealthy)})"
     for level in ("training", "scoring"):
         section: LevelConfig = getattr(config.search, level)
-        for path in section.space:
+        for path, parameter in section.space.items():
             yield from _parameter_faults(level, path)
+            yield from _value_faults(f"search.{level}.space.{path}", path, _values(parameter))
         for point in section.start:
             for path in point:
                 if path not in section.space:
                     yield f"search.{level}.start: '{path}' is not in search.{level}.space"
+                yield from _value_faults(f"search.{level}.start.{path}", path, [point[path]])
+    if config.search.training.trials > 1 and not config.search.training.space:
+        yield (
+            f"search.training.trials: {config.search.training.trials} trainings of an empty space would all be the same; "
+            "name settings in search.training.space, or ask for 1"
+        )
+    yield from _combination_faults(config)
     if "scoring.guidance_scale" in config.search.scoring.space and not _may_drop_condition(config):
         yield (
             "search.scoring.space: 'scoring.guidance_scale' is searched, but diffusion.condition_dropout is 0 in every trial"
         )
+
+
+def _combination_faults(config: ExperimentConfig) -> Iterator[str]:
+    """Values of the space that fit their own setting, but not the rest of the configuration."""
+    training, scoring = config.search.training.space, config.search.scoring.space
+    for path in ("training.batch_size", "pretraining.batch_size"):
+        for batch in _values(training[path]) if path in training else ():
+            if isinstance(batch, int) and batch % config.compute.workers:
+                yield f"search.training.space.{path}: {batch} is not divisible by compute.workers ({config.compute.workers})"
+    if "scoring.noise_levels" in scoring and "reconstruction.noise_levels" not in training:
+        made = config.reconstruction.noise_levels
+        chosen = [levels for levels in _values(scoring["scoring.noise_levels"]) if isinstance(levels, list | tuple)]
+        for level in sorted({level for levels in chosen for level in levels} - set(made), key=str):
+            yield (
+                f"search.scoring.space.scoring.noise_levels: {level} is not reconstructed; allowed are {list(made)} "
+                "(reconstruction.noise_levels)"
+            )
+
+
+def _values(parameter: Parameter) -> list[Any]:
+    """The choices, or both ends of a range and, of a whole range, its second value."""
+    if isinstance(parameter, Choice):
+        return list(parameter.choice)
+    if isinstance(parameter, Float):
+        return list(parameter.float)
+    low, high = parameter.int
+    return [low, min(low + parameter.step, high), high]
+
+
+def _value_faults(where: str, path: str, values: list[Any]) -> Iterator[str]:
+    """Searched values that the setting at ``path`` itself would refuse."""
+    if path not in FIELDS:
+        return
+    *sections, name = path.split(".")
+    model: type[BaseModel] = ExperimentConfig
+    for section in sections:
+        model = _section(model.model_fields[section].annotation) or model
+    field = model.model_fields[name]
+    annotation: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    setting: TypeAdapter[Any] = TypeAdapter(annotation)
+    for value in values:
+        try:
+            setting.validate_python(value)
+        except ValidationError as error:
+            yield f"{where}: {error.errors(include_url=False)[0]['msg']} (found {_shown(value)})"
 
 
 def _may_drop_condition(config: ExperimentConfig) -> bool:
@@ -519,13 +595,25 @@ def _did_you_mean(word: str, allowed: Any) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+class _ClosedLoader(yaml.SafeLoader):
+    """Plain data only, and no key twice in one mapping (YAML would silently keep the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is set twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
     """Read a YAML file, apply ``overrides`` (dotted path -> value), resolve its paths.
 
     Raises ``ConfigError`` that lists every fault with file and dotted path.
     """
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.load(path.read_text(), Loader=_ClosedLoader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -541,7 +629,34 @@ def parse(raw: Mapping[str, Any], source: str) -> ExperimentConfig:
     try:
         return ExperimentConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, source))) from None
+        faults = [*_explain(error, source), *_faults_behind(error, raw, source)]
+        raise ConfigError("\n".join(faults)) from None
+
+
+def _faults_behind(error: ValidationError, raw: Mapping[str, Any], source: str) -> Iterator[str]:
+    """Faults between settings, which pydantic looks for only when each setting is right by itself.
+
+    The faulty settings are left out for this second look, and so is what it then says about them.
+    """
+    places = [fault["loc"] for fault in error.errors(include_url=False) if fault["loc"]]
+    if not places:
+        return
+    rest = _deep_copy(raw)
+    for place in places:
+        _remove(rest, place)
+    try:
+        ExperimentConfig.model_validate({"name": "unnamed", **rest})
+    except ValidationError as second:
+        doubtful = [".".join(str(part) for part in place[:2]) for place in places]
+        yield from (line for line in _explain(second, source) if not any(path in line for path in doubtful))
+
+
+def _remove(nested: dict[str, Any], place: tuple[int | str, ...]) -> None:
+    inner = nested.get(place[0]) if isinstance(place[0], str) else None
+    if len(place) > 1 and isinstance(inner, dict) and place[1] in inner:
+        _remove(inner, place[1:])
+    elif isinstance(place[0], str):
+        nested.pop(place[0], None)
 
 
 def override(raw: Mapping[str, Any], values: Mapping[str, Any], source: str) -> dict[str, Any]:
