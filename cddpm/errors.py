@@ -9,10 +9,11 @@
     ├── ArtifactError      4   a store, checkpoint, cache or model package is missing, damaged or of another kind
     ├── TrackingError      5   the MLflow server or the registry refuses or cannot be reached
     ├── SearchError        6   a sweep cannot start, resume or finish
-    └── StorageError       7   the disk or the storage path refuses a write
+    ├── StorageError       7   the disk or the storage path refuses a write
+    └── StoppedError     130   the user asked the work to stop; it can be resumed
 
 A message says what was found, where, what is allowed and what to do next. The errors carry only their message, so they
-cross process borders (pickle) unchanged. Exit code 130 is an interruption (Ctrl-C); 70 a fault of this program.
+cross process borders (pickle) unchanged. Any other exit code but 0 is a fault of this program.
 """
 
 
@@ -60,3 +61,9 @@ class StorageError(CddpmError):
     """The storage path is full, read-only or does not answer."""
 
     exit_code = 7
+
+
+class StoppedError(CddpmError):
+    """The work was stopped on request (Ctrl-C, SIGTERM); its state is saved."""
+
+    exit_code = 130

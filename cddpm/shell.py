@@ -1,4 +1,4 @@
-"""The edge between this program and a shell: errors become one message and an exit code, an interruption becomes 130."""
+"""The edge between this program and a shell: a user's fault becomes one message and an exit code, without a traceback."""
 
 import logging
 import sys
@@ -10,9 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cddpm.errors import CddpmError
-
-INTERRUPTED = 130
+from cddpm.errors import CddpmError, StoppedError
 
 
 def guarded(function: Callable[..., Any]) -> None:
@@ -29,8 +27,6 @@ def guarded_app(app: typer.Typer) -> None:
     try:
         app(standalone_mode=True)
     except CddpmError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False)
+        label = "[bold yellow]stopped[/]" if isinstance(error, StoppedError) else "[bold red]error[/]"
+        Console(stderr=True, soft_wrap=True).print(f"{label} {escape(str(error))}", highlight=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command with --resume goes on", highlight=False)
-        sys.exit(INTERRUPTED)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from cddpm.config import ExperimentConfig, to_dict, with_values
 from cddpm.data.store import SliceStore
+from cddpm.errors import StoppedError
 from cddpm.scoring.metrics import mean
 from cddpm.search import scoring_search
 from cddpm.search import trial as trials
@@ -65,7 +66,7 @@ class Lab:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is not None:
-            self.book.close(self.run, "KILLED" if kind is KeyboardInterrupt else "FAILED")
+            self.book.close(self.run, "KILLED" if kind is StoppedError else "FAILED")
         self.book.end()
 
     def started(self, number: int, params: dict[str, Any]) -> None:

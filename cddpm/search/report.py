@@ -1,6 +1,11 @@
 """What a person reads in the terminal before and after a sweep: the plan, the leaderboard, and the exact next commands."""
 
 import shlex
+import shutil
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,8 +33,14 @@ def opening(config: ExperimentConfig, console: Console) -> None:
 
 def closing(config: ExperimentConfig, summary: Summary, console: Console) -> None:
     """Leaderboard and next commands."""
-    console.print(leaderboard(config, summary.rows))
-    console.print(_verdict(config, summary.contenders), highlight=False)
+    wide = console.width >= COLUMNS
+    console.print(leaderboard(config, summary.rows, with_settings=wide))
+    if not wide:
+        for row in summary.rows:
+            if row.settings or row.note:
+                console.print(f"  {row.name}: {_settings(row)}", highlight=False)
+    for line in _verdict(config, summary.contenders):
+        console.print(line, highlight=False)
     if summary.undelivered:
         console.print(
             f"[yellow]{summary.undelivered} lab-book entries have not reached MLflow; the next command that opens it "
@@ -37,29 +48,31 @@ def closing(config: ExperimentConfig, summary: Summary, console: Console) -> Non
         )
     console.print("\n[bold]next[/]")
     for title, command in _next(config, summary):
-        console.print(f"  [dim]{title:24}[/] {escape(command)}", highlight=False, soft_wrap=True)
+        console.print(f"  [dim]{title}:[/]\n    {escape(command)}", highlight=False, soft_wrap=True)
 
 
-def leaderboard(config: ExperimentConfig, rows: list[Row]) -> Table:
+def leaderboard(config: ExperimentConfig, rows: list[Row], with_settings: bool) -> Table:
     """Every trial once; test scores only where something was scored on test."""
     names = objective_datasets(config)
     table = Table(title=f"leaderboard of '{config.name}' ({config.search.objective})", title_justify="left")
     table.add_column("trial", no_wrap=True)
-    table.add_column("state")
+    table.add_column("state", no_wrap=True)
     table.add_column("validation", justify="right")
     for name in names:
         table.add_column(f"test {name}", justify="right")
-    table.add_column("settings", overflow="fold")
+    if with_settings:
+        table.add_column("settings", overflow="fold")
     for row in rows:
         test = [_number((row.test or {}).get(name)) for name in names]
         style = "bold green" if row.name.startswith("champion") else "cyan" if row.state == "for comparison" else ""
-        table.add_row(row.name, row.state, _number(row.validation), *test, _settings(row), style=style)
+        cells = [row.name, row.state, _number(row.validation), *test, *([_settings(row)] if with_settings else [])]
+        table.add_row(*cells, style=style)
     return table
 
 
 def _settings(row: Row) -> str:
     parts = [f"{path.rsplit('.', 1)[-1]} {_short(value)}" for path, value in row.settings.items()]
-    return ", ".join([*parts, *([row.note] if row.note else [])])
+    return escape(", ".join([*parts, *([row.note] if row.note else [])]))
 
 
 def _short(value: object) -> str:
@@ -70,29 +83,39 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _verdict(config: ExperimentConfig, contenders: list[Contender]) -> str:
+def _verdict(config: ExperimentConfig, contenders: list[Contender]) -> Iterator[str]:
     """Test scores side by side; all operating points come from validation."""
     names, metric = objective_datasets(config), config.search.objective
-    parts = [f"{c.name} {c.metric(names, metric):.3f} (median {_median(c, names):.3f})" for c in contenders]
-    return f"test Dice, mean over volumes, operating point from validation: {'; '.join(parts)}"
+    yield f"test {metric}, mean (median) over volumes, operating point from validation:"
+    for c in contenders:
+        yield f"  {c.name:20} {c.metric(names, metric):.3f} ({_median(c, names, metric):.3f})"
 
 
-def _median(contender: Contender, names: tuple[str, ...]) -> float:
-    values = sorted(r["dice"] for r in contender.test.rows if r["dataset"] in names and r["dice"] is not None)
-    middle = len(values) // 2
-    return float(values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2)
+def _median(contender: Contender, names: tuple[str, ...], metric: str) -> float:
+    return statistics.median(r[metric] for r in contender.test.rows if r["dataset"] in names and r[metric] is not None)
 
 
 def _next(config: ExperimentConfig, summary: Summary) -> list[tuple[str, str]]:
-    uri, out = shlex.quote(summary.tracking_uri), shlex.quote(str(config.output_dir / "predictions"))
-    mine = f" --tracking-uri {uri}"
+    uri = summary.tracking_uri
+    usual = uri == f"sqlite:///{Path.cwd() / 'outputs' / 'mlflow.db'}"  # what cddpm looks for by itself
+    mine = "" if usual else f" --tracking-uri {shlex.quote(uri)}"
+    out, scan = shlex.quote(_near(config.output_dir / "predictions")), shlex.quote(_near(summary.a_scan))
+    mlflow, cddpm = _program("mlflow"), _program("cddpm")
     return [
-        ("look at the picture", str(summary.picture)),
-        ("open the lab book", f"mlflow ui --backend-store-uri {uri} --workers 1   # then http://127.0.0.1:5000"),
-        ("list checkpoints", f"cddpm registry list{mine}"),
-        ("pick the best one", f"cddpm registry best --metric dice{mine}"),
-        (
-            "find anomalies in a scan",
-            f"cddpm predict {shlex.quote(str(summary.a_scan))} --out {out} --model champion{mine}",
-        ),
+        ("look at the picture", _near(summary.picture)),
+        ("browse the lab book, then open http://127.0.0.1:5000", f"{mlflow} ui --workers 1 --backend-store-uri {uri}"),
+        ("list checkpoints", f"{cddpm} registry list{mine}"),
+        ("pick the best one", f"{cddpm} registry best --metric dice --dataset {objective_datasets(config)[0]}{mine}"),
+        ("find anomalies in a scan", f"{cddpm} predict {scan} --out {out} --model champion{mine}"),
     ]
+
+
+def _near(path: Path) -> str:
+    """``path`` as seen from here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _program(name: str) -> str:
+    """How to call a program of this environment from here, whether or not the environment is active."""
+    own = Path(sys.executable).parent / name
+    return name if shutil.which(name) == str(own) else _near(own)

@@ -19,7 +19,7 @@ from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import find_root, read_layout
 from cddpm.data.phantom import make_phantom
 from cddpm.data.store import SliceStore, build_store
-from cddpm.errors import SearchError
+from cddpm.errors import SearchError, StoppedError
 from cddpm.search import champion, leaderboard, study
 from cddpm.search.display import Display
 from cddpm.search.lab import Lab
@@ -76,10 +76,10 @@ def run(config: ExperimentConfig, resume: bool, address: str | None, display: Di
     """Run a sweep to its end.
 
     Raises ``SearchError`` if a sweep of this name exists and ``resume`` is not asked for (or the other way round), if its
-    configuration was another, or if another process is running it; ``KeyboardInterrupt`` when it was stopped and can be resumed.
+    configuration was another, or if another process is running it; ``StoppedError`` when it was stopped and can be resumed.
     """
     folder = folder_of(config)
-    with _alone(folder), _stoppable(folder / "stop", display):
+    with _alone(folder), _stoppable(folder / "stop", config):
         _same_sweep(config, folder, resume)
         root = prepare_data(config, display)
         with display.stage("Ray") as say:
@@ -92,7 +92,7 @@ def run(config: ExperimentConfig, resume: bool, address: str | None, display: Di
         with Lab.open(config, folder, place) as lab:
             _tune(config, folder, place, fits, lab, display)
             if (folder / "stop").exists():
-                raise KeyboardInterrupt
+                raise _stopped(config)
             return _finish(config, folder, place, lab, display)
 
 
@@ -268,7 +268,7 @@ def forget(config: ExperimentConfig) -> None:
 
 
 @contextlib.contextmanager
-def _stoppable(stop: Path, display: Display) -> Iterator[None]:
+def _stoppable(stop: Path, config: ExperimentConfig) -> Iterator[None]:
     """First Ctrl-C or SIGTERM: trainings save their state and the sweep ends in order. Second: at once. Both resumable."""
     stop.parent.mkdir(parents=True, exist_ok=True)
     stop.unlink(missing_ok=True)
@@ -281,7 +281,7 @@ def _stoppable(stop: Path, display: Display) -> Iterator[None]:
         stop.touch()
         os.write(2, b"\nstopping: trainings save their state (press Ctrl-C again to end at once) ...\n")
         if not cluster.connected():
-            raise KeyboardInterrupt
+            raise _stopped(config)
 
     before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -289,3 +289,9 @@ def _stoppable(stop: Path, display: Display) -> Iterator[None]:
     finally:
         for s, old in before.items():
             signal.signal(s, old)
+
+
+def _stopped(config: ExperimentConfig) -> StoppedError:
+    return StoppedError(
+        f"sweep '{config.name}' was stopped and its state saved; the same command with --resume continues it"
+    )

@@ -66,7 +66,7 @@ class Preview:
         wanted = settings.model_copy(
             update={"noise_levels": self.config.scoring.noise_levels or settings.noise_levels, "noise_seeds": (0,)}
         )
-        arrays = predict(model, self.config, wanted, self.store.image(v), self.store.volumes[v].id, device)
+        arrays = predict(model, self.config, wanted, self.store.image(v), self.store.volumes[v].id, device, scale != 1)
         return np.mean(list(_guided(arrays, scale)), axis=0, dtype=np.float32)
 
 
@@ -85,6 +85,7 @@ def predict(
     slices: NDArray[np.floating],
     volume_key: str,
     device: torch.device,
+    unconditional: bool = True,
 ) -> dict[Key, NDArray[np.float32]]:
     """``predict_volume`` with the noise and seed of ``config`` and the levels, seeds and precision of ``settings``."""
     return predict_volume(
@@ -98,4 +99,5 @@ def predict(
         settings.batch_size,
         settings.precision,
         device,
+        unconditional,
     )

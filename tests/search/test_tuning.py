@@ -1,0 +1,139 @@
+"""Trials on a real Ray: what a trial that was stopped early still holds, and what the janitor frees."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.util.placement_group import placement_group
+from small_sweep import CONFIG
+
+from cddpm import cluster
+from cddpm.config import override, parse
+from cddpm.data.layout import find_root, read_layout
+from cddpm.data.phantom import make_phantom
+from cddpm.data.store import build_store
+from cddpm.search import study as studies
+from cddpm.search import tuning
+from cddpm.training import stages
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+RELEASE_SECONDS = 15.0
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    cluster.connect("local")
+    yield
+    ray.shutdown()
+
+
+class Watch:
+    """Notes how trials end, and how long after an early stop all CPUs are free again."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[int, str]] = []
+        self.freed_after: float | None = None
+        self._threads: list[threading.Thread] = []
+
+    def started(self, number: int, params: dict[str, Any]) -> None:
+        pass
+
+    def reported(self, number: int, metrics: dict[str, Any]) -> None:
+        pass
+
+    def ended(self, number: int, how: str) -> None:
+        self.ends.append((number, how))
+        if how == "stopped":
+            self._threads.append(threading.Thread(target=self._measure, args=(time.monotonic(),)))
+            self._threads[-1].start()
+
+    def _measure(self, start: float) -> None:
+        total = ray.cluster_resources()["CPU"]
+        while time.monotonic() - start < 2 * RELEASE_SECONDS:
+            if ray.available_resources().get("CPU", 0.0) == total:
+                self.freed_after = time.monotonic() - start
+                return
+            time.sleep(0.2)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+
+def test_a_trial_stopped_early_holds_nothing(ray_here: None, tmp_path: Path) -> None:
+    changes = {
+        "output_dir": str(tmp_path),
+        "pretraining.enabled": False,
+        "search.asha": {"enabled": True, "grace_images": 128, "reduction_factor": 4},
+        # the first trial learns; the second, from the list below, cannot
+        "training.learning_rate": 2.0e-3,
+        "search.training.space": {"training.learning_rate": {"float": [1.0e-9, 2.0e-3], "log": True}},
+        "search.training.start": [{"training.learning_rate": 1.0e-9}],
+    }
+    raw = json.loads(json.dumps(CONFIG))
+    raw["search"].pop("asha")
+    raw["search"]["training"].pop("space")
+    for path in ("search.asha", "search.training.space", "search.training.start"):
+        *sections, name = path.split(".")
+        target = raw
+        for section in sections:
+            target = target[section]
+        target[name] = changes.pop(path)
+    config = parse(override(raw, changes, "test"), "test")
+    root = find_root(make_phantom(tmp_path / "data", config.data.phantom, ("t2",)))
+    rows = read_layout(config.data, root).rows
+    place = stages.Place(tmp_path / "artifacts", build_store(config.data, root, rows, tmp_path / "artifacts", map))
+    sweep = tmp_path / "sweep"
+    (sweep / "ray").mkdir(parents=True)
+    study, watch = studies.open_study(sweep / "study.db", config), Watch()
+
+    tuning.run(config, study, sweep, place, 1, cluster.Board(), watch)
+    watch.join()
+
+    assert watch.ends == [(0, "finished"), (1, "stopped")]
+    assert watch.freed_after is not None, "the stopped trial still holds CPUs"
+    assert watch.freed_after < RELEASE_SECONDS
+    stopped = json.loads((tuning.trial_folder(sweep, 1) / "stopped.json").read_text())
+    assert stopped["images"] < config.training.images
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE"]
+    assert all(g["state"] == "REMOVED" for g in ray.util.placement_group_table().values())
+
+
+class Creator:
+    def reserve(self) -> str:
+        self.group = placement_group([{"CPU": 1000}])
+        name: str = self.group.id.hex()
+        return name
+
+
+def test_the_janitor_frees_a_pending_group_of_a_dead_actor_only(ray_here: None) -> None:
+    creator = ray.remote(num_cpus=0)(Creator).remote()
+    ours = placement_group([{"CPU": 1}])
+    theirs = ray.get(creator.reserve.remote())
+    assert list(cluster.abandoned_placement_groups()) == []
+    ray.kill(creator)
+    end = time.monotonic() + 10
+    while not (found := list(cluster.abandoned_placement_groups())) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert found == [theirs]
+    assert cluster.free_abandoned() == 1
+    assert ray.util.placement_group_table(ours)["state"] != "REMOVED"
+    ray.util.remove_placement_group(ours)
+
+
+def _double(number: int) -> int:
+    if number == 7:
+        raise KeyError("seven")
+    return 2 * number
+
+
+def test_parallel_map_keeps_order_and_errors(ray_here: None) -> None:
+    assert list(cluster.parallel_map(_double, [3, 1, 2, 5, 4, 6])) == [6, 2, 4, 10, 8, 12]
+    assert list(cluster.parallel_map(_double, [])) == []
+    with pytest.raises(KeyError, match="seven"):
+        list(cluster.parallel_map(_double, [1, 7, 2]))
