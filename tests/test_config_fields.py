@@ -1,0 +1,134 @@
+"""Every setting is read by code: a setting that nothing reads is a lie to the person who sets it.
+
+The type checker looks at the package with a configuration from which all settings were taken out: what it then misses is
+exactly what the code reads, section by section, not merely a name that occurs somewhere.
+"""
+
+import ast
+import functools
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cddpm import config as configuration
+from cddpm.config import ExperimentConfig, field_paths
+
+ROOT = Path(__file__).resolve().parents[1]
+MISSED = re.compile(
+    r'^(?P<file>[^:]+):\d+: error: .*?"(?P<owner>\w+)"(?: of "[^"]*")? has no attribute "(?P<name>\w+)"'
+)
+EXTRA = "never_read_by_anything"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # a whole run of the type checker
+
+
+@functools.cache
+def sections() -> dict[str, ast.ClassDef]:
+    """The configuration's classes by name."""
+    tree = ast.parse(Path(configuration.__file__).read_text())
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def is_setting(node: ast.stmt) -> bool:
+    """A field that is no section itself."""
+    return isinstance(node, ast.AnnAssign) and not ast.unparse(node.annotation).endswith("Config")
+
+
+def is_property(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef) and any(ast.unparse(mark) == "property" for mark in node.decorator_list)
+
+
+def bared() -> str:
+    """The configuration's source without settings and properties."""
+    tree = ast.parse(Path(configuration.__file__).read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            kept = [part for part in node.body if not is_setting(part) and not is_property(part)]
+            node.body = kept or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+@pytest.fixture(scope="module")
+def missed(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
+    """(section, setting or property) that code outside of the configuration reads."""
+    folder = tmp_path_factory.mktemp("types")
+    (folder / "config.py").write_text(bared())
+    cache = ROOT / ".mypy_cache"
+    if cache.is_dir():
+        shutil.copytree(cache, folder / "cache")
+    original = str(Path(configuration.__file__).relative_to(ROOT))
+    shadow = ["--shadow-file", original, str(folder / "config.py")]
+    options = ["--cache-dir", str(folder / "cache"), "--no-error-summary", "--show-absolute-path", "--no-pretty"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, *shadow], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    matches = [MISSED.match(line) for line in done.stdout.splitlines()]
+    return {(m["owner"], m["name"]) for m in matches if m and not m["file"].endswith(original)}
+
+
+def read_by_property(section: str) -> dict[str, set[str]]:
+    """What each property of ``section`` reads of it."""
+    properties = [node for node in sections()[section].body if isinstance(node, ast.FunctionDef) and is_property(node)]
+    return {
+        node.name: {
+            part.attr
+            for part in ast.walk(node)
+            if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id == "self"
+        }
+        for node in properties
+    }
+
+
+def unread(missed: set[tuple[str, str]], declared: dict[str, set[str]]) -> list[str]:
+    """Settings that no code reads, neither itself nor through a property that is read."""
+    found = set(missed)
+    for section in declared:
+        through = read_by_property(section)
+        grown = {name for owner, name in found if owner == section}
+        while True:
+            more = set().union(*(through.get(name, set()) for name in grown)) - grown
+            if not more:
+                break
+            grown |= more
+        found |= {(section, name) for name in grown}
+    return sorted(
+        f"{section}.{name}" for section, names in declared.items() for name in names if (section, name) not in found
+    )
+
+
+def declared() -> dict[str, set[str]]:
+    """Settings by section."""
+    return {
+        name: {ast.unparse(part.target) for part in node.body if isinstance(part, ast.AnnAssign) and is_setting(part)}
+        for name, node in sections().items()
+    }
+
+
+def test_every_setting_is_read_by_code_outside_of_the_configuration(missed: set[tuple[str, str]]) -> None:
+    assert unread(missed, declared()) == []
+
+
+@pytest.mark.parametrize("section", ["TrainingConfig", "DataConfig", "ExperimentConfig"])
+def test_a_setting_that_nothing_reads_is_found(missed: set[tuple[str, str]], section: str) -> None:
+    settings = declared()
+    settings[section].add(EXTRA)
+    assert f"{section}.{EXTRA}" in unread(missed, settings)
+
+
+def test_a_name_that_is_read_of_another_section_does_not_count(missed: set[tuple[str, str]]) -> None:
+    assert ("TrainingConfig", "images") in missed
+    settings = declared()
+    settings["ScoringConfig"].add("images")
+    assert "ScoringConfig.images" in unread(missed, settings)
+
+
+def test_all_settings_are_looked_at() -> None:
+    """Both ways to list the settings agree: by dotted path, and by section."""
+    names = {path.rsplit(".", 1)[-1] for path in field_paths(ExperimentConfig)}
+    listed = set().union(*declared().values()) - {"float", "int", "choice", "log", "step"}
+    assert names == listed
