@@ -1,6 +1,7 @@
 """Trials on a real Ray: what a trial that was stopped early still holds, and what the janitor frees."""
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ RELEASE_SECONDS = 15.0
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     cluster.connect("local")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     yield
     ray.shutdown()
 
