@@ -68,32 +68,34 @@ def encoder_identity(config: ExperimentConfig, store: str) -> tuple[str, dict[st
 
 
 def checkpoint_identity(config: ExperimentConfig, store: str) -> tuple[str, dict[str, Any]]:
-    """Fingerprint of the trained model and what it is made from."""
-    pretrained = config.model.conditioned and config.pretraining.enabled
-    # how the validation looks during training does not change the weights, but it is part of the history kept with them
+    """Fingerprint of the trained model and what it is made from.
+
+    Settings that only change what is said about a model (reconstruction, scoring, search) are not part of it: the history
+    kept with the weights shows the preview as it was when they were trained.
+    """
     made_from = {
         "store": store,
         "cohort": _cohort(config),
         "method": METHOD_VERSION,
         "seed": config.seed,
-        "encoder": encoder_identity(config, store)[0] if pretrained else to_dict(config.encoder),
+        "encoder": _encoder_origin(config, store),
         "model": to_dict(config.model),
         "diffusion": to_dict(config.diffusion),
         "training": to_dict(config.training),
-        "preview": [to_dict(config.scoring), to_dict(config.reconstruction)],
         "workers": config.compute.workers,
     }
     return artifact.fingerprint(CHECKPOINT, made_from), made_from
 
 
+def _encoder_origin(config: ExperimentConfig, store: str) -> str | dict[str, Any] | None:
+    if not config.model.conditioned:
+        return None
+    return encoder_identity(config, store)[0] if config.pretraining.enabled else to_dict(config.encoder)
+
+
 def _cohort(config: ExperimentConfig) -> list[Any]:
-    return [
-        config.data.healthy,
-        list(config.data.unhealthy),
-        config.data.modality,
-        config.data.fold,
-        config.data.splits,
-    ]
+    """Which volumes of the store are trained on; its own fingerprint covers modality, preparation and splits."""
+    return [config.data.healthy, config.data.fold]
 
 
 def train(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) -> Made:

@@ -1,0 +1,94 @@
+"""The preview during training says what the scorer says of the same model."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import tiny_config
+
+from cddpm.config import ExperimentConfig
+from cddpm.data.store import SliceStore
+from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.scoring.score import Scorer
+from cddpm.training import stages
+from cddpm.training.preview import OBJECTIVE, Preview
+from cddpm.training.ranks import Ranks
+
+
+@pytest.fixture(scope="module")
+def model(finished: Any) -> Any:
+    return stages.load_model(finished.made.checkpoint, torch.device("cpu"))[0]
+
+
+@pytest.fixture(scope="module")
+def scorer(finished: Any, store: SliceStore) -> Scorer:
+    unhealthy, healthy = stages.cohorts(finished.config, store, "val")
+    volumes = [v for group in unhealthy.values() for v in group] + healthy
+    stop = stages.Hooks()
+    path = stages.reconstruct(finished.config, finished.place, finished.made.checkpoint, volumes, Ranks(), stop)
+    return Scorer(store, ReconstructionCache.open(path), unhealthy, healthy)
+
+
+@pytest.mark.parametrize("objective", ["dice", "auprc"])
+@pytest.mark.parametrize("names", [["B"], []])
+@pytest.mark.parametrize("scoring", [{}, {"guidance_scale": 1.5, "noise_levels": [25], "residual": "positive"}])
+def test_preview_equals_the_scorer(
+    model: Any, scorer: Scorer, store: SliceStore, objective: str, names: list[str], scoring: dict[str, Any]
+) -> None:
+    values = {f"scoring__{name}": value for name, value in scoring.items()}
+    config = tiny_config(search__objective=objective, search__datasets=names, **values)
+    preview = Preview(config, store).score(model, Ranks())
+    score = scorer.score(config.scoring, config.search.objective, names)
+    assert set(preview) == {OBJECTIVE, *(f"monitor/{name}/{objective}" for name in names or ("A", "B"))}
+    assert preview[OBJECTIVE] == pytest.approx(score.objective, abs=5e-3)  # the cache keeps float16
+    for name in names or ("A", "B"):
+        assert preview[f"monitor/{name}/{objective}"] == pytest.approx(score.datasets[name][objective], abs=5e-3)
+
+
+def test_preview_is_fixed_and_leaves_the_mode_alone(model: Any, store: SliceStore) -> None:
+    preview = Preview(tiny_config(), store)
+    first = preview.score(model, Ranks())
+    model.train()
+    torch.manual_seed(99)
+    assert preview.score(model, Ranks()) == first
+    assert model.training
+    model.eval()
+
+
+def test_only_so_many_volumes(store: SliceStore) -> None:
+    assert [v for _, v in Preview(tiny_config(training__validation_volumes=2), store).volumes] == store.cohort(
+        "A", "val"
+    )[:2]
+
+
+@dataclasses.dataclass
+class WithoutSomeLesions:
+    """The store, but some volumes have lost their lesions (small ones vanish when volumes are downsampled)."""
+
+    store: SliceStore
+    empty: set[int]
+
+    def segmentation(self, v: int) -> np.ndarray:
+        return self.store.segmentation(v) * (v not in self.empty)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+
+def preview_without(store: SliceStore, empty: list[int], config: ExperimentConfig) -> Preview:
+    return Preview(config, WithoutSomeLesions(store, set(empty)))
+
+
+def test_volumes_without_lesion_are_passed_over(model: Any, store: SliceStore) -> None:
+    first, *rest = store.cohort("A", "val")
+    preview = preview_without(store, [first], tiny_config(training__validation_volumes=1))
+    assert preview.volumes == [("A", rest[0])]
+    assert preview.score(model, Ranks())[OBJECTIVE] > 0
+
+
+@pytest.mark.parametrize("objective", ["dice", "auprc"])
+def test_a_data_set_without_any_lesion_does_not_end_the_training(model: Any, store: SliceStore, objective: str) -> None:
+    config = tiny_config(search__objective=objective)
+    assert preview_without(store, store.cohort("A", "val"), config).score(model, Ranks()) == {OBJECTIVE: 0.0}
