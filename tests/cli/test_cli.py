@@ -1,0 +1,50 @@
+"""The command as a whole: what it offers, how fast it answers, and how it leaves."""
+
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+
+import pytest
+from typer.testing import CliRunner
+
+from cddpm.cli import app
+
+HEAVY = ("torch", "mlflow", "ray", "numpy", "pydantic", "nibabel", "matplotlib", "scipy")
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"], ["registry"], ["predict"], ["data", "check"], ["data", "build"]])
+def test_help_of_every_command(arguments: list[str]) -> None:
+    done = CliRunner().invoke(app, [*arguments, "--help"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "Usage: " in done.stdout
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout.strip() == version("cddpm")
+
+
+def test_unknown_commands_are_refused() -> None:
+    assert CliRunner().invoke(app, ["dat"]).exit_code == 2
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = f"import sys, cddpm.cli; print([m for m in {HEAVY} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_help_is_quick() -> None:
+    seconds = []
+    for _ in range(3):  # the fastest of three: other work on this machine is not its fault
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "cddpm", "--help"], capture_output=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.7
+
+
+def test_a_users_fault_is_one_message_and_an_exit_code() -> None:
+    command = [sys.executable, "-m", "cddpm", "data", "check", "/no/such/folder"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("error /no/such/folder: no such folder")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,114 @@
+"""``cddpm data``: a phantom is made, checked, and its faults are told by exit code and report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cddpm.cli import app
+from cddpm.data.volume import read_mask, write_volume
+from cddpm.errors import ConfigError, DataError
+
+FEW = "--subjects=2 --healthy-val=1 --healthy-test=1 --unhealthy-val=1 --unhealthy-test=1 --seed=5 --size=small --processes=1"
+
+
+def run(*arguments: object) -> Result:
+    """Run ``cddpm data``; an error of this program is raised."""
+    done = CliRunner().invoke(app, ["data", *map(str, arguments)], env={"COLUMNS": "100"})
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "phantom"
+    done = run("phantom", path, *FEW.split())
+    assert done.exit_code == 0
+    assert f"{path}: " in done.stdout
+    assert "small phantom, seed 5" in done.stdout
+    return path
+
+
+def test_options_are_the_phantoms_settings(phantom: Path) -> None:
+    label = json.loads((phantom / "phantom.json").read_text())
+    assert label["config"] == {
+        "size": "small",
+        "seed": 5,
+        "healthy_train": 2,
+        "healthy_val": 1,
+        "healthy_test": 1,
+        "unhealthy_val": 1,
+        "unhealthy_test": 1,
+    }
+    assert run("phantom", phantom, *FEW.split()).exit_code == 0  # the same one is kept
+    with pytest.raises(DataError, match=r"seed: there 5, asked 0"):
+        run("phantom", phantom, *FEW.replace("--seed=5", "--seed=0").split())
+    assert run("phantom", phantom, "--subjects", "0").exit_code == 2
+
+
+def test_a_sound_folder_passes(phantom: Path) -> None:
+    for modality in ("t1", "t2"):
+        done = run("check", phantom, "--modality", modality)
+        assert done.exit_code == 0, done.stdout
+        assert "0 errors" in done.stdout.splitlines()[-1]
+    report = json.loads(run("check", phantom, "--json", "--unhealthy", "Brats21").stdout)
+    assert report["errors"] == 0
+    assert 0 < report["volumes"] < json.loads(run("check", phantom, "--json").stdout)["volumes"]
+
+
+def test_each_fault_is_told_with_file_found_and_allowed(phantom: Path) -> None:
+    file = sorted((phantom / "Test/Brats21/mask").iterdir())[0]
+    before = file.read_bytes()
+    mask = read_mask(file)
+    write_volume(file, mask.data[:-1], mask.affine)
+    try:
+        done, data = run("check", phantom), run("check", phantom, "--json")
+    finally:
+        file.write_bytes(before)
+    assert (done.exit_code, data.exit_code) == (1, 1)
+    line = next(line for line in done.stdout.splitlines() if str(file) in line)
+    assert line.startswith("error: ")
+    assert "shape 95x112x58" in line
+    assert "both must lie on one grid" in line
+    finding = next(f for f in json.loads(data.stdout)["findings"] if f["file"] == str(file))
+    assert finding["severity"] == "error"
+    assert "resample this file" in finding["allowed"]
+
+
+def test_settings_come_from_a_file_and_options_win(phantom: Path, tmp_path: Path) -> None:
+    file = tmp_path / "experiment.yaml"
+    file.write_text("name: x\ndata: {unhealthy: [Nowhere], modality: t2}\n")
+    done = run("check", phantom, "--config", file)
+    assert done.exit_code == 1
+    assert "Nowhere_val.csv" in done.stdout
+    assert run("check", phantom, "--config", file, "--unhealthy", "MSLUB").exit_code == 0
+
+
+def test_faults_of_the_call(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        run("check", tmp_path / "absent")
+    with pytest.raises(ConfigError, match=r"options: data\.modality"):
+        run("check", tmp_path, "--modality", "../t2")
+    assert run("check", tmp_path, "--splits", "dirty").exit_code == 2
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        run("build", tmp_path, "--config", tmp_path / "absent.yaml")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_store_is_built_once(phantom: Path, tmp_path: Path) -> None:
+    file = tmp_path / "experiment.yaml"
+    file.write_text(
+        "name: x\ndata: {unhealthy: [Brats21], voxel_size_mm: 2.0, volume_shape: [96, 96, 50]}\n"
+        "encoder: {max_pool: false}\npretraining: {enabled: false}\n"
+    )
+    command = [sys.executable, "-m", "cddpm", "data", "build", str(phantom), "--config", str(file)]
+    command += ["--output-dir", str(tmp_path / "out")]
+    lines = [subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout for _ in range(2)]
+    assert lines[0] == lines[1]
+    assert "slices of 48x48" in lines[0]
+    assert len([p for p in (tmp_path / "out/artifacts/store").iterdir() if p.is_dir()]) == 1

@@ -1,0 +1,190 @@
+"""``cddpm predict``: files in, files out, one bad scan does not hide the others."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import image as picture
+from tiny_package import Scan
+from typer.testing import CliRunner, Result
+
+from cddpm.cli import app
+from cddpm.config import TrackingConfig
+from cddpm.data.volume import describe, read_image, read_segmentation, write_volume
+from cddpm.errors import ArtifactError, ConfigError, DataError, TrackingError
+from cddpm.predict import Prediction
+from cddpm.tracking.package import Package
+from cddpm.tracking.registry import Registry, register
+from cddpm.tracking.runs import LabBook
+
+FILES = {"anomaly_map.nii.gz", "reconstruction.nii.gz", "segmentation.nii.gz", "overview.png", "result.json"}
+
+
+def run(*arguments: object) -> Result:
+    """Run the command; an error of this program is raised."""
+    done = CliRunner().invoke(app, ["predict", *map(str, arguments)])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+@pytest.fixture(scope="session")
+def written(package: Package, scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """One run over a good scan, one that is cut, and one that is missing; over older results."""
+    folder = tmp_path_factory.mktemp("predict")
+    cut = folder / "cut.nii.gz"
+    cut.write_bytes(scan.image.path.read_bytes()[:5000])
+    old = folder / "out" / "patient"
+    old.mkdir(parents=True)
+    (old / "result.json").write_text("old")
+    masks = [item for _ in range(3) for item in ("--mask", scan.mask.path)]
+    keys = [item for key in ("a", "b", "Brats21/patient") for item in ("--volume-id", key)]
+    scans = [cut, folder / "absent.nii", scan.image.path]
+    return folder, run(*scans, *masks, *keys, "--out", folder / "out", "--model", package.directory)
+
+
+def test_a_broken_scan_is_told_and_the_others_go_on(written: tuple[Path, Result]) -> None:
+    folder, done = written
+    assert done.exit_code == 1
+    assert "2 of 3 scans failed" in done.stderr
+    assert f"{folder}/cut.nii.gz: gzip stream cut" in done.stderr
+    assert f"{folder}/absent.nii: no such file" in done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["patient.nii.gz"]
+    assert [path.name for path in (folder / "out").iterdir()] == ["patient"]
+    assert {path.name for path in (folder / "out" / "patient").iterdir()} == FILES
+
+
+def test_files_hold_the_prediction_in_the_scans_grid(
+    written: tuple[Path, Result], scan: Scan, prediction: Prediction
+) -> None:
+    out = written[0] / "out" / "patient"
+    expected = describe(scan.image.path)
+    for name in FILES - {"overview.png", "result.json"}:
+        found = describe(out / name)
+        assert (found.shape, found.voxel_size_mm, found.orientation) == (
+            expected.shape,
+            expected.voxel_size_mm,
+            expected.orientation,
+        )
+        np.testing.assert_array_equal(read_image(out / name).affine, scan.image.affine)
+    np.testing.assert_array_equal(read_image(out / "anomaly_map.nii.gz").data, prediction.anomaly_map)
+    np.testing.assert_array_equal(read_image(out / "reconstruction.nii.gz").data, prediction.reconstruction)
+    np.testing.assert_array_equal(read_segmentation(out / "segmentation.nii.gz").data, prediction.segmentation)
+    assert describe(out / "segmentation.nii.gz").dtype == "uint8"
+
+
+def test_the_result_says_where_it_comes_from(written: tuple[Path, Result], package: Package, scan: Scan) -> None:
+    result = json.loads((written[0] / "out" / "patient" / "result.json").read_text())
+    assert result["scan"] == str(scan.image.path)
+    assert result["mask"] == str(scan.mask.path)
+    assert result["volume_id"] == "Brats21/patient"
+    assert (result["threshold"], result["dataset"]) == (0.33, "all")
+    assert result["model"]["fingerprint"] == package.fingerprint
+    assert (result["model"]["sweep"], result["model"]["trial"]) == ("tiny-sweep", 7)
+    assert result["settings"]["scoring"]["guidance_scale"] == 1.5
+    assert result["grid"]["shape"] == list(scan.image.data.shape)
+    assert result["intensities"]["at_0"] < result["intensities"]["at_1"]
+    assert any("field of view" in warning for warning in result["warnings"])
+
+
+def test_the_picture_is_one(written: tuple[Path, Result]) -> None:
+    pixels = picture.imread(written[0] / "out" / "patient" / "overview.png")
+    assert pixels.shape[0] > 600
+    assert pixels.shape[1] > 800
+    assert pixels[..., :3].std() > 0.1
+
+
+def test_a_header_is_kept(package: Package, scan: Scan, tmp_path: Path) -> None:
+    header = scan.image.header.copy()
+    header["descrip"] = b"study 7"
+    header["qform_code"], header["sform_code"] = 1, 4
+    write_volume(tmp_path / "a.nii", scan.image.data[..., None], scan.image.affine, header=header)  # 4-D of one volume
+    assert run(tmp_path / "a.nii", "--out", tmp_path, "--model", package.directory).exit_code == 0
+    result = read_image(tmp_path / "a" / "anomaly_map.nii.gz")
+    assert bytes(result.header["descrip"]).startswith(b"study 7")
+    assert (int(result.header["qform_code"]), int(result.header["sform_code"])) == (1, 4)
+    assert result.data.shape == scan.image.data.shape
+    assert json.loads((tmp_path / "a" / "result.json").read_text())["mask"] == "estimated"
+
+
+def test_two_scans_of_one_name_are_refused(package: Package, scan: Scan, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="both would go to"):
+        run(scan.image.path, tmp_path / "patient.nii", "--out", tmp_path, "--model", package.directory)
+    assert not list(tmp_path.iterdir())
+
+
+def test_masks_are_counted(package: Package, scan: Scan, tmp_path: Path) -> None:
+    done = run(scan.image.path, tmp_path / "b.nii", "--mask", scan.mask.path, "--out", tmp_path)
+    assert done.exit_code == 2
+    assert "1 given for 2 scans" in " ".join(done.stderr.split())
+
+
+def test_faults_of_the_call_come_before_any_work(package: Package, scan: Scan, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    good = (scan.image.path, "--out", tmp_path / "out")
+    with pytest.raises(ConfigError, match="there are Brats21, all"):
+        run(*good, "--model", package.directory, "--dataset", "IXI")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        run(*good, "--model", package.directory, "--device", "cuda")
+    with pytest.raises(ArtifactError, match=r"/no/such: no folder with a model package"):
+        run(*good, "--model", "/no/such")
+    with pytest.raises(ArtifactError, match=r"is a|no folder"):
+        run(*good, "--model", scan.image.path)
+    with pytest.raises(TrackingError, match="no lab book here"):
+        run(*good, "--model", "champion")
+    assert not (tmp_path / "out").exists()
+
+
+class _Trap:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_a_pickle_in_the_package_is_never_loaded(package: Package, scan: Scan, tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(package.directory, bad)
+    (bad / "model.safetensors").write_bytes(pickle.dumps(_Trap(tmp_path / "sprung")))
+    with pytest.raises(ArtifactError, match=r"model\.safetensors"):
+        run(scan.image.path, "--out", tmp_path / "out", "--model", bad)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_registered_model_by_alias(
+    written: tuple[Path, Result], package: Package, scan: Scan, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    outputs = tmp_path / "outputs"
+    with LabBook.open(TrackingConfig(), outputs, outputs / "spool") as book:
+        run_key = book.trial(book.parent("tiny-sweep", {}, {}), 7, {}, {})
+        number = register(book, run_key, package.directory, {"val/dice": 0.5}, {})
+        Registry(book.client(), book.uri).promote(str(number), "champion", "a test")
+    arguments = (scan.image.path, "--mask", scan.mask.path, "--volume-id", "Brats21/patient", "--out", tmp_path / "out")
+    assert run(*arguments).exit_code == 0
+    result = json.loads((tmp_path / "out" / "patient" / "result.json").read_text())
+    assert (result["model"]["reference"], result["model"]["version"]) == ("champion", 1)
+    assert result["model"]["fingerprint"] == package.fingerprint
+    for name in FILES - {"overview.png", "result.json"}:  # the same bytes as from the folder
+        assert (tmp_path / "out" / "patient" / name).read_bytes() == (written[0] / "out/patient" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_exit_codes_of_the_process(package: Package, scan: Scan, tmp_path: Path) -> None:
+    def code(*arguments: object) -> tuple[int, str]:
+        command = [sys.executable, "-m", "cddpm", "predict", *map(str, arguments), "--out", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+
+    assert code(scan.image.path, "--model", "/no/such")[0] == 4
+    assert code(tmp_path / "absent.nii", "--model", package.directory)[0] == 1

@@ -1,0 +1,80 @@
+"""A tiny package with random weights, one phantom subject as files, and the same scan lying otherwise."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cddpm.config import ExperimentConfig, ScoringConfig, parse
+from cddpm.data.phantom_subject import Subject, draw
+from cddpm.data.volume import Volume, read_image, read_mask, write_volume
+from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.tracking.package import Package, Pipeline, read_package, write_package
+
+SCORING = ScoringConfig(noise_levels=(200,), guidance_scale=1.5, median_kernel=3, minimum_component_voxels=2)
+THRESHOLDS = {"all": 0.33, "Brats21": 0.36}
+EXPERIMENT: ExperimentConfig = parse(
+    {
+        "name": "tiny",
+        "seed": 3,
+        "data": {"voxel_size_mm": 2.0, "volume_shape": [96, 96, 42], "rescale_factor": 3, "unhealthy": ["Brats21"]},
+        "encoder": {"architecture": "resnet18", "width": 8, "max_pool": False},
+        "pretraining": {"enabled": False},
+        "model": {"base_width": 32, "width_multipliers": [1], "residual_blocks": 1, "attention_head_width": 32},
+        "diffusion": {"condition_dropout": 0.1},
+        "reconstruction": {
+            "noise_levels": [500, 200],
+            "noise_seeds": [4, 0],
+            "batch_size": 16,
+            "precision": "bfloat16",
+        },
+    },
+    "tiny",
+)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One subject's files, read."""
+
+    image: Volume
+    mask: Volume
+    segmentation: Path
+
+
+def make_package(directory: Path) -> Package:
+    """A package with random weights."""
+    torch.manual_seed(0)
+    model = ConditionedDiffusion(EXPERIMENT.model, EXPERIMENT.encoder, EXPERIMENT.diffusion)
+    with torch.no_grad():
+        for parameter in model.parameters():  # layers that start at zero would hide condition and guidance
+            parameter += 0.02 * torch.randn_like(parameter)
+    pipeline = Pipeline(scoring=SCORING, thresholds=THRESHOLDS, sweep="tiny-sweep", trial=7)
+    write_package(directory, model.state_dict(), EXPERIMENT, pipeline)
+    return read_package(directory)
+
+
+def make_scan(folder: Path, contrast: str = "t2") -> Scan:
+    """A subject of the small phantom with a tumour."""
+    subject = Subject(0, "Brats21", 0, 2.0)
+    drawing = draw(subject, (contrast,))
+    files = {name: folder / f"{name}.nii.gz" for name in ("patient", "mask", "seg")}
+    assert drawing.segmentation is not None
+    arrays = (drawing.scans[contrast], drawing.mask, drawing.segmentation)
+    for path, array in zip(files.values(), arrays, strict=True):
+        write_volume(path, array, subject.affine)
+    return Scan(read_image(files["patient"]), read_mask(files["mask"]), files["seg"])
+
+
+def turned(volume: Volume, axes: tuple[int, int, int], flips: tuple[int, ...]) -> Volume:
+    """The same anatomy with array axes swapped, then reversed; the affine follows."""
+    matrix = np.zeros((4, 4))
+    matrix[3, 3] = 1
+    for new, old in enumerate(axes):
+        matrix[old, new], matrix[old, 3] = (-1, volume.data.shape[old] - 1) if new in flips else (1, 0)
+    return Volume(turned_array(volume.data, axes, flips), volume.affine @ matrix, volume.path)
+
+
+def turned_array(array: np.ndarray, axes: tuple[int, int, int], flips: tuple[int, ...]) -> np.ndarray:
+    return np.ascontiguousarray(np.flip(array.transpose(axes), flips))
