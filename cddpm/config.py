@@ -380,6 +380,8 @@ class TrackingConfig(Frozen):
     """MLflow tracking URI; empty: a SQLite file in ``output_dir``."""
     experiment: Name = "cddpm"
     registered_model: Name = "cddpm"
+    registered_trials: Positive = 3
+    """The best so many trials of a sweep, by validation, become versions of the registered model."""
 
 
 class ExperimentConfig(Frozen):

@@ -85,9 +85,10 @@ class Lab:
         self.reported(number)
         if result is not None:
             self._enter_result(run, result)
-        fault = self.folder / "trials" / f"{number:04d}" / trials.FAILED
-        if fault.exists():
-            self.book.log_artifact(run, fault)
+        for name in (trials.CONFIG, trials.STOPPED, trials.FAILED):
+            file = self.folder / "trials" / f"{number:04d}" / name
+            if file.exists():
+                self.book.log_artifact(run, file)
         self.book.set_tags(run, {"cddpm.ending": how})
         self.book.close(run, _STATUS[how])
 
@@ -102,7 +103,7 @@ class Lab:
         }
         self.book.set_tags(run, tags)
         folder = self.folder / "trials" / f"{result.number:04d}"
-        for name in (trials.CONFIG, trials.RESULT, trials.POINTS):
+        for name in (trials.RESULT, trials.POINTS):
             self.book.log_artifact(run, folder / name)
 
     def _histories(self, number: int) -> Iterator[Path]:
@@ -120,41 +121,56 @@ class Lab:
     def _trial_config(self, number: int) -> ExperimentConfig:
         return with_values(self.config, self._params.get(number, {}), f"trial {number}")
 
-    def register(
-        self, result: TrialResult, config: ExperimentConfig, winner: Contender, beside: list[Contender]
-    ) -> int:
-        """Package the champion, register it under its validation metrics, point the alias at it; returns its version."""
-        self._params.setdefault(result.number, result.params)
-        run = self._runs.get(result.number) or self.book.trial(self.run, result.number, result.params, {})
+    def register(self, results: list[TrialResult], winner: Contender, beside: list[Contender]) -> int:
+        """Register the best trials under their validation metrics and point the alias at the first; returns its version.
+
+        Only the winner, which is ``results[0]``, has test metrics.
+        """
+        test = _test(winner, self.config)
+        champion = self._register(results[0], {**_chosen(test), "objective": results[0].objective})
+        for other in results[1 : self.config.tracking.registered_trials]:
+            self._register(other, {"objective": other.objective})
+        registry = Registry(self.book.client(), self.book.uri, self.config.tracking.registered_model)
+        registry.promote(
+            str(champion), ALIAS, f"best {self.config.search.objective} on validation of sweep {self.config.name}"
+        )
+        self._enter_champion(results[0], winner, test, beside)
+        return champion
+
+    def _register(self, result: TrialResult, metrics: dict[str, float]) -> int:
+        """Package a trial and register it; the same package of the same trial only once."""
+        config = with_values(self.config, result.params, f"trial {result.number}")
         validation = _validation(result)
         pipeline = Pipeline(
-            scoring=winner.scoring,
-            thresholds=winner.thresholds,
+            scoring=scoring_search.scoring_with(config, result.best.params),
+            thresholds=result.best.thresholds,
             validation=validation,
             fingerprints=_fingerprints(result, self.store),
             sweep=self.config.name,
             trial=result.number,
         )
-        package = self.folder / "champion" / result.checkpoint
+        package = self.folder / "packages" / result.checkpoint
         write_package(package, weights_of(self.place, result), config, pipeline)
-        test = _test(winner, self.config)
+        run = self._runs.get(result.number) or self.book.trial(self.run, result.number, result.params, {})
         tags = {names.SWEEP: self.config.name, names.TRIAL: str(result.number)}
-        number = register(self.book, run, package, {**validation, **test}, tags, self.config.tracking.registered_model)
-        registry = Registry(self.book.client(), self.book.uri, self.config.tracking.registered_model)
-        registry.promote(
-            str(number), ALIAS, f"best {self.config.search.objective} on validation of sweep {self.config.name}"
+        number = register(
+            self.book, run, package, {**_chosen(validation), **metrics}, tags, self.config.tracking.registered_model
         )
-        step = self.config.search.training.trials
-        for c in beside:
-            label = c.name.replace(" ", "_")
-            scores = _test(c, self.config)
-            self.book.log_metrics(
-                self.run, {f"{label}/{k}" if c is not winner else k: v for k, v in scores.items()}, step
-            )
-        self.book.log_metrics(self.run, {names.OBJECTIVE: result.objective, **validation}, step)
-        self.book.set_tags(self.run, {"cddpm.champion": names.trial_key(self.config.name, result.number)})
         self.book.close(run, "FINISHED")
         return number
+
+    def _enter_champion(
+        self, result: TrialResult, winner: Contender, test: dict[str, float], beside: list[Contender]
+    ) -> None:
+        """The sweep's own run shows the champion's scores, and beside them those of what it had to beat."""
+        step = self.config.search.training.trials
+        others = {
+            f"{c.name.replace(' ', '_')}/{name}": value for c in beside for name, value in _test(c, self.config).items()
+        }
+        own = {names.OBJECTIVE: result.objective, **_validation(result), **test}
+        self.book.log_metrics(self.run, _chosen({**own, **others}), step)
+        self.book.set_tags(self.run, {"cddpm.champion": names.trial_key(self.config.name, result.number)})
+        self.book.log_dict(self.run, {"rows": winner.test.rows}, "test_volumes.json")
 
     def keep(self, files: list[Path]) -> None:
         """Files of the whole sweep."""
@@ -187,6 +203,25 @@ def _named(split: str, datasets: dict[str, dict[str, float]]) -> dict[str, float
         if value is not None:
             metrics[names.metric(split, metric)] = value
     return metrics
+
+
+_SHOWN = (
+    "objective",
+    "dice",
+    "dice_std",
+    "oracle_dice",
+    "auprc",
+    "auroc",
+    "precision",
+    "recall",
+    "false_positive_rate",
+    "volumes",
+)
+
+
+def _chosen(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that a person compares models by; the others are in the run's files."""
+    return {name: value for name, value in metrics.items() if name.rsplit("/", 1)[-1] in _SHOWN}
 
 
 def _fingerprints(result: TrialResult, store: str) -> dict[str, str]:

@@ -40,10 +40,17 @@ def point(space: Space, settings: Mapping[str, Any]) -> dict[str, Any]:
     known = distributions(space)
     inside = {}
     for path, value in settings.items():
-        param = encode(value) if isinstance(space[path], Choice) else value
+        parameter = space[path]
+        param = _chosen(parameter, value) if isinstance(parameter, Choice) else value
         if _contains(known[path], param):
             inside[path] = param
     return inside
+
+
+def _chosen(parameter: Choice, value: Any) -> str:
+    """The choice that equals ``value``: a file may write 0 where the configuration has 0.0."""
+    plain = json.loads(encode(value))
+    return next((c for c in map(encode, parameter.choice) if json.loads(c) == plain), encode(value))
 
 
 def _contains(distribution: BaseDistribution, param: Any) -> bool:

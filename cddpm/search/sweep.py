@@ -166,7 +166,7 @@ def _finish(config: ExperimentConfig, folder: Path, place: stages.Place, lab: La
     rows = _with_test(config, leaderboard.rows(folder), best, contenders)
     leaderboard.write_csv(folder / "leaderboard.csv", rows)
     with display.stage("registry") as say:
-        version = lab.register(best, trial_config(config, best), winner, contenders)
+        version = lab.register(results, winner, contenders[1:])
         lab.keep([picture, folder / "leaderboard.csv", folder / champion.TEST])
         undelivered = lab.close()
         say(f"'{config.tracking.registered_model}' version {version} is the champion")
