@@ -132,6 +132,10 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
+_FOR_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's pages show metrics and models of such an experiment, not chats."""
+
+
 def experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
     """Id of the experiment ``name``, made if absent, its files below ``artifacts`` (None: where the server keeps them).
 
@@ -140,7 +144,8 @@ def experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifacts.resolve().as_uri() if artifacts else None))
+            place = artifacts.resolve().as_uri() if artifacts else None
+            return str(client.create_experiment(name, place, tags=_FOR_TRAINING))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
