@@ -102,7 +102,9 @@ class Predictor:
         # every reconstructed level, also those that scoring leaves out: the batches, and with them the last bit of each
         # sum, are those of the cohort on which the threshold was fixed
         config = self.package.config
-        rows = rounded(key, predict(self._model, config, config.reconstruction, image, key, self.device))
+        guided = scoring.guidance_scale != 1
+        arrays = predict(self._model, config, config.reconstruction, image, key, self.device, guided)
+        rows = rounded(key, arrays)
         one = _OneScan(key, image, _axial(prepared.mask), config.reconstruction, rows)
         scorer = Scorer(one, one, {}, [0])
         return WorkingGrid(
@@ -150,9 +152,9 @@ def overview_rows(prediction: Prediction) -> list[OverviewRow]:
         for a in (working.image, working.reconstruction, working.anomaly_map, working.segmentation)
     )
     brain_slices = np.flatnonzero((image > 0).any((1, 2)))
-    shown = {"most anomalous slice": slice_to_show(segmentation, anomaly)}
+    shown = {slice_to_show(segmentation, anomaly): "most anomalous slice"}
     for label, part in (("lower", 0.35), ("upper", 0.65)):
-        shown[f"{label} slice"] = int(brain_slices[int(part * (len(brain_slices) - 1))])
+        shown.setdefault(int(brain_slices[int(part * (len(brain_slices) - 1))]), f"{label} slice")
     return [
         OverviewRow(
             label,
@@ -167,7 +169,7 @@ def overview_rows(prediction: Prediction) -> list[OverviewRow]:
             None,
             i,
         )
-        for label, i in shown.items()
+        for i, label in shown.items()
     ]
 
 

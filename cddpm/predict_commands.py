@@ -166,7 +166,8 @@ def _predict_one(
 
 def _summary(scan: Path, prediction: "Prediction", folder: Path) -> str:
     scores = prediction.scores
-    found = f"{scores['segmented_ml']:.1f} ml in {scores['components']:.0f} places above {prediction.threshold:.4g}"
+    places = "1 place" if scores["components"] == 1 else f"{scores['components']:.0f} places"
+    found = f"{scores['segmented_ml']:.1f} ml in {places} above {prediction.threshold:.4g}"
     return f"{scan.name}: {found} -> {folder}"
 
 

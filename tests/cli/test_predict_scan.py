@@ -45,6 +45,13 @@ def test_equals_the_scorer_bit_by_bit(scorer: Scorer, prediction: Prediction) ->
     np.testing.assert_array_equal(working.segmentation, scorer.segmentation(0, SCORING, 0.33))
 
 
+def test_without_guidance_too(scorer: Scorer, predictor: Predictor, scan: Scan, package: Package, monkeypatch) -> None:
+    plain = _pipeline(guidance_scale=1.0)
+    monkeypatch.setattr(predictor, "package", dataclasses.replace(package, pipeline=plain))
+    found = predictor.predict_scan(scan.image, scan.mask, KEY).working.anomaly_map
+    np.testing.assert_array_equal(found, scorer.anomaly_map(0, plain.scoring))
+
+
 def test_the_name_seeds_the_noise(predictor: Predictor, scan: Scan, prediction: Prediction) -> None:
     named = predictor.predict_scan(scan.image, scan.mask)
     assert named.volume_key == "patient"
