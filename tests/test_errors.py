@@ -21,6 +21,7 @@ EXIT_CODES = {
     "TrackingError": 5,
     "SearchError": 6,
     "StorageError": 7,
+    "StoppedError": 130,
 }
 TREE = {name: member for name, member in vars(errors).items() if inspect.isclass(member)}
 MESSAGE = "scan [1].nii: größe 0; allowed is > 0\nsecond fault"

@@ -88,7 +88,7 @@ def test_the_project_asks_for_what_it_imports() -> None:
     """A package that only another package brings along may vanish with that one's next version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = {normal(re.split(r"[^A-Za-z0-9._-]", requirement)[0]) for requirement in project["dependencies"]}
-    named = {"yaml": "pyyaml", "SimpleITK": "simpleitk", "sklearn": "scikit-learn"}
+    named = {"yaml": "pyyaml", "pydantic_core": "pydantic", "SimpleITK": "simpleitk", "sklearn": "scikit-learn"}
     pattern = re.compile(r"^\s*(?:import|from) ([A-Za-z_]\w*)", re.MULTILINE)
     sources = [*(ROOT / "cddpm").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]
     roots = {root for file in sources for root in pattern.findall(file.read_text())}
