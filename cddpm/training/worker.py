@@ -111,7 +111,8 @@ def _cause(error: Exception) -> CddpmError:
         if isinstance(failure, CddpmError):
             return failure
     first = next(iter(failures.values()), error)
-    return SearchError(f"training failed: {type(first).__name__}: {str(first).strip().splitlines()[-1]}")
+    lines = str(first).strip().splitlines()
+    return SearchError(": ".join(["training failed", type(first).__name__, *lines[-1:]]))
 
 
 def work(job: dict[str, Any]) -> Outcome | None:

@@ -1,0 +1,101 @@
+"""What a worker group books, reports and raises; its stages without Ray."""
+
+import math
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny_training import tiny_config
+
+from cddpm.config import ComputeConfig
+from cddpm.data.store import SliceStore
+from cddpm.errors import CddpmError, DataError, SearchError
+from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.training import worker
+from cddpm.training.loop import DivergedError, Hooks
+from cddpm.training.ranks import Ranks
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "expected"), [("auto", 0, False), ("auto", 1, True), ("cpu", 8, False), ("cuda", 0, True)]
+)
+def test_device(device: Any, gpus: float, expected: bool) -> None:
+    assert worker.on_gpu(ComputeConfig(device=device), gpus) is expected
+
+
+@pytest.mark.parametrize(
+    ("compute", "available", "fits"),
+    [
+        ({}, {"CPU": 2.0}, 2),
+        ({"workers": 2}, {"CPU": 2.0}, 1),
+        ({"workers": 2, "cpus_per_worker": 0.5}, {"CPU": 2.0}, 2),
+        ({"workers": 2}, {"CPU": 64.0, "GPU": 8.0}, 4),
+        ({"gpus_per_worker": 0.5}, {"CPU": 64.0, "GPU": 1.0}, 2),
+        ({"device": "cpu"}, {"CPU": 3.0, "GPU": 1.0}, 3),
+    ],
+)
+def test_how_many_fit(compute: dict[str, Any], available: dict[str, float], fits: int) -> None:
+    assert worker.check_capacity(ComputeConfig(**compute), available) == fits
+
+
+@pytest.mark.parametrize(
+    ("compute", "available", "message"),
+    [
+        ({"workers": 4}, {"CPU": 2.0}, "4 workers need 4 CPU, the cluster has 2; lower compute.workers"),
+        ({"device": "cuda"}, {"CPU": 2.0}, "1 workers need 1 GPU, the cluster has 0"),
+        ({"workers": 2}, {"CPU": 8.0, "GPU": 1.0}, "2 workers need 2 GPU, the cluster has 1"),
+    ],
+)
+def test_what_does_not_fit_is_told(compute: dict[str, Any], available: dict[str, float], message: str) -> None:
+    with pytest.raises(SearchError, match=message):
+        worker.check_capacity(ComputeConfig(**compute), available)
+
+
+def test_reports_to_tune_are_finite_and_always_have_an_objective() -> None:
+    metrics = {"images": 16, "val/loss": math.nan, "train/loss": math.inf, "monitor/objective": 0.25}
+    assert worker.tune_metrics(metrics) == {"images": 16.0, "monitor/objective": 0.25, "objective": 0.25, "final": 0.0}
+    assert worker.tune_metrics({"images": 1})["objective"] == 0.0
+
+
+def test_the_users_fault_is_found_among_the_ranks_failures() -> None:
+    lost = RuntimeError("Connection closed by peer")
+    error = SimpleNamespace(worker_failures={0: lost, 1: DivergedError("the loss became nan")})
+    assert worker._cause(error) is error.worker_failures[1]
+    told = worker._cause(SimpleNamespace(worker_failures={1: lost}))
+    assert isinstance(told, SearchError)
+    assert str(told) == "training failed: RuntimeError: Connection closed by peer"
+
+
+def test_an_error_without_text_has_a_message() -> None:
+    assert str(worker._cause(SimpleNamespace(worker_failures={0: ValueError()}))) == "training failed: ValueError"
+
+
+@pytest.mark.parametrize("error", [DivergedError("nan"), DataError("gone")])
+def test_errors_cross_processes(error: CddpmError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (type(error), str(error))
+
+
+def test_an_assignment_is_plain_data(finished: Any, tmp_path: Path) -> None:
+    job = worker.assignment(finished.config, finished.place, 3, tmp_path / "stop", None)
+    assert pickle.loads(pickle.dumps(job)) == job
+    assert worker.parse(job.config, "trial") == finished.config
+
+
+def test_the_stages_end_with_the_whole_validation_cohort(finished: Any, store: SliceStore) -> None:
+    outcome = worker.run_stages(finished.config, finished.place, Ranks(), Hooks())
+    assert outcome.made.made == ()
+    cache = ReconstructionCache.open(outcome.reconstruction)
+    wanted = [v for name in ("A", "B", "IXI") for v in store.cohort(name, "val", 0)]
+    assert sorted(cache.volumes) == sorted(store.volumes[v].id for v in wanted)
+    assert (cache.levels, cache.guided) == ((10, 25), True)
+
+
+def test_without_condition_dropout_there_is_no_guidance(store_path: Path, tmp_path: Path) -> None:
+    values = {"pretraining__enabled": False, "diffusion__condition_dropout": 0.0, "training__images": 4}
+    config = tiny_config(**values, training__evaluations=1)
+    outcome = worker.run_stages(config, worker.stages.Place(tmp_path, store_path), Ranks(), Hooks())
+    assert outcome.made.encoder is None
+    assert not ReconstructionCache.open(outcome.reconstruction).guided
