@@ -1,0 +1,49 @@
+"""Fixtures of the search tests: validation reconstructions of the tiny store, drawn instead of predicted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_training import make_store, tiny_config
+
+from cddpm.config import ExperimentConfig
+from cddpm.data.store import SliceStore
+from cddpm.reconstruct import cache
+from cddpm.scoring.score import Scorer
+from cddpm.training import stages
+
+
+@pytest.fixture(scope="session")
+def tiny_store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("tiny"))
+
+
+def draw_cache(path: Path, store: SliceStore, config: ExperimentConfig, guided: bool) -> cache.ReconstructionCache:
+    """Reconstructions as a model might make them: the lesion is half gone, with noise."""
+    unhealthy, healthy = stages.cohorts(config, store, "val")
+    volumes, random = [v for group in unhealthy.values() for v in group] + healthy, np.random.default_rng(0)
+    for v in volumes:
+        image, lesion = store.image(v).astype(np.float32), store.segmentation(v)
+        arrays = {}
+        for level in config.reconstruction.noise_levels:
+            c = image - 0.1 * lesion + 0.05 * random.normal(size=image.shape).astype(np.float32)
+            arrays["c", level, 0] = c
+            if guided:
+                arrays["u", level, 0] = c + 0.1 * lesion
+        cache.write_part(cache.parts_directory(path), store.volumes[v].id, arrays)
+    ids = [store.volumes[v].id for v in volumes]
+    cache.finish(path, ids, path.name, {"volumes": ids})
+    return cache.ReconstructionCache.open(path)
+
+
+@pytest.fixture(scope="session")
+def caches(tiny_store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, cache.ReconstructionCache]:
+    store, folder = SliceStore.open(tiny_store_path), tmp_path_factory.mktemp("caches")
+    return {guided: draw_cache(folder / str(guided), store, tiny_config(), guided) for guided in (False, True)}
+
+
+@pytest.fixture
+def scorers(tiny_store_path: Path, caches: dict[bool, cache.ReconstructionCache]) -> dict[bool, Scorer]:
+    store = SliceStore.open(tiny_store_path)
+    unhealthy, healthy = stages.cohorts(tiny_config(), store, "val")
+    return {guided: Scorer(store, caches[guided], unhealthy, healthy) for guided in caches}

@@ -1,0 +1,104 @@
+"""The inner search: the configuration first, the same points for the same seed, objectives that can be recomputed."""
+
+from typing import Any
+
+import pytest
+from tiny_training import tiny_config
+
+from cddpm.config import ExperimentConfig
+from cddpm.scoring.score import Scorer
+from cddpm.search import scoring_search
+from cddpm.search.scoring_search import GUIDANCE, Point
+from cddpm.training.loop import Interrupted
+
+SPACE = {
+    "scoring.noise_levels": {"choice": [None, [10], [25]]},
+    "scoring.guidance_scale": {"float": [0.0, 2.0]},
+    "scoring.residual": {"choice": ["l1", "l2", "positive"]},
+    "scoring.minimum_component_voxels": {"int": [0, 10]},
+}
+
+
+def config(**values: Any) -> ExperimentConfig:
+    level = {"trials": 8, "space": SPACE, **values.pop("level", {})}
+    return tiny_config(**{f"search__scoring__{name}": value for name, value in level.items()}, **values)
+
+
+def plain(points: list[Point]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in p.row().items() if k != "seconds"} for p in points]
+
+
+def test_the_first_point_is_the_configuration_itself(scorers: dict[bool, Scorer]) -> None:
+    points = scoring_search.search(scorers[True], config(), True)
+    assert [p.number for p in points] == list(range(8))
+    assert points[0].params == {}
+    assert points[0].objective == scorers[True].score(config().scoring, "dice", ["A"]).objective
+    assert all(set(p.params) == set(SPACE) for p in points[1:])
+
+
+@pytest.mark.parametrize("objective", ["dice", "auprc"])
+@pytest.mark.parametrize("datasets", [["A"], []])
+def test_every_point_can_be_recomputed(scorers: dict[bool, Scorer], objective: str, datasets: list[str]) -> None:
+    settings = config(search__objective=objective, search__datasets=datasets)
+    for point in scoring_search.search(scorers[True], settings, True):
+        again = scorers[True].score(
+            scoring_search.scoring_with(settings, point.params), objective, datasets or ("A", "B")
+        )
+        assert (point.objective, point.thresholds, point.datasets) == (
+            again.objective,
+            again.thresholds,
+            again.datasets,
+        )
+        assert point.objective == pytest.approx(
+            sum(point.datasets[n][objective] for n in datasets or ("A", "B")) / (len(datasets) or 2)
+        )
+
+
+def test_same_seed_same_points(scorers: dict[bool, Scorer]) -> None:
+    first, again, other = (plain(scoring_search.search(scorers[True], config(seed=s), True)) for s in (3, 3, 4))
+    assert first == again
+    assert first[0] == other[0]
+    assert first[1:] != other[1:]
+
+
+def test_guidance_is_not_searched_without_condition_dropout(scorers: dict[bool, Scorer]) -> None:
+    start = [{"scoring.guidance_scale": 1.5, "scoring.residual": "l2"}]
+    points = scoring_search.search(scorers[False], config(level={"start": start}), False)
+    assert len(points) == 8
+    assert all(GUIDANCE not in p.params for p in points)
+    assert points[1].params["scoring.residual"] == "l2"
+
+
+def test_start_points_come_second(scorers: dict[bool, Scorer]) -> None:
+    start = [{"scoring.guidance_scale": 0.25}, {"scoring.noise_levels": [25]}]
+    points = scoring_search.search(scorers[True], config(level={"start": start}), True)
+    assert points[1].params[GUIDANCE] == 0.25
+    assert points[2].params["scoring.noise_levels"] == [25]
+
+
+def test_without_a_space_the_configuration_is_all(scorers: dict[bool, Scorer]) -> None:
+    points = scoring_search.search(scorers[True], config(level={"space": {}}), True)
+    assert [p.params for p in points] == [{}]
+    only_guidance = config(level={"space": {GUIDANCE: SPACE[GUIDANCE]}})
+    assert len(scoring_search.search(scorers[False], only_guidance, False)) == 1
+
+
+def test_searching_finds_more(scorers: dict[bool, Scorer]) -> None:
+    points = scoring_search.search(scorers[True], config(level={"trials": 25}), True)
+    best = scoring_search.best(points)
+    assert best.objective == max(p.objective for p in points) > points[0].objective
+    assert best.params[GUIDANCE] > 1  # the drawn unconditional predictions keep the lesion
+
+
+def test_the_earliest_of_equals_is_best() -> None:
+    points = [Point(n, {}, value, {}, {}, 0.0) for n, value in enumerate([0.1, 0.5, 0.5, 0.2])]
+    assert scoring_search.best(points).number == 1
+
+
+def test_progress_and_stop(scorers: dict[bool, Scorer]) -> None:
+    seen: list[tuple[int, int, float]] = []
+    points = scoring_search.search(scorers[True], config(), True, lambda *a: seen.append(a))
+    assert [s[:2] for s in seen] == [(n, 8) for n in range(1, 9)]
+    assert [s[2] for s in seen] == [max(p.objective for p in points[:n]) for n in range(1, 9)]
+    with pytest.raises(Interrupted):
+        scoring_search.search(scorers[True], config(), True, stop=lambda: len(seen) > 0)
