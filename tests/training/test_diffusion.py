@@ -134,6 +134,7 @@ def test_stop_and_resume_is_bit_equal_with_all_randomness_on(store: SliceStore, 
     assert history(tmp_path / "stopped") == history(tmp_path / "plain")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"model__dropout": 0.0}, {"encoder__drop_path": 0.0}, {"diffusion__condition_dropout": 0.1}]
 )
