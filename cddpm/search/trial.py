@@ -82,7 +82,8 @@ def run(job: TrialJob, board: Any, report: Callable[[dict[str, float]], None]) -
     """
     result = read_result(job.folder) or _run(job, board)
     if result is not None:
-        report({"objective": result.objective, "images": float(job.config.training.images + 1), "final": 1.0})
+        metrics = {"objective": result.objective, "images": job.config.training.images + 1}
+        report(worker.plain_metrics(metrics, "objective", final=True))
     return result
 
 

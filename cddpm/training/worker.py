@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def work(job: dict[str, Any]) -> Outcome | None:
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
     torch.set_num_threads(config.compute.threads_per_worker or max(1, int(config.compute.cpus_per_worker)))
     hooks = Hooks(
-        report=lambda metrics: train.report(tune_metrics(metrics)),
+        report=_reporter(config, train.report),
         progress=_progress(assignment),
         stop=assignment.stop_file.exists,
     )
@@ -134,6 +134,19 @@ def work(job: dict[str, Any]) -> Outcome | None:
         return run_stages(config, assignment.place, ranks, hooks)
     except Interrupted:
         return None
+
+
+def _reporter(
+    config: ExperimentConfig, report: Callable[[dict[str, float]], None]
+) -> Callable[[dict[str, float]], None]:
+    """Passes validations on, but for the last: a scheduler must not stop a trial between its training and its search."""
+    budget = config.training.images // config.training.batch_size * config.training.batch_size
+
+    def forward(metrics: dict[str, float]) -> None:
+        if metrics["images"] < budget:
+            report(plain_metrics(metrics, OBJECTIVE, final=False))
+
+    return forward
 
 
 def run_stages(config: ExperimentConfig, place: stages.Place, ranks: Ranks, hooks: Hooks) -> Outcome:
@@ -144,10 +157,24 @@ def run_stages(config: ExperimentConfig, place: stages.Place, ranks: Ranks, hook
     return Outcome(made, stages.reconstruct(config, place, made.checkpoint, volumes, ranks, hooks))
 
 
-def tune_metrics(metrics: dict[str, float]) -> dict[str, float]:
-    """What a validation reports to Ray Tune: plain finite numbers (NaN would break its snapshots), always an objective."""
-    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(float(value))}
-    return {**finite, "objective": finite.get(OBJECTIVE, 0.0), "final": 0.0}
+def plain_metrics(metrics: Mapping[str, Any], objective: str, final: bool) -> dict[str, float]:
+    """What Ray Tune is told: plain finite numbers, an ``objective`` always, and how many values were unfit (``flagged``).
+
+    ``objective`` names the metric that becomes it. Ray takes no NumPy scalar, no tensor and no missing objective, and NaN
+    breaks its next resume: what is not a finite number is left out, an unfit objective counts as 0, the worst.
+    """
+    numbers = {name: _number(value) for name, value in metrics.items()}
+    finite = {name: value for name, value in numbers.items() if value is not None}
+    flagged = len(numbers) - len(finite) + (objective not in numbers)
+    return {**finite, "objective": finite.get(objective, 0.0), "flagged": float(flagged), "final": float(final)}
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):  # None, text, a tensor of several values
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _progress(assignment: Assignment) -> Callable[[str, int, int, float], None]:

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
+import torch
+from ray import tune
 from ray.util.placement_group import placement_group
 from small_sweep import CONFIG
 
@@ -21,6 +24,7 @@ from cddpm.data.store import build_store
 from cddpm.search import study as studies
 from cddpm.search import tuning
 from cddpm.training import stages
+from cddpm.training.worker import plain_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 RELEASE_SECONDS = 15.0
@@ -104,6 +108,31 @@ def test_a_trial_stopped_early_holds_nothing(ray_here: None, tmp_path: Path) -> 
     assert stopped["images"] < config.training.images
     assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE"]
     assert all(g["state"] == "REMOVED" for g in ray.util.placement_group_table().values())
+
+
+ODD = [float("nan"), float("inf"), None, "missing", np.float64(0.5), torch.tensor(0.25)]
+
+
+def _odd(proposal: dict[str, Any]) -> None:
+    value = ODD[proposal["number"]]
+    metrics: dict[str, Any] = {"images": 10} if value == "missing" else {"images": 10, "objective": value}
+    tune.report(plain_metrics(metrics, "objective", final=True))
+
+
+def test_odd_objectives_become_finite_records_and_the_sweep_goes_on(ray_here: None, tmp_path: Path) -> None:
+    raw = override(CONFIG, {"search.training.trials": len(ODD)}, "test")
+    config = parse(raw, "test")
+    study = studies.open_study(tmp_path / "study.db", config)
+    tuner = tune.Tuner(
+        tune.with_resources(_odd, {"cpu": 0, cluster.HEAD: 1}),
+        tune_config=tune.TuneConfig(
+            search_alg=tuning.StudySearch(study, config, tmp_path, None), num_samples=len(ODD), max_concurrent_trials=2
+        ),
+        run_config=tune.RunConfig(name="odd", storage_path=str(tmp_path / "ray"), verbose=0),
+    )
+    tuner.fit()
+    assert [t.state.name for t in study.trials] == ["COMPLETE"] * len(ODD)
+    assert [t.value for t in study.trials] == [0.0, 0.0, 0.0, 0.0, 0.5, 0.25]
 
 
 class Creator:

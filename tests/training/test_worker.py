@@ -6,7 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from tiny_training import tiny_config
 
 from cddpm.config import ComputeConfig
@@ -53,10 +55,43 @@ def test_what_does_not_fit_is_told(compute: dict[str, Any], available: dict[str,
         worker.check_capacity(ComputeConfig(**compute), available)
 
 
-def test_reports_to_tune_are_finite_and_always_have_an_objective() -> None:
-    metrics = {"images": 16, "val/loss": math.nan, "train/loss": math.inf, "monitor/objective": 0.25}
-    assert worker.tune_metrics(metrics) == {"images": 16.0, "monitor/objective": 0.25, "objective": 0.25, "final": 0.0}
-    assert worker.tune_metrics({"images": 1})["objective"] == 0.0
+@pytest.mark.parametrize(
+    ("objective", "value", "flagged"),
+    [
+        (0.25, 0.25, 2),
+        (np.float32(0.5), 0.5, 2),
+        (torch.tensor(0.5), 0.5, 2),
+        (math.nan, 0.0, 3),
+        (-math.inf, 0.0, 3),
+        (None, 0.0, 3),
+        ("high", 0.0, 3),
+        (torch.zeros(2), 0.0, 3),
+    ],
+)
+def test_reports_to_tune_are_finite_and_always_have_an_objective(objective: Any, value: float, flagged: int) -> None:
+    metrics = {"images": 16, "val/loss": math.nan, "train/loss": math.inf, "mine": objective}
+    plain = worker.plain_metrics(metrics, "mine", final=False)
+    assert plain["objective"] == value
+    assert plain["flagged"] == flagged
+    assert plain["images"] == 16.0
+    assert all(type(v) is float and math.isfinite(v) for v in plain.values())
+
+
+def test_a_missing_objective_is_flagged_and_counts_as_the_worst() -> None:
+    assert worker.plain_metrics({"images": 1}, "mine", final=True) == {
+        "images": 1.0,
+        "objective": 0.0,
+        "flagged": 1.0,
+        "final": 1.0,
+    }
+
+
+def test_the_last_validation_is_not_for_the_scheduler() -> None:
+    config, told = tiny_config(training__images=50, training__batch_size=4), []
+    report = worker._reporter(config, told.append)
+    for images in (16, 32, 48):
+        report({"images": images, "monitor/objective": 0.5})
+    assert [metrics["images"] for metrics in told] == [16, 32]
 
 
 def test_the_users_fault_is_found_among_the_ranks_failures() -> None:
