@@ -499,11 +499,35 @@ def _search_faults(config: ExperimentConfig) -> Iterator[str]:
             f"search.training.trials: {config.search.training.trials} trainings of an empty space would all be the same; "
             "name settings in search.training.space, or ask for 1"
         )
+    yield from _start_faults(config)
     yield from _combination_faults(config)
     if "scoring.guidance_scale" in config.search.scoring.space and not _may_drop_condition(config):
         yield (
             "search.scoring.space: 'scoring.guidance_scale' is searched, but diffusion.condition_dropout is 0 in every trial"
         )
+
+
+def _start_faults(config: ExperimentConfig) -> Iterator[str]:
+    """The first trial is the configuration as it is, so its own values must lie in the space."""
+    for path, parameter in config.search.training.space.items():
+        value: Any = config
+        for part in path.split(".") if path in FIELDS else ():
+            value = getattr(value, part)
+        if path in FIELDS and not _contains(parameter, value):
+            yield f"search.training.space.{path}: {value!r}, the setting itself, is not in it; the first trial tries that"
+
+
+def _contains(parameter: Float | Integer | Choice, value: Any) -> bool:
+    if isinstance(parameter, Choice):
+        return any(_listed(choice) == _listed(value) for choice in parameter.choice)
+    if value is None or isinstance(value, str | tuple):
+        return False
+    low, high = parameter.float if isinstance(parameter, Float) else parameter.int
+    return bool(low <= value <= high)
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _combination_faults(config: ExperimentConfig) -> Iterator[str]:

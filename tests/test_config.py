@@ -198,16 +198,33 @@ def test_the_name_is_needed() -> None:
 
 def test_what_a_searched_setting_makes_possible_is_allowed() -> None:
     values = {
-        "search.training.space": {"diffusion.condition_dropout": {"choice": [0.1, 0.2]}},
+        "search.training.space": {"diffusion.condition_dropout": {"choice": [0.0, 0.2]}},
         "search.scoring.space": {"scoring.guidance_scale": {"float": [0, 2]}},
         "search.training.trials": 4,
     }
     parse(nested(values), "my.yaml")
     levels = {
+        "reconstruction.noise_levels": [100],
         "search.training.space": {"reconstruction.noise_levels": {"choice": [[100], [200]]}},
         "search.scoring.space": {"scoring.noise_levels": {"choice": [None, [100]]}},
     }
     parse(nested(levels), "my.yaml")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "parameter"),
+    [
+        ("training.learning_rate", 0.1, {"float": [1e-5, 1e-3], "log": True}),
+        ("training.batch_size", 16, {"choice": [32, 64]}),
+        ("training.warmup_images", 5, {"int": [10, 20]}),
+        ("training.gradient_clip", None, {"float": [0.5, 2.0]}),
+        ("reconstruction.noise_levels", [100], {"choice": [[200], [300]]}),
+    ],
+)
+def test_the_setting_itself_must_lie_in_its_space(path: str, value: Any, parameter: dict[str, Any]) -> None:
+    (line,) = faults({path: value, "search.training.space": {path: parameter}})
+    assert line.startswith(f"my.yaml: search.training.space.{path}: ")
+    assert "the first trial tries that" in line
 
 
 def test_all_faults_are_told_at_once_also_those_between_settings() -> None:

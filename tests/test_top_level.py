@@ -1,5 +1,6 @@
 """The top level is fixed: what a newcomer sees first stays small and named as agreed."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -74,23 +75,33 @@ def test_the_licence_is_there_in_full() -> None:
 
 
 def test_the_lock_holds_all_that_the_project_asks_for() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
-    names = {normal(re.split(r"[^A-Za-z0-9._-]", requirement)[0]) for requirement in asked}
-    assert names <= set(locked())
+    assert asked("dev") <= set(locked())
 
 
 def test_the_lock_leaves_a_gpus_packages_to_torch() -> None:
     assert not [name for name in locked() if name.startswith(("nvidia", "cuda", "triton"))]
 
 
+def asked(*extras: str) -> set[str]:
+    """Packages that pyproject.toml names, with those of ``extras``."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [*project["dependencies"], *(r for extra in extras for r in project["optional-dependencies"][extra])]
+    return {normal(re.split(r"[^A-Za-z0-9._-]", requirement)[0]) for requirement in requirements}
+
+
+def imported(*folders: str) -> set[str]:
+    """Packages of others that the files in ``folders`` import."""
+    named = {"yaml": "pyyaml", "pydantic_core": "pydantic", "sklearn": "scikit-learn"}
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
+    own = {"cddpm", "launch", *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
+    foreign = {name.split(".")[0] for name in names} - sys.stdlib_module_names - own
+    return {normal(named.get(name, name)) for name in foreign}
+
+
 def test_the_project_asks_for_what_it_imports() -> None:
     """A package that only another package brings along may vanish with that one's next version."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = {normal(re.split(r"[^A-Za-z0-9._-]", requirement)[0]) for requirement in project["dependencies"]}
-    named = {"yaml": "pyyaml", "pydantic_core": "pydantic", "SimpleITK": "simpleitk", "sklearn": "scikit-learn"}
-    pattern = re.compile(r"^\s*(?:import|from) ([A-Za-z_]\w*)", re.MULTILINE)
-    sources = [*(ROOT / "cddpm").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]
-    roots = {root for file in sources for root in pattern.findall(file.read_text())}
-    foreign = roots - sys.stdlib_module_names - {"cddpm", "__future__"}
-    assert {normal(named.get(root, root)) for root in foreign} <= asked
+    assert imported("cddpm", "launch") <= asked()
+    assert imported("tests") <= asked("dev")

@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 
-from cddpm.config import ExperimentConfig, ScoringConfig, with_values
+from cddpm.config import ExperimentConfig, ScoringConfig, Space, with_values
 from cddpm.models.noise import slice_seed
 from cddpm.scoring.score import Score, Scorer
 from cddpm.search import space as spaces
@@ -50,19 +50,27 @@ def search(
     level = level.model_copy(update={"space": wanted, "start": tuple(_without(p, wanted) for p in level.start)})
     seed = slice_seed(config.seed, "scoring search") % 2**32
     study = optuna.create_study(direction="maximize", sampler=spaces.sampler(level, seed))
-    for params in spaces.start_points(level, config):
+    own, *named = spaces.start_points(level, config)
+    for params in ([own] if len(own) == len(wanted) else []) + named:
         study.enqueue_trial(params)
     points: list[Point] = []
     for number in range(level.trials if wanted else 1):
         if stop():
             raise Interrupted("the search over scoring settings was stopped; the next start repeats it")
-        trial = study.ask()
-        points.append(_try(scorer, config, number, {} if number == 0 else spaces.suggest(wanted, trial)))
-        if number == 0:
-            spaces.suggest(wanted, trial)  # the sampler learns from the configuration's own point too
-        study.tell(trial, points[-1].objective)
+        points.append(_try(scorer, config, number, {}) if number == 0 else _next(study, scorer, config, number, wanted))
+        if number == 0 and len(own) == len(wanted):  # the sampler learns from the configuration's own point too
+            trial = study.ask()
+            spaces.suggest(wanted, trial)
+            study.tell(trial, points[0].objective)
         progress(number + 1, level.trials, max(p.objective for p in points))
     return points
+
+
+def _next(study: optuna.Study, scorer: Scorer, config: ExperimentConfig, number: int, wanted: Space) -> Point:
+    trial = study.ask()
+    point = _try(scorer, config, number, spaces.suggest(wanted, trial))
+    study.tell(trial, point.objective)
+    return point
 
 
 def _without(settings: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
