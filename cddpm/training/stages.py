@@ -248,11 +248,7 @@ def reconstruct(
 ) -> Path:
     """Predict ``volumes`` with the checkpoint ``path`` into a reconstruction cache (or find it); all ranks share the work."""
     store = SliceStore.open(place.store, verify=False)  # the driver has
-    ids = [store.volumes[v].id for v in volumes]
-    name, made_from = reconstructions.cache_identity(
-        path.name, store.fingerprint, ids, config.reconstruction, config.diffusion.noise, config.seed
-    )
-    target = reconstructions.cache_path(place.artifacts, name)
+    target, ids, name, made_from = _reconstruction_identity(config, place, store, path, volumes)
     with _claimed(target, target.with_name(f".{name}.lock"), ranks, hooks) as found:
         if found:
             return target
@@ -262,6 +258,26 @@ def reconstruct(
             reconstructions.finish(target, ids, name, made_from)
         ranks.barrier()
     return target
+
+
+def predict_part(
+    config: ExperimentConfig, place: Place, path: Path, cohort: Sequence[int], part: Sequence[int], device: torch.device
+) -> None:
+    """Predict only ``part`` of the volumes of ``cohort``; ``reconstruct`` for the whole cohort then finds them done."""
+    store = SliceStore.open(place.store, verify=False)
+    target = _reconstruction_identity(config, place, store, path, cohort)[0]
+    if not artifact.is_complete(target):
+        _predict_all(config, store, path, target, part, Ranks(device=device), Hooks())
+
+
+def _reconstruction_identity(
+    config: ExperimentConfig, place: Place, store: SliceStore, path: Path, volumes: Sequence[int]
+) -> tuple[Path, list[str], str, dict[str, Any]]:
+    ids = [store.volumes[v].id for v in volumes]
+    name, made_from = reconstructions.cache_identity(
+        path.name, store.fingerprint, ids, config.reconstruction, config.diffusion.noise, config.seed
+    )
+    return reconstructions.cache_path(place.artifacts, name), ids, name, made_from
 
 
 def _predict_all(

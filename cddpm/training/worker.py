@@ -1,7 +1,6 @@
 """The stages of one trial on Ray Train: a worker group with one process per GPU (NCCL) or CPU share (gloo)."""
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cddpm.cluster import Board
+from cddpm.cluster import Board, capacity
 from cddpm.config import ComputeConfig, ExperimentConfig, parse, to_dict
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError, SearchError
@@ -185,26 +184,25 @@ def _progress(assignment: Assignment) -> Callable[[str, int, int, float], None]:
 
 
 def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int], gpus: float) -> Path:
-    """Predict ``volumes`` with a checkpoint in one Ray task (a GPU if there is one); returns the reconstruction cache."""
+    """Predict ``volumes`` with a checkpoint in as many Ray tasks as the cluster holds; returns the reconstruction cache."""
     import ray
 
-    compute = parse(assignment.config, "trial").compute
-    needed = resources_per_worker(compute, gpus)
+    config = parse(assignment.config, "trial")
+    needed = resources_per_worker(config.compute, gpus)
     task = ray.remote(_predict).options(num_cpus=needed["CPU"], num_gpus=needed.get("GPU", 0), max_retries=2)
+    count = max(1, min(int(capacity().get(name, 0.0) // amount) for name, amount in needed.items()))
+    parts = [part for part in (volumes[i::count] for i in range(count)) if part]
     try:
-        path: Path = ray.get(task.remote(assignment, checkpoint, volumes, "GPU" in needed))
+        ray.get([task.remote(assignment, checkpoint, volumes, part, "GPU" in needed) for part in parts])
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    return path
+    return stages.reconstruct(config, assignment.place, checkpoint, volumes, Ranks(), Hooks())
 
 
-def _predict(assignment: Assignment, checkpoint: Path, volumes: list[int], gpu: bool) -> Path:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+def _predict(assignment: Assignment, checkpoint: Path, volumes: list[int], part: list[int], gpu: bool) -> None:
     config = parse(assignment.config, "trial")
     torch.set_num_threads(config.compute.threads_per_worker or max(1, int(config.compute.cpus_per_worker)))
-    device = torch.device("cuda" if gpu else "cpu")
-    hooks = Hooks(progress=_progress(assignment))
-    return stages.reconstruct(config, assignment.place, checkpoint, volumes, Ranks(device=device), hooks)
+    stages.predict_part(config, assignment.place, checkpoint, volumes, part, torch.device("cuda" if gpu else "cpu"))
 
 
 def assignment(
