@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from cddpm.training import stages, worker
 
 logger = logging.getLogger(__name__)
 
-IDENTITY = "sweep.json"
+IDENTITY, HOLDER = "sweep.json", "holder.json"
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,9 @@ def run(config: ExperimentConfig, resume: bool, address: str | None, display: Di
     configuration was another, or if another process is running it; ``StoppedError`` when it was stopped and can be resumed.
     """
     folder = folder_of(config)
+    earlier = (folder / HOLDER).exists()
     with _alone(folder), _stoppable(folder / "stop", config):
-        _same_sweep(config, folder, resume)
+        _same_sweep(config, folder, resume, earlier)
         root = prepare_data(config, display)
         with display.stage("Ray") as say:
             cluster.connect(address)
@@ -90,10 +90,11 @@ def run(config: ExperimentConfig, resume: bool, address: str | None, display: Di
             say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
         place = _store(config, root, display)
         with Lab.open(config, folder, place) as lab:
+            artifact.write_json(folder / IDENTITY, _identity(config))  # from here on there is something to resume
             _tune(config, folder, place, fits, lab, display)
             if (folder / "stop").exists():
                 raise _stopped(config)
-            return _finish(config, folder, place, lab, display)
+            return _finish(config, folder, place, root, lab, display)
 
 
 def _store(config: ExperimentConfig, root: Path, display: Display) -> stages.Place:
@@ -146,7 +147,9 @@ def trial_config(config: ExperimentConfig, result: TrialResult) -> ExperimentCon
     return with_values(config, result.params, f"trial {result.number}")
 
 
-def _finish(config: ExperimentConfig, folder: Path, place: stages.Place, lab: Lab, display: Display) -> Summary:
+def _finish(
+    config: ExperimentConfig, folder: Path, place: stages.Place, root: Path, lab: Lab, display: Display
+) -> Summary:
     results = leaderboard.results(folder)
     if not results:
         failed = [row.note for row in leaderboard.rows(folder) if row.state == "failed"]
@@ -170,7 +173,7 @@ def _finish(config: ExperimentConfig, folder: Path, place: stages.Place, lab: La
         lab.keep([picture, folder / "leaderboard.csv", folder / champion.TEST])
         undelivered = lab.close()
         say(f"'{config.tracking.registered_model}' version {version} is the champion")
-    return Summary(folder, rows, contenders, version, picture, lab.uri, undelivered, _a_scan(config, final))
+    return Summary(folder, rows, contenders, version, picture, lab.uri, undelivered, _a_scan(config, root, final))
 
 
 def _beside(config: ExperimentConfig, results: list[TrialResult], final: champion.Final) -> list[champion.Contender]:
@@ -198,18 +201,17 @@ def _with_test(
     return [*table, *(Row(c.name, "for comparison", c.validation, scores(c), {}) for c in others)]
 
 
-def _a_scan(config: ExperimentConfig, final: champion.Final) -> Path:
+def _a_scan(config: ExperimentConfig, root: Path, final: champion.Final) -> Path:
     """An image file of the test cohort of the first unhealthy data set."""
     record = final.store.volumes[final.unhealthy[config.data.unhealthy[0]][0]]
-    data_dir = config.data.data_dir or next((config.output_dir / "data").glob("phantom-*"))
-    rows = read_layout(config.data, find_root(data_dir)).rows
+    rows = read_layout(config.data, root).rows
     return next(row.image for row in rows if (row.dataset, row.subject) == (record.dataset, record.subject))
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Only one process runs a sweep. Raises ``SearchError`` naming the other."""
-    holder = folder / "holder.json"
+    holder = folder / HOLDER
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(artifact.lock(folder / ".lock", wait=False))
@@ -223,12 +225,12 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _same_sweep(config: ExperimentConfig, folder: Path, resume: bool) -> None:
+def _same_sweep(config: ExperimentConfig, folder: Path, resume: bool, earlier: bool) -> None:
+    """Refuse to mix sweeps. One that was started ``earlier`` but has no trial yet may go on with another configuration."""
     path, now = folder / IDENTITY, _identity(config)
     if not path.exists():
-        if resume:
+        if resume and not earlier:
             raise SearchError(f"{folder}: there is no sweep '{config.name}' to resume; start it without --resume")
-        artifact.write_json(path, now)
         return
     if not resume:
         raise SearchError(
@@ -259,12 +261,6 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def forget(config: ExperimentConfig) -> None:
-    """Remove a sweep's own folder (``--fresh``); its artifacts stay and are found again."""
-    with _alone(folder_of(config)):
-        shutil.rmtree(folder_of(config))
 
 
 @contextlib.contextmanager
