@@ -31,6 +31,8 @@ class Display:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.start = time.monotonic()
+        self.stopping = False
+        """Set when the sweep was asked to end: trainings are saving their state."""
         self._trials: dict[int, str] = {}
         self._shares: dict[int, float] = {}
         self._done = self._total = 0

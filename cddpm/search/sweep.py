@@ -79,7 +79,7 @@ def run(config: ExperimentConfig, resume: bool, address: str | None, display: Di
     """
     folder = folder_of(config)
     earlier = (folder / HOLDER).exists()
-    with _alone(folder), _stoppable(folder / "stop", config):
+    with _alone(folder), _stoppable(folder / "stop", config, display):
         _same_sweep(config, folder, resume, earlier)
         root = prepare_data(config, display)
         with display.stage("Ray") as say:
@@ -264,17 +264,20 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @contextlib.contextmanager
-def _stoppable(stop: Path, config: ExperimentConfig) -> Iterator[None]:
+def _stoppable(stop: Path, config: ExperimentConfig, display: Display) -> Iterator[None]:
     """First Ctrl-C or SIGTERM: trainings save their state and the sweep ends in order. Second: at once. Both resumable."""
     stop.parent.mkdir(parents=True, exist_ok=True)
     stop.unlink(missing_ok=True)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.exists():
-            os.write(2, b"\nstopped at once; --resume continues from the last saved state\n")
+            os.write(2, b"\nended at once; --resume continues from the last saved state\n")
+            for s in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(s, signal.SIG_DFL)  # a third one does not even wait for Ray
             cluster.kill()
             os._exit(128 + number)
         stop.touch()
+        display.stopping = True
         os.write(2, b"\nstopping: trainings save their state (press Ctrl-C again to end at once) ...\n")
         if not cluster.connected():
             raise _stopped(config)
@@ -283,8 +286,9 @@ def _stoppable(stop: Path, config: ExperimentConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        for s, old in before.items():
-            signal.signal(s, old)
+        if not stop.exists():  # else a second Ctrl-C may still come while Ray shuts down
+            for s, old in before.items():
+                signal.signal(s, old)
 
 
 def _stopped(config: ExperimentConfig) -> StoppedError:

@@ -8,6 +8,7 @@ from pathlib import Path
 import foreign_data
 import mlflow
 import optuna
+import psutil
 import pytest
 from small_sweep import CONFIG, Sweep
 
@@ -124,3 +125,17 @@ def test_a_users_fault_is_one_message(tmp_path: Path, arguments: list[str], code
     assert "Traceback" not in sweep.output
     for word in words:
         assert word in sweep.output
+
+
+def test_a_second_interruption_ends_everything_at_once(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.wait_for("trial 0000 after")
+    tree = psutil.Process(sweep.process.pid).children(recursive=True)
+    sweep.interrupt()
+    sweep.wait_for("stopping: trainings save their state")
+    sweep.interrupt()
+    assert sweep.finish(10) == 130, sweep.output
+    assert "ended at once" in sweep.output
+    assert "Traceback" not in sweep.output
+    assert psutil.wait_procs(tree, timeout=15)[1] == []
+    assert study_states(tmp_path) == ["RUNNING"]
