@@ -92,6 +92,13 @@ class Lab:
         self.book.set_tags(run, {"cddpm.ending": how})
         self.book.close(run, _STATUS[how])
 
+    def catch_up(self, results: list[TrialResult]) -> None:
+        """Enter finished trials that this process has not run: an earlier driver may have died before it did."""
+        for result in results:
+            if result.number not in self._runs:
+                self.started(result.number, result.params)
+                self.ended(result.number, "finished", result)
+
     def _enter_result(self, run: str, result: TrialResult) -> None:
         step = self._trial_config(result.number).training.images
         self.book.log_metrics(run, {names.OBJECTIVE: result.objective, **_validation(result)}, step)
@@ -149,15 +156,12 @@ class Lab:
             sweep=self.config.name,
             trial=result.number,
         )
-        package = self.folder / "packages" / result.checkpoint
+        package = self.folder / "packages" / f"{result.number:04d}"  # two trials may have found one checkpoint
         write_package(package, weights_of(self.place, result), config, pipeline)
-        run = self._runs.get(result.number) or self.book.trial(self.run, result.number, result.params, {})
+        run = self._runs[result.number]
         tags = {names.SWEEP: self.config.name, names.TRIAL: str(result.number)}
-        number = register(
-            self.book, run, package, {**_chosen(validation), **metrics}, tags, self.config.tracking.registered_model
-        )
-        self.book.close(run, "FINISHED")
-        return number
+        own = {**_chosen(validation), **metrics}
+        return register(self.book, run, package, own, tags, self.config.tracking.registered_model)
 
     def _enter_champion(
         self, result: TrialResult, winner: Contender, test: dict[str, float], beside: list[Contender]

@@ -156,6 +156,7 @@ def _finish(
         raise SearchError(
             f"sweep '{config.name}': no trial finished; {failed[0] if failed else 'all were stopped early'}"
         )
+    lab.catch_up(results)
     best = results[0]
     gpus = cluster.capacity().get("GPU", 0.0)
     final = champion.Final(config, place, folder / "stop", None, gpus)
