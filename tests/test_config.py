@@ -80,7 +80,7 @@ ONE_FAULT = [
     ({"training.learning_rate": False}, "training.learning_rate: Input should not be true or false"),
     ({"training": 3}, "training: Input should be a valid dictionary"),
     ({"model.width_multipliers": 2}, "model.width_multipliers: Input should be a valid tuple"),
-    ({"diffusion.loss": "huber"}, "diffusion.loss: Input should be 'l1' or 'l2' (found 'huber')"),
+    ({"diffusion.loss": "huber"}, "diffusion.loss: Input should be 'l1', 'l2' or 'ssim-l1' (found 'huber')"),
     ({"name": "../elsewhere"}, "name: String should match pattern"),
     # impossible numbers
     ({"training.learning_rate": -1e-4}, "training.learning_rate: Input should be greater than 0 (found -0.0001)"),

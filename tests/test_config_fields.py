@@ -26,11 +26,14 @@ EXTRA = "never_read_by_anything"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # a whole run of the type checker
 
 
+FILES = sorted(Path(configuration.__file__).parent.glob("*.py"))
+
+
 @functools.cache
 def sections() -> dict[str, ast.ClassDef]:
     """The configuration's classes by name."""
-    tree = ast.parse(Path(configuration.__file__).read_text())
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    trees = [ast.parse(file.read_text()) for file in FILES]
+    return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def is_setting(node: ast.stmt) -> bool:
@@ -42,9 +45,9 @@ def is_property(node: ast.stmt) -> bool:
     return isinstance(node, ast.FunctionDef) and any(ast.unparse(mark) == "property" for mark in node.decorator_list)
 
 
-def bared() -> str:
-    """The configuration's source without settings and properties."""
-    tree = ast.parse(Path(configuration.__file__).read_text())
+def bared(file: Path) -> str:
+    """A file of the configuration without settings and properties."""
+    tree = ast.parse(file.read_text())
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             kept = [part for part in node.body if not is_setting(part) and not is_property(part)]
@@ -56,19 +59,20 @@ def bared() -> str:
 def missed(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
     """(section, setting or property) that code outside of the configuration reads."""
     folder = tmp_path_factory.mktemp("types")
-    (folder / "config.py").write_text(bared())
+    shadow = []
+    for file in FILES:
+        (folder / file.name).write_text(bared(file))
+        shadow += ["--shadow-file", str(file.relative_to(ROOT)), str(folder / file.name)]
     cache = ROOT / ".mypy_cache"
     if cache.is_dir():
         shutil.copytree(cache, folder / "cache")
-    original = str(Path(configuration.__file__).relative_to(ROOT))
-    shadow = ["--shadow-file", original, str(folder / "config.py")]
     options = ["--cache-dir", str(folder / "cache"), "--no-error-summary", "--show-absolute-path", "--no-pretty"]
     done = subprocess.run(
         [sys.executable, "-m", "mypy", *options, *shadow], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1, done.stdout + done.stderr
     matches = [MISSED.match(line) for line in done.stdout.splitlines()]
-    return {(m["owner"], m["name"]) for m in matches if m and not m["file"].endswith(original)}
+    return {(m["owner"], m["name"]) for m in matches if m and Path(m["file"]).parent != FILES[0].parent}
 
 
 def read_by_property(section: str) -> dict[str, set[str]]:

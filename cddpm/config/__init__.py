@@ -1,0 +1,64 @@
+"""The configuration: typed, frozen, closed.
+
+A file in ``tune_configs/`` is an ``ExperimentConfig`` as YAML. ``load`` reads one, applies overrides with dotted paths and
+lists all faults at once, each with file, dotted path, value and what is allowed.
+"""
+
+from cddpm.config.experiment import FIELDS, ExperimentConfig
+from cddpm.config.loading import load, override, parse, resolve_paths, to_dict, with_values
+from cddpm.config.paths import field_paths
+from cddpm.config.sections import (
+    AugmentationConfig,
+    ComputeConfig,
+    DataConfig,
+    DiffusionConfig,
+    EncoderConfig,
+    EvaluationConfig,
+    Frozen,
+    ModelConfig,
+    NoiseConfig,
+    PatchConfig,
+    PhantomConfig,
+    PretrainingConfig,
+    ReconstructionConfig,
+    ScoringConfig,
+    TrackingConfig,
+    TrainingConfig,
+)
+from cddpm.config.space import AshaConfig, Choice, Float, Integer, LevelConfig, Parameter, SearchConfig, Space
+
+__all__ = [
+    "FIELDS",
+    "AshaConfig",
+    "AugmentationConfig",
+    "Choice",
+    "ComputeConfig",
+    "DataConfig",
+    "DiffusionConfig",
+    "EncoderConfig",
+    "EvaluationConfig",
+    "ExperimentConfig",
+    "Float",
+    "Frozen",
+    "Integer",
+    "LevelConfig",
+    "ModelConfig",
+    "NoiseConfig",
+    "Parameter",
+    "PatchConfig",
+    "PhantomConfig",
+    "PretrainingConfig",
+    "ReconstructionConfig",
+    "ScoringConfig",
+    "SearchConfig",
+    "Space",
+    "TrackingConfig",
+    "TrainingConfig",
+    "field_paths",
+    "load",
+    "override",
+    "parse",
+    "resolve_paths",
+    "to_dict",
+    "with_values",
+]

@@ -1,0 +1,142 @@
+"""From YAML to a configuration: read, override by dotted path, validate, and explain every fault at once."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cddpm.config.experiment import FIELDS, ExperimentConfig
+from cddpm.config.paths import did_you_mean, section_of, shown
+from cddpm.errors import ConfigError
+
+
+class _ClosedLoader(yaml.SafeLoader):
+    """Plain data only, and no key twice in one mapping (YAML would silently keep the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is set twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
+    """Read a YAML file, apply ``overrides`` (dotted path -> value), resolve its paths.
+
+    Raises ``ConfigError`` that lists every fault with file and dotted path.
+    """
+    try:
+        raw = yaml.load(path.read_text(), Loader=_ClosedLoader)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: holds {type(raw).__name__}, a mapping of settings is needed")
+    merged = override(raw, overrides or {}, str(path))
+    return resolve_paths(parse(merged, str(path)), Path.cwd())
+
+
+def parse(raw: Mapping[str, Any], source: str) -> ExperimentConfig:
+    """Validate plain data. Raises ``ConfigError`` listing every fault with ``source`` and dotted path."""
+    try:
+        return ExperimentConfig.model_validate(raw)
+    except ValidationError as error:
+        faults = [*_explain(error, source), *_faults_behind(error, raw, source)]
+        raise ConfigError("\n".join(faults)) from None
+
+
+def _faults_behind(error: ValidationError, raw: Mapping[str, Any], source: str) -> Iterator[str]:
+    """Faults between settings, which pydantic looks for only when each setting is right by itself.
+
+    The faulty settings are left out for this second look, and so is what it then says about them.
+    """
+    places = [fault["loc"] for fault in error.errors(include_url=False) if fault["loc"]]
+    if not places:
+        return
+    rest = _deep_copy(raw)
+    for place in places:
+        _remove(rest, place)
+    try:
+        ExperimentConfig.model_validate({"name": "unnamed", **rest})
+    except ValidationError as second:
+        doubtful = [".".join(str(part) for part in place[:2]) for place in places]
+        yield from (line for line in _explain(second, source) if not any(path in line for path in doubtful))
+
+
+def _remove(nested: dict[str, Any], place: tuple[int | str, ...]) -> None:
+    inner = nested.get(place[0]) if isinstance(place[0], str) else None
+    if len(place) > 1 and isinstance(inner, dict) and place[1] in inner:
+        _remove(inner, place[1:])
+    elif isinstance(place[0], str):
+        nested.pop(place[0], None)
+
+
+def override(raw: Mapping[str, Any], values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """A copy of the nested mapping ``raw`` with ``values`` put in by dotted path. Raises ``ConfigError`` on unknown paths."""
+    merged = _deep_copy(raw)
+    unknown = [
+        f"{source}: {path}: no such setting{did_you_mean(path, FIELDS)}" for path in values if path not in FIELDS
+    ]
+    if unknown:
+        raise ConfigError("\n".join(unknown))
+    for path, value in values.items():
+        *sections, name = path.split(".")
+        target = merged
+        for section in sections:
+            if target.get(section) is None:
+                target[section] = {}
+            target = target[section]
+            if not isinstance(target, dict):
+                raise ConfigError(f"{source}: {section}: holds {target!r}; a mapping of settings is needed")
+        target[name] = value
+    return merged
+
+
+def with_values(config: ExperimentConfig, values: Mapping[str, Any], source: str = "trial") -> ExperimentConfig:
+    """``config`` with some settings replaced by dotted path, validated again. Raises ``ConfigError``."""
+    return parse(override(to_dict(config), values, source), source)
+
+
+def to_dict(config: BaseModel) -> dict[str, Any]:
+    """Plain JSON data of a configuration."""
+    return config.model_dump(mode="json")
+
+
+def resolve_paths(config: ExperimentConfig, root: Path) -> ExperimentConfig:
+    """Make every path absolute (workers run in other directories)."""
+    paths = {"data_dir": config.data.data_dir, "table": config.data.table}
+    absolute = {name: (root / path).resolve() if path else None for name, path in paths.items()}
+    data = config.data.model_copy(update=absolute)
+    return config.model_copy(update={"data": data, "output_dir": (root / config.output_dir).resolve()})
+
+
+def _deep_copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _deep_copy(v) for k, v in value.items()}
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def _explain(error: ValidationError, source: str) -> Iterator[str]:
+    for fault in error.errors(include_url=False):
+        path = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            yield f"{source}: {path}: unknown setting{_nearest(fault['loc'])}"
+        elif fault["type"] == "value_error":
+            for line in str(fault["ctx"]["error"]).splitlines():
+                yield f"{source}: {path + '.' if path else ''}{line}"
+        else:
+            yield f"{source}: {path}: {fault['msg']} (found {shown(fault['input'])})"
+
+
+def _nearest(loc: tuple[int | str, ...]) -> str:
+    *sections, name = [str(part) for part in loc]
+    model: type[BaseModel] | None = ExperimentConfig
+    for section in sections:
+        field = model.model_fields.get(section) if model else None
+        model = section_of(field.annotation) if field else None
+    return did_you_mean(name, model.model_fields) if model else ""

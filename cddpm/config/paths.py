@@ -1,0 +1,39 @@
+"""Settings by dotted path."""
+
+import difflib
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from cddpm.config.sections import Frozen
+
+
+def field_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All dotted paths of settings below ``model``."""
+    for name, field in model.model_fields.items():
+        section = section_of(field.annotation)
+        if section:
+            yield from field_paths(section, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, None for a plain setting."""
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    found = [o for o in options if isinstance(o, type) and issubclass(o, Frozen)]
+    return found[0] if found else None
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` for the most similar of ``allowed``, or nothing."""
+    near = difflib.get_close_matches(word, sorted(allowed), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def shown(value: Any) -> str:
+    """A value as messages quote it, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
