@@ -16,13 +16,19 @@ ROWS = (  # lowest first; a name stands for the module or the whole package cddp
     ("reconstruct", "scoring"),
     ("training", "cluster", "cluster_file"),
     ("tracking",),
-    ("search", "predict"),
+    ("search", "predict", "evaluation", "campaign"),
     ("cli", "__main__", "shell", "*_commands", "launch"),
 )
 COMMAND_LINES = ("cddpm.cli", "cddpm.shell", "cddpm.*_commands", "launch.*")
 HOMES = {
     "ray": ("cddpm.cluster", "cddpm.training.worker", "cddpm.search.tuning"),
-    "cddpm.cluster": ("cddpm.training.worker", "cddpm.search.*", *COMMAND_LINES),
+    "cddpm.cluster": (
+        "cddpm.training.worker",
+        "cddpm.search.*",
+        "cddpm.evaluation.*",
+        "cddpm.campaign",
+        *COMMAND_LINES,
+    ),
     "mlflow": ("cddpm.tracking.*",),
     "nibabel": ("cddpm.data.volume",),
     "optuna": ("cddpm.search.*",),

@@ -39,6 +39,10 @@ class Display:
         self._best: tuple[float, int] | None = None
         self._tuning_start, self._done_before = self.start, 0
 
+    def stop(self) -> None:
+        """Say from here on that everything is ending."""
+        self.stopping = True
+
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[Callable[[str], None]]:
         """Announce a stage; the yielded function sets what is said at its end."""

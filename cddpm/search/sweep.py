@@ -1,24 +1,20 @@
 """A sweep from raw data to a promoted model: check, store, trials, champion, registry. The driver of ``launch/sweep.py``."""
 
-import contextlib
-import json
 import logging
 import os
-import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from cddpm import artifact, cluster
+from cddpm.campaign import Campaign, flat
 from cddpm.config import ExperimentConfig, to_dict, with_values
 from cddpm.data.check import check
 from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import find_root, read_layout
 from cddpm.data.phantom import make_phantom
 from cddpm.data.store import SliceStore, build_store
-from cddpm.errors import SearchError, StoppedError
+from cddpm.errors import SearchError
 from cddpm.search import champion, leaderboard, study
 from cddpm.search.display import Display
 from cddpm.search.lab import Lab
@@ -28,8 +24,6 @@ from cddpm.search.trial import TrialResult
 from cddpm.training import stages, worker
 
 logger = logging.getLogger(__name__)
-
-IDENTITY, HOLDER = "sweep.json", "holder.json"
 
 
 @dataclass(frozen=True)
@@ -78,9 +72,8 @@ def run(config: ExperimentConfig, resume: bool, address: str | None, display: Di
     configuration was another, or if another process is running it; ``StoppedError`` when it was stopped and can be resumed.
     """
     folder = folder_of(config)
-    earlier = (folder / HOLDER).exists()
-    with _alone(folder), _stoppable(folder / "stop", config, display):
-        _same_sweep(config, folder, resume, earlier)
+    campaign = Campaign("sweep", config.name, folder, _identity(config))
+    with campaign.held(resume, display.stop):
         root = prepare_data(config, display)
         with display.stage("Ray") as say:
             cluster.connect(address)
@@ -90,10 +83,10 @@ def run(config: ExperimentConfig, resume: bool, address: str | None, display: Di
             say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
         place = _store(config, root, display)
         with Lab.open(config, folder, place) as lab:
-            artifact.write_json(folder / IDENTITY, _identity(config))  # from here on there is something to resume
+            campaign.begin()
             _tune(config, folder, place, fits, lab, display)
-            if (folder / "stop").exists():
-                raise _stopped(config)
+            if campaign.stopped:
+                raise campaign.stopped_error()
             return _finish(config, folder, place, root, lab, display)
 
 
@@ -209,90 +202,7 @@ def _a_scan(config: ExperimentConfig, root: Path, final: champion.Final) -> Path
     return next(row.image for row in rows if (row.dataset, row.subject) == (record.dataset, record.subject))
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Only one process runs a sweep. Raises ``SearchError`` naming the other."""
-    holder = folder / HOLDER
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(artifact.lock(folder / ".lock", wait=False))
-        except BlockingIOError:
-            other = json.loads(holder.read_text()) if holder.exists() else {}
-            raise SearchError(
-                f"sweep '{folder.name}' is running already (process {other.get('pid', 'unknown')} on "
-                f"{other.get('host', 'unknown')}); wait for it, or give this one another name"
-            ) from None
-        artifact.write_json(holder, {"pid": os.getpid(), "host": os.uname().nodename})
-        yield
-
-
-def _same_sweep(config: ExperimentConfig, folder: Path, resume: bool, earlier: bool) -> None:
-    """Refuse to mix sweeps. One that was started ``earlier`` but has no trial yet may go on with another configuration."""
-    path, now = folder / IDENTITY, _identity(config)
-    if not path.exists():
-        if resume and not earlier:
-            raise SearchError(f"{folder}: there is no sweep '{config.name}' to resume; start it without --resume")
-        return
-    if not resume:
-        raise SearchError(
-            f"{folder}: sweep '{config.name}' exists; continue it with --resume, or give this one another name (--name)"
-        )
-    before = json.loads(path.read_text())
-    changed = [
-        f"{k}: was {before.get(k)!r}, is {now.get(k)!r}"
-        for k in sorted(before.keys() | now.keys())
-        if before.get(k) != now.get(k)
-    ]
-    if changed:
-        raise SearchError(
-            f"sweep '{config.name}' was started with another configuration; put it back or use another name:\n"
-            + "\n".join(changed)
-        )
-
-
 def _identity(config: ExperimentConfig) -> dict[str, Any]:
     """Settings by dotted path, but those that may change between two starts without changing any number."""
     free = ("output_dir", "tracking.", "search.concurrent_trials", "search.maximum_seconds", "compute.maximum_failures")
-    return {k: v for k, v in _flat(to_dict(config)) if not k.startswith(free)}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-@contextlib.contextmanager
-def _stoppable(stop: Path, config: ExperimentConfig, display: Display) -> Iterator[None]:
-    """First Ctrl-C or SIGTERM: trainings save their state and the sweep ends in order. Second: at once. Both resumable."""
-    stop.parent.mkdir(parents=True, exist_ok=True)
-    stop.unlink(missing_ok=True)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.exists():
-            os.write(2, b"\nended at once; --resume continues from the last saved state\n")
-            for s in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(s, signal.SIG_DFL)  # a third one does not even wait for Ray
-            cluster.kill()
-            os._exit(128 + number)
-        stop.touch()
-        display.stopping = True
-        os.write(2, b"\nstopping: trainings save their state (press Ctrl-C again to end at once) ...\n")
-        if not cluster.connected():
-            raise _stopped(config)
-
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        if not stop.exists():  # else a second Ctrl-C may still come while Ray shuts down
-            for s, old in before.items():
-                signal.signal(s, old)
-
-
-def _stopped(config: ExperimentConfig) -> StoppedError:
-    return StoppedError(
-        f"sweep '{config.name}' was stopped and its state saved; the same command with --resume continues it"
-    )
+    return {k: v for k, v in flat(to_dict(config)).items() if not k.startswith(free)}

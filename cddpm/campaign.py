@@ -1,0 +1,138 @@
+"""A named piece of work in a folder: one process at a time, one configuration for ever, stopped and resumed at will.
+
+A sweep is one, an evaluation another.
+"""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cddpm import artifact, cluster
+from cddpm.errors import SearchError, StoppedError
+
+IDENTITY, HOLDER, LOCK, STOP = "identity.json", "holder.json", ".lock", "stop"
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """``kind`` and ``name`` are what a person calls it; ``identity`` holds the settings that may never change."""
+
+    kind: str
+    name: str
+    folder: Path
+    identity: Mapping[str, Any]
+
+    @property
+    def stop_file(self) -> Path:
+        """Asks all of its processes to save and end."""
+        return self.folder / STOP
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was asked to end."""
+        return self.stop_file.exists()
+
+    def begin(self) -> None:
+        """From here on there is something to resume."""
+        artifact.write_json(self.folder / IDENTITY, dict(self.identity))
+
+    def stopped_error(self) -> StoppedError:
+        """What ends a process that was asked to stop."""
+        return StoppedError(
+            f"{self.kind} '{self.name}' was stopped and its state saved; the same command with --resume continues it"
+        )
+
+    @contextlib.contextmanager
+    def held(self, resume: bool, stopping: Callable[[], None]) -> Iterator[None]:
+        """Hold the folder alone until the block ends; ``stopping`` is called at the first request to stop.
+
+        Raises ``SearchError`` if it exists and ``resume`` is not asked for (or the other way round), if its configuration
+        was another, or if another process has it; ``StoppedError`` when it was stopped and can be resumed.
+        """
+        earlier = (self.folder / HOLDER).exists()
+        with self._alone(), self._stoppable(stopping):
+            self._check_same(resume, earlier)
+            yield
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        holder = self.folder / HOLDER
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(artifact.lock(self.folder / LOCK, wait=False))
+            except BlockingIOError:
+                other = json.loads(holder.read_text()) if holder.exists() else {}
+                raise SearchError(
+                    f"{self.kind} '{self.name}' is running already (process {other.get('pid', 'unknown')} on "
+                    f"{other.get('host', 'unknown')}); wait for it, or give this one another name"
+                ) from None
+            artifact.write_json(holder, {"pid": os.getpid(), "host": os.uname().nodename})
+            yield
+
+    def _check_same(self, resume: bool, earlier: bool) -> None:
+        """Refuse to mix. One that was started ``earlier`` but has nothing yet may go on with another configuration."""
+        path = self.folder / IDENTITY
+        if not path.exists():
+            if resume and not earlier:
+                raise SearchError(
+                    f"{self.folder}: there is no {self.kind} '{self.name}' to resume; start it without --resume"
+                )
+            return
+        if not resume:
+            raise SearchError(
+                f"{self.folder}: {self.kind} '{self.name}' exists; continue it with --resume, or give this one another "
+                "name (--name)"
+            )
+        before, now = json.loads(path.read_text()), self.identity
+        changed = [
+            f"{k}: was {before.get(k)!r}, is {now.get(k)!r}"
+            for k in sorted(before.keys() | now.keys())
+            if before.get(k) != now.get(k)
+        ]
+        if changed:
+            raise SearchError(
+                f"{self.kind} '{self.name}' was started with another configuration; put it back or use another name:\n"
+                + "\n".join(changed)
+            )
+
+    @contextlib.contextmanager
+    def _stoppable(self, stopping: Callable[[], None]) -> Iterator[None]:
+        """First Ctrl-C or SIGTERM: trainings save their state, all ends in order. Second: at once. Both resumable."""
+        stop = self.stop_file
+        stop.parent.mkdir(parents=True, exist_ok=True)
+        stop.unlink(missing_ok=True)
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if stop.exists():
+                os.write(2, b"\nended at once; --resume continues from the last saved state\n")
+                for s in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(s, signal.SIG_DFL)  # a third one does not even wait for Ray
+                cluster.kill()
+                os._exit(128 + number)
+            stop.touch()
+            stopping()
+            os.write(2, b"\nstopping: trainings save their state (press Ctrl-C again to end at once) ...\n")
+            if not cluster.connected():
+                raise self.stopped_error()
+
+        before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            if not stop.exists():  # else a second Ctrl-C may still come while Ray shuts down
+                for s, old in before.items():
+                    signal.signal(s, old)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted path."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return found
