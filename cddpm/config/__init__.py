@@ -4,6 +4,7 @@ A file in ``tune_configs/`` is an ``ExperimentConfig`` as YAML. ``load`` reads o
 lists all faults at once, each with file, dotted path, value and what is allowed.
 """
 
+from cddpm.config.benchmark import BenchmarkConfig, CohortConfig, MethodConfig, load_benchmark
 from cddpm.config.experiment import FIELDS, ExperimentConfig
 from cddpm.config.loading import load, override, parse, resolve_paths, to_dict, with_values
 from cddpm.config.paths import field_paths
@@ -31,7 +32,9 @@ __all__ = [
     "FIELDS",
     "AshaConfig",
     "AugmentationConfig",
+    "BenchmarkConfig",
     "Choice",
+    "CohortConfig",
     "ComputeConfig",
     "DataConfig",
     "DiffusionConfig",
@@ -42,6 +45,7 @@ __all__ = [
     "Frozen",
     "Integer",
     "LevelConfig",
+    "MethodConfig",
     "ModelConfig",
     "NoiseConfig",
     "Parameter",
@@ -56,6 +60,7 @@ __all__ = [
     "TrainingConfig",
     "field_paths",
     "load",
+    "load_benchmark",
     "override",
     "parse",
     "resolve_paths",

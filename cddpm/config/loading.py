@@ -29,6 +29,13 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> ExperimentCo
 
     Raises ``ConfigError`` that lists every fault with file and dotted path.
     """
+    raw = read_yaml(path)
+    merged = override(raw, overrides or {}, str(path))
+    return resolve_paths(parse(merged, str(path)), Path.cwd())
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, plain data only. Raises ``ConfigError``."""
     try:
         raw = yaml.load(path.read_text(), Loader=_ClosedLoader)
     except FileNotFoundError:
@@ -37,8 +44,7 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> ExperimentCo
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: holds {type(raw).__name__}, a mapping of settings is needed")
-    merged = override(raw, overrides or {}, str(path))
-    return resolve_paths(parse(merged, str(path)), Path.cwd())
+    return raw
 
 
 def parse(raw: Mapping[str, Any], source: str) -> ExperimentConfig:
@@ -46,7 +52,7 @@ def parse(raw: Mapping[str, Any], source: str) -> ExperimentConfig:
     try:
         return ExperimentConfig.model_validate(raw)
     except ValidationError as error:
-        faults = [*_explain(error, source), *_faults_behind(error, raw, source)]
+        faults = [*explain(error, source), *_faults_behind(error, raw, source)]
         raise ConfigError("\n".join(faults)) from None
 
 
@@ -65,7 +71,7 @@ def _faults_behind(error: ValidationError, raw: Mapping[str, Any], source: str) 
         ExperimentConfig.model_validate({"name": "unnamed", **rest})
     except ValidationError as second:
         doubtful = [".".join(str(part) for part in place[:2]) for place in places]
-        yield from (line for line in _explain(second, source) if not any(path in line for path in doubtful))
+        yield from (line for line in explain(second, source) if not any(path in line for path in doubtful))
 
 
 def _remove(nested: dict[str, Any], place: tuple[int | str, ...]) -> None:
@@ -121,11 +127,12 @@ def _deep_copy(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else value
 
 
-def _explain(error: ValidationError, source: str) -> Iterator[str]:
+def explain(error: ValidationError, source: str, root: type[BaseModel] = ExperimentConfig) -> Iterator[str]:
+    """One line per fault, with ``source`` and dotted path, and the nearest name of an unknown setting of ``root``."""
     for fault in error.errors(include_url=False):
         path = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            yield f"{source}: {path}: unknown setting{_nearest(fault['loc'])}"
+            yield f"{source}: {path}: unknown setting{_nearest(root, fault['loc'])}"
         elif fault["type"] == "value_error":
             for line in str(fault["ctx"]["error"]).splitlines():
                 yield f"{source}: {path + '.' if path else ''}{line}"
@@ -133,9 +140,9 @@ def _explain(error: ValidationError, source: str) -> Iterator[str]:
             yield f"{source}: {path}: {fault['msg']} (found {shown(fault['input'])})"
 
 
-def _nearest(loc: tuple[int | str, ...]) -> str:
+def _nearest(root: type[BaseModel], loc: tuple[int | str, ...]) -> str:
     *sections, name = [str(part) for part in loc]
-    model: type[BaseModel] | None = ExperimentConfig
+    model: type[BaseModel] | None = root
     for section in sections:
         field = model.model_fields.get(section) if model else None
         model = section_of(field.annotation) if field else None
