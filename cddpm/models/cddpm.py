@@ -1,7 +1,8 @@
 """The conditioned diffusion model: an encoder sees the clean slice, the U-Net restores the noised one with its help.
 
 Behrendt et al. 2025, "Guided reconstruction with conditioned diffusion models for unsupervised anomaly detection in
-brain MRIs". Letters: B slices, C length of the condition vector, H and W pixels; slices come with intensities in [0, 1].
+brain MRIs". Letters: B slices, C length of the condition vector, N tokens of F channels for cross-attention, H and W
+pixels; slices come with intensities in [0, 1].
 """
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig
 from cddpm.errors import ConfigError
+from cddpm.models.condition import Condition
 from cddpm.models.diffusion import Diffusion, to_signed, to_unit
-from cddpm.models.encoder import ResNetEncoder
+from cddpm.models.encoder import ResNetEncoder, map_channels
 from cddpm.models.unet import UNet
 
 
@@ -18,8 +20,8 @@ class ConditionedDiffusion(nn.Module):
     """U-Net, encoder and diffusion process. Calling it gives the training loss, so that DDP can wrap it as it is.
 
     Every parameter takes part in every step. ``encoder`` is None for a plain DDPM (``model.conditioned`` false),
-    ``null_condition`` (C,) is None without condition dropout. Raises ``ConfigError`` when a plain DDPM is to drop its
-    condition.
+    ``null_condition`` (C,) is None without condition dropout, ``null_token`` (F,) also without cross-attention. Raises
+    ``ConfigError`` when a plain DDPM is to drop its condition or to attend to it.
     """
 
     def __init__(self, model: ModelConfig, encoder: EncoderConfig, diffusion: DiffusionConfig) -> None:
@@ -29,25 +31,41 @@ class ConditionedDiffusion(nn.Module):
                 f"diffusion.condition_dropout: {diffusion.condition_dropout}: a model without condition "
                 "(model.conditioned: false) has nothing to drop"
             )
-        self.unet = UNet(model)
+        attends = model.conditioning == "cross-attention"
+        if attends and not model.conditioned:
+            raise ConfigError(
+                "model.conditioning: 'cross-attention': a model without condition (model.conditioned: false) has nothing "
+                "to attend to; allowed is 'vector'"
+            )
+        token_channels = map_channels(encoder)[-1] if attends else None
+        self.unet = UNet(model, token_channels=token_channels)
         self.encoder = ResNetEncoder(encoder, model.condition_channels) if model.conditioned else None
         self.diffusion = Diffusion(diffusion)
         # Zeros are the mean of what an untrained encoder's last layer could say: a neutral start.
-        self.null_condition = (
-            nn.Parameter(torch.zeros(model.condition_channels)) if diffusion.condition_dropout else None
-        )
+        dropping = diffusion.condition_dropout > 0
+        self.null_condition = nn.Parameter(torch.zeros(model.condition_channels)) if dropping else None
+        self.null_token = nn.Parameter(torch.zeros(token_channels)) if dropping and token_channels else None
 
-    def condition(self, slices: Tensor) -> Tensor | None:
-        """The condition (B, C) of ``slices`` (B, 1, H, W) in [0, 1]; None for a plain DDPM."""
-        return None if self.encoder is None else self.encoder(slices)
+    def condition(self, slices: Tensor) -> Condition | None:
+        """The condition of ``slices`` (B, 1, H, W) in [0, 1]; None for a plain DDPM."""
+        if self.encoder is None:
+            return None
+        last = self.encoder.forward_features(slices)[-1]
+        tokens = last.flatten(2).transpose(1, 2) if self.unet.attends else None
+        return Condition(self.encoder.vector(last), tokens)
 
-    def null(self, batch: int) -> Tensor:
-        """The learned null condition (batch, C), for the unconditional branch. Raises ``ConfigError`` if there is none."""
+    def null(self, batch: int) -> Condition:
+        """The learned null condition of ``batch`` slices, for the unconditional branch.
+
+        Its one token stands for any number of equal ones: attention to them gives the same. Raises ``ConfigError`` if
+        there is none.
+        """
         if self.null_condition is None:
             raise ConfigError(
                 "this model has no null condition; only models trained with diffusion.condition_dropout > 0 have one"
             )
-        return self.null_condition.expand(batch, -1)
+        token = self.null_token
+        return Condition(self.null_condition.expand(batch, -1), None if token is None else token.expand(batch, 1, -1))
 
     def forward(self, slices: Tensor, t: Tensor, noise: Tensor, drop: Tensor | None = None) -> Tensor:
         """The training loss (scalar) of ``slices`` (B, 1, H, W) in [0, 1] at ``t`` (B,) from 0 with ``noise`` like them.
@@ -56,26 +74,32 @@ class ConditionedDiffusion(nn.Module):
         """
         x0 = to_signed(slices)
         condition = self._dropped(self.condition(slices), drop)
-        prediction = self.unet(self.diffusion.q_sample(x0, t, noise), t, condition)
+        prediction = self.restore(self.diffusion.q_sample(x0, t, noise), t, condition)
         return self.diffusion.loss(prediction, x0, noise, t)
 
-    def _dropped(self, condition: Tensor | None, drop: Tensor | None) -> Tensor | None:
+    def restore(self, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        """What the U-Net predicts, x_0 or eps on the diffusion's scale, from ``x_t`` (B, 1, H, W) at ``t`` (B,)."""
+        if condition is None:
+            return self.unet(x_t, t)
+        return self.unet(x_t, t, condition.vector, condition.tokens)
+
+    def _dropped(self, condition: Condition | None, drop: Tensor | None) -> Condition | None:
         if self.null_condition is None and drop is None:
             return condition
         null = self.null(1)
         assert condition is not None  # only a model with an encoder has a null condition
         if drop is None:
-            drop = torch.zeros(len(condition), dtype=torch.bool, device=condition.device)
+            drop = torch.zeros(len(condition), dtype=torch.bool, device=null.vector.device)
         # Both sides enter the graph even when no row is dropped: under DDP each parameter needs a gradient in each step.
-        return torch.where(drop[:, None], null.to(condition.dtype), condition)
+        return condition.replaced(drop, null)
 
-    def predict_x0(self, slices: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
+    def predict_x0(self, slices: Tensor, t: Tensor, noise: Tensor, condition: Condition | None) -> Tensor:
         """One step: noise ``slices`` (B, 1, H, W) to ``t`` (B,) and predict them back, on the scale [0, 1], never clamped.
 
         ``condition`` is ``condition(slices)``, ``null(B)``, a scaled one, or None for a plain DDPM.
         """
         x_t = self.diffusion.q_sample(to_signed(slices), t, noise)
-        return to_unit(self.diffusion.predict_x0(self.unet(x_t, t, condition), x_t, t))
+        return to_unit(self.diffusion.predict_x0(self.restore(x_t, t, condition), x_t, t))
 
 
 def memory_format(device: torch.device | str) -> torch.memory_format:

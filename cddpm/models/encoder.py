@@ -106,18 +106,26 @@ def _shortcut(downsample: nn.Sequential | None, x: Tensor, visible: VisibleSites
     return normalise(norm, downsample[0](x), visible)
 
 
+def _block(config: EncoderConfig) -> type[BasicBlock] | type[Bottleneck]:
+    return BasicBlock if config.architecture in ("resnet18", "resnet34") else Bottleneck
+
+
+def map_channels(config: EncoderConfig) -> list[int]:
+    """Channels of the four feature maps, from the largest map to the smallest."""
+    return [config.width * 2**stage * _block(config).expansion for stage in range(4)]
+
+
 class ResNetTrunk(nn.Module):
     """The encoder without its last linear layer: four stages of residual blocks on (B, 1, H, W)."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        block = BasicBlock if config.architecture in ("resnet18", "resnet34") else Bottleneck
-        self.channels = [config.width * 2**stage * block.expansion for stage in range(4)]
+        self.channels = map_channels(config)
         """Channels of the four feature maps, from the largest map to the smallest."""
         self.conv1 = nn.Conv2d(1, config.width, 7, 2, 3, bias=False)
         self.bn1 = SiteNorm(config.width)
-        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(config, block)
+        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(config)
         _initialise(self)
 
     def forward_features(self, x: Tensor, visible: VisibleSites | None = None) -> list[Tensor]:
@@ -146,8 +154,12 @@ class ResNetEncoder(ResNetTrunk):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, H, W) to (B, C): mean over the last map, then a linear layer."""
-        condition: Tensor = self.fc(self.forward_features(x)[-1].mean((2, 3)))
-        return condition
+        return self.vector(self.forward_features(x)[-1])
+
+    def vector(self, last: Tensor) -> Tensor:
+        """The condition vector (B, C) of the last feature map (B, channels[-1], h, w)."""
+        vector: Tensor = self.fc(last.mean((2, 3)))
+        return vector
 
     def load_trunk(self, state: Mapping[str, Tensor]) -> None:
         """Load pretrained tensors (``SparK.encoder_state``) into everything but ``fc``, which stays as it is.
@@ -175,9 +187,9 @@ def _trunk_faults(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Ite
             yield f"{name} has shape {tuple(state[name].shape)}, needed is {tuple(own[name].shape)}"
 
 
-def _stages(config: EncoderConfig, block: type[BasicBlock] | type[Bottleneck]) -> Iterator[nn.ModuleList]:
+def _stages(config: EncoderConfig) -> Iterator[nn.ModuleList]:
     """Four stages; p rises linearly from 0 (first block) to ``config.drop_path`` (last block), Huang et al. 2016, eq. 4."""
-    counts = BLOCKS[config.architecture]
+    counts, block = BLOCKS[config.architecture], _block(config)
     inputs, done, last = config.width, 0, sum(counts) - 1
     for stage, count in enumerate(counts):
         planes, blocks = config.width * 2**stage, nn.ModuleList()

@@ -4,10 +4,12 @@ A residual U-Net with scale-shift normalisation (Dhariwal & Nichol 2021, "Diffus
 shape of the reference: residual blocks that change the resolution themselves, attention only in the middle. Parameter
 names are those of that family of networks (``input_blocks``, ``middle_block``, ``output_blocks``), so published weights fit.
 
-Letters: B slices, C channels, H and W pixels, T = H W tokens of the attention, E length of the embedding.
+Letters: B slices, C channels, H and W pixels, T = H W tokens of the attention, E length of the embedding, N tokens of F
+channels that the condition has for cross-attention.
 """
 
 import math
+from collections import OrderedDict
 from typing import Literal
 
 import torch
@@ -31,7 +33,7 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-def _zeroed(layer: nn.Conv2d | nn.Conv1d) -> nn.Conv2d | nn.Conv1d:
+def _zeroed(layer: nn.Conv2d | nn.Conv1d | nn.Linear) -> nn.Conv2d | nn.Conv1d | nn.Linear:
     """Start a residual branch as nothing: the block is the identity until it learns."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -78,17 +80,21 @@ class ResidualBlock(nn.Module):
         return self.skip_connection(_resampled(x, self.resampling)) + hidden
 
 
+def _heads(channels: int, head_width: int) -> int:
+    if channels % head_width:
+        raise ConfigError(
+            f"model.attention_head_width: {head_width}: allowed are divisors of the {channels} channels of the "
+            "last level (base_width times the last of width_multipliers)"
+        )
+    return channels // head_width
+
+
 class AttentionBlock(nn.Module):
     """Self-attention over all pixels, residual: (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, channels: int, head_width: int) -> None:
         super().__init__()
-        if channels % head_width:
-            raise ConfigError(
-                f"model.attention_head_width: {head_width}: allowed are divisors of the {channels} channels of the "
-                "last level (base_width times the last of width_multipliers)"
-            )
-        self.heads = channels // head_width
+        self.heads = _heads(channels, head_width)
         self.norm = nn.GroupNorm(_GROUPS, channels)
         # One-dimensional convolutions only in their parameters' shape (C_out, C_in, 1), that of published weights.
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
@@ -104,24 +110,55 @@ class AttentionBlock(nn.Module):
         return x + out.transpose(1, 2).reshape(batch, channels, height, width)
 
 
-class Stage(nn.Sequential):
-    """Layers in a row, of which the residual blocks also get the embedding."""
+class CrossAttentionBlock(nn.Module):
+    """Attention of all pixels to the condition's tokens, residual: (B, C, H, W) and (B, N, F) -> (B, C, H, W).
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
+    As in latent diffusion (Rombach et al. 2022, section 3.3). The tokens are not normalised: their scale carries the
+    embedding scale.
+    """
+
+    def __init__(self, channels: int, token_channels: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = _heads(channels, head_width)
+        self.norm = nn.GroupNorm(_GROUPS, channels)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(token_channels, 2 * channels)
+        self.proj_out = _zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        query = self.query(self.norm(x).flatten(2).transpose(1, 2)).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        key, value = self.key_value(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return x + self.proj_out(mixed).transpose(1, 2).reshape(x.shape)
+
+
+class Stage(nn.Sequential):
+    """Layers in a row, of which the residual blocks also get the embedding, cross-attention the condition's tokens."""
+
+    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None) -> Tensor:  # type: ignore[override]
         for layer in self:
-            x = layer(x, embedding) if isinstance(layer, ResidualBlock) else layer(x)
+            if isinstance(layer, ResidualBlock):
+                x = layer(x, embedding)
+            elif isinstance(layer, CrossAttentionBlock):
+                x = layer(x, tokens)
+            else:
+                x = layer(x)
         return x
 
 
 class UNet(nn.Module):
-    """``model`` as a network: x (B, 1, H, W), t (B,) from 0, condition (B, C) -> (B, 1, H, W).
+    """``model`` as a network: x (B, 1, H, W), t (B,) from 0, condition (B, C) and tokens (B, N, F) -> (B, 1, H, W).
 
-    Raises ``ConfigError`` when the attention heads do not divide the middle block.
+    ``token_channels`` is F, needed for cross-attention alone. Raises ``ConfigError`` when the attention heads do not
+    divide the middle block, ``ValueError`` when F is missing or not wanted.
     """
 
-    def __init__(self, model: ModelConfig, in_channels: int = 1) -> None:
+    def __init__(self, model: ModelConfig, in_channels: int = 1, token_channels: int | None = None) -> None:
         super().__init__()
         self.model = model
+        self.attends = model.conditioning == "cross-attention"
+        if (token_channels is None) == self.attends:
+            raise ValueError(f"token_channels: {token_channels}, but model.conditioning is {model.conditioning!r}")
         base, dropout = model.base_width, model.dropout
         widths = [base * multiplier for multiplier in model.width_multipliers]
         wide = 4 * base
@@ -141,11 +178,14 @@ class UNet(nn.Module):
                 self.input_blocks.append(Stage(ResidualBlock(channels, channels, embedding, dropout, "down")))
                 skips.append(channels)
 
-        self.middle_block = Stage(
-            ResidualBlock(channels, channels, embedding, dropout),
-            AttentionBlock(channels, model.attention_head_width),
-            ResidualBlock(channels, channels, embedding, dropout),
-        )
+        middle: OrderedDict[str, nn.Module] = OrderedDict()
+        middle["0"] = ResidualBlock(channels, channels, embedding, dropout)
+        middle["1"] = AttentionBlock(channels, model.attention_head_width)
+        if token_channels is not None:
+            # A name, not a number: those of the published blocks stay what they are.
+            middle["cross"] = CrossAttentionBlock(channels, token_channels, model.attention_head_width)
+        middle["2"] = ResidualBlock(channels, channels, embedding, dropout)
+        self.middle_block = Stage(middle)
 
         self.output_blocks = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
@@ -169,25 +209,29 @@ class UNet(nn.Module):
             raise ValueError(f"condition: got {found}, but model.conditioned is {self.model.conditioned}")
         return time if condition is None else torch.cat([time, self.label_emb(condition)], dim=1)
 
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """x (B, 1, H, W), t (B,) int64, condition (B, C) or None -> (B, 1, H, W).
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
+        """x (B, 1, H, W), t (B,) int64, condition (B, C) or None, tokens (B, N, F) or None -> (B, 1, H, W).
 
-        H and W are multiples of 2^(levels - 1). Raises ``ValueError`` when they are not.
+        H and W are multiples of 2^(levels - 1). Raises ``ValueError`` when they are not, and when condition or tokens
+        are missing or not wanted.
         """
-        self._check(x)
+        self._check(x, tokens)
         embedding = self.embed(t, condition)
         hidden, skips = x, []
         for stage in self.input_blocks:
             hidden = stage(hidden, embedding)
             skips.append(hidden)
-        hidden = self.middle_block(hidden, embedding)
+        hidden = self.middle_block(hidden, embedding, tokens)
         for stage in self.output_blocks:
             hidden = stage(torch.cat([hidden, skips.pop()], dim=1), embedding)
         # Under autocast too: bfloat16 would round the picture to steps of 1/256, more than many residuals.
         with torch.autocast(x.device.type, enabled=False):
             return self.out(hidden.to(self.out[0].weight.dtype))
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Tensor, tokens: Tensor | None) -> None:
+        if (tokens is None) == self.attends:
+            found = "none" if tokens is None else f"some of shape {tuple(tokens.shape)}"
+            raise ValueError(f"tokens: got {found}, but model.conditioning is {self.model.conditioning!r}")
         factor = 2 ** (len(self.model.width_multipliers) - 1)
         if x.shape[-2] % factor or x.shape[-1] % factor:
             raise ValueError(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cddpm.config import NoiseConfig
+from cddpm.models.condition import Condition
 from cddpm.models.diffusion import level_index
 from cddpm.models.noise import noise, slice_seed
 from cddpm.reconstruct.cache import Key
@@ -76,10 +77,10 @@ def _inference(model: nn.Module, precision: str, device: torch.device) -> Iterat
         model.train(training)
 
 
-def _condition(model: "ConditionedDiffusion", images: Tensor, batch_size: int) -> Tensor | None:
+def _condition(model: "ConditionedDiffusion", images: Tensor, batch_size: int) -> Condition | None:
     parts = [model.condition(part) for part in images.split(batch_size)]
     known = [part for part in parts if part is not None]
-    return torch.cat(known) if known else None
+    return Condition.cat(known) if known else None
 
 
 def _noise(

@@ -55,7 +55,7 @@ def test_dropped_rows_see_the_null_condition_and_no_others():
     slices, t, noise = batch()
     drop = torch.tensor([True, False, True])
     x_t = model.diffusion.q_sample(to_signed(slices), t, noise)
-    conditions = torch.where(drop[:, None], model.null(3), model.condition(slices))
+    conditions = torch.where(drop[:, None], model.null(3).vector, model.condition(slices).vector)
     expected = model.diffusion.loss(model.unet(x_t, t, conditions), to_signed(slices), noise, t)
     torch.testing.assert_close(model(slices, t, noise, drop), expected)
     assert model(slices, t, noise) != model(slices, t, noise, drop)
@@ -66,14 +66,14 @@ def test_prediction_is_one_step_on_the_unit_scale():
     slices, t, noise = batch()
     condition = model.condition(slices)
     x_t = model.diffusion.q_sample(to_signed(slices), t, noise)
-    expected = to_unit(model.unet(x_t, t, condition))
+    expected = to_unit(model.unet(x_t, t, condition.vector))
     torch.testing.assert_close(model.predict_x0(slices, t, noise, condition), expected)
 
 
 def test_right_eps_gives_the_slices_back():
     model = small(diffusion=DiffusionConfig(objective="eps"))
     slices, t, noise = batch()
-    model.unet.forward = lambda x, t, condition: noise
+    model.unet.forward = lambda x, t: noise
     torch.testing.assert_close(model.predict_x0(slices, t, noise, None), slices, rtol=1e-4, atol=1e-4)
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig, NoiseConfig
 from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.models.condition import Condition
 from cddpm.models.noise import noise, slice_seed
 from cddpm.reconstruct.predict import predict_volume
 
@@ -24,14 +25,14 @@ class Affine(nn.Module):
 
     def condition(self, slices):
         self.encoded += len(slices)
-        return slices.mean((1, 2, 3))[:, None] if self.conditioned else None
+        return Condition(slices.mean((1, 2, 3))[:, None]) if self.conditioned else None
 
     def null(self, batch):
-        return self.null_condition.expand(batch, -1)
+        return Condition(self.null_condition.expand(batch, -1))
 
     def predict_x0(self, slices, t, noise, condition):
         self.batches.append(len(slices))
-        shift = 0 if condition is None else condition[:, :, None, None]
+        shift = 0 if condition is None else condition.vector[:, :, None, None]
         return 2 * slices + t[:, None, None, None] * noise / 1000 + shift
 
 
