@@ -56,6 +56,12 @@ class Geometry:
         x, y, z = (self.shape[axis] for axis, _ in _axes(self.orientation, self.working_orientation))
         return x, y, z
 
+    @property
+    def working_voxel_size_mm(self) -> tuple[float, float, float]:
+        """Along (X, Y, Z) of the working grid."""
+        x, y, z = (size * self.rescale_factor for size in self.voxel_size_mm)
+        return x, y, z
+
 
 def plan(scan: volume.Volume, data: DataConfig) -> Geometry:
     """The way that ``scan`` takes with the settings ``data``."""

@@ -131,6 +131,21 @@ class Scorer:
         """Names of the unhealthy data sets."""
         return tuple(self._unhealthy)
 
+    @property
+    def reconstructs(self) -> bool:
+        """False for a scorer without cache, whose ``reconstruction`` says nothing."""
+        return self._cache is not None
+
+    def cases(self, dataset: str) -> tuple[Case, ...]:
+        """Volumes of an unhealthy data set, or the ``healthy`` ones. Raises ``DataError`` for an unknown data set."""
+        if dataset == HEALTHY:
+            return tuple(self._healthy)
+        return tuple(self._unhealthy[self._chosen([dataset])[0]])
+
+    def each(self, function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
+        """``function`` of every item, in their order, worked on by the scorer's threads."""
+        return self._map(function, items)
+
     def anomaly_map(self, volume: int, scoring: ScoringConfig) -> NDArray[np.float16]:
         """Anomaly map (S, H, W) of a volume, >= 0, read-only. Raises ``ArtifactError`` for what was not reconstructed."""
         case = self._cases[volume]

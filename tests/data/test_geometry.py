@@ -127,3 +127,11 @@ def test_reorient_and_back() -> None:
     assert turned.shape == (11, 14, 9)
     assert turned[3, 2, 1] == data[7, 11, 3]
     np.testing.assert_array_equal(reorient(turned, "SPL", "RAS"), data)
+
+
+def test_voxels_of_the_working_grid_are_those_of_the_oriented_scan_times_the_factor() -> None:
+    affine = np.array([[0, 0, 2, 0], [0.8, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 0, 1]], float)  # stored as (A, S, R)
+    scan = Volume(np.zeros((8, 9, 10), np.float32), affine, Path("x.nii"))
+    kept = plan(scan, DataConfig(orientation="RAS", voxel_size_mm=None, rescale_factor=2.0))
+    assert kept.working_voxel_size_mm == pytest.approx((4.0, 1.6, 3.0))
+    assert plan(scan, DataConfig()).working_voxel_size_mm == pytest.approx((2.0, 2.0, 2.0))
