@@ -5,7 +5,8 @@ bit patterns per volume, lesion and normal voxels apart, has one bin per possibl
 thresholds is a cumulative sum. A voxel is positive if its score is strictly above the threshold; thresholds are >= 0.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 LARGEST_FINITE = 0x7BFF
 """Bit pattern of 65504, the largest finite float16."""
+SEED_SEARCH_STEPS = 10
 
 
 def threshold_bits(threshold: float) -> np.uint16:
@@ -126,6 +128,38 @@ def best_pooled_dice(histograms: Sequence[Histogram]) -> Optimum:
     return best_dice([[pooled(histograms)]])
 
 
+def ten_step_search(dice_above: Callable[[float], float], top: float) -> Optimum:
+    """The published search for a threshold: ten halvings of [0, ``top``], each towards the better of its quarter points.
+
+    ``dice_above(t)`` is the Dice of "score > t", NaN where both sides are empty. Of equal quarter points the lower wins;
+    of equal values the one found last is kept. ``top`` 0 (nothing scores) searches [0, 1]. Dice is no unimodal function of
+    the threshold, so this may miss the optimum; it never exceeds ``best_dice``.
+    """
+    low, high, best = 0.0, top or 1.0, Optimum(0.0, 0.0)
+    for _ in range(SEED_SEARCH_STEPS):
+        width = high - low
+        points = [low + width * share for share in (0.25, 0.75)]
+        below, above = (dice_above(point) for point in points)
+        upper = below < above  # false for NaN
+        found = Optimum(above, points[1]) if upper else Optimum(below, points[0])
+        best = found if found.dice >= best.dice else best
+        low, high = (low + width / 2, high) if upper else (low, low + width / 2)
+    return best
+
+
+def seed_search(h: Histogram) -> Optimum:
+    """``ten_step_search`` over the voxels of a histogram, up to its largest score; see there."""
+    lesion_above = h.lesion_voxels - np.cumsum(h.lesion)
+    above = lesion_above + h.normal_voxels - np.cumsum(h.normal)
+
+    def dice_above(threshold: float) -> float:
+        bits = min(int(threshold_bits(threshold)), above.size - 1)  # beyond the largest score nothing is left
+        whole = int(above[bits]) + h.lesion_voxels
+        return 2.0 * int(lesion_above[bits]) / whole if whole else math.nan
+
+    return ten_step_search(dice_above, threshold_value(above.size - 1))
+
+
 def average_precision(h: Histogram) -> float | None:
     """Area under the precision-recall curve as a step function, sum of (R_n - R_{n-1}) P_n; none without lesion voxels."""
     total = h.lesion_voxels
@@ -154,6 +188,13 @@ def quantile_threshold(histograms: Sequence[Histogram], rate: float) -> float:
     every = h.lesion + h.normal
     above = every.sum() - np.cumsum(every)
     return threshold_value(int(np.argmax(above <= rate * every.sum())))
+
+
+def thresholds_by_seed_search(groups: Mapping[str, Sequence[Histogram]]) -> dict[str, float]:
+    """Threshold of ``seed_search`` over the pooled voxels of each data set, and under ``all`` over those of all of them."""
+    by_dataset = {dataset: pooled(histograms) for dataset, histograms in groups.items()}
+    everything = by_dataset | {"all": pooled(list(by_dataset.values()))}
+    return {name: seed_search(h).threshold for name, h in everything.items()}
 
 
 def thresholds_by_dice(groups: Mapping[str, Sequence[Histogram]]) -> dict[str, float]:

@@ -173,12 +173,15 @@ class Scorer:
         """Threshold per data set, and for ``all`` of them together, at the operating point of ``scoring`` on this cohort.
 
         ``val-dice`` is the exact optimum of the mean Dice *before* the component filter; ``all`` weighs the data sets
-        equally. Raises ``DataError`` for an unknown data set, or ``healthy-fpr`` without healthy volumes.
+        equally. ``seed-search`` is the published search over pooled voxels, before the filter too. Raises ``DataError``
+        for an unknown data set, or ``healthy-fpr`` without healthy volumes.
         """
         names = self._chosen(datasets)
-        if scoring.operating_point == "val-dice":
+        if scoring.operating_point in ("val-dice", "seed-search"):
             groups = {name: self._histograms(self._unhealthy[name], scoring) for name in names}
-            return operating_point.thresholds_by_dice(groups)
+            exact = scoring.operating_point == "val-dice"
+            search = operating_point.thresholds_by_dice if exact else operating_point.thresholds_by_seed_search
+            return search(groups)
         if scoring.operating_point == "healthy-fpr":
             common = self._healthy_threshold(scoring)
         elif scoring.operating_point == "fixed" and scoring.threshold is not None:

@@ -59,7 +59,8 @@ class DiffusionObjective:
         slices = torch.from_numpy(self.store.images(rows)).unsqueeze(1)
         if self.config.training.augmentation.enabled:
             seeds = torch.tensor([slice_seed(seed, "augmentation", int(p)) for p in positions])
-            slices = augment(slices, seeds, self.config.training.augmentation)
+            voxel_size_mm = (self.config.data.voxel_size_mm or 1.0) * self.config.data.rescale_factor
+            slices = augment(slices, seeds, self.config.training.augmentation, voxel_size_mm)
         levels = torch.tensor([slice_seed(seed, "level", int(p)) % diffusion.timesteps for p in positions])
         dropped = None
         if diffusion.condition_dropout:
