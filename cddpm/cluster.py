@@ -1,8 +1,10 @@
 """Ray, as thin as it can be: connect, spread plain functions over tasks, and watch what trainings do."""
 
+import contextlib
 import functools
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -103,6 +105,52 @@ def parallel_map(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
 
 def _apply(function: Callable[[T], R], item: T) -> R:
     return function(item)
+
+
+def drive(
+    function: Callable[[T], R], items: Sequence[T], at_once: int, started: Callable[[T], None]
+) -> Iterator[tuple[T, R | BaseException]]:
+    """Run drivers of worker groups: ``function`` of each item in a process on the head that takes no CPU itself.
+
+    ``at_once`` run abreast; each pair (item, result, or the error that it raised) comes as soon as it is there.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=0, resources={HEAD: 1}, max_retries=1)(_apply)
+    waiting, running = list(items), {}
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            item = waiting.pop(0)
+            started(item)
+            running[task.remote(function, item)] = item
+        (done, *_), _ = ray.wait(list(running), num_returns=1)
+        item = running.pop(done)
+        try:
+            yield item, ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            yield item, error.cause
+        except ray.exceptions.RayError as error:
+            yield item, error
+
+
+@contextlib.contextmanager
+def janitor(every_seconds: float = 5.0) -> Iterator[None]:
+    """Free what stopped trainings left behind, every few seconds until the block ends."""
+    over = threading.Event()
+
+    def clean() -> None:
+        while not over.wait(every_seconds):
+            freed = free_abandoned()
+            if freed:
+                logger.info("freed %d placement groups of stopped trainings", freed)
+
+    thread = threading.Thread(target=clean, name="janitor", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=every_seconds)
 
 
 class Board:

@@ -3,14 +3,41 @@
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
+import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from cddpm.errors import CddpmError, StoppedError
+from cddpm.errors import CddpmError, ConfigError, StoppedError
+
+
+def overrides(given: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """Settings by dotted path: those of ``given`` that are not None, and ``dotted.path=value`` (YAML) texts over them.
+
+    Raises ``ConfigError`` for a text without ``=``.
+    """
+    values = {path: str(value) if isinstance(value, Path) else value for path, value in given.items()}
+    values = {path: value for path, value in values.items() if value is not None}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: allowed is dotted.path=value")
+        values[path.strip()] = yaml.safe_load(value)
+    return values
+
+
+def whole_numbers(option: str, text: str | None) -> list[int] | None:
+    """``0,1,2`` as numbers, None for nothing. Raises ``ConfigError`` naming ``option``."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} {text}: allowed are whole numbers separated by commas, as in 0,1,2") from None
 
 
 def guarded(function: Callable[..., Any]) -> None:

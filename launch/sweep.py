@@ -5,15 +5,13 @@ python launch/sweep.py --config tune_configs/quickstart.yaml [--data-dir DIR] [-
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 
 from cddpm.config import ExperimentConfig, load
-from cddpm.errors import ConfigError
-from cddpm.shell import guarded
+from cddpm.shell import guarded, overrides
 
 
 def main(
@@ -30,9 +28,14 @@ def main(
     setting: Annotated[list[str] | None, typer.Option("--set", help="Any setting: dotted.path=value (YAML).")] = None,
 ) -> None:
     """Search training and scoring settings; register and promote the best by validation."""
-    resolved = load(config, _overrides(data_dir, output_dir, name, trials, tracking_uri, setting or []))
-    console = Console()
-    _sweep(resolved, resume, address, console)
+    given = {
+        "data.data_dir": data_dir,
+        "output_dir": output_dir,
+        "name": name,
+        "search.training.trials": trials,
+        "tracking.uri": tracking_uri,
+    }
+    _sweep(load(config, overrides(given, setting or [])), resume, address, Console())
 
 
 def _sweep(config: ExperimentConfig, resume: bool, address: str | None, console: Console) -> None:
@@ -42,30 +45,6 @@ def _sweep(config: ExperimentConfig, resume: bool, address: str | None, console:
     report.opening(config, console)
     summary = sweep.run(config, resume, address, Display(console))
     report.closing(config, summary, console)
-
-
-def _overrides(
-    data_dir: Path | None,
-    output_dir: Path | None,
-    name: str | None,
-    trials: int | None,
-    tracking_uri: str | None,
-    settings: list[str],
-) -> dict[str, Any]:
-    given = {
-        "data.data_dir": str(data_dir) if data_dir else None,
-        "output_dir": str(output_dir) if output_dir else None,
-        "name": name,
-        "search.training.trials": trials,
-        "tracking.uri": tracking_uri,
-    }
-    values = {path: value for path, value in given.items() if value is not None}
-    for text in settings:
-        path, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text}: allowed is dotted.path=value")
-        values[path.strip()] = yaml.safe_load(value)
-    return values
 
 
 if __name__ == "__main__":

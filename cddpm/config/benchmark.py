@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cddpm.config.experiment import ExperimentConfig
 from cddpm.config.loading import explain, override, parse, read_yaml, resolve_paths
-from cddpm.config.sections import EvaluationConfig, Frozen, Name
+from cddpm.config.sections import Frozen, Name
 from cddpm.errors import ConfigError
 
 
@@ -100,16 +100,18 @@ def _experiment(
 
 def _refuse_different_rules(path: Path, found: Mapping[str, list[ExperimentConfig]]) -> None:
     """Rows of one table must be measured alike."""
-    rules: dict[str, EvaluationConfig] = {label: made[0].evaluation for label, made in found.items()}
-    first, *others = rules
-    for label in others:
-        for fault in _differences(rules[first], rules[label]):
-            raise ConfigError(
-                f"{path}: {fault} differs between '{first}' and '{label}'; put it into the benchmark's own 'set'"
-            )
+    first, *others = found
+    faults = [
+        f"{path}: {fault} differs between '{first}' and '{label}'; put it into the benchmark's own 'set'"
+        for label in others
+        for section in ("data", "evaluation")
+        for fault in _differences(section, getattr(found[first][0], section), getattr(found[label][0], section))
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
 
 
-def _differences(one: EvaluationConfig, other: EvaluationConfig) -> Iterator[str]:
+def _differences(section: str, one: Frozen, other: Frozen) -> Iterator[str]:
     for name in type(one).model_fields:
         if getattr(one, name) != getattr(other, name):
-            yield f"evaluation.{name}"
+            yield f"{section}.{name}"

@@ -9,8 +9,8 @@ Letters: B slices of a batch, S slices of a volume, H and W rows and columns of 
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,28 @@ def write_store(directory: Path, volumes: Iterable[dict[str, Any]], cohorts: lis
         writer.close()
     _write_table(directory / VOLUMES, records, _VOLUME_SCHEMA)
     _write_table(directory / COHORTS, cohorts, _COHORT_SCHEMA)
+
+
+def copy_cohort(
+    origin: SliceStore, directory: Path, split: str, change: Callable[[int], npt.NDArray[np.float16]]
+) -> None:
+    """Fill ``directory`` with the volumes of ``split`` ('test', say), the image of volume v replaced by ``change(v)``.
+
+    Masks, segmentations and names stay; ``change`` returns (S, H, W).
+    """
+    kept = sorted({row["volume"] for row in origin._cohorts if row["split"] == split})
+    new_index = {v: index for index, v in enumerate(kept)}
+    cohorts = [{**row, "volume": new_index[row["volume"]]} for row in origin._cohorts if row["split"] == split]
+    write_store(directory, (_copied(origin, v, change(v)) for v in kept), cohorts)
+
+
+def _copied(origin: SliceStore, v: int, image: npt.NDArray[np.float16]) -> dict[str, Any]:
+    record = asdict(origin.volumes[v])
+    for name in ("index", "first_slice", "slices"):
+        del record[name]
+    geometry = json.dumps(origin.volumes[v].geometry.to_dict())
+    arrays = {"image": image, "mask": origin.mask(v), "segmentation": origin.segmentation(v)}
+    return {**arrays, **record, "geometry": geometry}
 
 
 _VOLUME_SCHEMA = pa.schema(

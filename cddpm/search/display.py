@@ -28,8 +28,10 @@ STAGES = {
 class Display:
     """Prints to ``console``; with a terminal a live table, without one plain lines."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, unit: str = "trial") -> None:
+        """``unit``: what one of the things that run abreast is called."""
         self.console = console
+        self.unit = unit
         self.start = time.monotonic()
         self.stopping = False
         """Set when the sweep was asked to end: trainings are saving their state."""
@@ -75,13 +77,13 @@ class Display:
         """A trial starts, or is continued."""
         self._trials[number] = "starting workers"
         settings = ", ".join(f"{path.split('.', 1)[1]} {_short(value)}" for path, value in params.items())
-        self._say(f"trial {number:04d} starts: {settings or 'settings as configured'}")
+        self._say(f"{self.unit} {number:04d} starts: {settings or 'settings as configured'}")
 
     def reported(self, number: int, metrics: dict[str, Any]) -> None:
         """A validation."""
         self._say(
-            f"trial {number:04d} after {int(metrics['images']):>7,} images: validation loss {metrics.get('val/loss', 0):.4f}, "
-            f"preview {metrics['objective']:.3f}"
+            f"{self.unit} {number:04d} after {int(metrics['images']):>7,} images: "
+            f"validation loss {metrics.get('val/loss', 0):.4f}, preview {metrics['objective']:.3f}"
         )
 
     def ended(self, number: int, how: str, objective: float | None = None) -> None:
@@ -91,7 +93,7 @@ class Display:
         if how != "interrupted":
             self._done += 1
         value = "" if objective is None else f", validation {objective:.3f}"
-        self._say(f"trial {number:04d} {_HOW[how]}{value}")
+        self._say(f"{self.unit} {number:04d} {_HOW[how]}{value}")
         if objective is not None and (self._best is None or objective > self._best[0]):
             self._best = (objective, number)
 
@@ -113,7 +115,7 @@ class Display:
             for number, (stage, seen, budget, loss) in sorted(look().items()):
                 if number in self._trials:
                     self._say(
-                        f"trial {number:04d} {_where(stage, seen, budget, loss)}{self._left(number, stage, seen, budget)}"
+                        f"{self.unit} {number:04d} {_where(stage, seen, budget, loss)}{self._left(number, stage, seen, budget)}"
                     )
 
     def _table(self, board: dict[int, tuple[str, int, int, float]]) -> RenderableType:
@@ -122,14 +124,16 @@ class Display:
             stage, seen, budget, loss = board.get(number, ("", 0, 1, 0.0))
             left = self._left(number, stage, seen, budget)
             bar = ProgressBar(total=max(1, budget), completed=seen, width=24)
-            table.add_row(f"trial {number:04d}", bar, _where(stage, seen, budget, loss) if stage else waiting, left)
+            table.add_row(
+                f"{self.unit} {number:04d}", bar, _where(stage, seen, budget, loss) if stage else waiting, left
+            )
         return Group(table, self._summary())
 
     def _summary(self) -> Text:
-        best = f"best so far {self._best[0]:.3f} (trial {self._best[1]:04d})" if self._best else "no result yet"
+        best = f"best so far {self._best[0]:.3f} ({self.unit} {self._best[1]:04d})" if self._best else "no result yet"
         elapsed = _clock(time.monotonic() - self.start)
         return Text(
-            f"{self._done} of {self._total} trials done · {best} · {elapsed} elapsed{self._sweep_left()}", "bold"
+            f"{self._done} of {self._total} {self.unit}s done · {best} · {elapsed} elapsed{self._sweep_left()}", "bold"
         )
 
     def _left(self, number: int, stage: str, seen: int, budget: int) -> str:

@@ -1,11 +1,7 @@
 """What a sweep writes into the lab book: one parent run, a child per trial, curves, files, and the registered champion."""
 
-import os
-import platform
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,6 +17,7 @@ from cddpm.tracking import names
 from cddpm.tracking.package import Pipeline, write_package
 from cddpm.tracking.registry import Registry, register
 from cddpm.tracking.runs import LabBook
+from cddpm.tracking.surroundings import surroundings
 from cddpm.training import checkpoint, stages
 
 ALIAS = "champion"
@@ -51,8 +48,7 @@ class Lab:
         book = LabBook.open(config.tracking, config.output_dir, config.output_dir / "spool")
         store = SliceStore.open(place.store, verify=False).fingerprint
         lab = cls(config, folder, place, store, book)
-        tags = {names.VERSION: version("cddpm"), **_surroundings()}
-        lab.run = book.parent(config.name, to_dict(config), tags)
+        lab.run = book.parent(config.name, to_dict(config), surroundings())
         book.log_dataset_inputs(lab.run, store, name=f"slices {config.data.modality}", source=str(place.store))
         return lab
 
@@ -231,23 +227,3 @@ def _chosen(metrics: dict[str, float]) -> dict[str, float]:
 def _fingerprints(result: TrialResult, store: str) -> dict[str, str]:
     found = {"store": store, "checkpoint": result.checkpoint, "reconstruction": result.reconstruction}
     return {**found, "encoder": result.encoder} if result.encoder else found
-
-
-def _surroundings() -> dict[str, str]:
-    """Code and machine, as tags."""
-    return {
-        "cddpm.host": platform.node(),
-        "cddpm.cpus": str(os.cpu_count()),
-        "cddpm.torch": version("torch"),
-        "cddpm.ray": version("ray"),
-        **_commit(),
-    }
-
-
-def _commit() -> dict[str, str]:
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return {"cddpm.commit": done.stdout.strip()} if done.returncode == 0 else {}

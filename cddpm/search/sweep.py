@@ -81,7 +81,7 @@ def run(config: ExperimentConfig, resume: bool, address: str | None, display: Di
             available = cluster.capacity()
             fits = worker.check_capacity(config.compute, available)
             say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
-        place = _store(config, root, display)
+        place = slice_store(config, root, display)
         with Lab.open(config, folder, place) as lab:
             campaign.begin()
             _tune(config, folder, place, fits, lab, display)
@@ -90,7 +90,8 @@ def run(config: ExperimentConfig, resume: bool, address: str | None, display: Di
             return _finish(config, folder, place, root, lab, display)
 
 
-def _store(config: ExperimentConfig, root: Path, display: Display) -> stages.Place:
+def slice_store(config: ExperimentConfig, root: Path, display: Display) -> stages.Place:
+    """Build (or find) the slice store of ``config.data`` on the cluster."""
     with display.stage("slice store") as say:
         rows = read_layout(config.data, root).rows
         path = build_store(config.data, root, rows, config.output_dir / "artifacts", cluster.parallel_map)

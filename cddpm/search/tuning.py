@@ -1,7 +1,6 @@
 """Ray Tune: trials proposed by the study, stopped by ASHA, each with a nested Ray Train worker group."""
 
 import logging
-import threading
 import time
 import warnings
 from pathlib import Path
@@ -24,7 +23,6 @@ from cddpm.training import stages
 logger = logging.getLogger(__name__)
 
 OBJECTIVE, IMAGES, FINAL = "objective", "images", "final"
-JANITOR_SECONDS = 5.0
 
 
 class Listener(Protocol):
@@ -200,7 +198,7 @@ def run(
             verbose=0,
         ),
     )
-    with _janitor():
+    with cluster.janitor():
         tuner.fit()
 
 
@@ -221,22 +219,3 @@ def _scheduler(config: ExperimentConfig) -> TrialScheduler:
         reduction_factor=asha.reduction_factor,
         max_t=1000 * config.training.images,  # no trial is cut off at its end, before its search
     )
-
-
-class _janitor:  # noqa: N801 - used like a function
-    """Frees what stopped trials left behind, every few seconds while trials run."""
-
-    def __enter__(self) -> None:
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._over.wait(JANITOR_SECONDS):
-            freed = cluster.free_abandoned()
-            if freed:
-                logger.info("freed %d placement groups of stopped trials", freed)
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join(timeout=JANITOR_SECONDS)

@@ -36,6 +36,7 @@ KIND_TRIAL = "trial"
 KIND_TRAINING = "training"
 KIND_PRETRAINING = "pretraining"
 KIND_EVALUATION = "evaluation"
+KIND_FOLD = "fold"
 
 # MLflow's own tags
 PARENT = "mlflow.parentRunId"
