@@ -7,11 +7,14 @@ probabilistic models".
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from cddpm.config import DiffusionConfig
 from cddpm.models.schedule import schedule_buffers
+
+SSIM_WINDOW = 11
+"""Edge, in pixels, of the window of the structural similarity."""
 
 
 def level_index(level: int) -> int:
@@ -80,23 +83,58 @@ class Diffusion(nn.Module):
         return mean, _at(self.posterior_variance, t), _at(self.posterior_log_variance_clipped, t)
 
     def loss(self, prediction: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The training loss, a float32 scalar: L1 or L2 to x_0 or eps, mean per slice, weighted by P2, mean over slices."""
+        """The training loss, a float32 scalar: the distance to x_0 or eps per slice, weighted by P2, mean over slices.
+
+        Raises ``ValueError`` for loss "ssim-l1" of slices below 11 x 11 pixels.
+        """
         target = {"x0": x0, "eps": noise}[self.config.objective]
-        distance = {"l1": F.l1_loss, "l2": F.mse_loss}[self.config.loss]
-        per_slice = distance(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)
-        return (per_slice * self.p2_loss_weight[t]).mean()
+        return (self._distance(prediction.float(), target.float()) * self.p2_loss_weight[t]).mean()
+
+    def _distance(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """(B,): mean absolute or squared difference on the scale [-1, 1], or L1 and 1 - SSIM on the scale [0, 1]."""
+        if self.config.loss == "l1":
+            return (prediction - target).abs().flatten(1).mean(1)
+        if self.config.loss == "l2":
+            return (prediction - target).square().flatten(1).mean(1)
+        if self.config.loss == "ssim-l1":
+            prediction, target = to_unit(prediction), to_unit(target)
+            absolute = (prediction - target).abs().flatten(1).mean(1)
+            return absolute + self.config.ssim_weight * (1 - structural_similarity(prediction, target))
+        raise ValueError(f"loss: {self.config.loss!r}; allowed are l1, l2 and ssim-l1")
 
     def predict_x0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """x_0 in one step from the network's ``prediction`` at x_t; float32, never clamped."""
-        if self.config.objective == "x0":
-            return prediction.float()
-        return self.predict_start_from_noise(x_t, t, prediction.float())
+        """x_0 in one step from the network's ``prediction`` at x_t; float32, never clamped.
 
-    def reference_x0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """``predict_x0`` as the published code has it: for eps, x_t - sqrt(1 - abar_t) eps is left at scale sqrt(abar_t)."""
+        With ``eps_reconstruction`` "unscaled" an eps network's x_t - sqrt(1 - abar_t) eps stays at scale sqrt(abar_t).
+        """
         if self.config.objective == "x0":
             return prediction.float()
-        return x_t - _at(self.sqrt_one_minus_alphas_cumprod, t) * prediction.float()
+        if self.config.eps_reconstruction == "exact":
+            return self.predict_start_from_noise(x_t, t, prediction.float())
+        if self.config.eps_reconstruction == "unscaled":
+            return x_t - _at(self.sqrt_one_minus_alphas_cumprod, t) * prediction.float()
+        raise ValueError(f"eps_reconstruction: {self.config.eps_reconstruction!r}; allowed are exact and unscaled")
+
+
+def structural_similarity(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean SSIM (B,) float32 of pictures (B, 1, H, W) in [0, 1], with gradient; only whole windows count.
+
+    Wang et al. 2004, "Image quality assessment", eq. 13: Gaussian window of 11 pixels and standard deviation 1.5, data
+    range 1, K1 = 0.01, K2 = 0.03. Raises ``ValueError`` for pictures smaller than the window.
+    """
+    from monai.metrics.regression import compute_ssim_and_cs  # takes seconds; only this loss needs it
+
+    if min(prediction.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM of pictures of shape {tuple(prediction.shape)}: allowed are edges of {SSIM_WINDOW} pixels or more"
+        )
+    # Variances are small differences of large means: three digits, as of TF32 and bfloat16, would be noise beside K2.
+    tf32_off = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with torch.autocast(prediction.device.type, enabled=False), tf32_off:
+        ssim, _ = compute_ssim_and_cs(
+            prediction.float(), target.float(), 2, kernel_size=(SSIM_WINDOW,) * 2, kernel_sigma=(1.5, 1.5)
+        )
+    return ssim.flatten(1).mean(1)
 
 
 def _at(values: Tensor, t: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cddpm.config import NoiseConfig
+from cddpm.models.pyramid import generator, pyramid_noise
 from cddpm.models.simplex import simplex_noise
 
 Seeds = Sequence[int] | npt.NDArray[np.int64] | Tensor
@@ -23,20 +24,27 @@ def slice_seed(seed: int, *ids: int | str) -> int:
 
 
 def noise(config: NoiseConfig, seeds: Seeds, shape: tuple[int, int]) -> Tensor:
-    """Noise (B, 1, H, W) float32 on the CPU from ``seeds`` (B,): 64-bit integers, each deciding its slice alone."""
-    numbers = np.asarray(seeds, dtype=np.int64)
+    """Noise (B, 1, H, W) float32 on the CPU from ``seeds`` (B,): 64-bit integers, each deciding its slice alone.
+
+    Equal seeds have equal fields, which are drawn once. With ``config.shared`` they are rounded to float16 (reference).
+    """
+    numbers, places = np.unique(np.asarray(seeds, dtype=np.int64), return_inverse=True)
     if config.kind == "simplex":
         fields = simplex_noise(numbers, shape, config)
     elif config.kind == "gaussian":
         fields = _gaussian(numbers, shape)
+    elif config.kind == "pyramid":
+        fields = pyramid_noise(numbers, shape, config.discount)
     else:
-        raise ValueError(f"noise kind: {config.kind!r}; allowed are simplex and gaussian")
-    return torch.from_numpy(fields).unsqueeze(1)
+        raise ValueError(f"noise kind: {config.kind!r}; allowed are simplex, gaussian and pyramid")
+    if config.shared:
+        fields = fields.astype(np.float16).astype(np.float32)
+    return torch.from_numpy(fields[places]).unsqueeze(1)
 
 
 def _gaussian(seeds: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Standard normal (B, H, W) from Philox, a counter-based generator keyed by the seed (Salmon et al. 2011)."""
+    """Standard normal (B, H, W)."""
     fields = np.empty((len(seeds), *shape), dtype=np.float32)
-    for key, field in zip(seeds.view(np.uint64), fields, strict=True):
-        np.random.Generator(np.random.Philox(key=key)).standard_normal(dtype=np.float32, out=field)
+    for seed, field in zip(seeds, fields, strict=True):
+        generator(seed).standard_normal(dtype=np.float32, out=field)
     return fields

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cddpm.config import DiffusionConfig, ModelConfig
-from cddpm.models.diffusion import Diffusion, level_index, to_signed, to_unit
+from cddpm.models.diffusion import Diffusion, level_index, structural_similarity, to_signed, to_unit
 from cddpm.models.unet import UNet
 
 T = torch.tensor([0, 499, 990])
@@ -96,11 +96,82 @@ def test_p2_weighs_each_slice_by_its_level():
 
 
 def test_the_published_eps_reconstruction_lacks_the_division():
-    diffusion = Diffusion(DiffusionConfig(objective="eps"))
+    diffusion = Diffusion(DiffusionConfig(objective="eps", eps_reconstruction="unscaled"))
     x0, noise = batch()
     scale = diffusion.sqrt_alphas_cumprod[T].view(-1, 1, 1, 1)
     x_t = diffusion.q_sample(x0, T, noise)
-    torch.testing.assert_close(diffusion.reference_x0(noise, x_t, T), x0 * scale, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(diffusion.predict_x0(noise, x_t, T), x0 * scale, rtol=1e-4, atol=1e-5)
+
+
+def test_reconstructions_of_an_x0_network_are_what_it_says():
+    diffusion = Diffusion(DiffusionConfig(eps_reconstruction="unscaled"))
+    x0, noise = batch()
+    assert torch.equal(diffusion.predict_x0(x0, noise, T), x0)
+
+
+def pictures() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two noisy pictures (2, 1, 17, 14) on the scale [-1, 1], one of them nearly flat, and predictions of them."""
+    generator = torch.Generator().manual_seed(3)
+    x0 = torch.rand(2, 1, 17, 14, generator=generator) * 2 - 1
+    x0[1] = 0.2 + 0.02 * x0[1]
+    return x0, x0 + 0.3 * torch.randn(2, 1, 17, 14, generator=generator)
+
+
+def plain_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """The definition of Wang et al. 2004 on pictures (H, W) in [0, 1], window by window."""
+    axis = np.arange(-5, 6)
+    weight = np.exp(-(axis[:, None] ** 2 + axis**2) / (2 * 1.5**2))
+    weight /= weight.sum()
+    values = []
+    for row, column in np.ndindex(a.shape[0] - 10, a.shape[1] - 10):
+        x, y = (p[row : row + 11, column : column + 11] for p in (a, b))
+        mx, my = (weight * x).sum(), (weight * y).sum()
+        vx, vy = (weight * (x - mx) ** 2).sum(), (weight * (y - my) ** 2).sum()
+        covariance = (weight * (x - mx) * (y - my)).sum()
+        luminance = (2 * mx * my + 1e-4) / (mx**2 + my**2 + 1e-4)
+        values.append(luminance * (2 * covariance + 9e-4) / (vx + vy + 9e-4))
+    return float(np.mean(values))
+
+
+def test_ssim_and_l1_follow_their_definitions_on_the_unit_scale():
+    x0, prediction = pictures()
+    diffusion = Diffusion(DiffusionConfig(loss="ssim-l1", ssim_weight=0.7, p2_gamma=1.0))
+    t = torch.tensor([100, 800])
+    images = [to_unit(p).double().numpy()[:, 0] for p in (prediction, x0)]
+    ssim = [plain_ssim(a, b) for a, b in zip(*images, strict=True)]
+    assert abs(ssim[0] - ssim[1]) > 0.1
+    expected = np.abs(images[0] - images[1]).mean((1, 2)) + 0.7 * (1 - np.array(ssim))
+    weight = 1 - diffusion.alphas_cumprod[t].numpy()
+    found = diffusion.loss(prediction, x0, torch.zeros_like(x0), t)
+    assert found.item() == pytest.approx((weight * expected).mean(), rel=1e-5)
+
+
+def test_equal_pictures_have_no_ssim_loss_and_others_a_gradient_towards_them():
+    x0, prediction = pictures()
+    diffusion, t = Diffusion(DiffusionConfig(loss="ssim-l1", ssim_weight=2.0)), torch.tensor([3, 4])
+    assert diffusion.loss(x0, x0, x0, t) == 0
+    prediction.requires_grad_()
+    loss = diffusion.loss(prediction, x0, x0, t)
+    loss.backward()
+    assert prediction.grad.isfinite().all()
+    assert prediction.grad.flatten(1).any(1).all()
+    better = prediction.detach() - 0.5 * prediction.grad
+    assert diffusion.loss(better, x0, x0, t) < loss
+
+
+def test_ssim_is_computed_in_float32_whatever_the_network_computes_in():
+    x0, prediction = pictures()
+    exact = structural_similarity(to_unit(prediction), to_unit(x0))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = structural_similarity(to_unit(prediction), to_unit(x0))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, exact)
+
+
+def test_pictures_smaller_than_the_window_are_refused():
+    x0, _ = batch()
+    with pytest.raises(ValueError, match=r"shape \(3, 1, 8, 8\): allowed are edges of 11 pixels or more"):
+        Diffusion(DiffusionConfig(loss="ssim-l1")).loss(x0, x0, x0, T)
 
 
 def test_buffers_stay_float32_and_out_of_checkpoints():
@@ -145,7 +216,7 @@ class Forward:
         x_t = diffusion.q_sample(self.x0, levels, eps)
         prediction = self.network(x_t, levels, self.condition)
         loss = diffusion.loss(prediction, self.x0, eps, levels)
-        return loss, to_unit(diffusion.reference_x0(prediction, x_t, levels))
+        return loss, to_unit(diffusion.predict_x0(prediction, x_t, levels))
 
 
 @pytest.fixture
@@ -159,7 +230,7 @@ def forward(reference_dir: Path) -> Forward:
 def test_losses_and_reconstructions_equal_the_reference(schedule, objective, forward: Forward):
     arrays, published = forward.arrays, f"fwd/{schedule}/{ {'x0': 'pred_x0', 'eps': 'pred_noise'}[objective] }"
     for kind in ("l1", "l2"):
-        config = DiffusionConfig(schedule=schedule, objective=objective, loss=kind)
+        config = DiffusionConfig(schedule=schedule, objective=objective, loss=kind, eps_reconstruction="unscaled")
         loss, reconstruction = forward(config, arrays["fwd_t"], arrays["fwd_noise"])
         assert loss.item() == pytest.approx(arrays[f"{published}/{kind}/loss"].item(), rel=1e-4)
     np.testing.assert_allclose(reconstruction, arrays[f"{published}/reco"], rtol=1e-4, atol=1e-4)

@@ -8,7 +8,7 @@ from cddpm.config import NoiseConfig
 from cddpm.models.noise import noise, slice_seed
 from cddpm.models.simplex import octave_field
 
-CONFIGS = [NoiseConfig(), NoiseConfig(standardise=True), NoiseConfig(kind="gaussian")]
+CONFIGS = [NoiseConfig(), NoiseConfig(standardise=True), NoiseConfig(kind="gaussian"), NoiseConfig(kind="pyramid")]
 SEEDS = [slice_seed(0, "subject", number) for number in range(40)]
 
 
