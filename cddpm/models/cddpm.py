@@ -13,6 +13,7 @@ from cddpm.errors import ConfigError
 from cddpm.models.condition import Condition
 from cddpm.models.diffusion import Diffusion, to_signed, to_unit
 from cddpm.models.encoder import ResNetEncoder, map_channels
+from cddpm.models.patches import crop, inside
 from cddpm.models.unet import UNet
 
 
@@ -41,6 +42,7 @@ class ConditionedDiffusion(nn.Module):
         self.unet = UNet(model, token_channels=token_channels)
         self.encoder = ResNetEncoder(encoder, model.condition_channels) if model.conditioned else None
         self.diffusion = Diffusion(diffusion)
+        self.box = (diffusion.patch.size, diffusion.patch.size)
         # Zeros are the mean of what an untrained encoder's last layer could say: a neutral start.
         dropping = diffusion.condition_dropout > 0
         self.null_condition = nn.Parameter(torch.zeros(model.condition_channels)) if dropping else None
@@ -67,15 +69,27 @@ class ConditionedDiffusion(nn.Module):
         token = self.null_token
         return Condition(self.null_condition.expand(batch, -1), None if token is None else token.expand(batch, 1, -1))
 
-    def forward(self, slices: Tensor, t: Tensor, noise: Tensor, drop: Tensor | None = None) -> Tensor:
+    def forward(
+        self, slices: Tensor, t: Tensor, noise: Tensor, drop: Tensor | None = None, corners: Tensor | None = None
+    ) -> Tensor:
         """The training loss (scalar) of ``slices`` (B, 1, H, W) in [0, 1] at ``t`` (B,) from 0 with ``noise`` like them.
 
-        Rows where ``drop`` (B,) bool is true see the null condition. Raises ``ConfigError`` if there is none.
+        Rows where ``drop`` (B,) bool is true see the null condition. With ``corners`` (B, 2) only the box of each slice is
+        noised, and the loss is that of the box (Behrendt et al. 2023). Raises ``ConfigError`` if there is no null condition.
         """
         x0 = to_signed(slices)
         condition = self._dropped(self.condition(slices), drop)
-        prediction = self.restore(self.diffusion.q_sample(x0, t, noise), t, condition)
+        prediction = self.restore(self._noised(x0, t, noise, corners), t, condition)
+        if corners is not None:
+            prediction, x0, noise = (crop(images, corners, self.box) for images in (prediction, x0, noise))
         return self.diffusion.loss(prediction, x0, noise, t)
+
+    def _noised(self, x0: Tensor, t: Tensor, noise: Tensor, corners: Tensor | None) -> Tensor:
+        x_t = self.diffusion.q_sample(x0, t, noise)
+        if corners is None:
+            return x_t
+        height, width = x0.shape[2:]
+        return torch.where(inside(corners, self.box, (height, width)), x_t, x0)
 
     def restore(self, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
         """What the U-Net predicts, x_0 or eps on the diffusion's scale, from ``x_t`` (B, 1, H, W) at ``t`` (B,)."""
@@ -93,12 +107,15 @@ class ConditionedDiffusion(nn.Module):
         # Both sides enter the graph even when no row is dropped: under DDP each parameter needs a gradient in each step.
         return condition.replaced(drop, null)
 
-    def predict_x0(self, slices: Tensor, t: Tensor, noise: Tensor, condition: Condition | None) -> Tensor:
+    def predict_x0(
+        self, slices: Tensor, t: Tensor, noise: Tensor, condition: Condition | None, corners: Tensor | None = None
+    ) -> Tensor:
         """One step: noise ``slices`` (B, 1, H, W) to ``t`` (B,) and predict them back, on the scale [0, 1], never clamped.
 
-        ``condition`` is ``condition(slices)``, ``null(B)``, a scaled one, or None for a plain DDPM.
+        ``condition`` is ``condition(slices)``, ``null(B)``, a scaled one, or None for a plain DDPM. With ``corners`` (B, 2)
+        only the box of each slice is noised, and only there does the result mean anything.
         """
-        x_t = self.diffusion.q_sample(to_signed(slices), t, noise)
+        x_t = self._noised(to_signed(slices), t, noise, corners)
         return to_unit(self.diffusion.predict_x0(self.restore(x_t, t, condition), x_t, t))
 
 
