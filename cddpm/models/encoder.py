@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from cddpm.config import EncoderConfig
 from cddpm.errors import ArtifactError
-from cddpm.models.sparse import SiteNorm, VisibleSites, normalise
+from cddpm.models.batch_norm import BatchNorm
+from cddpm.models.sparse import VisibleSites, normalise
 
 BLOCKS = {
     "resnet18": (2, 2, 2, 2),
@@ -54,9 +55,9 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, planes: int, stride: int, p: float) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
-        self.bn1 = SiteNorm(planes)
+        self.bn1 = BatchNorm(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
-        self.bn2 = SiteNorm(planes)
+        self.bn2 = BatchNorm(planes)
         self.drop_path = DropPath(p)
         self.downsample = _projection(inputs, planes, stride)
 
@@ -76,11 +77,11 @@ class Bottleneck(nn.Module):
         super().__init__()
         outputs = planes * self.expansion
         self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
-        self.bn1 = SiteNorm(planes)
+        self.bn1 = BatchNorm(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
-        self.bn2 = SiteNorm(planes)
+        self.bn2 = BatchNorm(planes)
         self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
-        self.bn3 = SiteNorm(outputs)
+        self.bn3 = BatchNorm(outputs)
         self.drop_path = DropPath(p)
         self.downsample = _projection(inputs, outputs, stride)
 
@@ -95,14 +96,14 @@ class Bottleneck(nn.Module):
 def _projection(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and inputs == outputs:
         return None
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), SiteNorm(outputs))
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm(outputs))
 
 
 def _shortcut(downsample: nn.Sequential | None, x: Tensor, visible: VisibleSites | None) -> Tensor:
     if downsample is None:
         return x
     norm = downsample[1]
-    assert isinstance(norm, SiteNorm)  # made by _projection
+    assert isinstance(norm, BatchNorm)  # made by _projection
     return normalise(norm, downsample[0](x), visible)
 
 
@@ -124,7 +125,7 @@ class ResNetTrunk(nn.Module):
         self.channels = map_channels(config)
         """Channels of the four feature maps, from the largest map to the smallest."""
         self.conv1 = nn.Conv2d(1, config.width, 7, 2, 3, bias=False)
-        self.bn1 = SiteNorm(config.width)
+        self.bn1 = BatchNorm(config.width)
         self.layer1, self.layer2, self.layer3, self.layer4 = _stages(config)
         _initialise(self)
 

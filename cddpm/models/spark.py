@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from cddpm.config import EncoderConfig
 from cddpm.errors import ConfigError
+from cddpm.models.batch_norm import BatchNorm
 from cddpm.models.encoder import ResNetTrunk
-from cddpm.models.sparse import SiteNorm, VisibleSites, normalise
+from cddpm.models.sparse import VisibleSites, normalise
 
 UNREAD = ("imn_m", "imn_s", "norm_black")
 """Display constants in published states; nothing computes with them."""
@@ -48,7 +49,7 @@ class SparK(nn.Module):
         self.sparse_encoder = nn.ModuleDict({"sp_cnn": trunk})
         self.dense_decoder = Decoder(decoder_width, self.patch)
         widths = trunk.channels[::-1]
-        self.en_de_norms = nn.ModuleList(SiteNorm(width) for width in widths)
+        self.en_de_norms = nn.ModuleList(BatchNorm(width) for width in widths)
         self.en_de_lins = nn.ModuleList(
             nn.Conv2d(width, decoder_width // 2**i, kernel, 1, kernel // 2)
             for i, (width, kernel) in enumerate(zip(widths, (1, 3, 3, 3), strict=True))
@@ -105,7 +106,7 @@ class SparK(nn.Module):
         """Fill hidden sites with the mask token and bring each map to the decoder's width (Tian et al. 2023, section 3.2)."""
         dense = []
         for x, norm, token, lin in zip(maps, self.en_de_norms, self.mask_tokens, self.en_de_lins, strict=True):
-            assert isinstance(norm, SiteNorm)  # made in the constructor
+            assert isinstance(norm, BatchNorm)  # made in the constructor
             x = normalise(norm, x, visible)
             dense.append(lin(torch.where(visible.mask(x.shape[2], x.shape[3]), x, token.to(x.dtype))))
         return dense
@@ -166,10 +167,10 @@ class UpBlock(nn.Module):
         self.up = nn.ConvTranspose2d(width, width, 4, 2, 1)
         pair = nn.Sequential(
             nn.Conv2d(width, width, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(width),
+            BatchNorm(width),
             nn.ReLU6(),
             nn.Conv2d(width, width // 2, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(width // 2),
+            BatchNorm(width // 2),
         )
         self.conv = nn.Sequential(nn.Sequential(OrderedDict(b=pair)))  # nested for the names of published weights
 

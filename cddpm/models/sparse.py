@@ -9,7 +9,9 @@ feature map: no global state, so copies, DDP and nested calls need no care.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from cddpm.models.batch_norm import BatchNorm
 
 
 class VisibleSites:
@@ -52,19 +54,11 @@ class VisibleSites:
         return self.active.repeat_interleave(height // rows, 2).repeat_interleave(width // columns, 3)
 
 
-class SiteNorm(nn.BatchNorm2d):
-    """Batch normalisation of feature maps (B, C, H, W), or of the visible sites alone as a list (L, C)."""
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.ndim not in (2, 4):
-            raise ValueError(f"input of shape {tuple(x.shape)}; (B, C, H, W) or (L, C) is needed")
-
-
-def normalise(norm: SiteNorm, x: Tensor, visible: VisibleSites | None) -> Tensor:
+def normalise(norm: BatchNorm, x: Tensor, visible: VisibleSites | None) -> Tensor:
     """Apply ``norm`` to the visible sites of ``x`` (B, C, H, W) alone and set the others to zero; to all if None.
 
     Statistics and running buffers count visible sites only. What stands at hidden sites of ``x`` has no influence on
-    values or gradients, so a convolution before it needs no mask of its own. Under DDP the statistics are local.
+    values or gradients, so a convolution before it needs no mask of its own. Under DDP the sites of all processes count.
     """
     if visible is None:
         dense: Tensor = norm(x)

@@ -25,10 +25,13 @@ class Ranks:
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """``module`` with gradients averaged over the processes."""
+        """``module`` with gradients averaged over the processes.
+
+        Its buffers are not sent: ``models.batch_norm`` keeps them equal on all.
+        """
         if self.world == 1:
             return module
-        return DistributedDataParallel(module, gradient_as_bucket_view=True)
+        return DistributedDataParallel(module, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
     def share(self, value: Any) -> Any:
         """The first process's ``value``, on every process (any picklable object)."""

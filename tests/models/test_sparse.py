@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cddpm.models.sparse import SiteNorm, VisibleSites, normalise
+from cddpm.models.batch_norm import BatchNorm
+from cddpm.models.sparse import VisibleSites, normalise
 
 
 @pytest.fixture
@@ -33,12 +34,12 @@ def test_other_shapes_and_types_are_refused(active: Tensor) -> None:
 
 def test_nothing_visible_is_refused() -> None:
     with pytest.raises(ValueError, match="no patch is visible"):
-        normalise(SiteNorm(3), torch.rand(1, 3, 4, 4), VisibleSites(torch.zeros(1, 1, 2, 2, dtype=torch.bool)))
+        normalise(BatchNorm(3), torch.rand(1, 3, 4, 4), VisibleSites(torch.zeros(1, 1, 2, 2, dtype=torch.bool)))
 
 
 def test_statistics_count_visible_sites_only() -> None:
     x = torch.tensor([[[[1.0, 3.0], [99.0, -99.0]]]])
-    norm = SiteNorm(1)
+    norm = BatchNorm(1)
     y = normalise(norm, x, VisibleSites(torch.tensor([[[[True, True], [False, False]]]])))
     torch.testing.assert_close(y, torch.tensor([[[[-1.0, 1.0], [0.0, 0.0]]]]), atol=1e-4, rtol=0)
     torch.testing.assert_close(norm.running_mean, torch.tensor([0.2]))  # 0.1 * 2
@@ -51,7 +52,7 @@ def test_all_visible_is_the_dense_layer(training: bool) -> None:
     x = torch.randn(2, 5, 8, 8, requires_grad=True)
     weight = torch.randn(2, 5, 8, 8)
     dense = nn.BatchNorm2d(5).train(training)
-    sparse = SiteNorm(5).train(training)
+    sparse = BatchNorm(5).train(training)
     expected = dense(x)
     found = normalise(sparse, x, VisibleSites(torch.ones(2, 1, 2, 2, dtype=torch.bool)))
     torch.testing.assert_close(found, expected)
@@ -63,7 +64,7 @@ def test_all_visible_is_the_dense_layer(training: bool) -> None:
 
 def test_hidden_sites_have_no_influence(checkerboard: VisibleSites) -> None:
     x = torch.randn(2, 3, 4, 4, requires_grad=True)
-    norm = SiteNorm(3)
+    norm = BatchNorm(3)
     y = normalise(norm, x, checkerboard)
     y.square().mul(torch.randn(2, 3, 4, 4)).sum().backward()
     hidden = ~checkerboard.mask(4, 4).expand_as(x)
@@ -71,12 +72,12 @@ def test_hidden_sites_have_no_influence(checkerboard: VisibleSites) -> None:
     assert x.grad is not None
     assert not x.grad[hidden].any()
     changed = torch.where(hidden, 1e6, x.detach())
-    torch.testing.assert_close(normalise(SiteNorm(3), changed, checkerboard), y.detach())
+    torch.testing.assert_close(normalise(BatchNorm(3), changed, checkerboard), y.detach())
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_gradient_against_float64_differences(checkerboard: VisibleSites, layout: torch.memory_format) -> None:
-    norm = SiteNorm(3).double()
+    norm = BatchNorm(3).double()
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
     y = normalise(norm, x, checkerboard)
     assert y.is_contiguous(memory_format=layout)
@@ -84,13 +85,13 @@ def test_gradient_against_float64_differences(checkerboard: VisibleSites, layout
 
 
 def test_copies_share_nothing() -> None:
-    norm = SiteNorm(2)
+    norm = BatchNorm(2)
     twin = copy.deepcopy(norm)
     normalise(twin, torch.rand(1, 2, 2, 2), VisibleSites(torch.ones(1, 1, 1, 1, dtype=torch.bool)))
     assert twin.num_batches_tracked == 1
     assert norm.num_batches_tracked == 0
 
 
-def test_site_norm_refuses_other_shapes() -> None:
+def test_the_norm_refuses_other_shapes() -> None:
     with pytest.raises(ValueError, match="input of shape"):
-        SiteNorm(2)(torch.rand(1, 2, 3))
+        BatchNorm(2)(torch.rand(1, 2, 3))
