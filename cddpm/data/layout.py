@@ -1,4 +1,4 @@
-"""DATA_DIR in the published layout: which scans there are, and to which split each belongs.
+"""Which scans there are, and to which split each belongs: DATA_DIR in the published layout, or a table of own data sets.
 
 ::
 
@@ -6,24 +6,25 @@
 
 Split files: ``<healthy>_train_fold<k>.csv``, ``<healthy>_val_fold<k>.csv``, ``<healthy>_test.csv``, and per unhealthy data
 set ``<name>_val.csv``, ``<name>_test.csv``. ``avail_<modality>.csv`` limits the healthy scans. The published files are not
-clean: scans stand twice in one file (read once), and subjects of the test split stand in training (``data.splits``).
+clean: scans stand twice in one file, and subjects of the test split stand in training (``data.splits``).
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cddpm.config import DataConfig
 from cddpm.data.finding import Finding, refuse_errors
-from cddpm.data.split import ScanRow, Split, SplitFile, available_names, nearest, read_split
+from cddpm.data.leaks import key_of, names, treat_leaks
+from cddpm.data.split import ScanRow, SplitFile, available_names, nearest, read_split
+from cddpm.data.table import read_table
 from cddpm.errors import DataError
 
-__all__ = ["Layout", "ScanRow", "find_root", "read_layout", "scan_layout"]
+__all__ = ["Layout", "ScanRow", "clean_rows", "find_root", "read_layout", "read_parts", "root_of", "scan_layout"]
 
-_HELD_OUT: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
-_SHOWN = 5
+Parts = dict[SplitFile, list[ScanRow]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,22 @@ class Layout:
     def volumes(self) -> list[ScanRow]:
         """The first row of every scan, in the order of the files: what is to be read, once."""
         return list({(row.dataset, row.subject): row for row in reversed(self.rows)}.values())[::-1]
+
+
+def root_of(data: DataConfig) -> Path:
+    """The folder that paths of scans are relative to: with a table ``data_dir`` or the table's own folder, else ``find_root``.
+
+    Raises ``DataError`` when it is not there, or when neither ``data_dir`` nor ``table`` is set.
+    """
+    if data.table is not None:
+        if data.data_dir is not None and not data.data_dir.is_dir():
+            raise DataError(
+                f"{data.data_dir}: no such folder; paths in {data.table.name} are relative to data.data_dir"
+            )
+        return data.data_dir or data.table.parent
+    if data.data_dir is None:
+        raise DataError("data.data_dir: not set; name the folder with Train, Test and splits, or a table (data.table)")
+    return find_root(data.data_dir)
 
 
 def find_root(data_dir: Path) -> Path:
@@ -57,7 +74,7 @@ def find_root(data_dir: Path) -> Path:
 
 
 def read_layout(data: DataConfig, root: Path) -> Layout:
-    """Rows of all splits that ``data`` names, ready to use. Raises ``DataError`` listing every fault of the split files."""
+    """Rows of all splits that ``data`` names, ready to use. Raises ``DataError`` listing every fault of the tables."""
     layout = scan_layout(data, root)
     refuse_errors(layout.findings)
     return layout
@@ -65,23 +82,39 @@ def read_layout(data: DataConfig, root: Path) -> Layout:
 
 def scan_layout(data: DataConfig, root: Path) -> Layout:
     """As ``read_layout``, but faults are kept as findings."""
-    files, findings = _find_files(data, root)
+    parts, findings = read_parts(data, root)
     rows: list[ScanRow] = []
-    everything: list[ScanRow] = []
+    for file, named in parts.items():
+        kept, told = _without_repeats(data, file, named)
+        findings += [*told, *_row_faults(data, file, kept)]
+        rows += kept
+    findings += _conflicts(row for named in parts.values() for row in named)
+    if data.table is None:
+        rows, told = _available(data, root, rows)
+        findings += told
+    rows, told = treat_leaks(data, list(parts), rows)
+    findings += [*told, *_empty_splits(data, list(parts), rows)]
+    return Layout(root, tuple(rows), tuple(findings))
+
+
+def read_parts(data: DataConfig, root: Path) -> tuple[Parts, list[Finding]]:
+    """The rows of every split that ``data`` names as they stand, repeats and leaks included, and faults of single rows."""
+    if data.table is not None:
+        return read_table(data, root)
+    parts: Parts = {}
+    files, findings = _find_files(data, root)
     for file in files:
         found = list(read_split(file, root, data.modality))
         findings += [f for f in found if isinstance(f, Finding)]
-        named = [r for r in found if isinstance(r, ScanRow)]
-        kept, told = _without_repeats(file, named)
-        findings += [*told, *_row_faults(data, file, kept)]
-        rows += kept
-        everything += named
-    findings += _conflicts(everything)
-    rows, told = _available(data, root, rows)
-    findings += told
-    rows, told = _without_leaks(data, files, rows)
-    findings += [*told, *_empty_splits(files, rows)]
-    return Layout(root, tuple(rows), tuple(findings))
+        parts[file] = [r for r in found if isinstance(r, ScanRow)]
+    return parts, findings
+
+
+def clean_rows(data: DataConfig, parts: Parts) -> list[ScanRow]:
+    """What ``data.splits: clean`` leaves of ``parts``, whatever the modality: every scan once, no subject in two splits."""
+    clean = data.model_copy(update={"splits": "clean"})
+    rows = [row for file, named in parts.items() for row in _without_repeats(clean, file, named)[0]]
+    return treat_leaks(clean, list(parts), rows)[0]
 
 
 def _find_files(data: DataConfig, root: Path) -> tuple[list[SplitFile], list[Finding]]:
@@ -114,22 +147,23 @@ def _wanted_files(data: DataConfig, folder: Path, there: list[str]) -> Iterator[
         yield SplitFile(folder / f"{name}_test.csv", name, "test", None)
 
 
-def _without_repeats(file: SplitFile, rows: list[ScanRow]) -> tuple[list[ScanRow], list[Finding]]:
+def _without_repeats(data: DataConfig, file: SplitFile, rows: list[ScanRow]) -> tuple[list[ScanRow], list[Finding]]:
+    """The first row of every scan; published training splits keep them all, as every row of theirs is drawn each epoch."""
     by_subject: defaultdict[str, list[ScanRow]] = defaultdict(list)
     for row in rows:
         by_subject[row.subject].append(row)
     repeated = {name: same for name, same in by_subject.items() if len(same) > 1}
+    keep = data.splits == "published" and file.split == "train"
     findings: list[Finding] = []
     if repeated:
         extra = sum(len(same) - 1 for same in repeated.values())
-        found = f"{extra} rows repeat a scan ({_names(list(repeated))})"
-        findings.append(
-            Finding("warning", "duplicate-row", str(file.path), found, "each scan is used once, with its first row")
-        )
-    return [same[0] for same in by_subject.values()], findings
+        found = f"{file.prefix}{extra} rows repeat a scan ({names(repeated)})"
+        once, often = "each scan is used once, with its first row", "kept: trained on as often (data.splits: published)"
+        findings.append(Finding("warning", "duplicate-row", str(file.path), found, often if keep else once))
+    return rows if keep else [same[0] for same in by_subject.values()], findings
 
 
-def _conflicts(rows: list[ScanRow]) -> Iterator[Finding]:
+def _conflicts(rows: Iterable[ScanRow]) -> Iterator[Finding]:
     first: dict[tuple[str, str], ScanRow] = {}
     told = set()
     for row in rows:
@@ -158,10 +192,13 @@ def _row_faults(data: DataConfig, file: SplitFile, rows: list[ScanRow]) -> Itera
                 "healthy splits hold label 0 only; the model must not see anomalies",
             )
         if row.label != 0 and row.segmentation is None:
-            found = f"no seg_path for {row.subject} with label {row.label}"
+            column = "seg_path" if data.table is None else "segmentation"
+            found = f"no {column} for {row.subject} with label {row.label}"
             yield Finding(
                 "error", "no-segmentation", row.source, found, "a scan with an anomaly needs its segmentation"
             )
+    if data.table is not None:
+        return
     unnamed = [row for row in rows if data.modality not in (*row.image.parts, *re.split(r"[_.]", row.image.name))]
     if unnamed and data.modality != "t1":
         found = f"{len(unnamed)} paths name no modality, e.g. {unnamed[0].image.name}"
@@ -174,73 +211,19 @@ def _available(data: DataConfig, root: Path, rows: list[ScanRow]) -> tuple[list[
     if not path.exists():
         return rows, []
     try:
-        names = available_names(path)
+        present = available_names(path)
     except (OSError, UnicodeDecodeError) as error:
         found = f"cannot be read ({error})"
         return rows, [
             Finding("error", "split-file", str(path), found, "a CSV table with file names in its last column is needed")
         ]
-    return [row for row in rows if row.dataset != data.healthy or row.subject in names], []
+    return [row for row in rows if row.dataset != data.healthy or row.subject in present], []
 
 
-def _without_leaks(
-    data: DataConfig, files: list[SplitFile], rows: list[ScanRow]
-) -> tuple[list[ScanRow], list[Finding]]:
-    """Subjects (and image files) of a split that are also held out in a later one: test before validation before training."""
-    held = _held_out(rows)
-    leaks: defaultdict[tuple[str, Split, int | None], list[tuple[ScanRow, ScanRow]]] = defaultdict(list)
-    for row in rows:
-        others = [h for key in _keys(row) for h in held[key] if _held_against(h, row)]
-        if others:
-            last = max(others, key=lambda h: _HELD_OUT[h.split])
-            leaks[row.dataset, row.split, row.fold].append((row, last))
-    keys = [(file, (file.dataset, file.split, file.fold)) for file in files]
-    findings = [_leak(data, file, leaks[key]) for file, key in keys if key in leaks]
-    dropped = {id(row) for pairs in leaks.values() for row, _ in pairs} if data.splits == "clean" else set()
-    return [row for row in rows if id(row) not in dropped], findings
-
-
-def _held_out(rows: list[ScanRow]) -> defaultdict[str, list[ScanRow]]:
-    held: defaultdict[str, list[ScanRow]] = defaultdict(list)
-    for row in rows:
-        if row.split != "train":
-            for key in _keys(row):
-                held[key].append(row)
-    return held
-
-
-def _keys(row: ScanRow) -> tuple[str, str]:
-    return f"{row.dataset}/{row.subject}", str(row.image)
-
-
-def _held_against(held: ScanRow, row: ScanRow) -> bool:
-    same_fold = held.fold is None or row.fold is None or held.fold == row.fold
-    return same_fold and _HELD_OUT[held.split] > _HELD_OUT[row.split]
-
-
-def _leak(data: DataConfig, file: SplitFile, pairs: list[tuple[ScanRow, ScanRow]]) -> Finding:
-    others = sorted({Path(other.source.rpartition(":")[0]).name for _, other in pairs})
-    found = f"{len(pairs)} subjects are also in {', '.join(others)} ({_names([row.subject for row, _ in pairs])})"
-    match data.splits:
-        case "clean":
-            return Finding("warning", "leak", str(file.path), found, f"dropped from {file.split} (data.splits: clean)")
-        case "published":
-            return Finding("warning", "leak", str(file.path), found, f"kept in {file.split} (data.splits: published)")
-        case "strict":
-            allowed = "a subject may be in one split only; remove the rows or set data.splits: clean"
-            return Finding("error", "leak", str(file.path), found, allowed)
-    raise AssertionError(data.splits)
-
-
-def _empty_splits(files: list[SplitFile], rows: list[ScanRow]) -> Iterator[Finding]:
-    there = {(row.dataset, row.split, row.fold) for row in rows}
+def _empty_splits(data: DataConfig, files: list[SplitFile], rows: list[ScanRow]) -> Iterator[Finding]:
+    there = {key_of(row) for row in rows}
     for file in files:
-        if (file.dataset, file.split, file.fold) not in there:
-            yield Finding(
-                "error", "empty-split", str(file.path), "no usable scan", "each split needs at least one scan"
-            )
-
-
-def _names(subjects: list[str]) -> str:
-    rest = len(subjects) - _SHOWN
-    return ", ".join(subjects[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+        if key_of(file) not in there:
+            more = "" if data.table is None else f" (modality {data.modality})"
+            found = f"{file.prefix}no usable scan{more}"
+            yield Finding("error", "empty-split", str(file.path), found, "each split needs at least one scan")

@@ -23,12 +23,28 @@ _MODALITY = re.compile(r"_(t1|t2|t1ce|t1c|t1w|t2w|flair|pd)$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class SplitFile:
-    """One table: ``dataset`` and ``split`` it belongs to, ``fold`` if it is one of several."""
+    """One table, or one part of a table of own data sets: ``dataset`` and ``split`` it belongs to, ``fold`` if it has one."""
 
     path: Path
     dataset: str
     split: Split
     fold: int | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file holds this split alone, as published split files do."""
+        return self.path.name.startswith(f"{self.dataset}_{self.split}")
+
+    @property
+    def title(self) -> str:
+        """``IXI_train_fold0.csv``, or ``IXI train fold 0`` of a table that holds more."""
+        fold = "" if self.fold is None else f" fold {self.fold}"
+        return self.path.name if self.whole else f"{self.dataset} {self.split}{fold}"
+
+    @property
+    def prefix(self) -> str:
+        """How a finding about this split begins: its title, unless the file's name says it."""
+        return "" if self.whole else f"{self.title}: "
 
 
 @dataclass(frozen=True)
@@ -91,6 +107,19 @@ def rewrite_modality(path: str, modality: str) -> str:
     return str(PurePosixPath(*folders, stem + suffix))
 
 
+def fill_modality(path: str, modality: str) -> str:
+    """``path`` of a table with the modality in place of ``{modality}``."""
+    return path.replace("{modality}", modality)
+
+
+def split_of(text: str) -> Split | None:
+    """The split that ``text`` names, or None."""
+    match text:
+        case "train" | "val" | "test":
+            return text
+    return None
+
+
 def existing_form(path: Path) -> Path:
     """``path``, or its ``.nii`` / ``.nii.gz`` twin if only that exists."""
     twin = path.with_name(path.name.removesuffix(".gz") if path.suffix == ".gz" else f"{path.name}.gz")
@@ -124,7 +153,7 @@ def _read_record(
         )
         return
     text = {column: record[column].strip() for column in COLUMNS}
-    faults = list(_record_faults(source, text))
+    faults = [*_path_faults(source, text), *value_faults(source, text["label"], text["age"])]
     yield from faults
     if not faults:
         yield ScanRow(
@@ -132,8 +161,8 @@ def _read_record(
             subject=subject_name(text["img_name"]),
             split=file.split,
             fold=file.fold,
-            label=int(_number(text["label"]) or 0),
-            age=_number(text["age"]),
+            label=int(number(text["label"]) or 0),
+            age=number(text["age"]),
             image=_locate(root, rewrite_modality(text["img_path"], modality)),
             mask=_locate(root, text["mask_path"]),
             segmentation=_locate(root, text["seg_path"]) if text["seg_path"] else None,
@@ -141,7 +170,7 @@ def _read_record(
         )
 
 
-def _record_faults(source: str, text: dict[str, str]) -> Iterator[Finding]:
+def _path_faults(source: str, text: dict[str, str]) -> Iterator[Finding]:
     for column in ("img_name", "img_path", "mask_path"):
         if not text[column]:
             yield Finding("error", "row", source, f"'{column}' is empty", "each row names its scan and its brain mask")
@@ -149,15 +178,18 @@ def _record_faults(source: str, text: dict[str, str]) -> Iterator[Finding]:
         if ".." in PurePosixPath(text[column]).parts:
             found = f"{column} '{text[column]}' leaves the data folder"
             yield Finding("error", "row", source, found, "paths are relative to DATA_DIR, without '..'")
-    if _number(text["label"]) not in (0.0, 1.0):
-        yield Finding(
-            "error", "row", source, f"label '{text['label']}'", "allowed are 0 (healthy) and 1 (with anomaly)"
-        )
-    if text["age"].lower() not in ("", "nan") and _number(text["age"]) is None:
-        yield Finding("error", "row", source, f"age '{text['age']}'", "allowed is a number of years or nothing")
 
 
-def _number(text: str) -> float | None:
+def value_faults(source: str, label: str, age: str) -> Iterator[Finding]:
+    """What is wrong with the texts of a label and an age."""
+    if number(label) not in (0.0, 1.0):
+        yield Finding("error", "row", source, f"label '{label}'", "allowed are 0 (healthy) and 1 (with anomaly)")
+    if age.lower() not in ("", "nan") and number(age) is None:
+        yield Finding("error", "row", source, f"age '{age}'", "allowed is a number of years or nothing")
+
+
+def number(text: str) -> float | None:
+    """The finite number that ``text`` is, or None."""
     try:
         value = float(text)
     except ValueError:

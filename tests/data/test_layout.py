@@ -84,6 +84,17 @@ def test_repeated_rows_are_told_and_read_once(tiny: TinyData) -> None:
     assert next(r.age for r in layout.rows if r.subject == "IXI005-HH-5") == 38.9
 
 
+def test_published_training_keeps_its_repeated_rows(tiny: TinyData) -> None:
+    for name in ("IXI_train_fold0", "IXI_test"):
+        rows = tiny.rows(name)
+        tiny.write_rows(name, [*rows, rows[0], rows[0]])
+    layout = read_layout(with_splits(tiny, "published"), tiny.root)
+    assert Counter(subjects(layout, "train", 0)) == {"IXI001-HH-1": 3, "IXI002-HH-2": 1, "IXI003-HH-3": 1}
+    assert subjects(layout, "test") == ["IXI005-HH-5", "IXI006-HH-6"]  # scored once
+    assert codes(layout) == {("warning", "duplicate-row"): 2}
+    assert len(layout.volumes()) == 9
+
+
 def test_one_subject_with_two_meanings_is_an_error(tiny: TinyData) -> None:
     rows = tiny.rows("IXI_train_fold1")
     rows[0]["mask_path"] = rows[1]["mask_path"]
@@ -175,7 +186,8 @@ def test_real_split_files_are_read_and_their_leaks_found(published: Path) -> Non
     layout = read_layout(DataConfig(splits="published", modality="t1"), published)
     held = set(subjects(layout, "test"))
     assert [len(held & set(subjects(layout, "train", k))) for k in range(5)] == [9, 9, 9, 7, 8]
-    assert [len(subjects(layout, "train", k)) for k in range(5)] == [374, 374, 376, 377, 377]
+    assert [len(subjects(layout, "train", k)) for k in range(5)] == [387] * 5  # as published: with its repeats
+    assert [len(set(subjects(layout, "train", k))) for k in range(5)] == [374, 374, 376, 377, 377]
     assert len(held) == 157
     assert codes(layout) == {("warning", "duplicate-row"): 6, ("warning", "leak"): 7}
 
