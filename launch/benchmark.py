@@ -5,12 +5,11 @@ python launch/benchmark.py --config tune_configs/benchmark.yaml [--data-dir DIR]
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from cddpm.config import BenchmarkConfig, ExperimentConfig, load_benchmark
 from cddpm.shell import guarded, overrides, whole_numbers
 
 
@@ -35,23 +34,16 @@ def main(
         "evaluation.folds": whole_numbers("--folds", folds),
         "tracking.uri": tracking_uri,
     }
-    _benchmark(*load_benchmark(config, overrides(given, setting or [])), resume, address, Console())
+    _benchmark(config, overrides(given, setting or []), resume, address, Console())
 
 
-def _benchmark(
-    benchmark: BenchmarkConfig,
-    methods: dict[str, list[ExperimentConfig]],
-    resume: bool,
-    address: str | None,
-    console: Console,
-) -> None:
-    from cddpm.evaluation import driver, report
+def _benchmark(config: Path, values: dict[str, Any], resume: bool, address: str | None, console: Console) -> None:
+    from cddpm.evaluation import driver, plan, report
     from cddpm.search.display import Display
 
-    plan = driver.Plan("benchmark", benchmark.name, methods, benchmark.compared_with or list(methods)[-1])
-    report.opening(plan.methods, plan.folds, console)
-    summary = driver.run(plan, resume, address, Display(console, "run"))
-    report.closing(summary.folder, summary.files, summary.undelivered, console)
+    asked = plan.benchmark(config, values)
+    report.opening(asked, console)
+    report.closing(driver.run(asked, resume, address, Display(console, "run")), console)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ python launch/evaluate.py --config tune_configs/ddpm.yaml [--data-dir DIR] [--fo
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from cddpm.config import ExperimentConfig, load
 from cddpm.shell import guarded, overrides, whole_numbers
 
 
@@ -35,17 +34,16 @@ def main(
         "evaluation.folds": whole_numbers("--folds", folds),
         "tracking.uri": tracking_uri,
     }
-    _evaluate(load(config, overrides(given, setting or [])), resume, address, Console())
+    _evaluate(config, overrides(given, setting or []), resume, address, Console())
 
 
-def _evaluate(config: ExperimentConfig, resume: bool, address: str | None, console: Console) -> None:
-    from cddpm.evaluation import driver, report
+def _evaluate(config: Path, values: dict[str, Any], resume: bool, address: str | None, console: Console) -> None:
+    from cddpm.evaluation import driver, plan, report
     from cddpm.search.display import Display
 
-    plan = driver.Plan("evaluation", config.name, {config.name: [config]}, config.name)
-    report.opening(plan.methods, plan.folds, console)
-    summary = driver.run(plan, resume, address, Display(console, "run"))
-    report.closing(summary.folder, summary.files, summary.undelivered, console)
+    asked = plan.evaluation(config, values)
+    report.opening(asked, console)
+    report.closing(driver.run(asked, resume, address, Display(console, "run")), console)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from cddpm.config import Choice, ExperimentConfig, Float, Integer, load, parse, 
 from cddpm.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted((ROOT / "tune_configs").glob("*.yaml"))
+FILES = sorted(p for p in (ROOT / "tune_configs").glob("*.yaml") if not p.name.startswith("benchmark"))
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +110,30 @@ ONE_FAULT = [
     (
         {"model.conditioned": False, "diffusion.condition_dropout": 0.1},
         "diffusion.condition_dropout: 0.1: a model without condition",
+    ),
+    (
+        {"model.conditioned": False, "reconstruction.guide": "ddpm"},
+        "reconstruction.guide: 'ddpm' needs a model with condition",
+    ),
+    (
+        {"model.conditioned": False, "reconstruction.embedding_scale": 2},
+        "reconstruction.embedding_scale: 2.0: a model without condition",
+    ),
+    (
+        {"model.conditioned": False, "model.conditioning": "cross-attention"},
+        "model.conditioning: 'cross-attention' needs a model with condition",
+    ),
+    (
+        {"diffusion.loss": "ssim-l1", "diffusion.objective": "eps"},
+        "diffusion.loss: 'ssim-l1' compares pictures; with diffusion.objective 'eps' only l1 and l2 are allowed",
+    ),
+    (
+        {"diffusion.patch.enabled": True, "diffusion.patch.size": 97},
+        "diffusion.patch.size: 97: allowed is up to 96, the slice's edge",
+    ),
+    (
+        {"diffusion.patch.enabled": True, "diffusion.patch.overlap": 48},
+        "diffusion.patch.overlap: 48: allowed is less than diffusion.patch.size (48)",
     ),
     ({"scoring.operating_point": "fixed"}, "scoring.threshold: missing; operating_point 'fixed' needs a number"),
     ({"scoring.threshold": 0.5}, "scoring.threshold: 0.5 would be ignored; only operating_point 'fixed' reads it"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cddpm import config as configuration
-from cddpm.config import ExperimentConfig, field_paths
+from cddpm.config import BenchmarkConfig, CohortConfig, ExperimentConfig, MethodConfig, field_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 MISSED = re.compile(
@@ -133,6 +133,7 @@ def test_a_name_that_is_read_of_another_section_does_not_count(missed: set[tuple
 
 def test_all_settings_are_looked_at() -> None:
     """Both ways to list the settings agree: by dotted path, and by section."""
-    names = {path.rsplit(".", 1)[-1] for path in field_paths(ExperimentConfig)}
+    plans = (ExperimentConfig, BenchmarkConfig, CohortConfig, MethodConfig)
+    names = {path.rsplit(".", 1)[-1] for plan in plans for path in field_paths(plan)}
     listed = set().union(*declared().values()) - {"float", "int", "choice", "log", "step"}
     assert names == listed

@@ -4,9 +4,9 @@ A file in ``tune_configs/`` is an ``ExperimentConfig`` as YAML. ``load`` reads o
 lists all faults at once, each with file, dotted path, value and what is allowed.
 """
 
-from cddpm.config.benchmark import BenchmarkConfig, CohortConfig, MethodConfig, load_benchmark
+from cddpm.config.benchmark import BenchmarkConfig, CohortConfig, MethodConfig
 from cddpm.config.experiment import FIELDS, ExperimentConfig
-from cddpm.config.loading import load, override, parse, resolve_paths, to_dict, with_values
+from cddpm.config.loading import explain, load, override, parse, read_yaml, resolve_paths, to_dict, with_values
 from cddpm.config.paths import field_paths
 from cddpm.config.sections import (
     AugmentationConfig,
@@ -58,11 +58,12 @@ __all__ = [
     "Space",
     "TrackingConfig",
     "TrainingConfig",
+    "explain",
     "field_paths",
     "load",
-    "load_benchmark",
     "override",
     "parse",
+    "read_yaml",
     "resolve_paths",
     "to_dict",
     "with_values",

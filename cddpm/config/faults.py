@@ -17,6 +17,7 @@ def faults(config: "ExperimentConfig") -> Iterator[str]:
     """Every combination that cannot be, with dotted path, value and what is allowed."""
     yield from _shape_faults(config)
     yield from _pretraining_faults(config)
+    yield from _artifact_faults(config)
     yield from _noise_faults(config)
     yield from _guidance_faults(config)
     yield from _method_faults(config)
@@ -62,6 +63,23 @@ def _pretraining_faults(config: "ExperimentConfig") -> Iterator[str]:
             f"pretraining.mask_ratio: {ratio} leaves {visible} of {patches} patches visible; at least one must be "
             "visible and one hidden (data.volume_shape, data.rescale_factor and encoder.max_pool decide how many there are)"
         )
+
+
+def _artifact_faults(config: "ExperimentConfig") -> Iterator[str]:
+    encoder, model = config.pretraining.artifact, config.training.artifact
+    if encoder and not (config.pretraining.enabled and config.model.conditioned):
+        yield (
+            f"pretraining.artifact: '{encoder}' would be ignored; only a model with condition (model.conditioned) whose "
+            "encoder is pretrained (pretraining.enabled) uses it"
+        )
+    if encoder and model:
+        yield f"pretraining.artifact: '{encoder}' would be ignored: training.artifact already holds an encoder"
+    if model and config.reconstruction.guide == "ddpm":
+        yield (
+            "training.artifact: a finished model stands alone; reconstruction.guide 'ddpm' needs a second one trained with it"
+        )
+    if model and config.search.training.trials > 1:
+        yield f"search.training.trials: {config.search.training.trials} trials of the one training.artifact are all the same"
 
 
 def _noise_faults(config: "ExperimentConfig") -> Iterator[str]:

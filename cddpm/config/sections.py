@@ -195,6 +195,9 @@ class PretrainingConfig(Frozen):
     decoder_width: Annotated[int, Field(ge=16, multiple_of=16)] = 512
     evaluations: Positive = 10
     """Validations (and checkpoints) over the whole budget, evenly spaced."""
+    artifact: Name | None = None
+    """Fingerprint of a finished encoder below ``output_dir/artifacts`` (``cddpm import`` makes one): it is used, nothing
+    is pretrained, and the other settings of this section have no say."""
 
 
 class AugmentationConfig(Frozen):
@@ -247,6 +250,9 @@ class TrainingConfig(Frozen):
     behaviour) or the highest objective of the preview."""
     validation_volumes: Positive = 4
     """Unhealthy validation volumes per data set that each validation scores."""
+    artifact: Name | None = None
+    """Fingerprint of a finished checkpoint below ``output_dir/artifacts`` (``cddpm import`` makes one): it is used, nothing
+    is trained, and the other settings of this section have no say."""
 
 
 class ReconstructionConfig(Frozen):

@@ -1,0 +1,149 @@
+"""An evaluation from raw data to one table: every method on every cohort and fold. The driver of ``launch/benchmark.py``.
+
+A table of one method is what ``launch/evaluate.py`` makes. Runs that are finished are found; a stopped evaluation goes on.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cddpm import cluster
+from cddpm.campaign import Campaign
+from cddpm.config import ExperimentConfig, to_dict, with_values
+from cddpm.errors import CddpmError, SearchError
+from cddpm.evaluation import fold, report
+from cddpm.evaluation.fold import FoldRun, Outcome
+from cddpm.evaluation.notebook import Notebook
+from cddpm.evaluation.plan import Plan
+from cddpm.evaluation.shift import Shift, contrast_store
+from cddpm.search.display import Display
+from cddpm.search.sweep import prepare_data, slice_store
+from cddpm.training import stages, worker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished evaluation leaves."""
+
+    folder: Path
+    outcomes: list[Outcome]
+    files: report.Files
+    tracking_uri: str
+    undelivered: int
+
+
+def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summary:
+    """Make every run of ``plan``, then the tables. Raises ``SearchError`` if a run failed (after the others are done)."""
+    campaign = Campaign(plan.kind, plan.name, plan.folder, plan.identity)
+    with campaign.held(resume, display.stop):
+        roots = _roots(plan, display)
+        with display.stage("Ray") as say:
+            cluster.connect(address)
+            cluster.check_shared(plan.first.output_dir)
+            available = cluster.capacity()
+            fits = min(worker.check_capacity(c.compute, available) for cs in plan.methods.values() for c in cs)
+            say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
+        runs = _runs(plan, roots, available.get("GPU", 0.0), display)
+        with Notebook.open(plan.first, plan.kind, plan.name, runs) as notebook:
+            campaign.begin()
+            outcomes = _carry_out(runs, fits, notebook, display)
+            if campaign.stopped:
+                raise campaign.stopped_error()
+            with display.stage("tables"):
+                files = report.write(plan.folder, plan.first, plan.name, plan.compared_with, outcomes)
+            undelivered = notebook.finish(outcomes, files.all)
+            return Summary(plan.folder, outcomes, files, notebook.uri, undelivered)
+
+
+def _data_key(config: ExperimentConfig) -> str:
+    return json.dumps(to_dict(config.data.model_copy(update={"fold": 0})), sort_keys=True)
+
+
+def _roots(plan: Plan, display: Display) -> dict[str, Path]:
+    """The checked data root of each different data section."""
+    roots: dict[str, Path] = {}
+    for configs in plan.methods.values():
+        for config in configs:
+            for one in (config, *_transfer(config)):
+                if _data_key(one) not in roots:
+                    roots[_data_key(one)] = prepare_data(one, display)
+    return roots
+
+
+def _transfer(config: ExperimentConfig) -> list[ExperimentConfig]:
+    """The experiment on the other modality, if it is asked for."""
+    other = config.evaluation.transfer_modality
+    if other is None or config.method != "diffusion":
+        return []
+    if other == config.data.modality:
+        raise SearchError(f"evaluation.transfer_modality: {other} is the training's own modality; name another")
+    return [with_values(config, {"data.modality": other}, "transfer")]
+
+
+def _runs(plan: Plan, roots: Mapping[str, Path], gpus: float, display: Display) -> list[FoldRun]:
+    places: dict[str, stages.Place] = {}
+
+    def place(config: ExperimentConfig) -> stages.Place:
+        key = _data_key(config)
+        if key not in places:
+            places[key] = slice_store(config, roots[key], display)
+        return places[key]
+
+    runs: list[FoldRun] = []
+    for k in plan.folds:
+        for label, configs in plan.methods.items():
+            for config in configs:
+                own = config.model_copy(update={"data": config.data.model_copy(update={"fold": k})})
+                shifts = _shifts(own, place)
+                runs.append(FoldRun(len(runs), label, to_dict(own), plan.folder, place(own), shifts, gpus))
+    return runs
+
+
+def _shifts(config: ExperimentConfig, place: Any) -> tuple[Shift, ...]:
+    if config.method != "diffusion":
+        return ()
+    home = place(config)
+    contrasts = [
+        Shift(f"power {power:g}", contrast_store(home.store, power, home.artifacts))
+        for power in config.evaluation.contrast_powers
+    ]
+    return (*contrasts, *(Shift(f"modality {c.data.modality}", place(c).store) for c in _transfer(config)))
+
+
+def _carry_out(runs: list[FoldRun], fits: int, notebook: Notebook, display: Display) -> list[Outcome]:
+    found = {run.number: outcome for run in runs if (outcome := fold.read_outcome(run.folder))}
+    for number in found:
+        notebook.started(number)
+        notebook.ended(found[number])
+    board, faults = cluster.Board(), []
+
+    def started(run: FoldRun) -> None:
+        data = run.parsed.data
+        display.started(run.number, {"run.method": run.method, "run.modality": data.modality, "run.fold": data.fold})
+        notebook.started(run.number)
+
+    missing = [run for run in runs if run.number not in found]
+    with display.tuning(len(runs), len(found), None, board.look), cluster.janitor():
+        for run, outcome in cluster.drive(partial(fold.evaluate, board=board), missing, fits, started):
+            board.clear(run.number)
+            if isinstance(outcome, BaseException):
+                faults.append(f"{run.name}: {outcome}")
+                notebook.failed(run.number, str(outcome))
+                display.ended(run.number, "failed")
+                if not isinstance(outcome, CddpmError):
+                    logger.error("%s", run.name, exc_info=outcome)
+            elif outcome is None:
+                display.ended(run.number, "interrupted")
+            else:
+                found[run.number] = outcome
+                notebook.ended(outcome)
+                display.ended(run.number, "finished", outcome.validation)
+    if faults:
+        raise SearchError("\n".join([f"{len(faults)} of {len(runs)} runs failed; --resume tries them again:", *faults]))
+    return [found[number] for number in sorted(found)]

@@ -1,0 +1,221 @@
+"""One method on one cohort and fold: train (or find), fix the operating point on validation, measure on test.
+
+A run's folder is ``<campaign>/runs/<method>-<modality>-fold<k>``. Its ``result.json`` appears whole, once; a run that has one
+is never made again.
+"""
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cddpm import artifact
+from cddpm.config import ExperimentConfig, ScoringConfig, parse, to_dict
+from cddpm.data.store import SliceStore
+from cddpm.errors import SearchError
+from cddpm.evaluation.result import FoldResult
+from cddpm.evaluation.shift import Shift, shifted
+from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.scoring.measures import Measured, measure
+from cddpm.scoring.score import HEALTHY, Scorer
+from cddpm.search import scoring_search
+from cddpm.search.scoring_search import Point
+from cddpm.training import stages, worker
+from cddpm.training.loop import Interrupted
+
+RESULT, CONFIG, POINTS, REFERENCE = "result.json", "config.json", "scoring_trials.json", "reference_metrics.json"
+THREADS = 2
+"""Volumes that are scored at once."""
+
+
+@dataclass(frozen=True)
+class FoldRun:
+    """What is to be done, in plain picklable data. ``config.data.fold`` says which fold."""
+
+    number: int
+    method: str
+    config: dict[str, Any]
+    campaign: Path
+    place: stages.Place
+    shifts: tuple[Shift, ...]
+    gpus: float
+
+    @property
+    def parsed(self) -> ExperimentConfig:
+        """The experiment."""
+        return parse(self.config, self.method)
+
+    @property
+    def name(self) -> str:
+        """Of its folder: ``cddpm-pretrained-t2-fold0``."""
+        data = self.parsed.data
+        words = re.sub(r"[^a-z0-9]+", "-", self.method.lower()).strip("-")
+        return f"{words}-{data.modality}-fold{data.fold}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it keeps its files."""
+        return self.campaign / "runs" / self.name
+
+    @property
+    def stop_file(self) -> Path:
+        """Asks all runs to save and end."""
+        return self.campaign / "stop"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run found. ``results`` has one entry per unhealthy data set, and one for the healthy test scans."""
+
+    number: int
+    name: str
+    method: str
+    modality: str
+    fold: int
+    results: list[FoldResult]
+    shifts: list[dict[str, Any]]
+    """Measures per data set under each domain shift, with the divergence between input and reconstruction."""
+    validation: float
+    thresholds: dict[str, float]
+    scoring: dict[str, Any]
+    checkpoint: str | None
+    """Fingerprints of the model; none where nothing is trained."""
+    encoder: str | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def evaluate(run: FoldRun, board: Any = None) -> Outcome | None:
+    """Run to the end, or take the result if there is one; None if it was asked to stop. Raises ``CddpmError``."""
+    found = read_outcome(run.folder)
+    if found is not None:
+        return found
+    config = run.parsed
+    artifact.write_json(run.folder / CONFIG, to_dict(config))
+    try:
+        outcome = _image(run, config) if config.method == "intensity-threshold" else _model(run, config, board)
+    except Interrupted:
+        return None
+    if outcome is not None:
+        artifact.write_json(run.folder / RESULT, asdict(outcome))
+    return outcome
+
+
+def _image(run: FoldRun, config: ExperimentConfig) -> Outcome:
+    """A threshold on the image itself: no training, no reconstruction."""
+    store = SliceStore.open(run.place.store, verify=False)
+    validation, test = (_plain_scorer(config, store, split) for split in ("val", "test"))
+    return _measured(run, config, validation, test, {}, None, {})
+
+
+def _plain_scorer(config: ExperimentConfig, store: SliceStore, split: str) -> Scorer:
+    return Scorer(store, None, *stages.cohorts(config, store, split), threads=THREADS)
+
+
+def _model(run: FoldRun, config: ExperimentConfig, board: Any) -> Outcome | None:
+    start = time.monotonic()
+    assignment = worker.assignment(config, run.place, run.number, run.stop_file, board)
+    attempts = run.folder / "ray"
+    name = f"attempt-{len(list(attempts.glob('attempt-*'))):02d}"
+    trained = worker.run(assignment, name, attempts, run.gpus, forward_reports=False)
+    if trained is None:
+        return None
+    seconds = {"training": time.monotonic() - start}
+    store = SliceStore.open(run.place.store, verify=False)
+    cohort = stages.cohorts(config, store, "val")
+    validation = Scorer(store, ReconstructionCache.open(trained.reconstruction), *cohort, threads=THREADS)
+    start = time.monotonic()
+    test = _test_scorer(run, config, run.place, trained.made.checkpoint, board)
+    seconds["test reconstruction"] = time.monotonic() - start
+    moved = {
+        shift.label: _test_scorer(
+            run, config, stages.Place(run.place.artifacts, shift.store), trained.made.checkpoint, board
+        )
+        for shift in run.shifts
+    }
+    return _measured(run, config, validation, test, moved, trained.made, seconds)
+
+
+def _test_scorer(run: FoldRun, config: ExperimentConfig, place: stages.Place, checkpoint: Path, board: Any) -> Scorer:
+    store = SliceStore.open(place.store, verify=False)
+    unhealthy, healthy = stages.cohorts(config, store, "test")
+    volumes = [v for group in unhealthy.values() for v in group] + healthy
+    job = worker.assignment(config, place, run.number, run.stop_file, board)
+    path = worker.predict_cohort(job, checkpoint, volumes, run.gpus)
+    return Scorer(store, ReconstructionCache.open(path), unhealthy, healthy, threads=THREADS)
+
+
+def _measured(
+    run: FoldRun,
+    config: ExperimentConfig,
+    validation: Scorer,
+    test: Scorer,
+    moved: Mapping[str, Scorer],
+    made: stages.Made | None,
+    seconds: dict[str, float],
+) -> Outcome:
+    start = time.monotonic()
+    point, scoring = _operating_point(run, config, validation)
+    seconds = {**seconds, "search": time.monotonic() - start}
+    start = time.monotonic()
+    measured = measure(test, scoring, point.thresholds, config.evaluation, validation)
+    shifts = [
+        row
+        for label, scorer in moved.items()
+        for row in shifted(label, scorer, scoring, point.thresholds, config.evaluation, validation)
+    ]
+    seconds["measuring"] = time.monotonic() - start
+    return Outcome(
+        number=run.number,
+        name=run.name,
+        method=run.method,
+        modality=config.data.modality,
+        fold=config.data.fold,
+        results=_results(run, config, measured),
+        shifts=shifts,
+        validation=point.objective,
+        thresholds=point.thresholds,
+        scoring=to_dict(scoring),
+        checkpoint=made.checkpoint.name if made else None,
+        encoder=made.encoder.name if made and made.encoder else None,
+        seconds=seconds,
+    )
+
+
+def _operating_point(run: FoldRun, config: ExperimentConfig, validation: Scorer) -> tuple[Point, ScoringConfig]:
+    """Scoring settings and thresholds by validation alone; searched if ``search.scoring`` asks for more than one trial."""
+    points = scoring_search.search(validation, config, validation.guided, stop=lambda: run.stop_file.exists())
+    artifact.write_json(run.folder / POINTS, [p.row() for p in points])
+    best = scoring_search.best(points)
+    return best, scoring_search.scoring_with(config, best.params)
+
+
+def _results(run: FoldRun, config: ExperimentConfig, measured: Measured) -> list[FoldResult]:
+    def of(dataset: str) -> list[dict[str, Any]]:
+        return [row for row in measured.rows if row["dataset"] == dataset]
+
+    label = {HEALTHY: config.data.healthy}
+    return [
+        FoldResult(run.method, label.get(dataset, dataset), config.data.fold, of(dataset), dict(values))
+        for dataset, values in measured.datasets.items()
+    ]
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """The result of a finished run, None if it has not finished. Raises ``SearchError`` for a damaged file."""
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        raw = json.loads(path.read_text())
+        raw["results"] = [FoldResult(**result) for result in raw["results"]]
+        return Outcome(**raw)
+    except (ValueError, TypeError, KeyError) as error:
+        raise SearchError(f"{path}: not a run's result ({error}); delete it to measure this run again") from error
+
+
+def all_results(outcomes: Sequence[Outcome]) -> list[FoldResult]:
+    """Of every method, data set and fold."""
+    return [result for outcome in outcomes for result in outcome.results]

@@ -1,0 +1,88 @@
+"""What an evaluation writes into the lab book: one parent run with the tables, a child per method, modality and fold."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from cddpm.config import ExperimentConfig, to_dict
+from cddpm.data.store import SliceStore
+from cddpm.errors import StoppedError
+from cddpm.evaluation.fold import RESULT, FoldRun, Outcome
+from cddpm.tracking import names
+from cddpm.tracking.runs import LabBook
+from cddpm.tracking.surroundings import surroundings
+from cddpm.training import checkpoint, stages
+
+
+@dataclass
+class Notebook:
+    """The lab book of one evaluation; a context manager, used by the driver alone."""
+
+    runs: dict[int, FoldRun]
+    book: LabBook
+    run: str
+    _keys: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, config: ExperimentConfig, kind: str, name: str, runs: Sequence[FoldRun]) -> Self:
+        """Open the lab book and the evaluation's run. Raises ``TrackingError`` if the server does not answer."""
+        book = LabBook.open(config.tracking, config.output_dir, config.output_dir / "spool")
+        key = book.parent(f"{kind}-{name}", to_dict(config), surroundings(), names.KIND_EVALUATION)
+        for store, modality in {(r.place.store, r.parsed.data.modality): None for r in runs}:
+            fingerprint = SliceStore.open(store, verify=False).fingerprint
+            book.log_dataset_inputs(key, fingerprint, name=f"slices {modality}", source=str(store))
+        return cls({r.number: r for r in runs}, book, key)
+
+    @property
+    def uri(self) -> str:
+        """MLflow's tracking URI."""
+        return self.book.uri
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            self.book.close(self.run, "KILLED" if kind is StoppedError else "FAILED")
+        self.book.end()
+
+    def started(self, number: int) -> None:
+        """A run starts, or is continued."""
+        run = self.runs[number]
+        data = run.parsed.data
+        params = {"method": run.method, "data.modality": data.modality, "data.fold": data.fold}
+        self._keys[number] = self.book.trial(self.run, number, params, {"cddpm.fold_run": run.name})
+
+    def ended(self, outcome: Outcome) -> None:
+        """Enter what a run found: curves of its training, measures on test, and its files."""
+        run, key = self.runs[outcome.number], self._keys[outcome.number]
+        if outcome.checkpoint:
+            history = run.place.artifacts / stages.CHECKPOINT / outcome.checkpoint / checkpoint.HISTORY
+            self.book.log_history(key, checkpoint.read_history(history))
+            self.book.set_tags(key, {names.FINGERPRINT_CHECKPOINT: outcome.checkpoint})
+        step = run.parsed.training.images
+        self.book.log_metrics(key, {names.OBJECTIVE: outcome.validation, **_measures(outcome)}, step)
+        self.book.log_artifact(key, run.folder / RESULT)
+        self.book.close(key, "FINISHED")
+
+    def failed(self, number: int, why: str) -> None:
+        """Enter that a run failed."""
+        self.book.set_tags(self._keys[number], {names.ERROR: why})
+        self.book.close(self._keys[number], "FAILED")
+
+    def finish(self, outcomes: Sequence[Outcome], files: Sequence[Path]) -> int:
+        """Keep the tables; returns how many entries MLflow does not have yet."""
+        for file in files:
+            self.book.log_artifact(self.run, file)
+        self.book.close(self.run, "FINISHED")
+        return self.book.flush(timeout_seconds=60)
+
+
+def _measures(outcome: Outcome) -> dict[str, Any]:
+    return {
+        names.metric("test", name, result.dataset): value
+        for result in outcome.results
+        for name, value in result.measures.items()
+        if value is not None
+    }
