@@ -2,8 +2,9 @@
 
 Per volume one Arrow IPC file, memory-mapped, with one row per (branch, noise level, noise seed). Branch ``c`` is the
 conditional prediction; branch ``d`` = c - u, its difference to the unconditional one, exists if the model was trained with
-condition dropout. Both are float16. With a guidance scale s, x0(s) = u + s (c - u) = c + (s - 1) d (classifier-free
-guidance, Ho & Salimans 2022, eq. 6, written for x0); keeping d instead of u keeps the rounding small where c and u agree.
+condition dropout or is guided by a DDPM. Both are float16. With a guidance scale s, x0(s) = u + s (c - u) = c + (s - 1) d
+(classifier-free guidance, Ho & Salimans 2022, eq. 6, written for x0); keeping d instead of u keeps the rounding small where
+c and u agree.
 """
 
 import shutil
@@ -17,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cddpm import artifact
-from cddpm.config import NoiseConfig, ReconstructionConfig, to_dict
+from cddpm.config import NoiseConfig, PatchConfig, ReconstructionConfig, to_dict
 from cddpm.errors import ArtifactError, CddpmError
 
 KIND = "reconstruction cache"
@@ -32,9 +33,18 @@ def cache_path(artifacts_dir: Path, name: str) -> Path:
 
 
 def cache_identity(
-    checkpoint: str, store: str, volumes: Sequence[str], config: ReconstructionConfig, noise: NoiseConfig, seed: int
+    checkpoint: str,
+    store: str,
+    volumes: Sequence[str],
+    config: ReconstructionConfig,
+    noise: NoiseConfig,
+    seed: int,
+    patch: PatchConfig | None = None,
+    guide: str | None = None,
 ) -> tuple[str, dict[str, object]]:
-    """Fingerprint of a cache and what it is made from: two fingerprints, volume ids and the settings that matter.
+    """Fingerprint of a cache and what it is made from: fingerprints, volume ids and the settings that matter.
+
+    ``guide`` is the fingerprint of the DDPM that predicts branch u, if one does.
 
     The batch size does not: predictions never depend on it.
     """
@@ -45,6 +55,8 @@ def cache_identity(
         "reconstruction": {k: v for k, v in to_dict(config).items() if k != "batch_size"},
         "noise": to_dict(noise),
         "seed": seed,
+        **({"patch": to_dict(patch)} if patch is not None and patch.enabled else {}),
+        **({"guide": guide} if guide is not None else {}),
     }
     return artifact.fingerprint(KIND, made_from), made_from
 
@@ -193,7 +205,7 @@ class ReconstructionCache:
         if key[0] == "d" and not self.guided:
             raise ArtifactError(
                 f"{self.path}: holds no unconditional predictions, so only guidance scale 1 is possible; "
-                "train with diffusion.condition_dropout > 0"
+                "train with diffusion.condition_dropout > 0, or set reconstruction.guide: ddpm"
             )
         raise ArtifactError(
             f"{self.path}: noise level {key[1]} with seed {key[2]} was not predicted; there are levels "

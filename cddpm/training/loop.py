@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cddpm.errors import CddpmError
 from cddpm.models.cddpm import memory_format
-from cddpm.training import checkpoint
+from cddpm.training import best, checkpoint
 from cddpm.training.order import Rows, batch_rows
 from cddpm.training.ranks import Ranks
 
@@ -45,8 +45,11 @@ class Objective(Protocol):
     def batch(self, rows: Rows, positions: Rows) -> tuple[Tensor | None, ...]:
         """Arguments of ``module`` for the slices ``rows``, which stand at ``positions`` of the data stream."""
 
-    def validate(self, module: nn.Module, ranks: Ranks) -> dict[str, float]:
-        """Metrics on fixed validation data; called on all ranks, the same on all."""
+    def validate(self, module: nn.Module, ranks: Ranks, images: int) -> dict[str, float]:
+        """Metrics after ``images`` on validation data; called on all ranks, the same on all.
+
+        What is random in them is a function of ``images``, so that a resumed training sees the same.
+        """
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Recipe:
     gradient_clip: float | None = None
     ema_decay: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
+    keep: best.Criterion | None = None
+    """Which weights are the result: those of the best validation, or the last ones."""
 
     @property
     def steps(self) -> int:
@@ -116,7 +121,7 @@ class Trainer:
         self._speed, self._saved = (time.monotonic(), 0), 0
 
     def run(self, hooks: Hooks) -> dict[str, Tensor]:
-        """Train to the end of the budget; returns the weights (moving average if configured).
+        """Train to the end of the budget; returns the weights to keep (moving average if configured).
 
         Raises ``Interrupted`` after saving when ``hooks.stop`` says so, ``DivergedError`` when the loss is not finite.
         """
@@ -201,6 +206,7 @@ class Trainer:
         if self.images > images:
             row[f"{self.stage}/images_per_second"] = (self.images - images) / max(1e-9, now - started)
         row[f"{self.stage}/loss"] = self._total_loss() / (self.ranks.world * self.loss_steps)
+        self._keep_best(row)
         if self.ranks.first:
             checkpoint.append_history(self.directory / checkpoint.HISTORY, row)
         hooks.report(row)
@@ -216,7 +222,17 @@ class Trainer:
             torch.inference_mode(),
             _precision(self.recipe.precision, self.ranks.device),
         ):
-            return self.objective.validate(self.module, self.ranks)
+            return self.objective.validate(self.module, self.ranks, self.images)
+
+    def _keep_best(self, row: dict[str, float]) -> None:
+        """Before the history is written: a crash in between validates again, and offers the same weights."""
+        criterion = self.recipe.keep
+        if criterion is None:
+            return
+        if self.ranks.first:
+            value = row[criterion.metric]
+            best.offer(self.directory, criterion, self.images, value, self._current_weights(), self.name)
+        self.ranks.barrier()
 
     def _save(self) -> None:
         if self.images == self._saved:
@@ -246,8 +262,13 @@ class Trainer:
         self.images = self._saved = state.images
         self.loss_sum, self.loss_steps = (state.loss_sum if self.ranks.first else 0.0), state.loss_steps
 
+    def _current_weights(self) -> dict[str, Tensor]:
+        return self.average or self.module.state_dict()
+
     def _final_weights(self) -> dict[str, Tensor]:
-        return {k: v.detach().clone() for k, v in (self.average or self.module.state_dict()).items()}
+        if self.recipe.keep is not None:
+            return best.weights(self.directory, self.recipe.keep, self.name)
+        return {k: v.detach().clone() for k, v in self._current_weights().items()}
 
 
 def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

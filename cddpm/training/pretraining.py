@@ -56,8 +56,8 @@ class PretrainingObjective:
         masks = seeded_masks(torch.tensor(seeds, dtype=torch.int64), grid, self.spark.visible_patches(grid))
         return slices.to(self.device, memory_format=memory_format(self.device)), masks.to(self.device)
 
-    def validate(self, module: nn.Module, ranks: Ranks) -> dict[str, float]:
-        """Loss on fixed healthy validation slices with fixed masks."""
+    def validate(self, module: nn.Module, ranks: Ranks, images: int = 0) -> dict[str, float]:
+        """Loss on fixed healthy validation slices with fixed masks, the same after any number of ``images``."""
         mine = np.arange(len(self.validation_rows))[ranks.rank :: ranks.world]
         sums = torch.zeros(2, dtype=torch.float64)
         for start in range(0, len(mine), self.validation_batch):

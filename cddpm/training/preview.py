@@ -6,6 +6,7 @@ It is drawn as ``monitor/...`` and never mixed with final scores.
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,12 +27,15 @@ OBJECTIVE = "monitor/objective"
 
 
 class Preview:
-    """The first ``training.validation_volumes`` volumes with a lesion of each data set of the search's objective."""
+    """The first ``training.validation_volumes`` volumes with a lesion of each data set of the search's objective.
 
-    def __init__(self, config: ExperimentConfig, store: SliceStore) -> None:
-        self.config, self.store = config, store
+    ``guide`` is the DDPM that guides the model, if one does and the guidance scale asks for it.
+    """
+
+    def __init__(self, config: ExperimentConfig, store: SliceStore, guide: ConditionedDiffusion | None = None) -> None:
+        self.config, self.store, self.guide = config, store, guide
         count, fold = config.training.validation_volumes, config.data.fold
-        names = config.search.datasets or config.data.unhealthy
+        names = _datasets(config)
         self.volumes = [
             (name, v)
             for name in names
@@ -63,11 +67,35 @@ class Preview:
 
     def _reconstruction(self, model: ConditionedDiffusion, v: int, device: torch.device) -> NDArray[np.float32]:
         settings, scale = self.config.reconstruction, self.config.scoring.guidance_scale
-        wanted = settings.model_copy(
-            update={"noise_levels": self.config.scoring.noise_levels or settings.noise_levels, "noise_seeds": (0,)}
-        )
-        arrays = predict(model, self.config, wanted, self.store.image(v), self.store.volumes[v].id, device, scale != 1)
+        wanted = settings.model_copy(update={"noise_levels": _levels(self.config), "noise_seeds": (0,)})
+        image, name = self.store.image(v), self.store.volumes[v].id
+        arrays = predict(model, self.config, wanted, image, name, device, scale != 1, self.guide)
         return np.mean(list(_guided(arrays, scale)), axis=0, dtype=np.float32)
+
+
+def preview_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """All settings that a preview's value depends on, beside those of the model, as plain JSON data."""
+    reconstruction, scoring = config.reconstruction, config.scoring
+    return {
+        "objective": config.search.objective,
+        "datasets": list(_datasets(config)),
+        "noise_levels": list(_levels(config)),
+        "embedding_scale": reconstruction.embedding_scale,
+        "guide": reconstruction.guide,
+        "precision": reconstruction.precision,
+        "guidance_scale": scoring.guidance_scale,
+        "residual": scoring.residual,
+        "erosion_divisor": scoring.erosion_divisor,
+        "median_kernel": scoring.median_kernel,
+    }
+
+
+def _datasets(config: ExperimentConfig) -> tuple[str, ...]:
+    return config.search.datasets or config.data.unhealthy
+
+
+def _levels(config: ExperimentConfig) -> tuple[int, ...]:
+    return config.scoring.noise_levels or config.reconstruction.noise_levels
 
 
 def _guided(arrays: dict[Key, NDArray[np.float32]], scale: float) -> Iterator[NDArray[np.float32]]:
@@ -86,8 +114,9 @@ def predict(
     volume_key: str,
     device: torch.device,
     unconditional: bool = True,
+    guide: ConditionedDiffusion | None = None,
 ) -> dict[Key, NDArray[np.float32]]:
-    """``predict_volume`` with the noise and seed of ``config`` and the levels, seeds and precision of ``settings``."""
+    """``predict_volume`` with noise, boxes and seed of ``config``; levels, seeds, scale and precision of ``settings``."""
     return predict_volume(
         model,
         slices,
@@ -100,4 +129,7 @@ def predict(
         settings.precision,
         device,
         unconditional,
+        config.diffusion.patch,
+        settings.embedding_scale,
+        guide,
     )

@@ -1,4 +1,4 @@
-"""The stages of one trial, each made once and kept under its fingerprint: encoder, checkpoint, reconstructions.
+"""The stages of one trial, each made once and kept under its fingerprint: guide, encoder, checkpoint, reconstructions.
 
 All ranks of a worker group call these functions together. A stage that another trial is making is waited for.
 """
@@ -18,17 +18,19 @@ from torch import Tensor
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, parse, to_dict
 from cddpm.data.store import SliceStore
+from cddpm.errors import ArtifactError, ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.reconstruct import cache as reconstructions
 from cddpm.training import checkpoint, diffusion, pretraining
+from cddpm.training.guide import guide_config
 from cddpm.training.loop import Hooks, Interrupted, Objective, Recipe, Trainer
 from cddpm.training.order import Rows
-from cddpm.training.preview import Preview, predict
+from cddpm.training.preview import Preview, predict, preview_settings
 from cddpm.training.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
-ENCODER, CHECKPOINT = "encoder", "checkpoint"
+ENCODER, CHECKPOINT, GUIDE = "encoder", "checkpoint", "guide"
 WAIT_SECONDS = 1.0
 """Between looks at an artifact that another trial is making."""
 METHOD_VERSION = 1
@@ -50,10 +52,14 @@ class Made:
     checkpoint: Path
     encoder: Path | None
     made: tuple[str, ...]
+    guide: Path | None = None
+    """Checkpoint of the DDPM that guides the model (``reconstruction.guide: ddpm``)."""
 
 
 def encoder_identity(config: ExperimentConfig, store: str) -> tuple[str, dict[str, Any]]:
     """Fingerprint of the pretrained encoder and what it is made from."""
+    if config.pretraining.artifact:
+        return config.pretraining.artifact, {}
     made_from = {
         "store": store,
         "cohort": _cohort(config),
@@ -71,18 +77,21 @@ def checkpoint_identity(config: ExperimentConfig, store: str) -> tuple[str, dict
     """Fingerprint of the trained model and what it is made from.
 
     Settings that only change what is said about a model (reconstruction, scoring, search) are not part of it: the history
-    kept with the weights shows the preview as it was when they were trained.
+    kept with the weights shows the preview as it was when they were trained. Only where the preview chooses the weights
+    (``training.keep: best-score``) its settings are. A model without condition does not depend on how one would enter.
     """
+    unused = set() if config.model.conditioned else {"condition_width", "conditioning"}
     made_from = {
         "store": store,
         "cohort": _cohort(config),
         "method": METHOD_VERSION,
         "seed": config.seed,
         "encoder": _encoder_origin(config, store),
-        "model": to_dict(config.model),
+        "model": {name: value for name, value in to_dict(config.model).items() if name not in unused},
         "diffusion": to_dict(config.diffusion),
         "training": to_dict(config.training),
         "workers": config.compute.workers,
+        **({"preview": preview_settings(config)} if config.training.keep == "best-score" else {}),
     }
     return artifact.fingerprint(CHECKPOINT, made_from), made_from
 
@@ -98,11 +107,18 @@ def _cohort(config: ExperimentConfig) -> list[Any]:
     return [config.data.healthy, config.data.fold]
 
 
+def guide_path(config: ExperimentConfig, place: Place, store: str) -> Path | None:
+    """Where the checkpoint of the guide of ``config`` is, or will be; None if it asks for none."""
+    guide = guide_config(config)
+    return None if guide is None else place.artifacts / CHECKPOINT / checkpoint_identity(guide, store)[0]
+
+
 def train(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) -> Made:
-    """Make (or find) the encoder and the trained model of ``config``. Raises ``Interrupted`` when asked to stop."""
+    """Make (or find) guide, encoder and trained model of ``config``. Raises ``Interrupted`` when asked to stop."""
     store = SliceStore.open(place.store, verify=False)  # the driver has
-    encoder: Path | None = None
-    made = []
+    guide, encoder, made = guide_path(config, place, store.fingerprint), None, []
+    if guide is not None and _make_guide(config, place, ranks, hooks):
+        made.append(GUIDE)
     if config.model.conditioned and config.pretraining.enabled:
         identity = encoder_identity(config, store.fingerprint)
         encoder = place.artifacts / ENCODER / identity[0]
@@ -119,10 +135,33 @@ def train(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) ->
         config,
         ranks,
         hooks,
-        lambda w: _train_model(config, store, encoder, w, ranks, hooks),
+        lambda w: _train_model(config, store, encoder, guide, w, ranks, hooks),
     ):
         made.append(CHECKPOINT)
-    return Made(path, encoder, tuple(made))
+    return Made(path, encoder, tuple(made), guide)
+
+
+def _make_guide(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) -> bool:
+    """Make (or find) the guide's checkpoint; whether it was made now."""
+    guide = guide_config(config)
+    assert guide is not None  # asked for by who calls this
+    quiet = Hooks(progress=lambda stage, *rest: hooks.progress(GUIDE, *rest), stop=hooks.stop)
+    return bool(train(guide, place, ranks, quiet).made)  # a trial is judged by its conditioned model alone
+
+
+def _finished_model(config: ExperimentConfig, place: Place) -> Path:
+    """The checkpoint that ``training.artifact`` names. Raises ``ConfigError`` if it was made for other settings."""
+    path = place.artifacts / CHECKPOINT / str(config.training.artifact)
+    artifact.verify(path, CHECKPOINT)
+    kept = parse(checkpoint.read_config(path), str(path / checkpoint.CONFIG))
+    sections = ("model", "diffusion", *(["encoder"] if config.model.conditioned else []))
+    other = [name for name in sections if getattr(kept, name) != getattr(config, name)]
+    if other:
+        raise ConfigError(
+            f"training.artifact: {path} was made with other settings in {', '.join(other)}; start from its own "
+            f"configuration (--config {path / checkpoint.CONFIG})"
+        )
+    return path
 
 
 def _pretrain(config: ExperimentConfig, store: SliceStore, work: Path, ranks: Ranks, hooks: Hooks) -> dict[str, Tensor]:
@@ -133,9 +172,16 @@ def _pretrain(config: ExperimentConfig, store: SliceStore, work: Path, ranks: Ra
 
 
 def _train_model(
-    config: ExperimentConfig, store: SliceStore, encoder: Path | None, work: Path, ranks: Ranks, hooks: Hooks
+    config: ExperimentConfig,
+    store: SliceStore,
+    encoder: Path | None,
+    guide: Path | None,
+    work: Path,
+    ranks: Ranks,
+    hooks: Hooks,
 ) -> dict[str, Tensor]:
-    preview = Preview(config, store)
+    wanted = guide if config.scoring.guidance_scale != 1 else None  # with s = 1 the preview asks nobody
+    preview = Preview(config, store, _load_guide(wanted, ranks.device))
     objective = diffusion.DiffusionObjective(config, store, _rows(config, store, "val"), preview, ranks.device)
     if encoder is not None:
         _load_encoder(objective.model, encoder)
@@ -236,6 +282,16 @@ def load_model(path: Path, device: torch.device) -> tuple[ConditionedDiffusion, 
     return model.eval(), config
 
 
+def _load_guide(path: Path | None, device: torch.device) -> ConditionedDiffusion | None:
+    if path is None:
+        return None
+    if not artifact.is_complete(path):
+        raise ArtifactError(
+            f"{path}: the DDPM that reconstruction.guide asks for is not there; train with the same configuration first"
+        )
+    return load_model(path, device)[0]
+
+
 def cohorts(config: ExperimentConfig, store: SliceStore, split: str) -> tuple[dict[str, list[int]], list[int]]:
     """Volumes of ``split`` ('val' or 'test') by unhealthy data set, and the healthy ones."""
     fold = config.data.fold
@@ -246,13 +302,16 @@ def cohorts(config: ExperimentConfig, store: SliceStore, split: str) -> tuple[di
 def reconstruct(
     config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int], ranks: Ranks, hooks: Hooks
 ) -> Path:
-    """Predict ``volumes`` with the checkpoint ``path`` into a reconstruction cache (or find it); all ranks share the work."""
+    """Predict ``volumes`` with the checkpoint ``path`` into a reconstruction cache (or find it); all ranks share the work.
+
+    The guide that ``config`` may ask for must have been trained. Raises ``ArtifactError`` if it was not.
+    """
     store = SliceStore.open(place.store, verify=False)  # the driver has
     target, ids, name, made_from = _reconstruction_identity(config, place, store, path, volumes)
     with _claimed(target, target.with_name(f".{name}.lock"), ranks, hooks) as found:
         if found:
             return target
-        _predict_all(config, store, path, target, list(volumes)[ranks.rank :: ranks.world], ranks, hooks)
+        _predict_all(config, place, path, target, list(volumes)[ranks.rank :: ranks.world], ranks, hooks)
         ranks.barrier()
         if ranks.first:
             reconstructions.finish(target, ids, name, made_from)
@@ -267,34 +326,43 @@ def predict_part(
     store = SliceStore.open(place.store, verify=False)
     target = _reconstruction_identity(config, place, store, path, cohort)[0]
     if not artifact.is_complete(target):
-        _predict_all(config, store, path, target, part, Ranks(device=device), Hooks())
+        _predict_all(config, place, path, target, part, Ranks(device=device), Hooks())
 
 
 def _reconstruction_identity(
     config: ExperimentConfig, place: Place, store: SliceStore, path: Path, volumes: Sequence[int]
 ) -> tuple[Path, list[str], str, dict[str, Any]]:
-    ids = [store.volumes[v].id for v in volumes]
+    ids, guide = [store.volumes[v].id for v in volumes], guide_path(config, place, store.fingerprint)
     name, made_from = reconstructions.cache_identity(
-        path.name, store.fingerprint, ids, config.reconstruction, config.diffusion.noise, config.seed
+        path.name,
+        store.fingerprint,
+        ids,
+        config.reconstruction,
+        config.diffusion.noise,
+        config.seed,
+        config.diffusion.patch,
+        guide.name if guide is not None else None,
     )
     return reconstructions.cache_path(place.artifacts, name), ids, name, made_from
 
 
 def _predict_all(
     config: ExperimentConfig,
-    store: SliceStore,
+    place: Place,
     path: Path,
     target: Path,
     volumes: Sequence[int],
     ranks: Ranks,
     hooks: Hooks,
 ) -> None:
+    store = SliceStore.open(place.store, verify=False)
     model, _ = load_model(path, ranks.device)
+    guide = _load_guide(guide_path(config, place, store.fingerprint), ranks.device)
     parts = reconstructions.parts_directory(target)
     for number, v in enumerate(volumes):
         record = store.volumes[v]
         if not reconstructions.has_part(parts, record.id):
-            arrays = predict(model, config, config.reconstruction, store.image(v), record.id, ranks.device)
+            arrays = predict(model, config, config.reconstruction, store.image(v), record.id, ranks.device, guide=guide)
             reconstructions.write_part(parts, record.id, arrays)
         if ranks.first:
             hooks.progress("reconstruction", number + 1, len(volumes), 0.0)

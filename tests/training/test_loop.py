@@ -54,7 +54,7 @@ class Toy:
         self.seen += list(positions)
         return (torch.tensor(np.stack([rows + 1.0, rows % 3, np.ones(len(rows))], 1), dtype=torch.float32) / 5,)
 
-    def validate(self, module: nn.Module, ranks: Ranks) -> dict[str, float]:
+    def validate(self, module: nn.Module, ranks: Ranks, images: int) -> dict[str, float]:
         self.validations += 1
         assert not module.training
         return {"val/loss": float(module(torch.ones(2, 3)))}
@@ -232,7 +232,7 @@ def test_validation_sees_the_average_and_leaves_the_weights_alone(tmp_path: Path
     t = trainer(tmp_path)
     seen: list[bool] = []
 
-    def validate(module: nn.Module, ranks: Ranks) -> dict[str, float]:
+    def validate(module: nn.Module, ranks: Ranks, images: int) -> dict[str, float]:
         seen.append(all(torch.equal(w, t.average[n]) for n, w in module.state_dict().items()))
         return {}
 
