@@ -1,7 +1,10 @@
-"""Fixtures that every part shares."""
+"""Fixtures that every part shares, and the table of measured errors against the reference arrays."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
@@ -13,3 +16,41 @@ def reference_dir() -> Path:
     if not REFERENCE.is_dir():
         pytest.skip(f"reference arrays are not here: {REFERENCE} is missing")
     return REFERENCE
+
+
+@pytest.fixture
+def near(record_property: Callable[[str, Any], None]) -> Callable[..., None]:
+    """``near(name, found, expected, limit=1e-4, floor=0)``: the largest difference is at most ``limit`` of the largest value.
+
+    The measured error is printed and comes into the table at the end of the run. ``floor`` (in the arrays' unit) is what
+    counts as the largest value where that is smaller: for numbers that are 0 but for rounding.
+    """
+
+    def compare(name: str, found: Any, expected: Any, limit: float = 1e-4, floor: float = 0.0) -> None:
+        ours = np.asarray(found.detach() if hasattr(found, "detach") else found, np.float64)
+        theirs = np.asarray(expected, np.float64)
+        assert ours.shape == theirs.shape, f"{name}: shape {ours.shape}, expected is {theirs.shape}"
+        size = max(float(np.abs(theirs).max(initial=0.0)), floor)
+        difference = float(np.abs(ours - theirs).max(initial=0.0))
+        error = difference / size if difference else 0.0
+        print(f"{name}: relative error {error:.1e}, allowed {limit:.0e}")
+        record_property("parity", (name, error, limit))
+        assert error <= limit, f"{name}: relative error {error:.2e}, allowed {limit:.0e}; largest value {size:.3g}"
+
+    return compare
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """One line per compared quantity: the largest of its errors, and how often it was compared."""
+    measured: dict[str, list[tuple[float, float]]] = {}
+    for report in [r for key in ("passed", "failed") for r in terminalreporter.stats.get(key, [])]:
+        for key, value in getattr(report, "user_properties", []) if getattr(report, "when", "") == "call" else []:
+            if key == "parity":
+                measured.setdefault(value[0], []).append((value[1], value[2]))
+    if not measured:
+        return
+    terminalreporter.section("measured relative errors", sep="-")
+    width = max(len(name) for name in measured)
+    for name, errors in sorted(measured.items()):
+        error, limit = max(errors)
+        terminalreporter.write_line(f"{name:<{width}}  {error:8.1e}  allowed {limit:.0e}  ({len(errors)} comparisons)")

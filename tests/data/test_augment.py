@@ -1,15 +1,27 @@
-"""Augmentation: seeded per slice, and parity of gamma with arrays of the published pipeline."""
+"""Augmentation: seeded per slice, laws of each change, and parity with arrays of the published pipeline."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from cddpm.config import AugmentationConfig
-from cddpm.data.augment import apply_gamma, augment, gamma_exponents
+from cddpm.data.augment import (
+    along_axis,
+    apply_bias,
+    apply_gamma,
+    augment,
+    blur_matrices,
+    gamma_exponents,
+    ghost_matrices,
+)
 
 ON = AugmentationConfig(enabled=True)
+EVERYTHING = AugmentationConfig(enabled=True, bias_probability=0.25, blur_probability=0.25, ghosting_probability=0.5)
 
 
 def test_gamma_worked_by_hand() -> None:
@@ -33,9 +45,10 @@ def test_slices_that_are_not_chosen_keep_every_bit() -> None:
 
 def test_a_slice_does_not_depend_on_its_batch() -> None:
     x, seeds = torch.rand(8, 1, 8, 8), torch.arange(8) * 2**40 - 3
-    y = augment(x, seeds, ON)
-    single = torch.cat([augment(x[i : i + 1], seeds[i : i + 1], ON) for i in range(8)])
-    assert torch.equal(y, single)
+    for config in (ON, EVERYTHING):
+        y = augment(x, seeds, config)
+        single = torch.cat([augment(x[i : i + 1], seeds[i : i + 1], config) for i in range(8)])
+        torch.testing.assert_close(y, single, rtol=0, atol=0 if config is ON else 1e-6)
 
 
 def test_all_bits_of_a_seed_count() -> None:
@@ -64,7 +77,133 @@ def test_other_seeds_are_refused(seeds: torch.Tensor) -> None:
         augment(torch.rand(3, 1, 4, 4), seeds, ON)
 
 
-def test_parity_of_gamma(reference_dir: Path) -> None:
-    arrays = np.load(reference_dir / "augment_ops.npz")
-    y = apply_gamma(torch.tensor(arrays["x"])[None], torch.tensor([float(arrays["gamma"])]))
-    np.testing.assert_allclose(y[0].numpy(), arrays["gamma_out"], rtol=1e-5, atol=1e-7)
+def test_changing_one_probability_leaves_the_other_changes_as_they_were() -> None:
+    seeds, x = torch.arange(64), torch.rand(64, 1, 8, 8)
+    plain, all_on = augment(x, seeds, ON), augment(x, seeds, EVERYTHING)
+    other = (all_on != plain).flatten(1).any(1)
+    assert torch.equal(gamma_exponents(seeds, ON), gamma_exponents(seeds, EVERYTHING))
+    assert 20 < other.sum() < 60  # 1 - 0.75 * 0.75 * 0.5 = 72 %
+    assert torch.equal(all_on[~other], plain[~other])
+
+
+def test_bias_field_worked_by_hand() -> None:
+    # On 3 x 2 pixels the coordinates are -1, 0, 1 and -1, 1; order 1 counts 1, y, x.
+    x = torch.ones(1, 3, 2, dtype=torch.float64)
+    found = apply_bias(x, np.array([[0.5, 0.25, 1.0]]), order=1)
+    logs = torch.tensor([[-0.75, -0.25], [0.25, 0.75], [1.25, 1.75]], dtype=torch.float64)
+    torch.testing.assert_close(found[0].log(), logs)
+
+
+def test_bias_field_of_zeros_changes_nothing_and_wrong_numbers_are_refused() -> None:
+    x = torch.rand(2, 5, 6, 4)
+    assert torch.equal(apply_bias(x, np.zeros((2, 20))), x)
+    with pytest.raises(ValueError, match=r"\(2, 10\); \(2, 20\) is needed"):
+        apply_bias(x, np.zeros((2, 10)))
+
+
+@pytest.mark.parametrize("shape", [(24, 20), (12, 10, 9), (3, 5)])
+def test_blur_equals_scipy_along_each_axis(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).random((3, *shape))
+    stds = np.array([[0.0, 0.6, 1.7], [0.3, 2.4, 0.0], [1.0, 1.0, 1.0]])[:, : len(shape)]
+    found = torch.from_numpy(x)
+    for axis, size in enumerate(shape):
+        found = along_axis(found, axis, blur_matrices(size, stds[:, axis]))
+    for ours, image, std in zip(found.numpy(), x, stds, strict=True):
+        np.testing.assert_allclose(ours, ndimage.gaussian_filter(image, std), atol=1e-12)
+
+
+def test_blur_keeps_constants_and_the_sum() -> None:
+    matrices = blur_matrices(17, np.array([0.0, 0.5, 9.0]))
+    np.testing.assert_allclose(matrices.sum(1), 1)
+    np.testing.assert_allclose(matrices.sum(2), 1)
+    np.testing.assert_array_equal(matrices[0], np.eye(17))
+
+
+@pytest.mark.parametrize("shape", [(16, 21), (12, 10, 9)])
+def test_ghosting_equals_the_filter_in_k_space(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(1).random((2, *shape))
+    numbers, intensities = np.array([4, 7]), np.array([0.5, 1.0])
+    for axis, size in enumerate(shape):
+        found = along_axis(torch.from_numpy(x), axis, ghost_matrices(size, numbers, intensities, 0.2)).numpy()
+        for ours, image, number, intensity in zip(found, x, numbers, intensities, strict=True):
+            spectrum = np.moveaxis(np.fft.fftshift(np.fft.fftn(image)), axis, 0)
+            half, middle, kept = round(0.2 * size) // 2, size // 2, spectrum.copy()
+            spectrum[::number] *= 1 - intensity
+            spectrum[middle - half : middle + half] = kept[middle - half : middle + half]
+            expected = np.fft.ifftn(np.fft.ifftshift(np.moveaxis(spectrum, 0, axis))).real
+            np.testing.assert_allclose(ours, expected, atol=1e-12)
+
+
+def test_no_intensity_no_ghosts() -> None:
+    np.testing.assert_allclose(ghost_matrices(12, np.array([5]), np.array([0.0]), 0.02)[0], np.eye(12), atol=1e-15)
+
+
+def test_random_changes_follow_the_configuration() -> None:
+    x, seeds = torch.rand(400, 1, 16, 16), torch.arange(400)
+    for name, probability in (("bias", 0.25), ("blur", 0.25), ("ghosting", 0.5)):
+        config = AugmentationConfig(enabled=True, gamma_probability=0.0, **{f"{name}_probability": probability})
+        changed = (augment(x, seeds, config) != x).flatten(1).any(1).float().mean()
+        assert changed == pytest.approx(probability, abs=0.08), name
+
+
+def test_blur_is_in_millimetres() -> None:
+    config = AugmentationConfig(enabled=True, gamma_probability=0.0, blur_probability=1.0)
+    x, seeds = torch.rand(20, 1, 24, 24), torch.arange(20)
+    wider = config.model_copy(update={"blur_std_mm": 4.0})
+    assert torch.equal(augment(x, seeds, config, 1.0), augment(x, seeds, wider, 2.0))
+    assert augment(x, seeds, config, 1.0).var() < augment(x, seeds, config, 2.0).var() < x.var()
+
+
+def test_ghosts_run_along_either_axis_and_half_of_them_along_each() -> None:
+    config = AugmentationConfig(enabled=True, gamma_probability=0.0, ghosting_probability=1.0)
+    x = torch.zeros(100, 1, 24, 24)
+    x[:, :, 6, 9] = 1  # a point: its ghosts lie in its row or in its column
+    y = augment(x, torch.arange(100), config)[:, 0].abs() > 1e-4
+    along_h, along_w = y[:, :6].any((1, 2)), y[:, :, :9].any((1, 2))
+    assert torch.equal(along_h, ~along_w)
+    assert 30 < along_h.sum() < 70
+
+
+def test_a_batch_is_augmented_within_10_ms() -> None:
+    x, seeds = torch.rand(32, 1, 48, 48), torch.arange(32)
+    augment(x, seeds, EVERYTHING, 2.0)
+    assert min(seconds(lambda: augment(x, seeds, EVERYTHING, 2.0)) for _ in range(10)) < 0.01
+
+
+def seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+@pytest.fixture(scope="module")
+def published(reference_dir: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(reference_dir / "augment_ops.npz"))
+
+
+@pytest.mark.parity
+def test_parity_of_gamma(published: dict[str, np.ndarray], near: Callable[..., None]) -> None:
+    y = apply_gamma(torch.tensor(published["x"])[None], torch.tensor([float(published["gamma"])]))
+    near("augmentation: gamma", y[0], published["gamma_out"], 1e-5)
+
+
+@pytest.mark.parity
+def test_parity_of_the_bias_field(published: dict[str, np.ndarray], near: Callable[..., None]) -> None:
+    y = apply_bias(torch.tensor(published["x"])[None], published["bias_coefs"][None], int(published["bias_order"]))
+    near("augmentation: bias field", y[0], published["bias_out"], 1e-5)
+
+
+@pytest.mark.parity
+def test_parity_of_blur(published: dict[str, np.ndarray], near: Callable[..., None]) -> None:
+    y = torch.tensor(published["x"])[None]
+    for axis, std in enumerate(published["blur_std"]):
+        y = along_axis(y, axis, blur_matrices(y.shape[axis + 1], np.array([std])))
+    near("augmentation: blur", y[0], published["blur_out"], 1e-5)
+
+
+@pytest.mark.parity
+def test_parity_of_ghosting(published: dict[str, np.ndarray], near: Callable[..., None]) -> None:
+    x, axis = torch.tensor(published["x"])[None], int(published["ghost_axis"])
+    number, intensity = np.array([int(published["ghost_num"])]), np.array([float(published["ghost_intensity"])])
+    matrices = ghost_matrices(x.shape[axis + 1], number, intensity, float(published["ghost_restore"]))
+    near("augmentation: ghosting", along_axis(x, axis, matrices)[0], published["ghost_out"], 1e-5)
