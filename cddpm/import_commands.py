@@ -1,0 +1,156 @@
+"""``cddpm import``: published weights become a checkpoint, an encoder or a model package of this project."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cddpm.shell import overrides
+
+if TYPE_CHECKING:
+    from cddpm.training.lightning_file import LightningFile
+    from cddpm.training.reference_checkpoint import Candidate
+
+_TITLES = {"unet": "U-Net", "encoder": "encoder", "spark": "SparK", "schedule": "schedule"}
+
+
+def import_checkpoint(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="CKPT", help="PyTorch Lightning checkpoint of the published code.", show_default=False),
+    ],
+    config: Annotated[Path, typer.Option("--config", help="Experiment file: what the tensors do not tell.")] = Path(
+        "tune_configs/reference.yaml"
+    ),
+    output_dir: Annotated[
+        Path | None, typer.Option("--output-dir", help="Instead of the file's output_dir.", show_default=False)
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Any setting, by dotted path.", show_default=False),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            help="Residual above which a voxel is anomalous, in units of [0, 1]: also makes a package for cddpm predict.",
+            show_default=False,
+        ),
+    ] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="Take the moving average of the weights, if one is there.")
+    ] = False,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", metavar="PREFIX", help="Leave out all names that begin so.", show_default=False),
+    ] = None,
+) -> None:
+    """Import weights of the published code: of its diffusion models and of its encoder pretraining.
+
+    The tensors decide widths, depths and schedule; all else is taken from the experiment file.
+
+    Nothing in the file is run. A tensor that is missing, unknown or misshapen is refused.
+    """
+    from cddpm.config import load
+    from cddpm.training import lightning_file, reference_checkpoint
+
+    settings = load(config, overrides({"output_dir": output_dir, **_fixed(threshold)}, setting or []))
+    source = lightning_file.read(file)
+    candidate = reference_checkpoint.examine(source, settings, ema, ignore or ())
+    if threshold is not None:
+        _check_packable(candidate)
+    path, made = reference_checkpoint.write(candidate, source, settings.output_dir / "artifacts")
+    _print_import(source, candidate, config)
+    console = _console()
+    console.print(f"\n{candidate.kind}: {escape(str(path))}{'' if made else ' (was there)'}")
+    package = _package(candidate, source, path, threshold) if threshold is not None else None
+    if package:
+        console.print(f"package: {escape(str(package))}")
+    console.print(f"Next: {escape(_next(candidate, path, package))}")
+
+
+def _fixed(threshold: float | None) -> dict[str, Any]:
+    return {} if threshold is None else {"scoring.operating_point": "fixed", "scoring.threshold": threshold}
+
+
+def _check_packable(candidate: "Candidate") -> None:
+    from cddpm.errors import ConfigError
+    from cddpm.training.stages import CHECKPOINT
+
+    if candidate.kind != CHECKPOINT:
+        raise ConfigError("--threshold: this file holds an encoder alone, which segments nothing; leave the option out")
+    if candidate.config.reconstruction.guide != "null":
+        raise ConfigError(
+            f"reconstruction.guide: '{candidate.config.reconstruction.guide}' needs a second model, which is not in this "
+            "file; a package of it alone needs 'null'"
+        )
+
+
+def _package(candidate: "Candidate", source: "LightningFile", path: Path, threshold: float) -> Path:
+    """A model package with one threshold and without any measured number: nobody has validated it here."""
+    from cddpm import artifact
+    from cddpm.tracking.package import KIND, Pipeline, write_package
+
+    made_from = {"checkpoint": path.name, "imported_file_sha256": source.digest}
+    pipeline = Pipeline(scoring=candidate.config.scoring, thresholds={"all": threshold}, fingerprints=made_from)
+    folder = path.parents[1] / KIND / artifact.fingerprint(path.name, threshold)
+    write_package(folder, candidate.weights, candidate.config, pipeline)
+    return folder
+
+
+def _print_import(source: "LightningFile", candidate: "Candidate", config: Path) -> None:
+    from cddpm.training.reference_checkpoint import parameters, untold
+
+    console = _console()
+    about = [f"{name.replace('_', ' ')} {value}" for name, value in source.about.items()]
+    console.print(escape(", ".join([str(source.path), *about, f"SHA-256 {source.digest[:16]}"])))
+    table = Table(box=box.SIMPLE_HEAD)
+    for name, justify in (("network", "left"), ("below", "left"), ("tensors", "right"), ("numbers", "right")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for kind, part in candidate.parts.found.items():
+        table.add_row(_TITLES[kind], escape(part.prefix) or "-", str(len(part.tensors)), f"{parameters(part):,}")
+    console.print(table)
+    _print_settings(console, "The tensors show", candidate.decided)
+    _print_settings(console, f"Taken from {config}, which no tensor can confirm", untold(candidate))
+    left_out = [*(f"the copy below '{prefix}'" for prefix in candidate.parts.copies), *_summed(candidate.dropped)]
+    left_out += [f"pickled settings of the training ({len(source.unread)} classes)"] if source.unread else []
+    if left_out:
+        console.print(f"Left out: {escape('; '.join(left_out))}")
+
+
+def _print_settings(console: Console, title: str, settings: dict[str, Any]) -> None:
+    if settings:
+        console.print(f"[bold]{escape(title)}[/]")
+        for path, value in sorted(settings.items()):
+            console.print(f"  {path}: {escape(_plain(value))}")
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "null (the default)"
+    return (
+        str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+    )
+
+
+def _summed(names: tuple[str, ...]) -> list[str]:
+    return [f"{len(names)} tensors that only the pretraining needs"] if names else []
+
+
+def _next(candidate: "Candidate", path: Path, package: Path | None) -> str:
+    from cddpm.training.checkpoint import CONFIG
+    from cddpm.training.stages import ENCODER
+
+    if package:
+        return f"cddpm predict SCAN.nii.gz --out results --model {package}"
+    if candidate.kind == ENCODER:
+        return f"python launch/sweep.py --config {path / CONFIG} --set pretraining.artifact={path.name}"
+    return f"python launch/evaluate.py --config {path / CONFIG} --set training.artifact={path.name}"
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False)

@@ -1,0 +1,175 @@
+"""A checkpoint file of PyTorch Lightning, read without running anything that it holds.
+
+Loading is PyTorch's ``weights_only``: tensors and plain containers, nothing else. Lightning also pickles the settings of
+the training (OmegaConf, paths, NumPy scalars); nobody reads them here, so each is replaced by an inert stand-in of this
+module, and the packages that they came from are neither needed nor imported. Any other object is refused.
+"""
+
+import contextlib
+import pickle
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from cddpm import artifact
+from cddpm.errors import ArtifactError
+
+ABOUT = ("epoch", "global_step", "pytorch-lightning_version")
+
+_UNREAD_PACKAGES = frozenset(
+    (
+        "argparse",
+        "enum",
+        "hydra",
+        "lightning",
+        "lightning_fabric",
+        "numpy",
+        "omegaconf",
+        "pathlib",
+        "pytorch_lightning",
+        "typing",
+    )
+)
+_UNREAD_NAMES = frozenset(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple"))
+_DAMAGE = (
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""A damaged file or a trap makes the reader raise nearly anything."""
+_MAPPINGS = ("AttributeDict", "defaultdict")
+
+
+@dataclass(frozen=True)
+class LightningFile:
+    """What was read of ``path``: its SHA-256, the tensors of ``state_dict`` (on the CPU), and what it says of itself."""
+
+    path: Path
+    digest: str
+    tensors: dict[str, Tensor]
+    about: dict[str, int | str]
+    """Of ``ABOUT`` what is there."""
+    unread: tuple[str, ...]
+    """Classes of pickled settings that were passed over."""
+
+
+class _Unread:
+    """Takes the place of a pickled object that nobody reads: it can be made and filled, and does nothing."""
+
+    def __new__(cls, *_: Any) -> "_Unread":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _UnreadMapping:
+    """The same for a kind of dictionary: PyTorch puts items into plain ones alone."""
+
+    def __new__(cls, *_: Any) -> dict[Any, Any]:  # type: ignore[misc]
+        return {}
+
+
+def read(path: Path) -> LightningFile:
+    """Read the file. Raises ``ArtifactError`` if it is missing, damaged, no Lightning checkpoint, or holds other objects."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; a checkpoint of PyTorch Lightning (.ckpt) is needed")
+    foreign = _foreign_objects(path)
+    refused = sorted(name for name in foreign if not _may_be_unread(name))
+    if refused:
+        raise ArtifactError(_refusal(path, refused))
+    content = _load(path, foreign)
+    if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+        found = f"the keys {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else type(content)
+        raise ArtifactError(f"{path}: no checkpoint of PyTorch Lightning: there is no 'state_dict', but {found}")
+    about = {key: content[key] for key in ABOUT if isinstance(content.get(key), int | str)}
+    return LightningFile(
+        path, artifact.file_digest(path), _tensors(path, content["state_dict"]), about, tuple(sorted(foreign))
+    )
+
+
+def _foreign_objects(path: Path) -> list[str]:
+    """Dotted names in the pickle that are neither tensors nor plain containers; the pickle is looked at, not loaded."""
+    if not zipfile.is_zipfile(path):
+        return []  # PyTorch's old format, or no checkpoint: loading will tell
+    with _explained(path):
+        return get_unsafe_globals_in_checkpoint(str(path))
+
+
+def _may_be_unread(name: str) -> bool:
+    return name.split(".")[0] in _UNREAD_PACKAGES or name in _UNREAD_NAMES or name == "collections.defaultdict"
+
+
+def _load(path: Path, foreign: list[str]) -> Any:
+    stand_ins = [(_UnreadMapping if name.endswith(_MAPPINGS) else _Unread, name) for name in foreign]
+    with _explained(path), safe_globals(stand_ins):  # type: ignore[arg-type]
+        # Mapped: optimizer states, twice as large as the weights, are never read from the disk.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+        raise ArtifactError(
+            f"{path}: cannot be read as a checkpoint of tensors alone ({reason[:300]}). If the file is whole and you trust "
+            f"it, {_stripping(path)}"
+        ) from None
+
+
+def _refusal(path: Path, names: list[str]) -> str:
+    return (
+        f"{path}: holds pickled objects that loading would have to run code for: {', '.join(names)}. They are never "
+        f"loaded. If you trust the file, {_stripping(path)}"
+    )
+
+
+def _stripping(path: Path) -> str:
+    bare = path.with_name(f"{path.stem}.bare.ckpt")
+    return (
+        "keep its tensors alone in the environment that made it, and import that file:\n"
+        f"  python -c \"import torch; c = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
+        f"torch.save({{'state_dict': c['state_dict']}}, {str(bare)!r})\""
+    )
+
+
+def _tensors(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    found = {name: _fault(value) for name, value in state.items()}
+    faults = [f"  {name}: {fault}" for name, fault in found.items() if fault]
+    if faults or not state:
+        raise ArtifactError("\n".join([f"{path}: state_dict is {'not usable' if state else 'empty'}:", *faults]))
+    return {str(name): value.detach() for name, value in state.items()}
+
+
+def _fault(value: Any) -> str | None:
+    if not isinstance(value, Tensor):
+        return f"is {type(value).__name__}, a tensor is needed"
+    if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_complex():
+        return f"is {value.dtype} {value.layout}, a plain tensor is needed"
+    # A shape may say far more than the file holds (strides of 0): writing it out would fill memory and disk.
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return (
+            f"claims {tuple(value.shape)}, more than the {value.untyped_storage().nbytes()} bytes that the file holds"
+        )
+    return None
