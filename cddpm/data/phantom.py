@@ -26,7 +26,7 @@ from cddpm.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same configuration would give other bytes."""
 LABEL = "phantom.json"
 SUBJECTS_PER_PROCESS = 4

@@ -63,9 +63,14 @@ class Cohort:
         return tuple(c for c in self.contrasts if c == "t1" or not only_t1)
 
     def fold(self, number: int) -> tuple[list[Subject], list[Subject]]:
-        """Training and validation subjects of a fold: the validation window moves on by its own size, wrapping around."""
-        start = number * self.validation_size
-        chosen = {(start + i) % len(self.healthy) for i in range(self.validation_size)}
+        """Training and validation subjects of fold 0 to 4: a window of validation that moves on, wrapping around.
+
+        It moves by its own size as long as that leaves five different folds, else by a fifth of the subjects. Fewer than
+        five subjects cannot make five folds; then some are alike.
+        """
+        count = len(self.healthy)
+        start = number * self.validation_size if FOLDS * self.validation_size <= count else number * count // FOLDS
+        chosen = {(start + i) % count for i in range(self.validation_size)}
         training = [s for i, s in enumerate(self.healthy) if i not in chosen]
         return [*training, *self.t1_only], [self.healthy[i] for i in sorted(chosen)]
 

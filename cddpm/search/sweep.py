@@ -11,8 +11,8 @@ from cddpm.campaign import Campaign, flat
 from cddpm.config import ExperimentConfig, to_dict, with_values
 from cddpm.data.check import check
 from cddpm.data.finding import refuse_errors
-from cddpm.data.layout import find_root, read_layout
-from cddpm.data.phantom import make_phantom
+from cddpm.data.layout import read_layout, root_of
+from cddpm.data.phantom import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError
 from cddpm.search import champion, leaderboard, study
@@ -47,15 +47,18 @@ def folder_of(config: ExperimentConfig) -> Path:
 
 
 def prepare_data(config: ExperimentConfig, display: Display) -> Path:
-    """The checked data root: the phantom (made if need be) or ``data.data_dir``. Raises ``DataError`` with all faults."""
-    if config.data.data_dir is None:
+    """The checked data root: the phantom (made if need be), ``data.data_dir``, or where ``data.table`` counts paths from.
+
+    Raises ``DataError`` with all faults.
+    """
+    data = config.data
+    if data.data_dir is None and data.table is None:
         with display.stage("synthetic cohort (phantom)") as say:
-            name = artifact.fingerprint(to_dict(config.data.phantom))
-            data_dir = make_phantom(config.output_dir / "data" / f"phantom-{name}", config.data.phantom)
-            say(str(data_dir))
-    else:
-        data_dir = config.data.data_dir
-    root = find_root(data_dir)
+            name = artifact.fingerprint(GENERATOR_VERSION, to_dict(data.phantom))
+            made = make_phantom(config.output_dir / "data" / f"phantom-{name}", data.phantom)
+            data = data.model_copy(update={"data_dir": made})
+            say(str(made))
+    root = root_of(data)
     with display.stage("data check") as say:
         report = check(config.data, root, parallel=max(2, os.cpu_count() or 2))
         for warning in report.warnings:

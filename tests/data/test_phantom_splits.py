@@ -41,10 +41,27 @@ def test_the_counts_asked_for_hold_with_t2(splits):
 
 
 def test_validation_subjects_change_with_the_fold(splits):
-    validation = [frozenset(names(splits, f"IXI_val_fold{fold}.csv")) for fold in range(4)]
+    validation = [frozenset(names(splits, f"IXI_val_fold{fold}.csv")) for fold in range(FOLDS)]
 
-    assert len(frozenset.union(*validation)) == 8  # four folds of two take each of the eight once
-    assert set(names(splits, "IXI_val_fold4.csv")) == validation[0]  # the fifth begins anew
+    assert len(set(validation)) == FOLDS
+    assert [len(fold) for fold in validation] == [2] * FOLDS
+    assert len(frozenset.union(*validation)) == 8  # everyone is validated on at least once
+
+
+@pytest.mark.parametrize(("train", "val"), [(24, 4), (4, 1), (3, 2), (1, 4), (8, 2), (40, 30)])
+def test_five_folds_differ_whenever_there_are_five_subjects(train: int, val: int) -> None:
+    members = cohort(PhantomConfig(healthy_train=train, healthy_val=val), ("t1", "t2"))
+    folds = [members.fold(number) for number in range(FOLDS)]
+    windows = {frozenset(s.index for s in validation) for _, validation in folds}
+    assert len(windows) == FOLDS
+    for training, validation in folds:
+        assert (len(training), len(validation)) == (train + 1, val)
+        assert not {s.index for s in training} & {s.index for s in validation}
+
+
+def test_validation_of_no_fold_overlaps_while_there_are_enough_subjects() -> None:
+    members = cohort(PhantomConfig(), ("t2",))
+    assert len({s.index for number in range(FOLDS) for s in members.fold(number)[1]}) == FOLDS * 4
 
 
 def test_columns_and_file_names_are_the_published_ones(splits, reference_dir):
