@@ -68,7 +68,8 @@ def run(assignment: Assignment, name: str, folder: Path, gpus: float, forward_re
     """Run the stages on a worker group; with ``forward_reports`` validations reach the surrounding Tune trial.
 
     ``name`` must be new below ``folder``: Ray's own resume is not used, ours is. Raises ``CddpmError`` as the worker
-    raised it, ``SearchError`` for lost workers beyond ``compute.maximum_failures``.
+    raised it, at once, since the next start would meet it again; ``SearchError`` for lost workers beyond
+    ``compute.maximum_failures``.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
@@ -98,15 +99,33 @@ def run(assignment: Assignment, name: str, folder: Path, gpus: float, forward_re
 
 def _callbacks(forward_reports: bool) -> list[Any]:
     if not forward_reports:
-        return []
+        return [_end_at_once()]
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    return [TuneReportCallback()]
+    return [_end_at_once(), TuneReportCallback()]
+
+
+def _end_at_once() -> Any:
+    """A callback that keeps Ray from starting a worker group again after an error that the same start would meet again.
+
+    Ray counts every exception of a worker as a lost worker; one that a callback raises ends the run instead
+    (``ControllerError``). It comes from one rank or from all: Ray ends the ranks that wait for it.
+    """
+    from ray.train import UserCallback
+
+    class EndAtOnce(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+            for failure in worker_exceptions.values():
+                if isinstance(failure, CddpmError):
+                    raise failure
+
+    return EndAtOnce()
 
 
 def _cause(error: Exception) -> CddpmError:
+    """What to raise for Ray's ``TrainingFailedError``: the worker's own error if it is ours."""
     failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
+    for failure in (getattr(error, "controller_failure", None), *failures.values()):
         if isinstance(failure, CddpmError):
             return failure
     first = next(iter(failures.values()), error)

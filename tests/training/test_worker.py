@@ -107,6 +107,29 @@ def test_an_error_without_text_has_a_message() -> None:
     assert str(worker._cause(SimpleNamespace(worker_failures={0: ValueError()}))) == "training failed: ValueError"
 
 
+@pytest.mark.parametrize("failure", [DivergedError("the loss became nan"), DataError("gone")])
+def test_an_error_that_a_restart_would_meet_again_ends_the_training(failure: CddpmError) -> None:
+    """As Ray's controller goes about it: the callback's exception is its own failure, and that is never retried."""
+    from ray.train import FailureConfig, UserCallback
+    from ray.train.v2._internal.callbacks.user_callback import UserCallbackHandler
+    from ray.train.v2._internal.execution.callback_manager import CallbackManager
+    from ray.train.v2._internal.execution.failure_handling import FailureDecision, create_failure_policy
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    policy = create_failure_policy(FailureConfig(max_failures=2))
+    callbacks = worker._callbacks(forward_reports=False)
+    assert all(isinstance(callback, UserCallback) for callback in callbacks)
+    controller = CallbackManager([UserCallbackHandler(callbacks, None)])
+    lost = RuntimeError("Connection closed by peer")
+    controller.invoke("after_worker_group_poll_status", SimpleNamespace(errors={0: lost}))  # raises nothing
+    assert policy.make_decision(WorkerGroupError("lost", {0: lost})) is FailureDecision.RETRY
+    with pytest.raises(ControllerError) as raised:
+        controller.invoke("after_worker_group_poll_status", SimpleNamespace(errors={0: lost, 1: failure}))
+    assert policy.make_decision(raised.value) is FailureDecision.RAISE
+    cause = worker._cause(pickle.loads(pickle.dumps(raised.value)))
+    assert (type(cause), str(cause)) == (type(failure), str(failure))
+
+
 @pytest.mark.parametrize("error", [DivergedError("nan"), DataError("gone")])
 def test_errors_cross_processes(error: CddpmError) -> None:
     again = pickle.loads(pickle.dumps(error))
