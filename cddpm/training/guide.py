@@ -14,6 +14,7 @@ PREFIX = "guide."
 
 _WITHOUT_CONDITION = {
     "model.conditioned": False,
+    "pretraining.artifact": None,
     "model.conditioning": "vector",
     "diffusion.condition_dropout": 0.0,
     "reconstruction.guide": "null",

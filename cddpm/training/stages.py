@@ -80,6 +80,8 @@ def checkpoint_identity(config: ExperimentConfig, store: str) -> tuple[str, dict
     kept with the weights shows the preview as it was when they were trained. Only where the preview chooses the weights
     (``training.keep: best-score``) its settings are. A model without condition does not depend on how one would enter.
     """
+    if config.training.artifact:
+        return config.training.artifact, {}
     unused = set() if config.model.conditioned else {"condition_width", "conditioning"}
     made_from = {
         "store": store,
@@ -114,7 +116,12 @@ def guide_path(config: ExperimentConfig, place: Place, store: str) -> Path | Non
 
 
 def train(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) -> Made:
-    """Make (or find) guide, encoder and trained model of ``config``. Raises ``Interrupted`` when asked to stop."""
+    """Make (or find) guide, encoder and trained model of ``config``. Raises ``Interrupted`` when asked to stop.
+
+    Raises ``ArtifactError`` if an artifact that the configuration names is not there.
+    """
+    if config.training.artifact:
+        return Made(_finished_model(config, place), None, ())
     store = SliceStore.open(place.store, verify=False)  # the driver has
     guide, encoder, made = guide_path(config, place, store.fingerprint), None, []
     if guide is not None and _make_guide(config, place, ranks, hooks):
@@ -122,7 +129,9 @@ def train(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) ->
     if config.model.conditioned and config.pretraining.enabled:
         identity = encoder_identity(config, store.fingerprint)
         encoder = place.artifacts / ENCODER / identity[0]
-        if _ensure(
+        if config.pretraining.artifact:
+            artifact.verify(encoder, ENCODER)
+        elif _ensure(
             encoder, ENCODER, identity, config, ranks, hooks, lambda w: _pretrain(config, store, w, ranks, hooks)
         ):
             made.append(ENCODER)
