@@ -8,11 +8,14 @@ import torch
 from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig
 from cddpm.errors import ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.models.condition import Condition
 from cddpm.models.diffusion import to_signed, to_unit
 
 MODEL = ModelConfig(base_width=32, width_multipliers=(1, 2), residual_blocks=1)
 ENCODER = EncoderConfig(architecture="resnet18", width=8, max_pool=False)
 DROPPING = DiffusionConfig(condition_dropout=0.1)
+ATTENDING = MODEL.model_copy(update={"conditioning": "cross-attention"})
+CONDITIONINGS = pytest.mark.parametrize("config", [MODEL, ATTENDING], ids=["vector", "cross-attention"])
 
 
 def small(model: ModelConfig = MODEL, diffusion: DiffusionConfig = DROPPING) -> ConditionedDiffusion:
@@ -22,15 +25,15 @@ def small(model: ModelConfig = MODEL, diffusion: DiffusionConfig = DROPPING) -> 
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.5 if name == "null_condition" else 0.1)
+                torch.nn.init.normal_(parameter, std=0.5 if name.startswith("null") else 0.1)
     return network
 
 
-def batch(size: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Slices (B, 1, 16, 16) in [0, 1], t (B,) and noise."""
+def batch(edge: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Slices (3, 1, edge, edge) in [0, 1], t (3,) and noise."""
     generator = torch.Generator().manual_seed(1)
-    slices = torch.rand(size, 1, 16, 16, generator=generator)
-    return slices, torch.tensor([0, 499, 900])[:size], torch.randn(size, 1, 16, 16, generator=generator)
+    slices = torch.rand(3, 1, edge, edge, generator=generator)
+    return slices, torch.tensor([0, 499, 900]), torch.randn(3, 1, edge, edge, generator=generator)
 
 
 def test_the_loss_is_that_of_the_parts():
@@ -50,15 +53,47 @@ def test_without_dropped_rows_dropout_is_the_reference_path():
     torch.testing.assert_close(dropping(slices, t, noise, torch.zeros(3, dtype=torch.bool)), expected)
 
 
-def test_dropped_rows_see_the_null_condition_and_no_others():
-    model = small()
-    slices, t, noise = batch()
+@CONDITIONINGS
+def test_dropped_rows_see_the_null_condition_and_no_others(config):
+    model = small(config)
+    slices, t, noise = batch(32)
     drop = torch.tensor([True, False, True])
     x_t = model.diffusion.q_sample(to_signed(slices), t, noise)
-    conditions = torch.where(drop[:, None], model.null(3).vector, model.condition(slices).vector)
-    expected = model.diffusion.loss(model.unet(x_t, t, conditions), to_signed(slices), noise, t)
+    given, null = model.condition(slices), model.null(3)
+    rows = [model.restore(x_t[i : i + 1], t[i : i + 1], (null if drop[i] else given)[i : i + 1]) for i in range(3)]
+    expected = model.diffusion.loss(torch.cat(rows), to_signed(slices), noise, t)
     torch.testing.assert_close(model(slices, t, noise, drop), expected)
     assert model(slices, t, noise) != model(slices, t, noise, drop)
+
+
+def test_tokens_are_the_pixels_of_the_encoders_last_map():
+    model = small(ATTENDING)
+    slices, _, _ = batch(32)
+    last, condition = model.encoder.forward_features(slices)[-1], model.condition(slices)
+    torch.testing.assert_close(condition.vector, model.encoder(slices))
+    assert condition.tokens.shape == (3, 4, 64)
+    torch.testing.assert_close(condition.tokens[1, 2], last[1, :, 1, 0])
+    assert model.null(2).tokens.shape == (2, 1, 64)
+    assert small().condition(slices).tokens is None
+    assert small().null_token is None
+
+
+def test_an_attending_model_needs_tokens_and_a_vector():
+    model = small(ATTENDING)
+    slices, t, noise = batch(32)
+    x_t = model.diffusion.q_sample(to_signed(slices), t, noise)
+    condition = model.condition(slices)
+    shown = model.restore(x_t, t, condition)
+    for other in (
+        Condition(condition.vector, condition.tokens.flip(0)),
+        Condition(condition.vector.flip(0), condition.tokens),
+    ):
+        assert (model.restore(x_t, t, other) - shown).abs().amax() > 1e-4
+
+
+def test_without_condition_there_is_nothing_to_attend_to():
+    with pytest.raises(ConfigError, match=r"'cross-attention': a model without condition .* allowed is 'vector'"):
+        ConditionedDiffusion(ATTENDING.model_copy(update={"conditioned": False}), ENCODER, DiffusionConfig())
 
 
 def test_prediction_is_one_step_on_the_unit_scale():
@@ -87,9 +122,10 @@ def test_guidance_meets_both_branches_at_its_ends():
         torch.testing.assert_close(unconditional + scale * (conditional - unconditional), expected)
 
 
-def test_predictions_of_a_slice_do_not_depend_on_its_batch():
-    model = small()
-    slices, t, noise = batch()
+@CONDITIONINGS
+def test_predictions_of_a_slice_do_not_depend_on_its_batch(config):
+    model = small(config)
+    slices, t, noise = batch(32)
     together = model.predict_x0(slices, t, noise, model.condition(slices))
     for i in range(3):
         one = slices[i : i + 1]
@@ -97,21 +133,24 @@ def test_predictions_of_a_slice_do_not_depend_on_its_batch():
         torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-4, atol=1e-5)
 
 
+@CONDITIONINGS
 @pytest.mark.parametrize("drop", [None, torch.tensor([False] * 3), torch.tensor([True] * 3)])
-def test_every_parameter_gets_a_gradient_whatever_is_dropped(drop):
-    model = small().train()
-    slices, t, noise = batch()
+def test_every_parameter_gets_a_gradient_whatever_is_dropped(config, drop):
+    model = small(config).train()
+    slices, t, noise = batch(32)
     model(slices, t, noise, drop).backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 def test_only_dropped_rows_teach_the_null_condition():
-    model = small()
-    slices, t, noise = batch()
+    model = small(ATTENDING)
+    slices, t, noise = batch(32)
     model(slices, t, noise).backward()
     assert not model.null_condition.grad.any()
+    assert not model.null_token.grad.any()
     model(slices, t, noise, torch.tensor([True, False, False])).backward()
     assert model.null_condition.grad.any()
+    assert model.null_token.grad.any()
 
 
 def test_a_plain_ddpm_has_no_encoder_and_no_condition():
@@ -141,9 +180,10 @@ def test_a_plain_ddpm_has_nothing_to_drop():
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_bfloat16_training_loss_is_float32_and_near():
-    model = small()
-    slices, t, noise = batch()
+@CONDITIONINGS
+def test_bfloat16_training_loss_is_float32_and_near(config):
+    model = small(config)
+    slices, t, noise = batch(32)
     exact = model(slices, t, noise)
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(slices, t, noise, torch.tensor([False, False, False]))

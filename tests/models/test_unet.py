@@ -9,15 +9,16 @@ from safetensors.torch import load_file
 
 from cddpm.config import ModelConfig
 from cddpm.errors import ConfigError
-from cddpm.models.unet import AttentionBlock, ResidualBlock, UNet, timestep_embedding
+from cddpm.models.unet import AttentionBlock, CrossAttentionBlock, ResidualBlock, UNet, timestep_embedding
 
 SMALL = ModelConfig(base_width=32, width_multipliers=(1, 2), residual_blocks=1)
+ATTENDING = SMALL.model_copy(update={"conditioning": "cross-attention", "attention_head_width": 32})
 
 
-def small_unet(model: ModelConfig = SMALL) -> UNet:
+def small_unet(model: ModelConfig = SMALL, token_channels: int | None = None) -> UNet:
     """A U-Net with every weight drawn anew, the zeros too."""
     torch.manual_seed(0)
-    network = UNet(model).eval()
+    network = UNet(model, token_channels=token_channels).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.1)
     return network
@@ -57,6 +58,78 @@ def test_attention_of_equal_tokens_changes_all_alike_and_follows_a_permutation()
     order = torch.randperm(16)
     permuted = x.flatten(2)[:, :, order].view_as(x)
     torch.testing.assert_close(block(permuted).flatten(2), block(x).flatten(2)[:, :, order], rtol=1e-4, atol=1e-4)
+
+
+def cross_attention() -> CrossAttentionBlock:
+    """64 channels in two heads, tokens of 6 channels, no weight zero."""
+    torch.manual_seed(2)
+    block = CrossAttentionBlock(64, 6, 32)
+    torch.nn.init.normal_(block.proj_out.weight, std=0.2)
+    return block
+
+
+def test_cross_attention_starts_as_the_identity():
+    x = torch.randn(2, 64, 4, 4)
+    assert torch.equal(CrossAttentionBlock(64, 6, 32)(x, torch.randn(2, 9, 6)), x)
+
+
+def test_cross_attention_is_the_softmax_over_tokens():
+    block, x, tokens = cross_attention(), torch.randn(1, 64, 2, 3), torch.randn(1, 5, 6)
+    expected = x.clone()
+    pixels = block.norm(x)[0].flatten(1).T
+    key, value = block.key_value(tokens[0]).split(64, dim=1)
+    mixed = torch.empty(6, 64)
+    for head in (slice(0, 32), slice(32, 64)):
+        weight = (block.query(pixels)[:, head] @ key[:, head].T / 32**0.5).softmax(1)
+        mixed[:, head] = weight @ value[:, head]
+    expected += block.proj_out(mixed).T.view(1, 64, 2, 3)
+    torch.testing.assert_close(block(x, tokens), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cross_attention_knows_no_order_of_tokens_and_equal_ones_count_once():
+    block, x, tokens = cross_attention(), torch.randn(2, 64, 4, 4), torch.randn(2, 5, 6)
+    torch.testing.assert_close(block(x, tokens[:, torch.randperm(5)]), block(x, tokens), rtol=1e-4, atol=1e-5)
+    one = tokens[:, :1]
+    torch.testing.assert_close(block(x, one.expand(-1, 9, -1)), block(x, one), rtol=1e-4, atol=1e-5)
+    assert (block(x, tokens) - block(x, one)).abs().max() > 1e-2
+
+
+def test_an_untrained_cross_attention_is_the_vector_network_and_keeps_its_names():
+    vector, attending = UNet(SMALL), UNet(ATTENDING, token_channels=6)
+    kept = attending.load_state_dict(vector.state_dict(), strict=False)
+    assert kept.unexpected_keys == []
+    assert {name.rpartition(".cross.")[0] for name in kept.missing_keys} == {"middle_block"}
+    torch.nn.init.normal_(vector.out[2].weight)
+    attending.out.load_state_dict(vector.out.state_dict())
+    x, t, condition = torch.randn(2, 1, 16, 16), torch.tensor([1, 900]), torch.randn(2, 128)
+    assert torch.equal(attending(x, t, condition, torch.randn(2, 4, 6)), vector(x, t, condition))
+
+
+def test_tokens_matter_to_their_own_slice_alone():
+    network = small_unet(ATTENDING, token_channels=6)
+    x, t, condition, tokens = (
+        torch.randn(2, 1, 16, 16),
+        torch.tensor([1, 900]),
+        torch.randn(2, 128),
+        torch.randn(2, 4, 6),
+    )
+    before = network(x, t, condition, tokens)
+    tokens[1] = torch.randn(4, 6)
+    change = (network(x, t, condition, tokens) - before).abs().flatten(1).amax(1)
+    assert change[0] < 1e-5
+    assert change[1] > 1e-3
+
+
+def test_missing_or_unwanted_tokens_are_refused():
+    x, t, condition, tokens = torch.randn(1, 1, 8, 8), torch.tensor([3]), torch.randn(1, 128), torch.randn(1, 4, 6)
+    with pytest.raises(ValueError, match=r"tokens: got none, but model\.conditioning is 'cross-attention'"):
+        UNet(ATTENDING, token_channels=6)(x, t, condition)
+    with pytest.raises(ValueError, match=r"tokens: got some of shape \(1, 4, 6\), but model\.conditioning is 'vector'"):
+        UNet(SMALL)(x, t, condition, tokens)
+    with pytest.raises(ValueError, match=r"token_channels: None, but model\.conditioning is 'cross-attention'"):
+        UNet(ATTENDING)
+    with pytest.raises(ValueError, match=r"token_channels: 6, but model\.conditioning is 'vector'"):
+        UNet(SMALL, token_channels=6)
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 20)])
