@@ -259,7 +259,7 @@ def _curves(volumes: Sequence[_Volume]) -> Aggregates:
     """Over all thresholds: of all voxels together, and the oracle."""
     whole = operating_point.pooled([volume.whole for volume in volumes])
     brain = operating_point.pooled([volume.brain for volume in volumes])
-    counted = [volume.whole for volume in volumes]
+    counted = [volume.whole for volume in sorted(volumes, key=lambda v: v.row["volume"])]  # sums depend on their order
     best = operating_point.best_dice([counted]) if whole.lesion_voxels else None
     return {
         "auprc_pooled": operating_point.average_precision(whole),

@@ -5,7 +5,10 @@ nearest one of the other mask is taken; the Hausdorff distance is the largest of
 larger of the two directions' 95th percentiles (MONAI's definition, as in the BraTS challenge).
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +35,6 @@ def hd95_mm(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], voxel_size_
 def _distance_mm(
     prediction: NDArray[np.bool_], truth: NDArray[np.bool_], voxel_size_mm: Sequence[float], percentile: float | None
 ) -> float | None:
-    from monai.metrics.hausdorff_distance import compute_hausdorff_distance  # takes seconds to import
-
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
     box = bounding_box(prediction | truth)
@@ -43,5 +44,14 @@ def _distance_mm(
         np.pad(mask[box], 1)[None, None] for mask in (prediction, truth)
     )  # an edge of the volume is a surface
     spacing = [float(size) for size in voxel_size_mm]
-    distance = compute_hausdorff_distance(one, other, include_background=True, percentile=percentile, spacing=spacing)
+    distance = _monai()(one, other, include_background=True, percentile=percentile, spacing=spacing)
     return float(distance[0, 0])
+
+
+@cache
+def _monai() -> Callable[..., Any]:
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance  # takes seconds to import
+
+    # MONAI 1.6 warns of an argument that it gives itself
+    warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
+    return compute_hausdorff_distance
