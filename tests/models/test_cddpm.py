@@ -1,6 +1,7 @@
 """The conditioned model: its loss is the diffusion's, dropped rows see the null condition, every parameter learns."""
 
 import pickle
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from cddpm.errors import ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.condition import Condition
 from cddpm.models.diffusion import to_signed, to_unit
+from cddpm.models.spark import SparK
 
 MODEL = ModelConfig(base_width=32, width_multipliers=(1, 2), residual_blocks=1)
 ENCODER = EncoderConfig(architecture="resnet18", width=8, max_pool=False)
@@ -178,6 +180,42 @@ def test_a_plain_ddpm_has_nothing_to_drop():
     with pytest.raises(ConfigError, match=r"condition_dropout: 0\.1: a model without condition") as caught:
         ConditionedDiffusion(MODEL.model_copy(update={"conditioned": False}), ENCODER, DROPPING)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+@pytest.mark.parametrize("architecture", get_args(EncoderConfig.model_fields["architecture"].annotation))
+def test_every_encoder_is_pretrained_and_then_conditions(architecture):
+    """One step of SparK and one of the diffusion model, starting from the pretrained weights."""
+    torch.manual_seed(0)
+    encoder = EncoderConfig(architecture=architecture, width=4, max_pool=False, drop_path=0.05)
+    slices, t, noise = batch(32)
+    pretraining = SparK(encoder, 16, 0.65)
+    before = pretraining.encoder_state()
+    assert step(pretraining, slices) == []
+    pretrained = pretraining.encoder_state()
+    assert not torch.equal(pretrained["conv1.weight"], before["conv1.weight"])
+
+    model = ConditionedDiffusion(ATTENDING, encoder, DROPPING)
+    model.encoder.load_trunk(pretrained)
+    assert torch.equal(model.encoder.layer4[0].conv1.weight, pretrained["layer4.0.conv1.weight"])
+    assert model.condition(slices).tokens.shape == (3, 4, model.encoder.channels[-1])
+    for layer in (
+        model.unet.out[2],
+        model.unet.middle_block.cross.proj_out,
+        model.unet.output_blocks[-1][0].out_layers[3],
+    ):
+        torch.nn.init.normal_(layer.weight, std=0.1)  # a zeroed layer gives no gradient to those before it
+    assert step(model, slices, t, noise, torch.tensor([True, False, False])) == []
+    assert model.encoder.conv1.weight.grad.any()
+    assert not torch.equal(model.encoder.conv1.weight, pretrained["conv1.weight"])
+
+
+def step(module: torch.nn.Module, *inputs: torch.Tensor) -> list[str]:
+    """One training step on the loss of ``inputs``; names of the parameters without finite gradient."""
+    optimizer = torch.optim.Adam(module.train().parameters(), lr=1e-3)
+    module(*inputs).backward()
+    optimizer.step()
+    grads = {name: parameter.grad for name, parameter in module.named_parameters()}
+    return [name for name, grad in grads.items() if grad is None or not grad.isfinite().all()]
 
 
 @CONDITIONINGS
