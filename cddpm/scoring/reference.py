@@ -38,7 +38,7 @@ NaN here, as published. Letters: S slices, H, W their size; the published first 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ from cddpm.scoring.metrics import Confusion, confusion
 from cddpm.scoring.operating_point import Optimum, ten_step_search
 from cddpm.scoring.postprocess import remove_small_components
 from cddpm.scoring.residual import eroded_mask
+from cddpm.scoring.score import Scorer
 
 Floats = NDArray[np.float32]
 Truths = NDArray[np.bool_]
@@ -92,15 +93,34 @@ class ReferenceVolume:
     label: float = 1.0
 
 
-def reference_threshold(volumes: Sequence[ReferenceVolume], scoring: ScoringConfig) -> float:
-    """The published "automatic" threshold: ten-step search over the voxels of all validation volumes taken together."""
-    maps = [reference_anomaly_map(volume, scoring).ravel() for volume in volumes]
-    truths = [volume.segmentation.ravel() > 0 for volume in volumes]
-    return search_array(np.concatenate(maps), np.concatenate(truths)).threshold
+def reference_volumes(scorer: Scorer, scoring: ScoringConfig, dataset: str) -> Iterator[ReferenceVolume]:
+    """The volumes of a data set of ``scorer`` (or its ``healthy`` ones), one at a time, in their order.
+
+    Reconstructions are the mean over the levels of ``scoring`` and all seeds. The label is that of the volume's record; 1
+    where it has none. Raises ``DataError`` for an unknown data set.
+    """
+    store = scorer.store
+    for case in scorer.cases(dataset):
+        v, label = case.index, getattr(store.volumes[case.index], "label", None)
+        whole = scorer.whole_reconstruction(v, scoring)
+        yield ReferenceVolume(
+            store.image(v), whole, store.mask(v), store.segmentation(v), 1.0 if label is None else float(label)
+        )
+
+
+def reference_threshold(volumes: Iterable[ReferenceVolume], scoring: ScoringConfig) -> float:
+    """The published "automatic" threshold: ten-step search over the voxels of all validation volumes taken together.
+
+    Raises ``DataError`` without volumes.
+    """
+    pairs = [(reference_anomaly_map(v, scoring).ravel(), v.segmentation.ravel() > 0) for v in volumes]
+    _require(pairs)
+    scores, truths = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    return search_array(scores, truths).threshold
 
 
 def reference_metrics(
-    volumes: Sequence[ReferenceVolume], scoring: ScoringConfig, threshold: float | None = None
+    volumes: Iterable[ReferenceVolume], scoring: ScoringConfig, threshold: float | None = None
 ) -> Dictionary:
     """The published dictionary of an unhealthy data set: lists over volumes (or slices), means, standard deviations.
 
@@ -108,27 +128,28 @@ def reference_metrics(
     (``reference_threshold`` of validation). ``scoring`` gives erosion, median kernel and smallest component; its residual
     and operating point are not read, as published. Raises ``DataError`` without volumes.
     """
-    _require(volumes)
     table: Dictionary = {}
     for volume in volumes:
         scores = reference_anomaly_map(volume, scoring)
         for part in (_errors(volume), _detection(volume, scores, scoring, threshold), _slices(volume, scores)):
             _append(table, part)
         _append(table, _volume_scores(volume, scores))
+    _require(table)
     return table | _summary(table)
 
 
-def healthy_reference_metrics(volumes: Sequence[ReferenceVolume], scoring: ScoringConfig) -> Dictionary:
+def healthy_reference_metrics(volumes: Iterable[ReferenceVolume], scoring: ScoringConfig) -> Dictionary:
     """The published dictionary of a healthy validation set: errors, scores, ``t_1p``, ``t_5p``, ``t_10p``; the rest NaN.
 
     Raises ``DataError`` without volumes.
     """
-    _require(volumes)
     table: Dictionary = {}
-    maps = [reference_anomaly_map(volume, scoring) for volume in volumes]
-    for volume, scores in zip(volumes, maps, strict=True):
+    maps: list[Floats] = []
+    for volume in volumes:
+        maps.append(reference_anomaly_map(volume, scoring))
         _append(table, _errors(volume))
-        _append(table, _volume_scores(volume, scores))
+        _append(table, _volume_scores(volume, maps[-1]))
+    _require(maps)
     everything = np.concatenate([scores.ravel() for scores in maps])
     limits = {name: float(np.quantile(everything, share)) for name, share in HEALTHY_QUANTILES.items()}
     return table | _summary(table) | limits
@@ -153,8 +174,8 @@ def search_array(scores: NDArray[np.floating[Any]], truth: Truths) -> Optimum:
     return ten_step_search(dice_above, float(every[-1]))
 
 
-def _require(volumes: Sequence[ReferenceVolume]) -> None:
-    if not volumes:
+def _require(found: list[Any] | Dictionary) -> None:
+    if not found:
         raise DataError("reference metrics of no volume; name at least one data set or healthy volume")
 
 

@@ -10,7 +10,7 @@ outside of the brain mask have score 0, so a lesion there counts as missed.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -164,6 +164,16 @@ class Scorer:
         if self._cache is not None:
             full[case.box] = self._mean_x0(case, scoring)
         return full
+
+    def whole_reconstruction(self, volume: int, scoring: ScoringConfig) -> NDArray[np.float32]:
+        """As ``reconstruction``, but of every voxel, far outside of the brain too; read anew each time."""
+        if self._cache is None:
+            return np.zeros(self.store.mask(volume).shape, np.float32)
+        case, levels = replace(self._cases[volume], box=(slice(None),) * 3), self._levels(scoring)
+        mean_c = self._mean(case, "c", levels)
+        if scoring.guidance_scale == 1.0:
+            return mean_c
+        return mean_c + np.float32(scoring.guidance_scale - 1.0) * self._mean(case, "d", levels)
 
     def segmentation(self, volume: int, scoring: ScoringConfig, threshold: float) -> NDArray[np.bool_]:
         """Voxels (S, H, W) above ``threshold`` without small components."""

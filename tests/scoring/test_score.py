@@ -14,6 +14,7 @@ from cddpm.errors import ArtifactError, DataError
 from cddpm.reconstruct import cache
 from cddpm.scoring.metrics import dice
 from cddpm.scoring.postprocess import remove_small_components
+from cddpm.scoring.reference import reference_metrics, reference_threshold, reference_volumes, search_array
 from cddpm.scoring.score import Evaluation, Scorer, evaluate, intensity_threshold_baseline
 
 COHORT = {"A": [0, 1, 2], "B": [3, 4]}
@@ -246,3 +247,33 @@ def test_equals_the_published_evaluation(published, reference_dir, store, dtype,
         assert [row[ours] for row in rows] == pytest.approx(both[theirs], abs=tolerance)
     for ours, theirs in {"dice": "DiceScorePerVol", "recall": "TPRPerVol", "false_discovery_rate": "FPRPerVol"}.items():
         assert rows[1][ours] == pytest.approx(test_b[theirs][0], abs=tolerance)
+
+
+def test_published_search_pools_the_voxels_of_each_data_set_and_of_all(scorer, store):
+    scoring = ScoringConfig(operating_point="seed-search")
+    found = scorer.thresholds(scoring)
+    for name, volumes in (COHORT | {"all": [0, 1, 2, 3, 4]}).items():
+        scores = np.concatenate([scorer.anomaly_map(v, scoring).ravel() for v in volumes])
+        truth = np.concatenate([store.segmentation(v).ravel() > 0 for v in volumes])
+        assert found[name] == search_array(scores, truth).threshold
+    assert scorer.score(scoring).objective <= scorer.score(ScoringConfig()).objective + 0.02
+
+
+def test_whole_reconstruction_is_the_reconstruction_and_goes_on_outside_of_the_brain(scorer, store, predictions):
+    for scoring in (ScoringConfig(), ScoringConfig(guidance_scale=1.7, noise_levels=(500,))):
+        box, whole = scorer.reconstruction(3, scoring), scorer.whole_reconstruction(3, scoring)
+        inside = box != 0
+        np.testing.assert_array_equal(whole[inside], box[inside])
+        assert whole[~inside].any()
+
+
+def test_published_numbers_of_a_scorer(scorer, store):
+    volumes = list(reference_volumes(scorer, ScoringConfig(), "A"))
+    assert len(volumes) == 3
+    threshold = reference_threshold(volumes, ScoringConfig())
+    pooled = scorer.thresholds(ScoringConfig(operating_point="seed-search"))["A"]
+    assert threshold == pytest.approx(pooled, rel=0.01)  # float16 maps there, float32 here
+    found = reference_metrics(reference_volumes(scorer, ScoringConfig(), "A"), ScoringConfig(), threshold)
+    rows = evaluate(scorer, ScoringConfig(), {"all": threshold}, ["A"]).rows[:3]
+    assert found["DiceScorePerVol"] == pytest.approx([row["dice"] for row in rows], abs=0.02)
+    assert len(list(reference_volumes(scorer, ScoringConfig(), "healthy"))) == 2
