@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cddpm.config import ReconstructionConfig, to_dict
+from cddpm.config import ExperimentConfig, ReconstructionConfig, to_dict
 from cddpm.data import brain
 from cddpm.data.geometry import Geometry, reorient, to_input_grid
 from cddpm.data.prepare import Prepared, prepare
@@ -27,6 +27,7 @@ from cddpm.scoring.figures import OverviewRow, slice_to_show
 from cddpm.scoring.score import ALL, Scorer
 from cddpm.tracking.package import WEIGHTS, Package
 from cddpm.training.checkpoint import fill_module
+from cddpm.training.guide import guide_config, unpacked
 from cddpm.training.preview import predict
 
 INTENSITIES = "the scan's own, smoothed, between the percentiles that became 0 and 1"
@@ -73,10 +74,16 @@ class Predictor:
         """Raises ``ArtifactError`` if the weights are of another architecture than the package's configuration says."""
         config = package.config
         self.package, self.device = package, torch.device(device)
-        self._model = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
-        fill_module(self._model, package.weights, str(package.directory / WEIGHTS))
-        self._model.to(self.device).to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
-        self._model.eval()
+        own, guiding = unpacked(package.weights)
+        guide = guide_config(config)
+        self._model = self._network(config, own if guide else package.weights)
+        self._guide = self._network(guide, guiding) if guide else None
+
+    def _network(self, config: ExperimentConfig, weights: Mapping[str, torch.Tensor]) -> ConditionedDiffusion:
+        network = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
+        fill_module(network, weights, str(self.package.directory / WEIGHTS))
+        network.to(self.device).to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
+        return network.eval()
 
     def predict_scan(
         self, image: Volume, mask: Volume | None = None, volume_key: str | None = None, dataset: str = ALL
@@ -103,7 +110,7 @@ class Predictor:
         # sum, are those of the cohort on which the threshold was fixed
         config = self.package.config
         guided = scoring.guidance_scale != 1
-        arrays = predict(self._model, config, config.reconstruction, image, key, self.device, guided)
+        arrays = predict(self._model, config, config.reconstruction, image, key, self.device, guided, self._guide)
         rows = rounded(key, arrays)
         one = _OneScan(key, image, _axial(prepared.mask), config.reconstruction, rows)
         scorer = Scorer(one, one, {}, [0])
@@ -137,6 +144,7 @@ def settings(package: Package) -> dict[str, Any]:
     return {
         "data": to_dict(config.data.model_copy(update={"data_dir": None})),
         "noise": to_dict(config.diffusion.noise),
+        "patch": to_dict(config.diffusion.patch),
         "reconstruction": to_dict(config.reconstruction),
         "scoring": to_dict(package.pipeline.scoring),
         "seed": config.seed,

@@ -19,6 +19,7 @@ from cddpm.scoring.score import Evaluation, Scorer, evaluate
 from cddpm.search import scoring_search
 from cddpm.search.trial import TrialResult
 from cddpm.training import checkpoint, stages, worker
+from cddpm.training.guide import packed
 
 TEST = "test.json"
 
@@ -84,8 +85,12 @@ def draw(scorer: Scorer, contender: Contender, path: Path) -> None:
 
 
 def weights_of(place: stages.Place, result: TrialResult) -> Mapping[str, Any]:
-    """The winner's weights."""
-    folder = place.artifacts / stages.CHECKPOINT / result.checkpoint
+    """The winner's weights, with those of its guide if it has one."""
+    return packed(_weights(place, result.checkpoint), _weights(place, result.guide) if result.guide else None)
+
+
+def _weights(place: stages.Place, name: str) -> dict[str, Any]:
+    folder = place.artifacts / stages.CHECKPOINT / name
     artifact.verify(folder, stages.CHECKPOINT)
     return checkpoint.load_weights(folder / checkpoint.WEIGHTS)
 

@@ -18,6 +18,7 @@ REFRESH_SECONDS = 0.5
 LINE_SECONDS = 15.0
 """Without a terminal (a log file), how often a line says where the trials are."""
 STAGES = {
+    "guide": ("training guide", "images"),
     "pretrain": ("pretraining encoder", "images"),
     "train": ("training", "images"),
     "reconstruction": ("reconstructing", "volumes"),

@@ -102,6 +102,7 @@ class Lab:
             names.FINGERPRINT_CHECKPOINT: result.checkpoint,
             names.FINGERPRINT_RECONSTRUCTION: result.reconstruction,
             **({names.FINGERPRINT_ENCODER: result.encoder} if result.encoder else {}),
+            **({names.FINGERPRINT_GUIDE: result.guide} if result.guide else {}),
             **{f"cddpm.best.{path}": str(value) for path, value in result.best.params.items()},
         }
         self.book.set_tags(run, tags)
@@ -226,4 +227,5 @@ def _chosen(metrics: dict[str, float]) -> dict[str, float]:
 
 def _fingerprints(result: TrialResult, store: str) -> dict[str, str]:
     found = {"store": store, "checkpoint": result.checkpoint, "reconstruction": result.reconstruction}
-    return {**found, "encoder": result.encoder} if result.encoder else found
+    beside = {"encoder": result.encoder, "guide": result.guide}
+    return {**found, **{name: value for name, value in beside.items() if value}}

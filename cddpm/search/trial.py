@@ -41,6 +41,8 @@ class TrialResult:
     reconstruction: str
     made: tuple[str, ...]
     seconds: float
+    guide: str | None = None
+    """Checkpoint of the DDPM that guides the model, if one does."""
 
     @property
     def objective(self) -> float:
@@ -110,6 +112,7 @@ def _run(job: TrialJob, board: Any) -> TrialResult | None:
         reconstruction=outcome.reconstruction.name,
         made=outcome.made.made,
         seconds=time.monotonic() - start,
+        guide=outcome.made.guide.name if outcome.made.guide else None,
     )
     artifact.write_json(job.folder / POINTS, [p.row() for p in points])
     artifact.write_json(job.folder / RESULT, asdict(result))

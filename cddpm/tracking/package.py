@@ -1,11 +1,11 @@
 """The model package: all that a prediction needs, in one directory that runs no code when loaded.
 
-===================  ====================================================================================
-model.safetensors    weights of the diffusion model and its encoder
+===================  ===============================================================================================
+model.safetensors    weights of the diffusion model and its encoder; of its guide (``training.guide``) if it has one
 config.json          the resolved ``ExperimentConfig``
 pipeline.json        ``Pipeline``: how a reconstruction becomes a segmentation, and how good that was
 manifest.json        digests of the three (``cddpm.artifact``), written last
-===================  ====================================================================================
+===================  ===============================================================================================
 
 No MLflow here: a prediction reads packages without it.
 """
@@ -59,7 +59,7 @@ class Pipeline(Frozen):
     validation: dict[str, float] = Field(default_factory=dict)
     """Metrics by name (``val/dice``, ``val/Brats21/dice``)."""
     fingerprints: dict[str, str] = Field(default_factory=dict)
-    """What the model was made from: data, store, encoder, checkpoint, reconstruction."""
+    """What the model was made from: data, store, encoder, guide, checkpoint, reconstruction."""
     sweep: str | None = None
     trial: int | None = None
 

@@ -5,6 +5,8 @@ same settings finds. In a model package its weights lie beside the model's, with
 """
 
 from collections.abc import Mapping
+from typing import Any
+from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from cddpm.config import ExperimentConfig, with_values
 
 PREFIX = "guide."
 
-_WITHOUT_CONDITION = {
+_WITHOUT_CONDITION: dict[str, Any] = {
     "model.conditioned": False,
     "pretraining.artifact": None,
     "model.conditioning": "vector",

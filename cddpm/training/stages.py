@@ -109,12 +109,6 @@ def _cohort(config: ExperimentConfig) -> list[Any]:
     return [config.data.healthy, config.data.fold]
 
 
-def guide_path(config: ExperimentConfig, place: Place, store: str) -> Path | None:
-    """Where the checkpoint of the guide of ``config`` is, or will be; None if it asks for none."""
-    guide = guide_config(config)
-    return None if guide is None else place.artifacts / CHECKPOINT / checkpoint_identity(guide, store)[0]
-
-
 def train(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) -> Made:
     """Make (or find) guide, encoder and trained model of ``config``. Raises ``Interrupted`` when asked to stop.
 
@@ -123,9 +117,8 @@ def train(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) ->
     if config.training.artifact:
         return Made(_finished_model(config, place), None, ())
     store = SliceStore.open(place.store, verify=False)  # the driver has
-    guide, encoder, made = guide_path(config, place, store.fingerprint), None, []
-    if guide is not None and _make_guide(config, place, ranks, hooks):
-        made.append(GUIDE)
+    encoder: Path | None = None
+    guide, made = _make_guide(config, place, ranks, hooks)
     if config.model.conditioned and config.pretraining.enabled:
         identity = encoder_identity(config, store.fingerprint)
         encoder = place.artifacts / ENCODER / identity[0]
@@ -150,12 +143,15 @@ def train(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) ->
     return Made(path, encoder, tuple(made), guide)
 
 
-def _make_guide(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) -> bool:
-    """Make (or find) the guide's checkpoint; whether it was made now."""
+def _make_guide(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) -> tuple[Path | None, list[str]]:
+    """Make (or find) the guide's checkpoint, if ``config`` asks for one; and what was made now."""
     guide = guide_config(config)
-    assert guide is not None  # asked for by who calls this
+    if guide is None:
+        return None, []
+    # Its validations are not reported: a trial is judged by its conditioned model alone.
     quiet = Hooks(progress=lambda stage, *rest: hooks.progress(GUIDE, *rest), stop=hooks.stop)
-    return bool(train(guide, place, ranks, quiet).made)  # a trial is judged by its conditioned model alone
+    made = train(guide, place, ranks, quiet)
+    return made.checkpoint, [GUIDE] if made.made else []
 
 
 def _finished_model(config: ExperimentConfig, place: Place) -> Path:
@@ -291,14 +287,26 @@ def load_model(path: Path, device: torch.device) -> tuple[ConditionedDiffusion, 
     return model.eval(), config
 
 
-def _load_guide(path: Path | None, device: torch.device) -> ConditionedDiffusion | None:
-    if path is None:
+def guide_path(config: ExperimentConfig, place: Place, path: Path) -> Path | None:
+    """The guide's checkpoint beside the checkpoint ``path``, trained on the same store; None if ``config`` asks for none.
+
+    Raises ``ArtifactError`` if it was not trained.
+    """
+    guide = guide_config(config)
+    if guide is None:
         return None
-    if not artifact.is_complete(path):
+    store = artifact.read_manifest(path, CHECKPOINT).made_from.get("store")
+    found = place.artifacts / CHECKPOINT / checkpoint_identity(guide, str(store))[0]
+    if not artifact.is_complete(found):
         raise ArtifactError(
-            f"{path}: the DDPM that reconstruction.guide asks for is not there; train with the same configuration first"
+            f"{found}: the DDPM that reconstruction.guide asks for beside {path.name} is not there; train with the same "
+            "configuration first, or set reconstruction.guide: null"
         )
-    return load_model(path, device)[0]
+    return found
+
+
+def _load_guide(path: Path | None, device: torch.device) -> ConditionedDiffusion | None:
+    return None if path is None else load_model(path, device)[0]
 
 
 def cohorts(config: ExperimentConfig, store: SliceStore, split: str) -> tuple[dict[str, list[int]], list[int]]:
@@ -313,7 +321,7 @@ def reconstruct(
 ) -> Path:
     """Predict ``volumes`` with the checkpoint ``path`` into a reconstruction cache (or find it); all ranks share the work.
 
-    The guide that ``config`` may ask for must have been trained. Raises ``ArtifactError`` if it was not.
+    Raises ``ArtifactError`` if ``config`` asks for a guide that was not trained.
     """
     store = SliceStore.open(place.store, verify=False)  # the driver has
     target, ids, name, made_from = _reconstruction_identity(config, place, store, path, volumes)
@@ -341,7 +349,7 @@ def predict_part(
 def _reconstruction_identity(
     config: ExperimentConfig, place: Place, store: SliceStore, path: Path, volumes: Sequence[int]
 ) -> tuple[Path, list[str], str, dict[str, Any]]:
-    ids, guide = [store.volumes[v].id for v in volumes], guide_path(config, place, store.fingerprint)
+    ids, guide = [store.volumes[v].id for v in volumes], guide_path(config, place, path)
     name, made_from = reconstructions.cache_identity(
         path.name,
         store.fingerprint,
@@ -366,7 +374,7 @@ def _predict_all(
 ) -> None:
     store = SliceStore.open(place.store, verify=False)
     model, _ = load_model(path, ranks.device)
-    guide = _load_guide(guide_path(config, place, store.fingerprint), ranks.device)
+    guide = _load_guide(guide_path(config, place, path), ranks.device)
     parts = reconstructions.parts_directory(target)
     for number, v in enumerate(volumes):
         record = store.volumes[v]

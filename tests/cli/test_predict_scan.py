@@ -93,7 +93,8 @@ def _pipeline(**changes) -> Pipeline:
 
 def _without_network(package: Package) -> Predictor:
     predictor = object.__new__(Predictor)
-    predictor.package, predictor.device, predictor._model = package, torch.device("cpu"), torch.nn.Identity()
+    predictor.package, predictor.device = package, torch.device("cpu")
+    predictor._model, predictor._guide = torch.nn.Identity(), None
     return predictor
 
 
