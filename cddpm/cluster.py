@@ -117,7 +117,8 @@ def drive(
     import ray
 
     task = ray.remote(num_cpus=0, resources={HEAD: 1}, max_retries=1)(_apply)
-    waiting, running = list(items), {}
+    waiting = list(items)
+    running: dict[Any, T] = {}
     while waiting or running:
         while waiting and len(running) < at_once:
             item = waiting.pop(0)

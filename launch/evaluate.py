@@ -43,7 +43,8 @@ def _evaluate(config: Path, values: dict[str, Any], resume: bool, address: str |
 
     asked = plan.evaluation(config, values)
     report.opening(asked, console)
-    report.closing(driver.run(asked, resume, address, Display(console, "run")), console)
+    summary = driver.run(asked, resume, address, Display(console, "run"))
+    report.closing(asked, summary.files, summary.undelivered, console)
 
 
 if __name__ == "__main__":

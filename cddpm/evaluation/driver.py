@@ -56,7 +56,7 @@ def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summ
             if campaign.stopped:
                 raise campaign.stopped_error()
             with display.stage("tables"):
-                files = report.write(plan.folder, plan.first, plan.name, plan.compared_with, outcomes)
+                files = report.write(plan, outcomes)
             undelivered = notebook.finish(outcomes, files.all)
             return Summary(plan.folder, outcomes, files, notebook.uri, undelivered)
 
@@ -117,11 +117,11 @@ def _shifts(config: ExperimentConfig, place: Any) -> tuple[Shift, ...]:
 
 
 def _carry_out(runs: list[FoldRun], fits: int, notebook: Notebook, display: Display) -> list[Outcome]:
-    found = {run.number: outcome for run in runs if (outcome := fold.read_outcome(run.folder))}
+    found = {run.number: known for run in runs if (known := fold.read_outcome(run.folder))}
     for number in found:
         notebook.started(number)
         notebook.ended(found[number])
-    board, faults = cluster.Board(), []
+    board, faults = cluster.Board(), list[str]()
 
     def started(run: FoldRun) -> None:
         data = run.parsed.data

@@ -157,7 +157,8 @@ def _measured(
     seconds: dict[str, float],
 ) -> Outcome:
     start = time.monotonic()
-    point, scoring = _operating_point(run, config, validation)
+    guided = made is not None and _is_guided(config)
+    point, scoring = _operating_point(run, config, validation, guided)
     seconds = {**seconds, "search": time.monotonic() - start}
     start = time.monotonic()
     measured = measure(test, scoring, point.thresholds, config.evaluation, validation)
@@ -184,9 +185,15 @@ def _measured(
     )
 
 
-def _operating_point(run: FoldRun, config: ExperimentConfig, validation: Scorer) -> tuple[Point, ScoringConfig]:
+def _is_guided(config: ExperimentConfig) -> bool:
+    return config.diffusion.condition_dropout > 0 or config.reconstruction.guide == "ddpm"
+
+
+def _operating_point(
+    run: FoldRun, config: ExperimentConfig, validation: Scorer, guided: bool
+) -> tuple[Point, ScoringConfig]:
     """Scoring settings and thresholds by validation alone; searched if ``search.scoring`` asks for more than one trial."""
-    points = scoring_search.search(validation, config, validation.guided, stop=lambda: run.stop_file.exists())
+    points = scoring_search.search(validation, config, guided, stop=run.stop_file.exists)
     artifact.write_json(run.folder / POINTS, [p.row() for p in points])
     best = scoring_search.best(points)
     return best, scoring_search.scoring_with(config, best.params)
@@ -196,7 +203,7 @@ def _results(run: FoldRun, config: ExperimentConfig, measured: Measured) -> list
     def of(dataset: str) -> list[dict[str, Any]]:
         return [row for row in measured.rows if row["dataset"] == dataset]
 
-    label = {HEALTHY: config.data.healthy}
+    label = {HEALTHY: f"{config.data.healthy} ({config.data.modality})"}
     return [
         FoldResult(run.method, label.get(dataset, dataset), config.data.fold, of(dataset), dict(values))
         for dataset, values in measured.datasets.items()

@@ -40,9 +40,8 @@ def contrast_store(store: Path, power: float, artifacts: Path) -> Path:
     def changed(v: int) -> np.ndarray[Any, np.dtype[np.float16]]:
         return apply_power(origin.image(v).astype(np.float32), power, origin.mask(v)).astype(np.float16)
 
-    return artifact.ensure(
-        artifacts / "store" / name, KIND, name, made_from, lambda folder: copy_cohort(origin, folder, "test", changed)
-    )
+    path = artifacts / "store" / name
+    return artifact.ensure(path, KIND, name, made_from, lambda folder: copy_cohort(origin, folder, "test", changed))[0]
 
 
 def shifted(

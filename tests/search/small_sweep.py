@@ -1,17 +1,10 @@
 """A sweep of two short trainings, run as its users run it: a process of its own."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
-
-ROOT = Path(__file__).resolve().parents[2]
+from launched import Launched
 
 CONFIG: dict[str, Any] = {
     "name": "small",
@@ -59,59 +52,10 @@ CONFIG: dict[str, Any] = {
 }
 
 
-class Sweep:
-    """One start of ``launch/sweep.py``; its output goes to a file that tests wait on."""
+class Sweep(Launched):
+    """One start of ``launch/sweep.py``."""
 
     def __init__(self, folder: Path, *arguments: str, config: dict[str, Any] = CONFIG) -> None:
-        self.folder = folder
         path = folder / "small.yaml"
         path.write_text(yaml.safe_dump(config))
-        self.log = folder / f"log-{len(list(folder.glob('log-*')))}.txt"
-        command = [sys.executable, "launch/sweep.py", "--config", str(path), "--output-dir", str(folder / "out")]
-        environment = {
-            k: v for k, v in os.environ.items() if k not in ("DATA_DIR", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
-        }
-        self.process = subprocess.Popen(
-            [*command, *arguments],
-            cwd=ROOT,
-            env={**environment, "COLUMNS": "200", "PYTHONUNBUFFERED": "1"},
-            stdout=self.log.open("w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    @property
-    def output(self) -> str:
-        """What it has printed so far."""
-        return self.log.read_text()
-
-    def wait_for(self, text: str, seconds: float = 150) -> None:
-        """Wait until ``text`` was printed."""
-        end = time.monotonic() + seconds
-        while text not in self.output:
-            assert self.process.poll() is None, f"ended before '{text}':\n{self.output}"
-            assert time.monotonic() < end, f"'{text}' not printed in {seconds} s:\n{self.output}"
-            time.sleep(0.1)
-
-    def finish(self, seconds: float = 240) -> int:
-        """Wait for its end; returns the exit code."""
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill_tree()
-            raise AssertionError(f"not finished in {seconds} s:\n{self.output}") from None
-
-    def kill_tree(self) -> None:
-        """SIGKILL to the driver and every process it started, Ray's included."""
-        tree = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        for process in tree:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(tree, timeout=10)
-        self.process.wait(10)
-
-    def interrupt(self) -> None:
-        """What Ctrl-C in a terminal does: SIGINT to the driver's whole process group."""
-        os.killpg(self.process.pid, signal.SIGINT)
+        super().__init__(folder, "sweep.py", "--config", str(path), "--output-dir", str(folder / "out"), *arguments)
