@@ -128,6 +128,10 @@ ONE_FAULT = [
         "diffusion.loss: 'ssim-l1' compares pictures; with diffusion.objective 'eps' only l1 and l2 are allowed",
     ),
     (
+        {"diffusion.loss": "ssim-l1", "diffusion.patch.enabled": True, "diffusion.patch.size": 10},
+        "diffusion.loss: 'ssim-l1' compares windows of 11 pixels; slices (or boxes: diffusion.patch.size) of 10 are too small",
+    ),
+    (
         {"diffusion.patch.enabled": True, "diffusion.patch.size": 97},
         "diffusion.patch.size: 97: allowed is up to 96, the slice's edge",
     ),

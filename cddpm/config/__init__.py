@@ -9,6 +9,7 @@ from cddpm.config.experiment import FIELDS, ExperimentConfig
 from cddpm.config.loading import explain, load, override, parse, read_yaml, resolve_paths, to_dict, with_values
 from cddpm.config.paths import field_paths
 from cddpm.config.sections import (
+    SSIM_WINDOW,
     AugmentationConfig,
     ComputeConfig,
     DataConfig,
@@ -30,6 +31,7 @@ from cddpm.config.space import AshaConfig, Choice, Float, Integer, LevelConfig, 
 
 __all__ = [
     "FIELDS",
+    "SSIM_WINDOW",
     "AshaConfig",
     "AugmentationConfig",
     "BenchmarkConfig",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from cddpm.config.paths import did_you_mean, field_paths, section_of, shown
+from cddpm.config.sections import SSIM_WINDOW
 from cddpm.config.space import Choice, Float, Integer, LevelConfig, Parameter
 
 if TYPE_CHECKING:
@@ -114,6 +115,12 @@ def _method_faults(config: "ExperimentConfig") -> Iterator[str]:
     diffusion, patch = config.diffusion, config.diffusion.patch
     if diffusion.loss == "ssim-l1" and diffusion.objective != "x0":
         yield "diffusion.loss: 'ssim-l1' compares pictures; with diffusion.objective 'eps' only l1 and l2 are allowed"
+    edge = patch.size if patch.enabled else min(config.data.slice_shape)
+    if diffusion.loss == "ssim-l1" and edge < SSIM_WINDOW:
+        yield (
+            f"diffusion.loss: 'ssim-l1' compares windows of {SSIM_WINDOW} pixels; slices (or boxes: diffusion.patch.size) "
+            f"of {edge} are too small: allowed are l1 and l2"
+        )
     if config.model.conditioning == "cross-attention" and not config.model.conditioned:
         yield "model.conditioning: 'cross-attention' needs a model with condition (model.conditioned: true)"
     if patch.enabled and patch.size > min(config.data.slice_shape):

@@ -161,6 +161,10 @@ class PatchConfig(Frozen):
     """Pixels that neighbouring boxes of the grid share; where boxes overlap the reconstruction is their mean."""
 
 
+SSIM_WINDOW = 11
+"""Edge, in pixels, of the window of the structural similarity (Wang et al. 2004)."""
+
+
 class DiffusionConfig(Frozen):
     """The forward process and the training objective."""
 

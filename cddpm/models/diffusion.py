@@ -10,11 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cddpm.config import DiffusionConfig
+from cddpm.config import SSIM_WINDOW, DiffusionConfig
 from cddpm.models.schedule import schedule_buffers
-
-SSIM_WINDOW = 11
-"""Edge, in pixels, of the window of the structural similarity."""
 
 
 def level_index(level: int) -> int:
