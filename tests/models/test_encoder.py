@@ -1,5 +1,6 @@
 """The condition encoder: structure, laws, and parity with arrays of the published network."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from cddpm.config import EncoderConfig
 from cddpm.errors import ArtifactError
 from cddpm.models.encoder import DropPath, ResNetEncoder, ResNetTrunk
 from cddpm.models.sparse import VisibleSites
+
+Near = Callable[..., None]
 
 
 def small(**settings: object) -> ResNetEncoder:
@@ -149,29 +152,31 @@ def as_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def assert_near(found: Tensor, expected: np.ndarray, relative: float = 1e-4) -> None:
-    error = np.abs(found.detach().numpy() - expected).max()
-    assert error <= relative * np.abs(expected).max(), f"{error} against a largest value of {np.abs(expected).max()}"
-
-
-def test_parity_in_evaluation(published: ResNetEncoder, arrays: dict[str, np.ndarray]) -> None:
+@pytest.mark.parity
+def test_parity_in_evaluation(published: ResNetEncoder, arrays: dict[str, np.ndarray], near: Near) -> None:
     published.eval()
     x = torch.tensor(arrays["x"])
-    assert_near(published(x), arrays["features_eval"])
+    near("encoder: features, evaluation", published(x), arrays["features_eval"])
     maps = published.forward_features(x)
-    assert_near(maps[3], arrays["layer4_eval"])
+    near("encoder: last map, evaluation", maps[3], arrays["layer4_eval"])
     for i, layer in enumerate(maps, start=1):
-        assert_near(torch.stack([layer.mean(), layer.std()]), arrays[f"layer{i}_mean_std"])
+        near("encoder: mean and spread of maps", torch.stack([layer.mean(), layer.std()]), arrays[f"layer{i}_mean_std"])
 
 
-def test_parity_in_training(published: ResNetEncoder, arrays: dict[str, np.ndarray]) -> None:
-    assert_near(published(torch.tensor(arrays["x"])), arrays["features_train_nodrop"])
+@pytest.mark.parity
+def test_parity_in_training(published: ResNetEncoder, arrays: dict[str, np.ndarray], near: Near) -> None:
+    near("encoder: features, training", published(torch.tensor(arrays["x"])), arrays["features_train_nodrop"])
     buffers = [name for name in arrays if name.startswith("after_train/")]
     assert len(buffers) == 60
     for name in buffers:
-        assert_near(published.state_dict()[name.removeprefix("after_train/encoder.")], arrays[name])
+        near(
+            "encoder: batch norm buffers",
+            published.state_dict()[name.removeprefix("after_train/encoder.")],
+            arrays[name],
+        )
 
 
+@pytest.mark.parity
 def test_parity_of_stochastic_depth(arrays: dict[str, np.ndarray]) -> None:
     encoder = ResNetEncoder(EncoderConfig(architecture="resnet18", drop_path=0.05), 128)
     assert drop_probabilities(encoder)[1:] == pytest.approx(arrays["droppath_probs"].tolist())
