@@ -1,4 +1,4 @@
-"""``cddpm data``: make a phantom, check a DATA_DIR, build its slice store."""
+"""``cddpm data``: make a phantom, check a DATA_DIR or a table, tell its leaks, build its slice store."""
 
 import json
 import os
@@ -13,15 +13,26 @@ if TYPE_CHECKING:
     from cddpm.config import DataConfig
     from cddpm.data.finding import Report
 
-app = typer.Typer(no_args_is_help=True, help="Make a phantom, check a DATA_DIR, build its slice store.")
+app = typer.Typer(no_args_is_help=True, help="Make a phantom, check scans, tell leaks, build a slice store.")
 
 DataDir = Annotated[
-    Path, typer.Argument(metavar="DATA_DIR", help="Folder with Train, Test and splits.", show_default=False)
+    Path | None,
+    typer.Argument(
+        metavar="DATA_DIR",
+        help="Folder with Train, Test and splits, or where a table's paths begin.",
+        show_default=False,
+    ),
+]
+Table = Annotated[
+    Path | None,
+    typer.Option("--table", help="CSV or YAML file that names the scans, instead of split files.", show_default=False),
 ]
 Configuration = Annotated[
     Path | None, typer.Option("--config", help="Experiment file; its data section is used.", show_default=False)
 ]
-Modality = Annotated[str | None, typer.Option("--modality", help="t1 or t2.", show_default=False)]
+Modality = Annotated[
+    str | None, typer.Option("--modality", help="As in the names of files, t1 or t2 say.", show_default=False)
+]
 Fold = Annotated[int | None, typer.Option("--fold", min=0, help="Fold of the healthy data.", show_default=False)]
 Healthy = Annotated[str | None, typer.Option("--healthy", help="Healthy data set.", show_default=False)]
 Unhealthy = Annotated[
@@ -82,8 +93,9 @@ def phantom(
 
 @app.command()
 def check(
-    data_dir: DataDir,
+    data_dir: DataDir = None,
     config: Configuration = None,
+    table: Table = None,
     modality: Modality = None,
     fold: Fold = None,
     healthy: Healthy = None,
@@ -93,9 +105,10 @@ def check(
 ) -> None:
     """Read every split file and every scan, and list all faults. Exit code 1 if there are errors."""
     from cddpm.data import check as checking
-    from cddpm.data.layout import find_root
+    from cddpm.data.layout import root_of
 
     given = {
+        **_places(data_dir, table),
         "data.modality": modality,
         "data.fold": fold,
         "data.healthy": healthy,
@@ -103,7 +116,7 @@ def check(
         "data.splits": splits,
     }
     data = _data_config(config, {name: value for name, value in given.items() if value is not None})
-    report = checking.check(data, find_root(data_dir), parallel=os.cpu_count() or 1)
+    report = checking.check(data, root_of(data), parallel=os.cpu_count() or 1)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2, sort_keys=True))
     else:
@@ -113,11 +126,49 @@ def check(
 
 
 @app.command()
+def splits(
+    data_dir: DataDir = None,
+    table: Table = None,
+    modality: Annotated[
+        str, typer.Option("--modality", help="Only scans that exist in it; t1 is every row of the published files.")
+    ] = "t1",
+    healthy: Healthy = None,
+    unhealthy: Unhealthy = None,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", help="New folder for clean split files and report.json.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell repeated rows and subjects in two splits, as the splits are and clean; the scans need not be there."""
+    from cddpm.data import split_report
+    from cddpm.data.layout import root_of
+
+    given = {
+        **_places(data_dir, table),
+        "data.modality": modality,
+        "data.healthy": healthy,
+        "data.unhealthy": unhealthy or None,
+    }
+    data = _data_config(None, {name: value for name, value in given.items() if value is not None})
+    root = root_of(data)
+    if not unhealthy and table is None:
+        found = split_report.unhealthy_in(root / "splits", data.healthy)
+        data = data.model_copy(update={"unhealthy": found})
+    report = split_report.write_clean(data, root, write) if write else split_report.report_splits(data, root)
+    typer.echo(json.dumps(report.to_dict(), indent=2, sort_keys=True) if as_json else "\n".join(report.lines()))
+    if write and not as_json:
+        typer.echo(f"{write}: clean split files and {split_report.REPORT}")
+
+
+@app.command()
 def build(
-    data_dir: DataDir,
+    data_dir: DataDir = None,
+    *,
     config: Annotated[
         Path, typer.Option("--config", help="Experiment file; its data section is used.", show_default=False)
     ],
+    table: Table = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Instead of the file's output_dir.", show_default=False)
     ] = None,
@@ -126,12 +177,12 @@ def build(
     """Prepare every scan, as Ray tasks, into the slice store that trainings read."""
     from cddpm import cluster
     from cddpm.config import load
-    from cddpm.data.layout import find_root, read_layout
+    from cddpm.data.layout import read_layout, root_of
     from cddpm.data.store import SliceStore, build_store
 
-    values = {"data.data_dir": str(data_dir), "output_dir": str(output_dir) if output_dir else None}
+    values = {**_places(data_dir, table), "output_dir": str(output_dir) if output_dir else None}
     settings = load(config, {name: value for name, value in values.items() if value is not None})
-    root = find_root(data_dir)
+    root = root_of(settings.data)
     rows = read_layout(settings.data, root).rows
     cluster.connect(address)
     try:
@@ -147,13 +198,19 @@ def build(
     )
 
 
+def _places(data_dir: Path | None, table: Path | None) -> dict[str, str | None]:
+    """Where the data are, as settings."""
+    paths = {"data.data_dir": data_dir, "data.table": table}
+    return {name: str(path.absolute()) if path else None for name, path in paths.items()}
+
+
 def _data_config(file: Path | None, values: dict[str, Any]) -> "DataConfig":
     from cddpm.config import load, override, parse
 
     if file is not None:
         return load(file, values).data
     source = "options"
-    return parse(override({"name": "check"}, values, source), source).data
+    return parse(override({"name": "data"}, values, source), source).data
 
 
 def _print_report(report: "Report") -> None:

@@ -22,7 +22,17 @@ from cddpm.data.split import ScanRow, SplitFile, available_names, nearest, read_
 from cddpm.data.table import read_table
 from cddpm.errors import DataError
 
-__all__ = ["Layout", "ScanRow", "clean_rows", "find_root", "read_layout", "read_parts", "root_of", "scan_layout"]
+__all__ = [
+    "Layout",
+    "ScanRow",
+    "available",
+    "clean_rows",
+    "find_root",
+    "read_layout",
+    "read_parts",
+    "root_of",
+    "scan_layout",
+]
 
 Parts = dict[SplitFile, list[ScanRow]]
 
@@ -90,7 +100,7 @@ def scan_layout(data: DataConfig, root: Path) -> Layout:
         rows += kept
     findings += _conflicts(row for named in parts.values() for row in named)
     if data.table is None:
-        rows, told = _available(data, root, rows)
+        rows, told = available(data, root, rows)
         findings += told
     rows, told = treat_leaks(data, list(parts), rows)
     findings += [*told, *_empty_splits(data, list(parts), rows)]
@@ -205,7 +215,7 @@ def _row_faults(data: DataConfig, file: SplitFile, rows: list[ScanRow]) -> Itera
         yield Finding("warning", "modality", str(file.path), found, f"they are taken as {data.modality}")
 
 
-def _available(data: DataConfig, root: Path, rows: list[ScanRow]) -> tuple[list[ScanRow], list[Finding]]:
+def available(data: DataConfig, root: Path, rows: list[ScanRow]) -> tuple[list[ScanRow], list[Finding]]:
     """Drop healthy scans that do not exist in this modality; that is their published form, so it is not worth a finding."""
     path = root / "splits" / f"avail_{data.modality}.csv"
     if not path.exists():
