@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig, NoiseConfig
+from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig, NoiseConfig, PatchConfig
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.condition import Condition
 from cddpm.models.noise import noise, slice_seed
+from cddpm.models.patches import grid
 from cddpm.reconstruct.predict import predict_volume
 
 NOISE = NoiseConfig(kind="gaussian")
@@ -30,7 +31,7 @@ class Affine(nn.Module):
     def null(self, batch):
         return Condition(self.null_condition.expand(batch, -1))
 
-    def predict_x0(self, slices, t, noise, condition):
+    def predict_x0(self, slices, t, noise, condition, corners=None):
         self.batches.append(len(slices))
         shift = 0 if condition is None else condition.vector[:, :, None, None]
         return 2 * slices + t[:, None, None, None] * noise / 1000 + shift
@@ -101,6 +102,152 @@ def test_leaves_the_model_in_its_mode(slices):
         model.train(mode)
         predict(model, slices)
         assert model.training is mode
+
+
+# One field for all slices of a volume
+
+
+def test_shared_noise_is_one_rounded_field_per_level_and_seed(slices):
+    shared, equal = NOISE.model_copy(update={"shared": True}), np.zeros_like(slices)
+    found = predict_volume(Plain(lambda s, noise, corners: noise), equal, (250, 750), (0, 3), shared, "A/1", 11)
+    for volume in found.values():
+        assert np.array_equal(volume, np.repeat(volume[:1], len(slices), axis=0))
+        assert np.array_equal(volume, volume.astype(np.float16))
+    fields = [volume[0] for volume in found.values()]
+    assert all(not np.allclose(a, b, atol=0.05) for i, a in enumerate(fields) for b in fields[:i])
+    other = predict_volume(Plain(lambda s, noise, corners: noise), equal, (250,), (0,), shared, "A/2", 11)
+    assert not np.allclose(other["c", 250, 0][0], fields[0], atol=0.05)
+
+
+# Strength of the condition
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0])
+def test_the_embedding_scale_multiplies_the_condition_and_nothing_else(slices, scale):
+    plain, scaled, model = predict(Affine(), slices), None, Affine()
+    scaled = predict(model, slices, embedding_scale=scale)
+    shift = (scale - 1) * slices.astype(np.float32).mean((1, 2), keepdims=True)
+    for (branch, level, seed), volume in scaled.items():
+        expected = plain[branch, level, seed] + (shift if branch == "c" else 0)
+        assert np.allclose(volume, expected, atol=1e-5)
+        if branch == "u" or scale == 1:
+            assert np.array_equal(volume, plain[branch, level, seed])
+    assert model.encoded == len(slices)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_guide_predicts_the_other_branch_from_the_same_noise(slices, guided):
+    guide = Plain(lambda s, noise, corners: noise)
+    found = predict(Affine(guided=guided), slices, guide=guide)
+    alone = predict(guide, slices)
+    plain = predict(Affine(guided=guided), slices)
+    for level, seed in ((250, 0), (250, 3), (750, 0), (750, 3)):
+        assert np.array_equal(found["u", level, seed], alone["c", level, seed])
+        assert np.array_equal(found["c", level, seed], plain["c", level, seed])
+    assert {branch for branch, _, _ in predict(Affine(), slices, guide=guide, unconditional=False)} == {"c"}
+
+
+def test_a_guide_is_put_back_into_its_mode(slices):
+    guide = Plain(lambda s, noise, corners: s * (2 if guide.training else 1)).train()
+    assert np.array_equal(predict(Affine(), slices, guide=guide)["u", 250, 0], slices.astype(np.float32))
+    assert guide.training
+
+
+# Boxes
+
+
+class Plain(nn.Module):
+    """An unconditioned model that answers what it is told to."""
+
+    def __init__(self, answer) -> None:
+        super().__init__()
+        self.answer, self.batches = answer, []
+
+    def condition(self, slices):
+        return None
+
+    def predict_x0(self, slices, t, noise, condition, corners=None):
+        assert condition is None
+        self.batches.append(len(slices))
+        return self.answer(slices, noise, corners)
+
+
+def boxes(size: int, overlap: int = 0) -> PatchConfig:
+    return PatchConfig(enabled=True, size=size, overlap=overlap)
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(6, 0), (3, 0), (3, 2), (4, 1), (5, 0), (1, 0)])
+def test_stitching_the_right_answer_gives_it_back(slices, size, overlap):
+    found = predict(Plain(lambda s, noise, corners: s), slices, patch=boxes(size, overlap))
+    for volume in found.values():
+        assert np.allclose(volume, slices.astype(np.float32), atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_boxes_of_a_slice_see_one_noise_realisation(slices, batch_size):
+    whole = predict(Plain(lambda s, noise, corners: noise), slices)
+    found = predict(Plain(lambda s, noise, corners: noise), slices, patch=boxes(3), batch_size=batch_size)
+    for key, volume in whole.items():
+        assert np.array_equal(found[key], volume)
+
+
+def test_each_box_counts_where_it_lies_and_overlaps_are_averaged():
+    """A slice of 5 columns under boxes of 3 at 0 and 2: each answers with its own number, the middle column with both."""
+    model = Plain(lambda s, noise, corners: (10.0 * corners[:, 1] + corners[:, 0]).view(-1, 1, 1, 1).expand_as(s))
+    found = predict(model, np.zeros((2, 3, 5), np.float32), (1,), (0,), patch=boxes(3, 1))["c", 1, 0]
+    assert np.array_equal(found, np.broadcast_to(np.float32([0, 0, 10, 20, 20]), (2, 3, 5)))
+
+
+def test_a_pixel_of_one_box_depends_on_that_box_alone():
+    def answer(s, noise, corners):
+        first = (corners == 0).all(1).view(-1, 1, 1, 1)
+        return torch.where(first, s + 100, s)
+
+    slices = np.random.default_rng(0).random((2, 6, 6)).astype(np.float32)
+    found = predict(Plain(answer), slices, (1,), (0,), patch=boxes(4, 2))["c", 1, 0]  # boxes at 0 and 2
+    changed = found - slices
+    assert np.allclose(changed[:, :2, :2], 100, atol=1e-4)  # in the first alone
+    assert np.allclose(changed[:, :2, 2:4], 50, atol=1e-4)  # in two
+    assert np.allclose(changed[:, 2:4, 2:4], 25, atol=1e-4)  # in four
+    assert np.array_equal(found[:, 4:], slices[:, 4:])
+
+
+def test_memory_is_bounded_by_the_batch(slices):
+    model = Plain(lambda s, noise, corners: s)
+    predict(model, slices, patch=boxes(3), batch_size=16)
+    rows = 5 * 2 * 2 * len(grid((8, 6), (3, 3)))
+    assert model.batches == [16] * (rows // 16) + [rows % 16] * (rows % 16 > 0)
+
+
+def real(**diffusion) -> ConditionedDiffusion:
+    torch.manual_seed(0)
+    config = ModelConfig(base_width=32, width_multipliers=(1,), residual_blocks=1, attention_head_width=32)
+    encoder = EncoderConfig(architecture="resnet18", width=8, max_pool=False)
+    model = ConditionedDiffusion(config, encoder, DiffusionConfig.model_validate(diffusion))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def test_one_box_of_the_whole_slice_changes_no_bit():
+    slices, patch = np.random.default_rng(1).random((3, 16, 16)).astype(np.float32), boxes(16)
+    model = real(condition_dropout=0.2, patch={"enabled": True, "size": 16})
+    whole, found = predict(model, slices), predict(model, slices, patch=patch)
+    assert whole.keys() == found.keys()
+    assert all(np.array_equal(found[key], volume) for key, volume in whole.items())
+
+
+@pytest.mark.parametrize("overlap", [0, 4])
+def test_the_real_patched_model_never_depends_on_batches(overlap):
+    slices, patch = np.random.default_rng(1).random((3, 16, 16)).astype(np.float32), boxes(8, overlap)
+    model = real(condition_dropout=0.2, patch={"enabled": True, "size": 8, "overlap": overlap})
+    found, one_by_one = (predict(model, slices, patch=patch, batch_size=size) for size in (64, 1))
+    scale = max(np.abs(volume).max() for volume in found.values())
+    assert all(np.abs(found[key] - one_by_one[key]).max() < 1e-5 * scale for key in found)
+    assert not np.allclose(found["c", 750, 0], predict(model, slices)["c", 750, 0], atol=1e-3 * scale)
+
+
+# The real model
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
