@@ -78,12 +78,12 @@ def test_refuses_other_types_and_kernels(volume, kernel, message):
         median_filter(volume, kernel)
 
 
-def test_equals_the_published_code(published):
+@pytest.mark.parity
+def test_equals_the_published_code(published, near):
     inside = published["a_eroded_mask"] > 0
     residual = np.abs(published["a_orig"] - published["a_reco"]).astype(np.float16) * inside
-    assert np.array_equal(median_filter(residual, 5).astype(np.float32), published["a_median5"])
-    middle = median_filter(residual, 3)[25].astype(np.float32)
-    assert np.array_equal(middle, published["a_median3_slice_mid"])
+    near("median 5, float16", median_filter(residual, 5), published["a_median5"], 0)
+    near("median 3, float16", median_filter(residual, 3)[25], published["a_median3_slice_mid"], 0)
 
 
 @pytest.mark.slow

@@ -134,11 +134,12 @@ def test_impossible_scores_and_thresholds_are_refused():
             threshold_bits(bad)
 
 
-def test_equals_the_published_code(published):
+@pytest.mark.parity
+def test_equals_the_published_code(published, near):
     scores, lesion = published["a_median5"].astype(np.float16), published["a_seg"] > 0
     h = histogram(scores, lesion)
-    assert average_precision(h) == pytest.approx(float(published["a_auprc"]), abs=1e-9)
-    assert area_under_roc(h) == pytest.approx(float(published["a_auc"]), abs=1e-9)
+    near("AUPRC", average_precision(h), published["a_auprc"], 1e-9)
+    near("AUROC", area_under_roc(h), published["a_auc"], 1e-9)
     best = best_dice([[h]])
     # its ten halvings happen to meet the exact optimum here; they can never exceed it
     assert best.dice == pytest.approx(float(published["a_best_dice_f32"]), abs=1e-9)

@@ -235,6 +235,7 @@ class Pair:
         return self.arrays["ab"[index] + "_reco"].astype(self.dtype)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-9), (np.float16, 1 / 90)])
 def test_equals_the_published_evaluation(published, reference_dir, store, dtype, tolerance):
     """Exactly on the published numbers, and within one of B's 90 predicted voxels if images are float16."""
