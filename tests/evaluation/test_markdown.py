@@ -1,0 +1,67 @@
+"""Markdown that GitHub draws and a terminal shows aligned."""
+
+import re
+from dataclasses import replace
+
+from fold_results import full_table, shifted, table_of
+
+from cddpm.evaluation.markdown import document, summary
+from cddpm.evaluation.provenance import Provenance
+from cddpm.evaluation.published import CDDPM_ENSEMBLE
+
+
+def blocks(text: str) -> list[list[str]]:
+    """Every table as its lines."""
+    return [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
+
+
+def test_every_line_of_a_table_has_the_same_cells_and_the_same_length() -> None:
+    for block in blocks(document(full_table(), "Benchmark")):
+        assert len({len(line) for line in block}) == 1
+        assert len({line.count("|") for line in block}) == 1
+        assert re.fullmatch(r"(\|-+:?)+\|", block[1])
+
+
+def test_no_line_is_wider_than_asked_for() -> None:
+    for width in (100, 140):
+        assert max(map(len, document(full_table(), "Benchmark", width=width).splitlines())) <= width
+    assert [len(blocks(summary(full_table(), width=w))) for w in (None, 100)] == [1, 2]
+
+
+def test_the_best_is_bold_and_the_published_number_stands_below() -> None:
+    lines = blocks(summary(full_table(), width=None))[0]
+    cells = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in lines[-3:]}
+    assert cells[CDDPM_ENSEMBLE] == ["**45.5±0.7**"] * 8
+    assert cells["↳ published"] == ["53.37", "58.84", "11.51", "11.13", "19.99", "22.21", "9.88", "9.33"]
+
+
+def test_the_header_says_what_the_numbers_are_of() -> None:
+    real = Provenance("the published data sets", True, "8 x H200", "abc123", {"torch": "2.13"})
+    phantom, own = summary(full_table()), summary(replace(full_table(), provenance=real))
+    assert "- **Data:** phantom\n- **Beware:** these volumes are synthetic." in phantom
+    assert "synthetic" not in own
+    for text in ("the published data sets", "8 x H200", "abc123", "torch 2.13", "**Folds:** 0, 1"):
+        assert text in own
+
+
+def test_the_source_of_published_numbers_is_named() -> None:
+    text = " ".join(summary(full_table()).split())
+    assert "published: Behrendt et al., preprint arXiv 2312.04215 v1; real data" in text
+
+
+def test_wrapped_lines_begin_no_list_of_their_own() -> None:
+    """The name of a method has a plus sign between spaces; a line that began with it would become a list."""
+    for width in range(60, 130):
+        for line in summary(full_table(), width=width).splitlines():
+            assert not re.match(r"  ([-+*#>]|\d+[.)]) ", line), (width, line)
+
+
+def test_a_pipe_in_a_name_does_not_cut_its_cell() -> None:
+    text = summary(table_of([shifted("a|b", 0, 0.1)]), ["dice"])
+    block = blocks(text)[0]
+    assert block[2].startswith("| a\\|b ")
+    assert len({line.replace("\\|", "").count("|") for line in block}) == 1
+
+
+def test_a_table_without_numbers_says_so() -> None:
+    assert summary(table_of([])).endswith("No method has a number here.")
