@@ -8,6 +8,7 @@ module, and the packages that they came from are neither needed nor imported. An
 import contextlib
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -121,7 +122,10 @@ def _may_be_unread(name: str) -> bool:
 
 def _load(path: Path, foreign: list[str]) -> Any:
     stand_ins = [(_UnreadMapping if name.endswith(_MAPPINGS) else _Unread, name) for name in foreign]
-    with _explained(path), safe_globals(stand_ins):  # type: ignore[arg-type]
+    with _explained(path), safe_globals(stand_ins), warnings.catch_warnings():  # type: ignore[arg-type]
+        warnings.simplefilter(
+            "ignore"
+        )  # PyTorch's doubts about a foreign pickle: what cannot be read is an error anyway
         # Mapped: optimizer states, twice as large as the weights, are never read from the disk.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 

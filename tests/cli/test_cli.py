@@ -13,7 +13,9 @@ from cddpm.cli import app
 HEAVY = ("torch", "mlflow", "ray", "numpy", "pydantic", "nibabel", "matplotlib", "scipy")
 
 
-@pytest.mark.parametrize("arguments", [[], ["data"], ["registry"], ["predict"], ["data", "check"], ["data", "build"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["data"], ["registry"], ["predict"], ["import"], ["data", "check"], ["data", "build"]]
+)
 def test_help_of_every_command(arguments: list[str]) -> None:
     done = CliRunner().invoke(app, [*arguments, "--help"], catch_exceptions=False)
     assert done.exit_code == 0
