@@ -5,6 +5,7 @@ is never made again.
 """
 
 import json
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,9 @@ from cddpm.config import ExperimentConfig, ScoringConfig, parse, to_dict
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
 from cddpm.evaluation.result import FoldResult
-from cddpm.evaluation.shift import Shift, shifted
+from cddpm.evaluation.shift import UNSHIFTED, Shift, shifted
 from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.scoring import reference
 from cddpm.scoring.measures import Measured, measure
 from cddpm.scoring.score import HEALTHY, Scorer
 from cddpm.search import scoring_search
@@ -129,7 +131,8 @@ def _model(run: FoldRun, config: ExperimentConfig, board: Any) -> Outcome | None
     start = time.monotonic()
     test = _test_scorer(run, config, run.place, trained.made.checkpoint, board)
     seconds["test reconstruction"] = time.monotonic() - start
-    moved = {
+    moved = {UNSHIFTED: test} if run.shifts else {}
+    moved |= {
         shift.label: _test_scorer(
             run, config, stages.Place(run.place.artifacts, shift.store), trained.made.checkpoint, board
         )
@@ -167,6 +170,8 @@ def _measured(
         for label, scorer in moved.items()
         for row in shifted(label, scorer, scoring, point.thresholds, config.evaluation, validation)
     ]
+    if config.evaluation.reference_metrics and made is not None:
+        artifact.write_json(run.folder / REFERENCE, _as_published(scoring, validation, test))
     seconds["measuring"] = time.monotonic() - start
     return Outcome(
         number=run.number,
@@ -175,7 +180,7 @@ def _measured(
         modality=config.data.modality,
         fold=config.data.fold,
         results=_results(run, config, measured),
-        shifts=shifts,
+        shifts=[{**row, "dataset": _called(config, row["dataset"])} for row in shifts],
         validation=point.objective,
         thresholds=point.thresholds,
         scoring=to_dict(scoring),
@@ -199,13 +204,42 @@ def _operating_point(
     return best, scoring_search.scoring_with(config, best.params)
 
 
+def _called(config: ExperimentConfig, dataset: str) -> str:
+    """Name of a data set in tables; healthy scans of two modalities are two."""
+    return f"{config.data.healthy} ({config.data.modality})" if dataset == HEALTHY else dataset
+
+
+def _as_published(scoring: ScoringConfig, validation: Scorer, test: Scorer) -> dict[str, Any]:
+    """The published code's own dictionaries, per data set; its numbers that do not exist are None here, not NaN."""
+    found: dict[str, Any] = {}
+    for name in test.datasets:
+        threshold = reference.reference_threshold(reference.reference_volumes(validation, scoring, name), scoring)
+        found[f"val/{name}"] = reference.reference_metrics(
+            reference.reference_volumes(validation, scoring, name), scoring
+        )
+        found[f"test/{name}"] = reference.reference_metrics(
+            reference.reference_volumes(test, scoring, name), scoring, threshold
+        )
+        found[f"threshold/{name}"] = threshold
+    healthy = reference.reference_volumes(validation, scoring, HEALTHY)
+    found["val/healthy"] = reference.healthy_reference_metrics(healthy, scoring)
+    return {name: _without_nan(value) for name, value in found.items()}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _results(run: FoldRun, config: ExperimentConfig, measured: Measured) -> list[FoldResult]:
     def of(dataset: str) -> list[dict[str, Any]]:
         return [row for row in measured.rows if row["dataset"] == dataset]
 
-    label = {HEALTHY: f"{config.data.healthy} ({config.data.modality})"}
     return [
-        FoldResult(run.method, label.get(dataset, dataset), config.data.fold, of(dataset), dict(values))
+        FoldResult(run.method, _called(config, dataset), config.data.fold, of(dataset), dict(values))
         for dataset, values in measured.datasets.items()
     ]
 

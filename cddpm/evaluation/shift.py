@@ -22,6 +22,10 @@ from cddpm.scoring.metrics import mean
 from cddpm.scoring.score import Scorer
 
 
+UNSHIFTED = "none"
+"""Label of the test cohort as it is, beside the shifted ones."""
+
+
 @dataclass(frozen=True)
 class Shift:
     """A shifted test cohort."""
