@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cddpm.training import checkpoint
+from cddpm.training.best import Criterion
 from cddpm.training.loop import DivergedError, Hooks, Interrupted, Recipe, Trainer
 from cddpm.training.ranks import Ranks
 
@@ -259,6 +260,100 @@ def test_without_an_average_the_weights_themselves_come_back(tmp_path: Path) -> 
     assert all(torch.equal(w, t.module.state_dict()[n]) for n, w in weights.items())
     assert not list(tmp_path.glob("*/average.safetensors"))
 
+
+# The best weights
+
+LOSSES = {20: 3.0, 40: 1.0, 60: math.nan, 80: 1.0, 100: 2.0}
+"""Of each validation: the best is after 40 images, and an equal one comes later."""
+KEEP = Criterion("val/loss", "lower")
+
+
+def keeping(folder: Path, **changes: Any) -> Trainer:
+    t = trainer(folder, keep=KEEP, **changes)
+
+    def validate(module: nn.Module, ranks: Ranks, images: int) -> dict[str, float]:
+        t.objective.validations += 1
+        return {"val/loss": LOSSES[images]}
+
+    t.objective.validate = validate
+    return t
+
+
+@pytest.fixture(scope="module")
+def best_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    return keeping(tmp_path_factory.mktemp("best")).run(Hooks())
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.6])
+def test_the_best_weights_are_those_that_were_validated(tmp_path: Path, ema: float) -> None:
+    t, seen = keeping(tmp_path, ema_decay=ema), {}
+    validate = t.objective.validate
+
+    def note(module: nn.Module, ranks: Ranks, images: int) -> dict[str, float]:
+        seen[images] = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        return validate(module, ranks, images)
+
+    t.objective.validate = note
+    found = t.run(Hooks())
+    assert same(found, seen[40])
+    assert not same(found, seen[80])
+    assert not same(found, t.module.state_dict())
+
+
+def test_keeping_the_best_changes_no_step(tmp_path: Path, undisturbed: Any, best_weights: dict[str, Tensor]) -> None:
+    t = keeping(tmp_path)
+    assert same(t.run(Hooks()), best_weights)
+    found, last = snapshot(t, {}), undisturbed[0]
+    assert all(torch.equal(found[name], last[name]) for name in found if name.startswith("ema.") or "exp_avg" in name)
+
+
+@pytest.mark.parametrize("step", range(1, 26))
+def test_a_crash_after_any_step_keeps_the_best(tmp_path: Path, best_weights: dict[str, Tensor], step: int) -> None:
+    with pytest.raises(CrashError):
+        keeping(tmp_path).run(crash_after(step))
+    assert same(keeping(tmp_path).run(Hooks()), best_weights)
+
+
+def test_stops_keep_the_best(tmp_path: Path, best_weights: dict[str, Tensor]) -> None:
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            keeping(tmp_path).run(Hooks(stop=lambda: True))
+    assert same(keeping(tmp_path).run(Hooks()), best_weights)
+    again = keeping(tmp_path)
+    assert same(again.run(Hooks()), best_weights)  # a finished training finds them
+    assert (again.objective.seen, again.objective.validations) == ([], 0)
+
+
+@pytest.mark.parametrize("milestone", [1, 2, 3, 5])
+def test_a_crash_between_the_best_and_the_history_keeps_it(
+    tmp_path: Path, best_weights: dict[str, Tensor], milestone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def crash(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == milestone:
+            raise CrashError
+        append(*args)
+
+    append = checkpoint.append_history
+    monkeypatch.setattr(checkpoint, "append_history", crash)
+    with pytest.raises(CrashError):
+        keeping(tmp_path).run(Hooks())
+    monkeypatch.undo()
+    assert same(keeping(tmp_path).run(Hooks()), best_weights)
+
+
+def test_a_damaged_state_before_the_best_makes_it_again(tmp_path: Path, best_weights: dict[str, Tensor]) -> None:
+    with pytest.raises(CrashError):
+        keeping(tmp_path).run(crash_after(11))
+    (tmp_path / "images-000000000040" / checkpoint.WEIGHTS).write_bytes(b"damaged")
+    t = keeping(tmp_path)
+    assert same(t.run(Hooks()), best_weights)
+    assert t.objective.seen[0] == 20
+
+
+# Schedules
 
 LR = dataclasses.replace(RECIPE, images=1100, batch_size=100, learning_rate=1.0, warmup_images=100)
 

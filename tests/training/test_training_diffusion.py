@@ -11,6 +11,7 @@ from tiny_training import tiny_config
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.training import checkpoint, diffusion
+from cddpm.training.best import Criterion
 from cddpm.training.loop import Hooks, Interrupted, Trainer
 from cddpm.training.preview import Preview
 from cddpm.training.ranks import Ranks
@@ -108,6 +109,102 @@ def test_validation_levels_span_the_whole_range(store: SliceStore) -> None:
     assert sorted(torch.cat(seen).tolist()) == [0, 10, 20, 29, 39, 49]  # linspace(0, 49, 6), rounded
 
 
+# Validation drawn anew
+
+
+def drawn(store: SliceStore, images: int, **values: Any) -> tuple[np.ndarray, torch.Tensor, tuple[Any, ...]]:
+    return objective(store, tiny_config(training__validation_draw="random", **values))._validation_draw(images)
+
+
+def test_a_random_draw_takes_one_slice_of_each_healthy_volume(store: SliceStore) -> None:
+    volumes = store.cohort("IXI", "val", 0)
+    seen = set()
+    for images in range(0, 4000, 40):
+        picked, levels, _ = drawn(store, images)
+        assert [row in store.slice_ids([v]) for row, v in zip(picked, volumes, strict=True)] == [True] * len(volumes)
+        assert ((levels >= 0) & (levels < 50)).all()
+        seen |= {(int(row), int(level)) for row, level in zip(picked, levels, strict=True)}
+    assert {row for row, _ in seen} == set(store.slice_ids(volumes).tolist())
+    assert len({level for _, level in seen}) > 40
+
+
+def test_a_random_draw_is_decided_by_the_images_seen_and_the_seed(store: SliceStore) -> None:
+    made = objective(store, tiny_config(training__validation_draw="random"))
+    made.module.eval()
+    with torch.inference_mode():
+        first = made.validate(made.module, Ranks(), 16)
+        torch.manual_seed(99)
+        assert made.validate(made.module, Ranks(), 16) == first
+        assert made.validate(made.module, Ranks(), 32)["val/loss"] != first["val/loss"]
+    (one, two), other = (drawn(store, 16) for _ in range(2)), drawn(store, 16, seed=4)
+    assert (one[0].tolist(), one[1].tolist(), one[2]) == (two[0].tolist(), two[1].tolist(), two[2])
+    assert (one[0].tolist(), one[1].tolist()) != (other[0].tolist(), other[1].tolist())
+
+
+# Shared noise
+
+
+def test_shared_noise_is_one_rounded_field_per_batch_of_all_workers(store: SliceStore) -> None:
+    made = objective(store, tiny_config(diffusion__noise__shared=True))
+    picked, positions = rows(store, "train")[:8], np.arange(40, 48)  # two batches of 4
+    noise = made.batch(picked, positions)[2]
+    assert torch.equal(noise, noise.half().float())
+    assert all(torch.equal(noise[i], noise[4 * (i // 4)]) for i in range(8))
+    assert not torch.allclose(noise[0], noise[4], atol=0.1)
+    parts = [made.batch(picked[rank::2], positions[rank::2])[2] for rank in range(2)]
+    assert torch.equal(parts[0][0], parts[1][0])
+
+
+# Boxes
+
+PATCHED = {"diffusion__patch__enabled": True, "diffusion__patch__size": 12}
+
+
+def test_a_patched_batch_has_a_box_per_position(store: SliceStore) -> None:
+    made, plain = objective(store, tiny_config(**PATCHED)), objective(store, tiny_config())
+    picked, positions = np.resize(rows(store, "train"), 200), np.arange(200)
+    *rest, corners = made.batch(picked, positions)
+    assert all(torch.equal(a, b) for a, b in zip(rest, plain.batch(picked, positions), strict=True))
+    assert {tuple(corner) for corner in corners.tolist()} == {(a, b) for a in (0, 12, 20) for b in (0, 12, 20)}
+    assert torch.equal(made.batch(picked[5:9], positions[5:9])[-1], corners[5:9])
+    anywhere = objective(store, tiny_config(**PATCHED, diffusion__patch__placement="random"))
+    assert len({tuple(corner) for corner in anywhere.batch(picked, positions)[-1].tolist()}) > 100
+
+
+@pytest.mark.parametrize("draw", ["fixed", "random"])
+def test_patched_validation_is_fixed_and_does_not_depend_on_the_batch_size(store: SliceStore, draw: str) -> None:
+    losses = []
+    for size in (1, 4, 4):
+        made = objective(store, tiny_config(**PATCHED, training__batch_size=size, training__validation_draw=draw))
+        made.module.eval()
+        torch.manual_seed(size)
+        with torch.inference_mode():
+            losses.append(made._validation_loss(made.module, Ranks(), 8))
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+    made = objective(store, tiny_config(training__validation_draw=draw))
+    made.module.eval()
+    with torch.inference_mode():
+        assert made._validation_loss(made.module, Ranks(), 8) != pytest.approx(losses[0], rel=1e-3)
+
+
+# Which weights are kept
+
+
+def test_what_is_kept_names_a_metric_of_the_validation(store: SliceStore) -> None:
+    made = objective(store, tiny_config())
+    made.module.eval()
+    with torch.inference_mode():
+        metrics = made.validate(made.module, Ranks(), 0)
+    criteria = {keep: diffusion.recipe(tiny_config(training__keep=keep)).keep for keep in ("best-loss", "best-score")}
+    assert criteria["best-loss"] == Criterion("val/loss", "lower")
+    assert criteria["best-score"] == Criterion("monitor/objective", "higher")
+    assert {criterion.metric for criterion in criteria.values()} <= metrics.keys()
+    assert diffusion.recipe(tiny_config()).keep is None
+
+
+# Stopping
+
+
 def history(folder: Path) -> list[dict[str, float]]:
     lines = checkpoint.read_history(folder / checkpoint.HISTORY)
     return [{k: v for k, v in row.items() if "per_second" not in k} for row in lines]
@@ -119,8 +216,23 @@ def everything(t: Trainer) -> dict[str, torch.Tensor]:
     return {**t.module.state_dict(), **average, **{f"{i}.{k}": v for i, slot in slots for k, v in slot.items()}}
 
 
-def test_stop_and_resume_is_bit_equal_with_all_randomness_on(store: SliceStore, tmp_path: Path) -> None:
-    config = tiny_config(**MANY)
+REFERENCE_LIKE = {
+    "training__validation_draw": "random",
+    "training__keep": "best-loss",
+    "training__evaluations": 3,
+    "training__validation_volumes": 1,
+    "diffusion__noise__shared": True,
+    "diffusion__patch__enabled": True,
+    "diffusion__patch__size": 16,
+    "diffusion__patch__placement": "random",
+}
+
+
+@pytest.mark.parametrize("values", [{}, REFERENCE_LIKE])
+def test_stop_and_resume_is_bit_equal_with_all_randomness_on(
+    store: SliceStore, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    config = tiny_config(**{**MANY, **values})
     plain = trainer(store, config, tmp_path / "plain")
     weights = plain.run(Hooks())
     with pytest.raises(Interrupted, match="stopped after 20 images"):
