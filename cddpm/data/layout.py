@@ -232,8 +232,11 @@ def available(data: DataConfig, root: Path, rows: list[ScanRow]) -> tuple[list[S
 
 def _empty_splits(data: DataConfig, files: list[SplitFile], rows: list[ScanRow]) -> Iterator[Finding]:
     there = {key_of(row) for row in rows}
+    more, allowed = "", "each split needs at least one scan"
+    if data.table is not None:
+        more = f" (modality {data.modality})"
+        allowed += "" if data.table.suffix == ".csv" else "; give it a larger share, or the data set another seed"
     for file in files:
         if key_of(file) not in there:
-            more = "" if data.table is None else f" (modality {data.modality})"
             found = f"{file.prefix}no usable scan{more}"
-            yield Finding("error", "empty-split", str(file.path), found, "each split needs at least one scan")
+            yield Finding("error", "empty-split", str(file.path), found, allowed)

@@ -98,6 +98,52 @@ def test_faults_of_the_call(tmp_path: Path) -> None:
         run("build", tmp_path, "--config", tmp_path / "absent.yaml")
 
 
+def test_splits_are_told_and_clean_ones_written(phantom: Path, tmp_path: Path) -> None:
+    train, test = (phantom / "splits" / f"IXI_{name}.csv" for name in ("train_fold0", "test"))
+    before = train.read_text()
+    train.write_text(before + before.splitlines()[1] + "\n" + test.read_text().splitlines()[1] + "\n")
+    try:
+        told, data = run("splits", phantom), json.loads(run("splits", phantom, "--json", "--modality", "t2").stdout)
+        assert run("splits", phantom, "--write", tmp_path / "out").exit_code == 0
+    finally:
+        train.write_text(before)
+    assert told.exit_code == 0
+    assert told.stdout.startswith("As they are: 1 rows repeat a scan, 1 times a subject is in two splits\n")
+    assert "1 in IXI_test.csv" in next(line for line in told.stdout.splitlines() if "IXI_train_fold0.csv" in line)
+    assert {s["dataset"] for s in data["clean"]["splits"]} == {"IXI", "Brats21", "MSLUB", "ATLAS_v2", "WMH"}
+    assert (tmp_path / "out/splits/IXI_train_fold0.csv").read_text() == before
+    again = json.loads(run("splits", tmp_path / "out", "--json").stdout)
+    assert again["published"] == again["clean"]
+    assert again["scans_there"] == 0
+    used = tmp_path / "used"
+    (used / "splits").mkdir(parents=True)
+    (used / "splits/IXI_test.csv").write_text("mine\n")
+    with pytest.raises(DataError, match="name a new folder"):
+        run("splits", phantom, "--write", used)
+
+
+def test_scans_of_a_table_are_checked(phantom: Path, tmp_path: Path) -> None:
+    table = tmp_path / "sets.yaml"
+    table.write_text(
+        "datasets:\n"
+        "  Controls: {image: 'Train/ixi/{modality}/{subject}_{modality}.nii.gz', "
+        "mask: 'Train/ixi/mask/{subject}_mask.nii.gz', split: {train: 0.4, val: 0.3, test: 0.3}}\n"
+        "  Strokes: {image: 'Test/ATLAS_v2/{modality}/{subject}_{modality}.nii.gz', "
+        "mask: 'Test/ATLAS_v2/mask/{subject}_mask.nii.gz', segmentation: 'Test/ATLAS_v2/seg/{subject}_seg.nii.gz', "
+        "split: {val: 0.5, test: 0.5}}\n"
+    )
+    names = ["--table", table, "--healthy", "Controls", "--unhealthy", "Strokes", "--modality", "t1"]
+    done = run("check", phantom, *names)
+    assert done.exit_code == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "7 volumes read: 0 errors, 0 warnings"
+    assert run("splits", phantom, *names).stdout.startswith("As they are: 0 rows repeat a scan, 0 times")
+    with pytest.raises(DataError, match=r"data\.data_dir: not set"):
+        run("check")
+    done = run("check", phantom, *names[:2])
+    assert done.exit_code == 1
+    assert "no data set 'IXI' (data.healthy); there are Controls, Strokes" in done.stdout
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_store_is_built_once(phantom: Path, tmp_path: Path) -> None:
