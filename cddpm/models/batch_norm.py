@@ -19,9 +19,9 @@ class BatchNorm(nn.BatchNorm2d):
     """Normalises feature maps (B, C, H, W), or a list of sites (L, C), by the moments of all processes' values.
 
     With one process, and in evaluation, it is ``nn.BatchNorm2d`` itself. With more, each training step sends its moments
-    once forward and once backward, so all processes must call it together; they may have different numbers of values.
-    Moments are float32 or better under autocast; the running buffers end up equal on all processes. Raises ``ValueError``
-    for another shape, and where there is one value per channel in all.
+    once forward and once backward, so all processes must call it together; they may have different numbers of values,
+    but each at least one. Moments are float32 or better under autocast; the running buffers end up equal on all processes.
+    Raises ``ValueError`` for another shape, and of one value per channel if there is no other process.
     """
 
     running_mean: Tensor
@@ -99,8 +99,6 @@ def _joint_moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     shares = counts / total
     joint = (shares * means).sum(0)
     variance = (shares * (spreads + (means - joint).square())).sum(0)
-    if total < 2:
-        raise ValueError(f"one value per channel in all processes together ({tuple(values.shape)}); two are needed")
     return joint.to(mean.dtype), variance.to(mean.dtype), total.to(mean.dtype)
 
 

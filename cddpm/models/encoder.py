@@ -6,8 +6,10 @@ He et al., "Deep residual learning for image recognition", CVPR 2016; stride of 
 Module names are those in common use (conv1, bn1, layerN.M.convK, downsample.0/1, fc), so published weights load as they are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,17 +36,37 @@ class DropPath(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
+        self.kept: Tensor | None = None
+        """Which samples (B,) keep the branch in the next step alone (``draw_paths``); None: drawn at random."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ...) to the same shape."""
         if not self.training or self.p == 0:
             return x
-        keep = x.new_empty((len(x),) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.p)
+        shape = (len(x),) + (1,) * (x.ndim - 1)
+        if self.kept is None:
+            keep = x.new_empty(shape).bernoulli_(1 - self.p)
+        else:
+            keep, self.kept = self.kept.to(x.dtype).view(shape), None
         return x * keep / (1 - self.p)
 
     def extra_repr(self) -> str:
         """Shown in the module's ``repr``."""
         return f"p={self.p:.4g}"
+
+
+def draw_paths(module: nn.Module, seeds: Sequence[int], device: torch.device) -> None:
+    """Decide which branches each sample keeps in the next training step of ``module``: sample i by ``seeds[i]`` alone.
+
+    So a sample loses the same branches in every batch and on every worker.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, DropPath) and layer.p > 0]
+    if not layers:
+        return
+    draws = np.stack([np.random.default_rng(seed).random(len(layers)) for seed in seeds], 1)
+    kept = torch.from_numpy(draws >= np.array([[layer.p] for layer in layers])).to(device)
+    for layer, row in zip(layers, kept, strict=True):
+        layer.kept = row
 
 
 class BasicBlock(nn.Module):

@@ -1,7 +1,8 @@
 """The training loop of both stages (encoder pretraining, diffusion): plain PyTorch over Ranks, counted in images seen.
 
 Every random number is a function of the seed and of the position in the data, so a run that was stopped and resumed
-makes the same steps, bit for bit on a CPU, as one that was not.
+makes the same steps, bit for bit on a CPU, as one that was not. Several workers make the steps of one, but for rounding
+(sums in another order); only the masks of dropout (``model.dropout``) differ.
 """
 
 import logging
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 from cddpm.errors import CddpmError
 from cddpm.models.cddpm import memory_format
+from cddpm.models.encoder import draw_paths
+from cddpm.models.noise import slice_seed
 from cddpm.training import best, checkpoint
 from cddpm.training.order import Rows, batch_rows
 from cddpm.training.ranks import Ranks
@@ -151,7 +154,8 @@ class Trainer:
         recipe, ranks = self.recipe, self.ranks
         rows = batch_rows(self.rows, recipe.seed, self.images, recipe.batch_size)[ranks.rank :: ranks.world]
         positions = np.arange(self.images, self.images + recipe.batch_size)[ranks.rank :: ranks.world]
-        torch.manual_seed((recipe.seed * 1_000_003 + int(positions[0])) % 2**63)  # dropout and stochastic depth
+        torch.manual_seed((recipe.seed * 1_000_003 + int(positions[0])) % 2**63)  # dropout: the one draw of each rank
+        draw_paths(self.module, [slice_seed(recipe.seed, "depth", int(p)) for p in positions], ranks.device)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(self.images)
         parallel.train()

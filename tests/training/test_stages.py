@@ -1,7 +1,6 @@
 """Stages are made once and found afterwards, whatever interrupted them; two processes train as one does."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -19,6 +18,7 @@ import torch
 import torch.distributed as dist
 from tiny_training import tiny_config, train
 from torch import Tensor
+from two_ranks import join, launch
 
 from cddpm import artifact
 from cddpm.data.store import SliceStore
@@ -239,26 +239,6 @@ def test_kills_at_random_moments_change_no_bit(store_path: Path, tmp_path: Path,
 
 
 # Two real processes
-
-
-def launch(target: Any, *arguments: Any, seconds: float = 100) -> list[int | None]:
-    """Exit codes of two ranks; None for one that had to be killed."""
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=target, args=(rank, *arguments), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
-    end, codes = time.monotonic() + seconds, []
-    for process in processes:
-        process.join(max(0.1, end - time.monotonic()))
-        codes.append(process.exitcode)
-        process.kill()
-    return codes
-
-
-def join(rank: int, folder: Path) -> Ranks:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    return Ranks(rank, 2)
 
 
 def train_stages(rank: int, folder: Path, store: Path, values: dict[str, Any]) -> None:
