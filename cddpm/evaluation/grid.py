@@ -15,6 +15,9 @@ from cddpm.scoring.glossary import describe
 
 NOTHING = "-"
 DIFFERS = "†"
+_FINE_BELOW_ONE = ("%", "ml")
+_COARSE = (*_FINE_BELOW_ONE, "mm", "dB", "voxels", "lesions", "components", "volumes")
+"""Units of which one decimal is enough."""
 _TITLES = {"dice": "Dice", "auprc": "AUPRC", "hd95": "HD95", "auroc": "AUROC"}
 
 
@@ -176,14 +179,18 @@ def _published(cell: Cell) -> Text:
 
 
 def _digits(measure: str, value: float) -> int:
-    """Decimals: one of percent, millimetres and millilitres, else three digits that count."""
-    if shown_unit(measure) in ("%", "mm", "ml"):
-        return 1
-    return 2 if value == 0 else min(6, max(0, 2 - math.floor(math.log10(abs(value)))))
+    """Decimals: one of a coarse unit (two of percent and ml below 1), else three digits that count."""
+    if shown_unit(measure) not in _COARSE:
+        return 2 if value == 0 else min(6, max(0, 2 - math.floor(math.log10(abs(value)))))
+    return 2 if shown_unit(measure) in _FINE_BELOW_ONE and 0 < abs(_scaled(measure, value)) < 1 else 1
+
+
+def _scaled(measure: str, value: float) -> float:
+    return 100 * value if in_percent(measure) else value
 
 
 def _shown(measure: str, value: float, digits: int) -> str:
-    return f"{100 * value if in_percent(measure) else value:.{digits}f}"
+    return f"{_scaled(measure, value):.{digits}f}"
 
 
 def _legend(table: ResultTable, places: Sequence[tuple[str, str]], intervals: bool) -> list[str]:

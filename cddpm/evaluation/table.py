@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,6 +32,7 @@ _OF_VOLUMES = ("_std", "_volumes")
 """Endings of columns that say something about the mean over volumes, not about the method."""
 _FACTORS = ("volumes", "volume_index", "l1_ratio")
 """Numbers without unit that are no part of a whole: not told in percent."""
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _POOLED = "a number of the whole data set, no mean over its volumes"
 
 Place = tuple[str, str, str]
@@ -135,10 +137,15 @@ def _by_place(results: Sequence[FoldResult]) -> dict[tuple[str, str], list[FoldR
 
 
 def _measures(results: Sequence[FoldResult]) -> tuple[str, ...]:
-    """The headline first, then in the order of the glossary's families as results have them."""
-    known = dict.fromkeys(name for result in results for name in result.measures)
+    """The headline first, then in the order of the glossary, rates and sizes rising."""
+    known = {name for result in results for name in result.measures}
     own = [name for name in known if name in MEASURES or not name.endswith(_OF_VOLUMES)]
-    return tuple(dict.fromkeys([*(name for name in HEADLINE if name in known), *own]))
+    order = list(MEASURES.values())
+
+    def rank(name: str) -> tuple[bool, int, list[float], str]:
+        return name not in HEADLINE, order.index(describe(name)), [float(n) for n in _NUMBER.findall(name)], name
+
+    return tuple(sorted(own, key=rank))
 
 
 def _column(

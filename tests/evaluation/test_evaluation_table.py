@@ -107,8 +107,25 @@ def test_a_fold_given_twice_or_an_unknown_method_is_refused() -> None:
 
 
 def test_columns_about_the_mean_over_volumes_are_no_measures() -> None:
-    measures: dict[str, float | None] = {"volumes": 3, "hd95": 4.0, "dice": 0.5, "dice_std": 0.1, "dice_volumes": 3}
+    measures: dict[str, float | None] = {"hd95": 4.0, "volumes": 3, "dice": 0.5, "dice_std": 0.1, "dice_volumes": 3}
     assert table_of([FoldResult("m", "D", 0, [], measures)]).measures == ("dice", "volumes", "hd95")
+
+
+def test_measures_stand_in_the_order_of_the_glossary_whatever_the_order_in_results() -> None:
+    expected = (
+        "dice",
+        "auprc",
+        "hd95",
+        "lesion_recall_below_0.1ml",
+        "lesion_recall_0.1_to_1ml",
+        "lesion_recall_1_to_10ml",
+        "lesion_recall_from_10ml",
+        "dice_at_fpr_1pct",
+        "dice_at_fpr_5pct",
+        "dice_at_fpr_10pct",
+    )
+    measures: dict[str, float | None] = dict.fromkeys(sorted(expected), 0.5)
+    assert table_of([FoldResult("m", "D", 0, [], measures)]).measures == expected
 
 
 def test_shares_are_told_in_percent_and_other_numbers_in_their_unit() -> None:

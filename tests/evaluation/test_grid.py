@@ -76,13 +76,19 @@ def test_details_show_every_measure_with_a_direction_and_its_unit() -> None:
         "threshold": 0.2,
         "dice": 0.5,
         "l1": 0.01234,
+        "false_positive_rate": 0.0012,
+        "false_positive_ml": 0.045,
+        "lesions_found": 12,
     }
     grid = details(table_of([FoldResult("m", "D", 0, [], measures)]), "D")
     assert [(*line.labels, line.cells[0].text) for line in grid.lines] == [
         ("dice", "% ↑", "50.0"),
+        ("false_positive_ml", "ml ↓", "0.04"),
+        ("false_positive_rate", "% ↓", "0.12"),
         ("hd95", "mm ↓", "12.3"),
-        ("l1_ratio", "↑", "1.23"),
+        ("lesions_found", "lesions ↑", "12.0"),
         ("l1", "intensity ↓", "0.0123"),
+        ("l1_ratio", "↑", "1.23"),
     ]
 
 
