@@ -147,9 +147,10 @@ def _next(candidate: "Candidate", path: Path, package: Path | None) -> str:
 
     if package:
         return f"cddpm predict SCAN.nii.gz --out results --model {package}"
+    data = "" if candidate.config.data.data_dir else " --data-dir DATA_DIR"
     if candidate.kind == ENCODER:
-        return f"python launch/sweep.py --config {path / CONFIG} --set pretraining.artifact={path.name}"
-    return f"python launch/evaluate.py --config {path / CONFIG} --set training.artifact={path.name}"
+        return f"python launch/sweep.py --config {path / CONFIG} --set pretraining.artifact={path.name}{data}"
+    return f"python launch/evaluate.py --config {path / CONFIG} --set training.artifact={path.name}{data}"
 
 
 def _console() -> Console:

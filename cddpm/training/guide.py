@@ -6,7 +6,6 @@ same settings finds. In a model package its weights lie beside the model's, with
 
 from collections.abc import Mapping
 from typing import Any
-from typing import Any
 
 from torch import Tensor
 

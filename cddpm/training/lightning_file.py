@@ -27,6 +27,7 @@ ABOUT = ("epoch", "global_step", "pytorch-lightning_version")
 _UNREAD_PACKAGES = frozenset(
     (
         "argparse",
+        "datetime",
         "enum",
         "hydra",
         "lightning",
