@@ -68,12 +68,6 @@ def _deviation(shape: tuple[int, int], discount: float) -> Floats:
     """Standard deviation (H, W) over seeds of the sum: independent draws add up by the squares of their weights."""
     variance = np.ones(shape)
     for i, coarse in enumerate(coarse_shapes(shape), start=1):
-        along = [_power(*_taps(c, f)) for c, f in zip(coarse, shape, strict=True)]
-        variance += discount ** (2 * i) * np.outer(*along)
+        second = [_taps(c, f)[2].astype(np.float64) for c, f in zip(coarse, shape, strict=True)]
+        variance += discount ** (2 * i) * np.outer(*[(1 - weight) ** 2 + weight**2 for weight in second])
     return np.sqrt(variance).astype(np.float32)
-
-
-def _power(low: npt.NDArray[np.intp], high: npt.NDArray[np.intp], weight: Floats) -> npt.NDArray[np.float64]:
-    """Sum of squared weights per pixel; where both taps are one coarse pixel its weights add up to 1 first."""
-    second = weight.astype(np.float64)
-    return np.where(low == high, 1.0, (1 - second) ** 2 + second**2)
