@@ -40,9 +40,7 @@ def _distance_mm(
     box = bounding_box(prediction | truth)
     if box is None or not prediction.any() or not truth.any():
         return None
-    one, other = (
-        np.pad(mask[box], 1)[None, None] for mask in (prediction, truth)
-    )  # an edge of the volume is a surface
+    one, other = (mask[box][None, None] for mask in (prediction, truth))
     spacing = [float(size) for size in voxel_size_mm]
     distance = _monai()(one, other, include_background=True, percentile=percentile, spacing=spacing)
     return float(distance[0, 0])
