@@ -2,11 +2,12 @@
 
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from cddpm.tracking.surroundings import git_commit
 
 PACKAGES = ("cddpm", "torch", "ray", "monai", "numpy", "scipy", "scikit-learn")
 SYNTHETIC = (
@@ -70,20 +71,10 @@ def _processor() -> str:
 
 def commit() -> str:
     """Commit of this code, marked if files differ from it; ``unknown`` outside of a repository."""
-    revision = _git("rev-parse", "--short=12", "HEAD")
-    if revision is None:
+    found = git_commit()
+    if found is None:
         return "unknown (not in a git repository)"
-    changed = _git("status", "--porcelain", "--untracked-files=no")
-    return f"{revision} with uncommitted changes" if changed else revision
-
-
-def _git(*words: str) -> str | None:
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return f"{found[:12]} with uncommitted changes" if found.endswith("+") else found[:12]
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:

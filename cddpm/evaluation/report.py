@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cddpm import artifact
 from cddpm.config import DataConfig
+from cddpm.data import phantom
 from cddpm.evaluation import markdown, provenance, table, terminal
 from cddpm.evaluation.fold import Outcome, all_results
 from cddpm.evaluation.plan import Plan
@@ -33,7 +34,7 @@ def write(plan: Plan, outcomes: Sequence[Outcome]) -> Files:
     """The tables as Markdown and CSV, one CSV line per volume, and domain shifts if there were any."""
     results = all_results(outcomes)
     first = plan.first
-    where = provenance.here(_data(first.data), first.data.data_dir is not None or first.data.table is not None)
+    where = provenance.here(_data(first.data), _is_real(first.data))
     against = plan.compared_with if len(plan.methods) > 1 else None
     made = table.build_table(results, first.evaluation, where, against, list(plan.methods), seed=first.seed)
     shifts = [
@@ -51,17 +52,23 @@ def write(plan: Plan, outcomes: Sequence[Outcome]) -> Files:
     return Files(made, plan.folder / f"{plan.kind}.md", [plan.folder / name for name in contents])
 
 
+def _is_real(data: DataConfig) -> bool:
+    """Whether the scans are not a phantom of ours, made here or by ``cddpm data phantom``."""
+    folders = [data.data_dir] if data.data_dir else [data.table.parent] if data.table else []
+    return bool(folders) and not any((folder / phantom.LABEL).exists() for folder in folders)
+
+
 def _data(data: DataConfig) -> str:
     if data.table is not None:
         return f"{data.table.name} ({data.splits} splits)"
     if data.data_dir is not None:
         return f"{data.data_dir.name} ({data.splits} splits)"
-    phantom = data.phantom
+    made = data.phantom
     voxel = "voxel size as stored" if data.voxel_size_mm is None else f"{data.voxel_size_mm:g} mm voxels"
     shape = "x".join(map(str, data.working_shape))
     return (
-        f"{phantom.size} phantom, seed {phantom.seed} ({voxel}, {shape} after rescaling; {phantom.healthy_train} healthy "
-        f"training scans, {phantom.unhealthy_val} validation and {phantom.unhealthy_test} test scans per unhealthy data set)"
+        f"{made.size} phantom, seed {made.seed} ({voxel}, {shape} after rescaling; {made.healthy_train} healthy "
+        f"training scans, {made.unhealthy_val} validation and {made.unhealthy_test} test scans per unhealthy data set)"
     )
 
 

@@ -21,7 +21,6 @@ from cddpm.scoring.measures import measure
 from cddpm.scoring.metrics import mean
 from cddpm.scoring.score import Scorer
 
-
 UNSHIFTED = "none"
 """Label of the test cohort as it is, beside the shifted ones."""
 

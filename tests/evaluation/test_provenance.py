@@ -7,6 +7,7 @@ import pytest
 
 from cddpm.evaluation import provenance
 from cddpm.evaluation.provenance import Provenance, header, here, versions
+from cddpm.tracking import surroundings
 
 
 def test_versions_are_those_of_installed_packages() -> None:
@@ -20,14 +21,14 @@ def test_the_machine_is_told_by_its_processor_and_gpus() -> None:
 
 
 def test_outside_of_a_repository_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "x.py"))
+    monkeypatch.setattr(surroundings, "__file__", str(tmp_path / "x.py"))
     assert provenance.commit() == "unknown (not in a git repository)"
 
 
 def test_changes_since_the_commit_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "_git", lambda *words: "abc" if words[0] == "rev-parse" else " M cddpm/x.py")
+    monkeypatch.setattr(surroundings, "_git", lambda *words: "abc" if words[0] == "rev-parse" else " M cddpm/x.py")
     assert provenance.commit() == "abc with uncommitted changes"
-    monkeypatch.setattr(provenance, "_git", lambda *words: "abc" if words[0] == "rev-parse" else "")
+    monkeypatch.setattr(surroundings, "_git", lambda *words: "abc" if words[0] == "rev-parse" else "")
     assert provenance.commit() == "abc"
 
 
