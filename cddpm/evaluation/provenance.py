@@ -74,7 +74,8 @@ def commit() -> str:
     found = git_commit()
     if found is None:
         return "unknown (not in a git repository)"
-    return f"{found[:12]} with uncommitted changes" if found.endswith("+") else found[:12]
+    short = found.rstrip("+")[:12]
+    return f"{short} with uncommitted changes" if found.endswith("+") else short
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
