@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cddpm import artifact
-from cddpm.config import ExperimentConfig, parse, to_dict
+from cddpm.config import ExperimentConfig, parse, to_dict, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
@@ -288,14 +288,16 @@ def load_model(path: Path, device: torch.device) -> tuple[ConditionedDiffusion, 
 
 
 def guide_path(config: ExperimentConfig, place: Place, path: Path) -> Path | None:
-    """The guide's checkpoint beside the checkpoint ``path``, trained on the same store; None if ``config`` asks for none.
+    """The guide's checkpoint beside the checkpoint ``path``, trained on the same store with the same settings.
 
-    Raises ``ArtifactError`` if it was not trained.
+    None if ``config`` asks for none. Raises ``ArtifactError`` if it was not trained.
     """
-    guide = guide_config(config)
-    if guide is None:
+    if config.reconstruction.guide == "null":
         return None
     store = artifact.read_manifest(path, CHECKPOINT).made_from.get("store")
+    own = parse(checkpoint.read_config(path), str(path / checkpoint.CONFIG))
+    guide = guide_config(with_values(own, {"reconstruction.guide": config.reconstruction.guide}, str(path)))
+    assert guide is not None  # asked for
     found = place.artifacts / CHECKPOINT / checkpoint_identity(guide, str(store))[0]
     if not artifact.is_complete(found):
         raise ArtifactError(
