@@ -1,5 +1,6 @@
 """The guide: a DDPM with the model's own settings, made once, found by every trial, and u of every reconstruction."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import two_ranks
 from tiny_training import tiny_config, train
 
 from cddpm import artifact
@@ -217,3 +220,38 @@ def test_the_kept_weights_become_the_checkpoint(
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one) == (losses[16] < losses[8])
     assert not list(tmp_path.glob("*/.work/*/*"))
+
+
+# Two real processes
+
+EVERYTHING: dict[str, Any] = {
+    **GUIDED,
+    "model__dropout": 0.0,  # its masks are drawn per rank
+    "training__keep": "best-loss",
+    "training__validation_draw": "random",
+    "diffusion__noise__shared": True,
+    "diffusion__patch__enabled": True,
+    "diffusion__patch__size": 16,
+}
+
+
+def train_together(rank: int, folder: Path, store: Path) -> None:
+    ranks, config = two_ranks.join(rank, folder), tiny_config(**EVERYTHING, compute__workers=2)
+    made = stages.train(config, stages.Place(folder, store), ranks, Hooks())
+    (folder / f"rank{rank}.json").write_text(json.dumps([str(made.checkpoint), str(made.guide), made.made]))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_make_guide_and_model_as_one_does(store_path: Path, tmp_path: Path) -> None:
+    assert two_ranks.launch(train_together, tmp_path, store_path) == [0, 0]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert first[2] == ["guide", "checkpoint"]
+    one = train(tiny_config(**EVERYTHING), store_path, tmp_path / "one")
+    for alone, together in ((one.checkpoint, Path(first[0])), (one.guide, Path(first[1]))):
+        assert alone is not None
+        rows = zip(*(checkpoint.read_history(path / checkpoint.HISTORY) for path in (alone, together)), strict=True)
+        for a, b in rows:
+            assert a["val/loss"] == pytest.approx(b["val/loss"], abs=1e-4)
+            assert a["train/loss"] == pytest.approx(b["train/loss"], abs=1e-4)
