@@ -69,14 +69,18 @@ def tiny_config(**values: Any) -> ExperimentConfig:
     return parse(override(BASE, changed, "test"), "test")
 
 
-def make_store(folder: Path) -> Path:
-    """Write the store below ``folder``: brains are discs of a smooth pattern, lesions bright squares."""
+def make_store(folder: Path, shuffled: int | None = None) -> Path:
+    """Write the store below ``folder``: brains are discs of a smooth pattern, lesions bright squares.
+
+    ``shuffled``: a seed for another order of the same volumes.
+    """
+    places = [(dataset, split) for dataset, split, count in COHORTS for _ in range(count)]
+    order = range(len(places)) if shuffled is None else np.random.default_rng(shuffled).permutation(len(places))
     volumes, cohorts = [], []
-    for dataset, split, count in COHORTS:
-        for _ in range(count):
-            index = len(volumes)
-            cohorts.append({"dataset": dataset, "split": split, "fold": None, "volume": index})
-            volumes.append(_volume(index, dataset))
+    for place, index in enumerate(order):
+        dataset, split = places[index]
+        cohorts.append({"dataset": dataset, "split": split, "fold": None, "volume": place})
+        volumes.append(_volume(int(index), dataset))
 
     def fill(directory: Path) -> None:
         write_store(directory, volumes, cohorts)

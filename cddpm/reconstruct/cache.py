@@ -46,7 +46,7 @@ def cache_identity(
 
     ``guide`` is the fingerprint of the DDPM that predicts branch u, if one does.
 
-    The batch size does not: predictions never depend on it.
+    The batch size does not: by it about one float16 in 3000 becomes its neighbour (tests/training/test_independence.py).
     """
     made_from: dict[str, object] = {
         "checkpoint": checkpoint,
