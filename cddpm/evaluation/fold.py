@@ -86,6 +86,7 @@ class Outcome:
     checkpoint: str | None
     """Fingerprints of the model; none where nothing is trained."""
     encoder: str | None
+    guide: str | None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -186,6 +187,7 @@ def _measured(
         scoring=to_dict(scoring),
         checkpoint=made.checkpoint.name if made else None,
         encoder=made.encoder.name if made and made.encoder else None,
+        guide=made.guide.name if made and made.guide else None,
         seconds=seconds,
     )
 

@@ -60,7 +60,7 @@ class Notebook:
         if outcome.checkpoint:
             history = run.place.artifacts / stages.CHECKPOINT / outcome.checkpoint / checkpoint.HISTORY
             self.book.log_history(key, checkpoint.read_history(history))
-            self.book.set_tags(key, {names.FINGERPRINT_CHECKPOINT: outcome.checkpoint})
+            self.book.set_tags(key, _fingerprints(outcome))
         step = run.parsed.training.images
         self.book.log_metrics(key, {names.OBJECTIVE: outcome.validation, **_measures(outcome)}, step)
         self.book.log_artifact(key, run.folder / RESULT)
@@ -77,6 +77,15 @@ class Notebook:
             self.book.log_artifact(self.run, file)
         self.book.close(self.run, "FINISHED")
         return self.book.flush(timeout_seconds=60)
+
+
+def _fingerprints(outcome: Outcome) -> dict[str, str]:
+    found = {
+        names.FINGERPRINT_CHECKPOINT: outcome.checkpoint,
+        names.FINGERPRINT_ENCODER: outcome.encoder,
+        "cddpm.fingerprint.guide": outcome.guide,
+    }
+    return {tag: name for tag, name in found.items() if name}
 
 
 def _measures(outcome: Outcome) -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""A named piece of work: held by one process, never mixed with another configuration, stopped in order."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from cddpm.campaign import Campaign, flat
+from cddpm.errors import SearchError, StoppedError
+
+
+def campaign(folder: Path, **identity: object) -> Campaign:
+    return Campaign("sweep", "one", folder / "one", identity or {"seed": 0})
+
+
+def nothing() -> None:
+    """No one needs to know."""
+
+
+def test_a_second_process_is_told_who_holds_it(tmp_path: Path) -> None:
+    with (
+        campaign(tmp_path).held(False, nothing),
+        pytest.raises(SearchError, match=f"running already \\(process {os.getpid()} on"),
+        campaign(tmp_path).held(True, nothing),
+    ):
+        pass
+
+
+def test_what_has_begun_goes_on_only_when_asked_and_only_as_it_was(tmp_path: Path) -> None:
+    with campaign(tmp_path).held(False, nothing):
+        campaign(tmp_path).begin()
+    with pytest.raises(SearchError, match="exists; continue it with --resume"), campaign(tmp_path).held(False, nothing):
+        pass
+    with campaign(tmp_path).held(True, nothing):
+        pass
+    with (
+        pytest.raises(SearchError, match="seed: was 0, is 1"),
+        campaign(tmp_path, seed=1).held(True, nothing),
+    ):
+        pass
+
+
+def test_nothing_to_resume_is_an_error_unless_it_was_started_once(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match="there is no sweep 'one' to resume"), campaign(tmp_path).held(True, nothing):
+        pass
+    with campaign(tmp_path, seed=3).held(True, nothing):  # started, but nothing was begun: any configuration may go on
+        pass
+
+
+def terminate_myself() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+
+
+def test_a_request_to_stop_before_ray_ends_at_once_and_is_told(tmp_path: Path) -> None:
+    told: list[bool] = []
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with (
+            pytest.raises(StoppedError, match="--resume continues it"),
+            campaign(tmp_path).held(False, lambda: told.append(True)),
+        ):
+            terminate_myself()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert told == [True]
+    assert campaign(tmp_path).stopped
+
+
+def test_settings_by_dotted_path() -> None:
+    assert flat({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}
+
+
+def test_the_holder_is_written_for_others_to_read(tmp_path: Path) -> None:
+    with campaign(tmp_path).held(False, nothing):
+        holder = json.loads((tmp_path / "one" / "holder.json").read_text())
+    assert holder["pid"] == os.getpid()
