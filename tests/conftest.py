@@ -49,6 +49,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
                 measured.setdefault(value[0], []).append((value[1], value[2]))
     if not measured:
         return
+    if "A" not in terminalreporter.config.getoption("reportchars"):
+        total = sum(len(errors) for errors in measured.values())
+        terminalreporter.write_line(f"{total} comparisons with given numbers held; -m parity -rA tells each error")
+        return
     terminalreporter.section("measured relative errors", sep="-")
     width = max(len(name) for name in measured)
     for name, errors in sorted(measured.items()):

@@ -83,7 +83,7 @@ def _fingerprints(outcome: Outcome) -> dict[str, str]:
     found = {
         names.FINGERPRINT_CHECKPOINT: outcome.checkpoint,
         names.FINGERPRINT_ENCODER: outcome.encoder,
-        "cddpm.fingerprint.guide": outcome.guide,
+        names.FINGERPRINT_GUIDE: outcome.guide,
     }
     return {tag: name for tag, name in found.items() if name}
 
