@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cddpm.config import Choice, ExperimentConfig, load, parse, to_dict, with_values
+from cddpm.config import Choice, ExperimentConfig, Float, load, parse, to_dict, with_values
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(p for p in (ROOT / "tune_configs").glob("*.yaml") if not p.name.startswith("benchmark"))
