@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -13,6 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from cddpm.errors import CddpmError, ConfigError, StoppedError
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="DATA_DIR in the published layout; else a phantom.", envvar="DATA_DIR")
+]
+OutputDir = Annotated[Path | None, typer.Option(help="Where everything is kept.")]
+Folds = Annotated[str | None, typer.Option(help="Folds, separated by commas, instead of the file's.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue what was stopped or killed.")]
+TrackingUri = Annotated[str | None, typer.Option(help="MLflow server.", envvar="MLFLOW_TRACKING_URI")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster (or RAY_ADDRESS); else one is started here.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting: dotted.path=value (YAML).")]
 
 
 def overrides(given: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:

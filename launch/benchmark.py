@@ -10,22 +10,29 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cddpm.shell import guarded, overrides, whole_numbers
+from cddpm.shell import (
+    Address,
+    DataDir,
+    Folds,
+    OutputDir,
+    Resume,
+    Settings,
+    TrackingUri,
+    guarded,
+    overrides,
+    whole_numbers,
+)
 
 
 def main(
     config: Annotated[Path, typer.Option(help="Benchmark file (YAML).")] = Path("tune_configs/benchmark.yaml"),
-    data_dir: Annotated[
-        Path | None, typer.Option(help="DATA_DIR in the published layout; else a phantom.", envvar="DATA_DIR")
-    ] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
-    folds: Annotated[str | None, typer.Option(help="Folds, separated by commas, instead of the file's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue one that was stopped or killed.")] = False,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server.", envvar="MLFLOW_TRACKING_URI")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster (or RAY_ADDRESS); else one is started here.")] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting of all methods: dotted.path=value (YAML).")
-    ] = None,
+    data_dir: DataDir = None,
+    output_dir: OutputDir = None,
+    folds: Folds = None,
+    resume: Resume = False,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+    setting: Settings = None,
 ) -> None:
     """Train (or find) and measure all methods of a benchmark file."""
     given = {
@@ -38,13 +45,9 @@ def main(
 
 
 def _benchmark(config: Path, values: dict[str, Any], resume: bool, address: str | None, console: Console) -> None:
-    from cddpm.evaluation import driver, plan, report
-    from cddpm.search.display import Display
+    from cddpm.evaluation import driver, plan
 
-    asked = plan.benchmark(config, values)
-    report.opening(asked, console)
-    summary = driver.run(asked, resume, address, Display(console, "run"))
-    report.closing(asked, summary.files, summary.undelivered, console)
+    driver.run_in_terminal(plan.benchmark(config, values), resume, address, console)
 
 
 if __name__ == "__main__":

@@ -11,21 +11,19 @@ import typer
 from rich.console import Console
 
 from cddpm.config import ExperimentConfig, load
-from cddpm.shell import guarded, overrides
+from cddpm.shell import Address, DataDir, OutputDir, Resume, Settings, TrackingUri, guarded, overrides
 
 
 def main(
     config: Annotated[Path, typer.Option(help="Experiment file (YAML).")] = Path("tune_configs/quickstart.yaml"),
-    data_dir: Annotated[
-        Path | None, typer.Option(help="DATA_DIR in the published layout; else a phantom.", envvar="DATA_DIR")
-    ] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
+    data_dir: DataDir = None,
+    output_dir: OutputDir = None,
     name: Annotated[str | None, typer.Option(help="Name of the sweep, instead of the file's.")] = None,
     trials: Annotated[int | None, typer.Option(help="Training trials, instead of the file's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a sweep that was stopped or killed.")] = False,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server.", envvar="MLFLOW_TRACKING_URI")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster (or RAY_ADDRESS); else one is started here.")] = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="Any setting: dotted.path=value (YAML).")] = None,
+    resume: Resume = False,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+    setting: Settings = None,
 ) -> None:
     """Search training and scoring settings; register and promote the best by validation."""
     given = {

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from cddpm import cluster
 from cddpm.campaign import Campaign
 from cddpm.config import ExperimentConfig, to_dict, with_values
@@ -36,6 +38,13 @@ class Summary:
     files: report.Files
     tracking_uri: str
     undelivered: int
+
+
+def run_in_terminal(plan: Plan, resume: bool, address: str | None, console: Console) -> None:
+    """``run``, with what a person sees before, while and after."""
+    report.opening(plan, console)
+    summary = run(plan, resume, address, Display(console, "run"))
+    report.closing(plan, summary.files, summary.undelivered, console)
 
 
 def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summary:
