@@ -91,7 +91,7 @@ def test_stopped_resumed_and_told_in_one_table(tmp_path: Path) -> None:
     assert rows["pDDPM", "Brats21", "dice"]["published"] == "49.36"
     assert rows["intensity threshold", "Brats21", "dice"]["against"] == "pDDPM"
     text = (tmp_path / "out/evaluations/small/benchmark.md").read_text()
-    assert "Beware: these volumes are synthetic" in text
+    assert "**Beware:** these volumes are synthetic" in text
     assert "| pDDPM | Brats21 | power 0.5 |" in text
     assert "| pDDPM | Brats21 | none |" in text
 
