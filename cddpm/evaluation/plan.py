@@ -85,16 +85,26 @@ def benchmark(path: Path, overrides: Mapping[str, Any]) -> Plan:
     found: dict[str, list[ExperimentConfig]] = {}
     faults: list[str] = []
     for method in asked.methods:
-        for cohort in asked.cohorts:
-            try:
-                made = _experiment(path, asked, method, cohort, overrides)
-                found.setdefault(method.label, []).append(made)
-            except ConfigError as error:
-                faults.append(f"{method.label}, {cohort.modality}: {error}")
+        faults += _add(found, path, asked, method, overrides)
     if faults:
         raise ConfigError("\n".join(faults))
     _refuse_different_rules(path, found)
     return Plan("benchmark", asked.name, found, asked.compared_with or list(found)[-1])
+
+
+def _add(
+    found: dict[str, list[ExperimentConfig]],
+    path: Path,
+    asked: BenchmarkConfig,
+    method: MethodConfig,
+    overrides: Mapping[str, Any],
+) -> Iterator[str]:
+    """Put the experiments of one method into ``found``; yields the faults of those that cannot be."""
+    for cohort in asked.cohorts:
+        try:
+            found.setdefault(method.label, []).append(_experiment(path, asked, method, cohort, overrides))
+        except ConfigError as error:
+            yield f"{method.label}, {cohort.modality}: {error}"
 
 
 def _experiment(
