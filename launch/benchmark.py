@@ -1,6 +1,7 @@
 """Every method on every data set and fold, in one table beside the published numbers.
 
-python launch/benchmark.py --config tune_configs/benchmark.yaml [--data-dir DIR] [--folds 0,1] [--resume] [--set a.b=c ...]
+python launch/benchmark.py --config tune_configs/benchmark.yaml [--data-dir DIR] [--folds 0,1] [--modality t2] [--resume] \
+    [--set a.b=c ...]
 """
 
 import os
@@ -29,6 +30,7 @@ def main(
     data_dir: DataDir = None,
     output_dir: OutputDir = None,
     folds: Folds = None,
+    modality: Annotated[str | None, typer.Option(help="Only the cohorts of this modality.")] = None,
     resume: Resume = False,
     tracking_uri: TrackingUri = None,
     address: Address = None,
@@ -41,13 +43,20 @@ def main(
         "evaluation.folds": whole_numbers("--folds", folds),
         "tracking.uri": tracking_uri,
     }
-    _benchmark(config, overrides(given, setting or []), resume, address, Console())
+    _benchmark(config, overrides(given, setting or []), modality, resume, address, Console())
 
 
-def _benchmark(config: Path, values: dict[str, Any], resume: bool, address: str | None, console: Console) -> None:
+def _benchmark(
+    config: Path,
+    values: dict[str, Any],
+    modality: str | None,
+    resume: bool,
+    address: str | None,
+    console: Console,
+) -> None:
     from cddpm.evaluation import driver, plan
 
-    driver.run_in_terminal(plan.benchmark(config, values), resume, address, console)
+    driver.run_in_terminal(plan.benchmark(config, values, modality), resume, address, console)
 
 
 if __name__ == "__main__":

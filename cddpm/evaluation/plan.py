@@ -73,15 +73,17 @@ def evaluation(path: Path, overrides: Mapping[str, Any]) -> Plan:
     return Plan("evaluation", config.name, {config.name: [config]}, config.name)
 
 
-def benchmark(path: Path, overrides: Mapping[str, Any]) -> Plan:
+def benchmark(path: Path, overrides: Mapping[str, Any], modality: str | None = None) -> Plan:
     """The methods and cohorts of a benchmark file; ``overrides`` win over all files.
 
-    Raises ``ConfigError`` listing every fault of all experiments.
+    With ``modality`` only its cohorts, under a name of their own. Raises ``ConfigError`` listing every fault of all
+    experiments.
     """
     try:
         asked = BenchmarkConfig.model_validate(read_yaml(path))
     except ValidationError as error:
         raise ConfigError("\n".join(explain(error, str(path), BenchmarkConfig))) from None
+    asked = _only(asked, modality, path) if modality else asked
     found: dict[str, list[ExperimentConfig]] = {}
     faults: list[str] = []
     for method in asked.methods:
@@ -90,6 +92,14 @@ def benchmark(path: Path, overrides: Mapping[str, Any]) -> Plan:
         raise ConfigError("\n".join(faults))
     _refuse_different_rules(path, found)
     return Plan("benchmark", asked.name, found, asked.compared_with or list(found)[-1])
+
+
+def _only(asked: BenchmarkConfig, modality: str, path: Path) -> BenchmarkConfig:
+    kept = tuple(cohort for cohort in asked.cohorts if cohort.modality == modality)
+    if not kept:
+        there = ", ".join(dict.fromkeys(cohort.modality for cohort in asked.cohorts))
+        raise ConfigError(f"{path}: no cohort of modality '{modality}'; there are {there}")
+    return asked.model_copy(update={"cohorts": kept, "name": f"{asked.name}-{modality}"})
 
 
 def _add(

@@ -99,3 +99,12 @@ def test_a_method_s_settings_win_over_the_benchmark_s_and_the_command_line_over_
 def test_what_a_benchmark_cannot_be_is_told(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         benchmark(benchmark_file(tmp_path, **changed), {})
+
+
+def test_one_modality_alone_has_a_name_of_its_own() -> None:
+    path = ROOT / "tune_configs" / "benchmark_small.yaml"
+    plan = benchmark(path, {}, "t2")
+    assert plan.name == "benchmark_small-t2"
+    assert {c.data.modality for configs in plan.methods.values() for c in configs} == {"t2"}
+    with pytest.raises(ConfigError, match="no cohort of modality 'flair'; there are t2, t1"):
+        benchmark(path, {}, "flair")
