@@ -110,6 +110,35 @@ ONE_FAULT = [
     ),
     ({"scoring.operating_point": "fixed"}, "scoring.threshold: missing; operating_point 'fixed' needs a number"),
     ({"scoring.threshold": 0.5}, "scoring.threshold: 0.5 would be ignored; only operating_point 'fixed' reads it"),
+    ({"scoring.level_weights": [1, 2, 3]}, "scoring.level_weights: [1.0, 2.0, 3.0] belong to no levels"),
+    (
+        {"scoring.noise_levels": [250, 500], "scoring.level_weights": [1, 2, 3]},
+        "scoring.level_weights: [1.0, 2.0, 3.0] are 3 weights for the 2 levels of noise_levels",
+    ),
+    (
+        {"scoring.noise_levels": [250, 250], "scoring.level_weights": [1, 2]},
+        "scoring.level_weights: [1.0, 2.0]: noise_levels [250, 250] names a level twice",
+    ),
+    (
+        {"scoring.noise_levels": [250, 500], "scoring.level_weights": [0, 0]},
+        "scoring.level_weights: [0.0, 0.0]: at least one must be above 0",
+    ),
+    (
+        {"scoring.noise_levels": [250, 500], "scoring.level_weights": [1, 2], "scoring.combine": "median"},
+        "scoring.level_weights: [1.0, 2.0] would be ignored by combine 'median'",
+    ),
+    (
+        {"scoring.noise_levels": [250, 500], "scoring.level_weights": [1, 2], "scoring.residual": "mahalanobis"},
+        "scoring.level_weights: [1.0, 2.0] would be ignored by residual 'mahalanobis'",
+    ),
+    (
+        {"scoring.combine": "mean", "scoring.residual": "mahalanobis"},
+        "scoring.combine: 'mean' would be ignored; residual 'mahalanobis' looks at all reconstructions at once",
+    ),
+    (
+        {"scoring.noise_levels": [250], "scoring.residual": "mahalanobis"},
+        "scoring.residual: 'mahalanobis' needs two reconstructions or more; there is one noise level [250] and one noise seed",
+    ),
     (
         {"data.volume_shape": [192, 160, 100]},
         "data.volume_shape: slices of 96x80 pixels after rescaling; allowed are square",
@@ -148,7 +177,8 @@ ONE_FAULT = [
     ),
     (
         {"search.scoring.space": {"scoring.residual": {"choice": ["l1", "l3"]}}},
-        "search.scoring.space.scoring.residual: Input should be 'l1', 'l2', 'positive' or 'negative' (found 'l3')",
+        "search.scoring.space.scoring.residual: Input should be 'l1', 'l2', 'positive', 'negative', 'ssim', 'ssim-ensemble' or "
+        "'mahalanobis' (found 'l3')",
     ),
     (
         {"search.scoring.space": {"scoring.erosion_divisor": {"int": [0, 25]}}},

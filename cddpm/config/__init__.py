@@ -8,6 +8,7 @@ from cddpm.config.benchmark import BenchmarkConfig, CohortConfig, MethodConfig
 from cddpm.config.experiment import FIELDS, ExperimentConfig
 from cddpm.config.loading import explain, load, override, parse, read_yaml, resolve_paths, to_dict, with_values
 from cddpm.config.paths import field_paths
+from cddpm.config.scoring import ScoringConfig
 from cddpm.config.sections import (
     SSIM_WINDOW,
     AugmentationConfig,
@@ -23,7 +24,6 @@ from cddpm.config.sections import (
     PhantomConfig,
     PretrainingConfig,
     ReconstructionConfig,
-    ScoringConfig,
     TrackingConfig,
     TrainingConfig,
 )

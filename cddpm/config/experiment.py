@@ -7,6 +7,7 @@ from pydantic import model_validator
 
 from cddpm.config.faults import faults
 from cddpm.config.paths import field_paths
+from cddpm.config.scoring import ScoringConfig
 from cddpm.config.sections import (
     ComputeConfig,
     DataConfig,
@@ -18,7 +19,6 @@ from cddpm.config.sections import (
     Name,
     PretrainingConfig,
     ReconstructionConfig,
-    ScoringConfig,
     TrackingConfig,
     TrainingConfig,
 )

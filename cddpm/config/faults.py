@@ -20,6 +20,7 @@ def faults(config: "ExperimentConfig") -> Iterator[str]:
     yield from _pretraining_faults(config)
     yield from _artifact_faults(config)
     yield from _noise_faults(config)
+    yield from _mahalanobis_faults(config)
     yield from _guidance_faults(config)
     yield from _method_faults(config)
     yield from _batch_faults(config)
@@ -91,6 +92,16 @@ def _noise_faults(config: "ExperimentConfig") -> Iterator[str]:
     for level in config.scoring.noise_levels or ():
         if level not in levels:
             yield f"scoring.noise_levels: {level} is not reconstructed; allowed are {list(levels)} (reconstruction.noise_levels)"
+
+
+def _mahalanobis_faults(config: "ExperimentConfig") -> Iterator[str]:
+    levels, seeds = config.scoring.noise_levels or config.reconstruction.noise_levels, config.reconstruction.noise_seeds
+    few = len(set(levels)) * len(set(seeds)) < 2
+    if few and config.scoring.residual == "mahalanobis":
+        yield (
+            f"scoring.residual: 'mahalanobis' needs two reconstructions or more; there is one noise level {list(levels)} and "
+            f"one noise seed {list(seeds)}: add to reconstruction.noise_levels or reconstruction.noise_seeds"
+        )
 
 
 def _guidance_faults(config: "ExperimentConfig") -> Iterator[str]:

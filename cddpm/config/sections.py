@@ -275,37 +275,6 @@ class ReconstructionConfig(Frozen):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
-class ScoringConfig(Frozen):
-    """From cached reconstructions to a segmentation."""
-
-    noise_levels: tuple[Positive, ...] | None = None
-    """Levels that are averaged, out of the reconstructed ones; empty: all."""
-    guidance_scale: Annotated[float, Field(ge=0, le=20)] = 1.0
-    """s in x0(s) = u + s (c - u)."""
-    residual: Literal["l1", "l2", "positive", "negative"] = "l1"
-    """``positive``: input brighter than reconstruction only; ``negative``: darker only."""
-    erosion_divisor: Annotated[int, Field(ge=1)] | None = 25
-    """The brain mask is eroded (size of axis 1 // divisor) times per slice; empty: not eroded."""
-    median_kernel: Literal[1, 3, 5, 7] = 5
-    minimum_component_voxels: Annotated[int, Field(ge=0)] = 8
-    """26-connected components with fewer (filled) voxels are removed."""
-    operating_point: Literal["val-dice", "healthy-fpr", "seed-search", "fixed"] = "val-dice"
-    """``val-dice``: exact optimum of the mean Dice on validation; ``seed-search``: the reference's ten-step search over
-    pooled voxels; ``healthy-fpr``: quantile of healthy validation brains."""
-    healthy_false_positive_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """For ``healthy-fpr``: fraction of healthy validation brain voxels above the threshold."""
-    threshold: Annotated[float, Field(ge=0)] | None = None
-    """For ``fixed``."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.operating_point == "fixed" and self.threshold is None:
-            raise ValueError("threshold: missing; operating_point 'fixed' needs a number >= 0")
-        if self.operating_point != "fixed" and self.threshold is not None:
-            raise ValueError(f"threshold: {self.threshold} would be ignored; only operating_point 'fixed' reads it")
-        return self
-
-
 class EvaluationConfig(Frozen):
     """What is measured on test, and how its uncertainty is told."""
 
