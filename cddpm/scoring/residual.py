@@ -1,12 +1,14 @@
 """From an input and its reconstruction to a residual map inside the eroded brain mask."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 Residual = Literal["l1", "l2", "positive", "negative"]
+VOXELWISE: tuple[str, ...] = get_args(Residual)
+"""Residuals of a voxel that depend on nothing but its two intensities."""
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 _IN_PLANE_CROSS = ndimage.generate_binary_structure(2, 1)[None]
@@ -32,20 +34,29 @@ def eroded_mask(mask: NDArray[np.uint8], divisor: int | None) -> NDArray[np.bool
 def residual_map(
     image: NDArray[np.floating], reconstruction: NDArray[np.float32], kind: Residual
 ) -> NDArray[np.float16]:
-    """What the reconstruction x0 does not explain of the image x, voxel by voxel, never negative, as float16.
+    """``difference`` as float16."""
+    return anomaly_scores(difference(image, reconstruction, kind))
 
-    ``l1`` |x - x0|, ``l2`` (x - x0)^2, ``positive`` max(x - x0, 0), ``negative`` max(x0 - x, 0). Values beyond float16's
-    range are set to its largest number. Raises ``ValueError`` for another kind.
+
+def difference(image: NDArray[np.floating], reconstruction: NDArray[np.float32], kind: Residual) -> NDArray[np.float32]:
+    """What the reconstruction x0 does not explain of the image x, voxel by voxel, never negative.
+
+    ``l1`` |x - x0|, ``l2`` (x - x0)^2, ``positive`` max(x - x0, 0), ``negative`` max(x0 - x, 0). Raises ``ValueError`` for
+    another kind.
     """
-    difference = image.astype(np.float32)
-    difference -= reconstruction
+    result = image.astype(np.float32)
+    result -= reconstruction
     if kind == "l1":
-        np.abs(difference, out=difference)
-    elif kind == "l2":
-        np.square(difference, out=difference)
-    elif kind == "negative":
-        np.negative(difference, out=difference)
-    elif kind != "positive":
-        raise ValueError(f"residual: {kind!r}; allowed are 'l1', 'l2', 'positive' and 'negative'")
-    np.clip(difference, 0.0, FLOAT16_MAX, out=difference)
-    return difference.astype(np.float16)
+        return np.abs(result, out=result)
+    if kind == "l2":
+        return np.square(result, out=result)
+    if kind == "positive":
+        return np.maximum(result, 0, out=result)
+    if kind == "negative":
+        return np.maximum(np.negative(result, out=result), 0, out=result)
+    raise ValueError(f"residual: {kind!r}; allowed are 'l1', 'l2', 'positive' and 'negative'")
+
+
+def anomaly_scores(residual: NDArray[np.float32]) -> NDArray[np.float16]:
+    """A residual as float16, >= 0: below 0 counts as 0, and beyond float16's range as its largest number."""
+    return np.clip(residual, 0.0, FLOAT16_MAX).astype(np.float16)
