@@ -23,6 +23,7 @@ from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.errors import ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.reconstruct.cache import Key, rounded
+from cddpm.scoring.calibration import given
 from cddpm.scoring.figures import OverviewRow, slice_to_show
 from cddpm.scoring.score import ALL, Scorer
 from cddpm.tracking.package import WEIGHTS, Package
@@ -113,7 +114,7 @@ class Predictor:
         arrays = predict(self._model, config, config.reconstruction, image, key, self.device, guided, self._guide)
         rows = rounded(key, arrays)
         one = _OneScan(key, image, _axial(prepared.mask), config.reconstruction, rows)
-        scorer = Scorer(one, one, {}, [0])
+        scorer = Scorer(one, one, {}, [0], calibrated=given(self.package.pipeline.healthy_statistics))
         return WorkingGrid(
             image=image,
             reconstruction=scorer.reconstruction(0, scoring),
@@ -147,6 +148,7 @@ def settings(package: Package) -> dict[str, Any]:
         "patch": to_dict(config.diffusion.patch),
         "reconstruction": to_dict(config.reconstruction),
         "scoring": to_dict(package.pipeline.scoring),
+        "healthy_statistics": package.pipeline.healthy_statistics,
         "seed": config.seed,
     }
 

@@ -130,25 +130,28 @@ def _model(run: FoldRun, config: ExperimentConfig, board: Any) -> Outcome | None
     cohort = stages.cohorts(config, store, "val")
     validation = Scorer(store, ReconstructionCache.open(trained.reconstruction), *cohort, threads=THREADS)
     start = time.monotonic()
-    test = _test_scorer(run, config, run.place, trained.made.checkpoint, board)
+    test = _test_scorer(run, config, run.place, trained.made.checkpoint, validation, board)
     seconds["test reconstruction"] = time.monotonic() - start
     moved = {UNSHIFTED: test} if run.shifts else {}
     moved |= {
         shift.label: _test_scorer(
-            run, config, stages.Place(run.place.artifacts, shift.store), trained.made.checkpoint, board
+            run, config, stages.Place(run.place.artifacts, shift.store), trained.made.checkpoint, validation, board
         )
         for shift in run.shifts
     }
     return _measured(run, config, validation, test, moved, trained.made, seconds)
 
 
-def _test_scorer(run: FoldRun, config: ExperimentConfig, place: stages.Place, checkpoint: Path, board: Any) -> Scorer:
+def _test_scorer(
+    run: FoldRun, config: ExperimentConfig, place: stages.Place, checkpoint: Path, validation: Scorer, board: Any
+) -> Scorer:
     store = SliceStore.open(place.store, verify=False)
     unhealthy, healthy = stages.cohorts(config, store, "test")
     volumes = [v for group in unhealthy.values() for v in group] + healthy
     job = worker.assignment(config, place, run.number, run.stop_file, board)
     path = worker.predict_cohort(job, checkpoint, volumes, run.gpus)
-    return Scorer(store, ReconstructionCache.open(path), unhealthy, healthy, threads=THREADS)
+    cache, calibrated = ReconstructionCache.open(path), validation.calibration
+    return Scorer(store, cache, unhealthy, healthy, threads=THREADS, calibrated=calibrated)
 
 
 def _measured(

@@ -7,26 +7,30 @@ Convention: a voxel is positive if its score is strictly above the threshold; al
 outside of the brain mask have score 0, so a lesion there counts as missed.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cddpm.config import ScoringConfig
 from cddpm.errors import DataError
-from cddpm.scoring import operating_point
+from cddpm.scoring import calibration, ensemble, operating_point
+from cddpm.scoring.calibration import Calibration, Statistics
+from cddpm.scoring.case import Case, Reconstructions, VolumeStore, case_of
+from cddpm.scoring.component_tree import FilteredCounts, filtered_counts, thresholds_by_filtered_dice
+from cddpm.scoring.ensemble import Ensemble, Member
 from cddpm.scoring.memo import ArrayMemo
 from cddpm.scoring.metrics import aggregate, confusion, mean
 from cddpm.scoring.operating_point import Histogram
-from cddpm.scoring.postprocess import anomaly_map, bounding_box, remove_small_components, segment
-from cddpm.scoring.residual import eroded_mask, erosion_iterations, residual_map
+from cddpm.scoring.postprocess import anomaly_map, component_rule, remove_small_components, segment
+from cddpm.scoring.residual import anomaly_scores, eroded_mask, erosion_iterations
 
 Objective = Literal["dice", "auprc"]
-Box = tuple[slice, slice, slice]
 Row = dict[str, Any]
 T = TypeVar("T")
 
@@ -34,42 +38,7 @@ ALL = "all"
 """Key of the threshold that serves all data sets together (and scans of no known data set)."""
 HEALTHY = "healthy"
 """Key of the healthy volumes in aggregates."""
-
-
-class VolumeStore(Protocol):
-    """The part of the slice store that scoring reads; (S, H, W) arrays by volume index."""
-
-    @property
-    def volumes(self) -> Sequence[Any]: ...
-    def image(self, v: int) -> NDArray[np.float16]: ...
-    def mask(self, v: int) -> NDArray[np.uint8]: ...
-    def segmentation(self, v: int) -> NDArray[np.uint8]: ...
-
-
-class Reconstructions(Protocol):
-    """The part of a reconstruction cache that scoring reads; (S, H, W) arrays by volume id, noise level and seed."""
-
-    @property
-    def levels(self) -> tuple[int, ...]: ...
-    @property
-    def seeds(self) -> tuple[int, ...]: ...
-    def c(self, volume: str, level: int, seed: int) -> NDArray[np.float16]: ...
-    def d(self, volume: str, level: int, seed: int) -> NDArray[np.float16]: ...
-
-
-@dataclass(frozen=True)
-class Case:
-    """One volume with what does not depend on the scoring settings."""
-
-    index: int
-    id: str
-    dataset: str
-    box: Box
-    """Bounding box of the brain mask: nothing outside of it can score."""
-    brain: NDArray[np.int64]
-    """Flat indices of brain voxels."""
-    lesion: NDArray[np.int64]
-    """Flat indices of lesion voxels."""
+_STATISTICS_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -82,6 +51,10 @@ class Score:
     datasets: dict[str, dict[str, float]]
     """Aggregates per data set (see ``metrics.aggregate``), and of ``healthy`` volumes if there are any."""
     seconds: float
+    values: dict[str, float] = field(default_factory=dict)
+    """What a search may optimise, see ``Scorer.values``."""
+    statistics: Statistics | None = None
+    """Of healthy residuals, if the settings ask for any: a prediction needs them."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +70,10 @@ class Scorer:
 
     ``cache`` none: the image itself takes the place of the residual (intensity baseline). ``unhealthy`` and ``healthy``
     hold volume indices of ``store``. ``threads`` volumes are worked on at once; intermediate arrays take up to
-    ``memory_bytes``. Raises ``DataError`` for a data set without any lesion, or a volume without brain mask.
+    ``memory_bytes``. Statistics of healthy residuals (``scoring.normalise``) are those of ``healthy``, so that a scorer of
+    anything but validation must be given ``calibrated``: the ``calibration`` of the validation scorer, or
+    ``calibration.given``. ``seconds_per_pass`` is what one forward pass costs per volume, where it was measured. Raises
+    ``DataError`` for a data set without any lesion, or a volume without brain mask.
     """
 
     def __init__(
@@ -108,6 +84,8 @@ class Scorer:
         healthy: Sequence[int] = (),
         threads: int = 1,
         memory_bytes: int = 256 * 2**20,
+        calibrated: Calibration | None = None,
+        seconds_per_pass: float | None = None,
     ) -> None:
         for name in (ALL, HEALTHY):
             if name in unhealthy:
@@ -115,11 +93,14 @@ class Scorer:
                     f"data set '{name}': this name is taken (thresholds and tables use it); rename the data set"
                 )
         self.store = store
-        self._cache = cache
         self._threads = threads
         self._memo = ArrayMemo(memory_bytes)
-        self._unhealthy = {name: [self._case(v, name) for v in volumes] for name, volumes in unhealthy.items()}
-        self._healthy = [self._case(v, HEALTHY) for v in healthy]
+        self._ensemble = None if cache is None else Ensemble(cache, self._memo)
+        self._calibrated, self._seconds_per_pass = calibrated, seconds_per_pass
+        self._statistics: dict[tuple[Any, ...], Statistics] = {}
+        self._calibrating = threading.Lock()
+        self._unhealthy = {name: [case_of(store, v, name) for v in volumes] for name, volumes in unhealthy.items()}
+        self._healthy = [case_of(store, v, HEALTHY) for v in healthy]
         self._cases = {case.index: case for group in self._unhealthy.values() for case in group}
         self._cases |= {case.index: case for case in self._healthy}
         for name, group in self._unhealthy.items():
@@ -134,7 +115,7 @@ class Scorer:
     @property
     def reconstructs(self) -> bool:
         """False for a scorer without cache, whose ``reconstruction`` says nothing."""
-        return self._cache is not None
+        return self._ensemble is not None
 
     def cases(self, dataset: str) -> tuple[Case, ...]:
         """Volumes of an unhealthy data set, or the ``healthy`` ones. Raises ``DataError`` for an unknown data set."""
@@ -157,33 +138,71 @@ class Scorer:
     def reconstruction(self, volume: int, scoring: ScoringConfig) -> NDArray[np.float32]:
         """Mean x0 (S, H, W) over the chosen levels and all seeds, inside the brain's bounding box; 0 elsewhere.
 
-        Zeros throughout for a scorer without cache.
+        Weighted as ``scoring`` says, whatever is combined, and before intensities are matched. Zeros throughout for a scorer
+        without cache.
         """
         full = np.zeros(self.store.mask(volume).shape, np.float32)
         case = self._cases[volume]
-        if self._cache is not None:
-            full[case.box] = self._mean_x0(case, scoring)
+        if self._ensemble is not None:
+            full[case.box] = self._ensemble.mean(case, scoring)
         return full
 
     def whole_reconstruction(self, volume: int, scoring: ScoringConfig) -> NDArray[np.float32]:
         """As ``reconstruction``, but of every voxel, far outside of the brain too; read anew each time."""
-        if self._cache is None:
+        if self._ensemble is None:
             return np.zeros(self.store.mask(volume).shape, np.float32)
-        case, levels = replace(self._cases[volume], box=(slice(None),) * 3), self._levels(scoring)
-        mean_c = self._mean(case, "c", levels)
-        if scoring.guidance_scale == 1.0:
-            return mean_c
-        return mean_c + np.float32(scoring.guidance_scale - 1.0) * self._mean(case, "d", levels)
+        return self._ensemble.fresh_mean(replace(self._cases[volume], box=(slice(None),) * 3), scoring)
 
     def segmentation(self, volume: int, scoring: ScoringConfig, threshold: float) -> NDArray[np.bool_]:
         """Voxels (S, H, W) above ``threshold`` without small components."""
-        return segment(self.anomaly_map(volume, scoring), threshold, scoring.minimum_component_voxels)
+        return segment(
+            self.anomaly_map(volume, scoring), threshold, scoring.minimum_component_voxels, component_rule(scoring)
+        )
+
+    def statistics(self, scoring: ScoringConfig) -> Statistics | None:
+        """Statistics of healthy residuals under ``scoring``; none if it does not ask for them (``normalise``).
+
+        Raises ``DataError`` without healthy volumes, ``ArtifactError`` if those that were given are missing.
+        """
+        if scoring.normalise == "none" or self._ensemble is None:
+            return None
+        if self._calibrated is not None:
+            return self._calibrated(scoring)
+        key = ensemble.upstream(scoring, self._ensemble.levels(scoring))
+        with self._calibrating:
+            if key not in self._statistics:
+                if len(self._statistics) == _STATISTICS_KEPT:
+                    del self._statistics[next(iter(self._statistics))]
+                self._statistics[key] = self._measured_statistics(scoring)
+            return self._statistics[key]
+
+    def calibration(self, scoring: ScoringConfig) -> Statistics:
+        """``statistics``, for another scorer's ``calibrated``. Raises ``ValueError`` if ``scoring`` asks for none."""
+        found = self.statistics(scoring)
+        if found is None:
+            raise ValueError(f"normalise: '{scoring.normalise}' needs no statistics")
+        return found
+
+    def _measured_statistics(self, scoring: ScoringConfig) -> Statistics:
+        if not self._healthy:
+            raise DataError(
+                f"scoring.normalise: '{scoring.normalise}' needs healthy validation volumes; this cohort has none"
+            )
+        count = calibration.bins(scoring.normalise)
+
+        def sums(case: Case) -> calibration.Sums:
+            image, brain = self._inputs(case)
+            found = [(m.level, m.values) for m in self._residuals(case, scoring)]
+            return calibration.sums(found, image, brain, count)
+
+        return calibration.statistics(self._map(sums, self._healthy))
 
     def thresholds(self, scoring: ScoringConfig, datasets: Sequence[str] | None = None) -> dict[str, float]:
         """Threshold per data set, and for ``all`` of them together, at the operating point of ``scoring`` on this cohort.
 
-        ``val-dice`` is the exact optimum of the mean Dice *before* the component filter; ``all`` weighs the data sets
-        equally. ``seed-search`` is the published search over pooled voxels, before the filter too. Raises ``DataError``
+        ``val-dice`` is the exact optimum of the mean Dice *before* the component filter, ``val-dice-filtered`` after it;
+        ``all`` weighs the data sets equally.
+        ``seed-search`` is the published search over pooled voxels, before the filter too. Raises ``DataError``
         for an unknown data set, or ``healthy-fpr`` without healthy volumes.
         """
         names = self._chosen(datasets)
@@ -192,6 +211,8 @@ class Scorer:
             exact = scoring.operating_point == "val-dice"
             search = operating_point.thresholds_by_dice if exact else operating_point.thresholds_by_seed_search
             return search(groups)
+        if scoring.operating_point == "val-dice-filtered":
+            return thresholds_by_filtered_dice({name: self._filtered_counts(name, scoring) for name in names})
         if scoring.operating_point == "healthy-fpr":
             common = self._healthy_threshold(scoring)
         elif scoring.operating_point == "fixed" and scoring.threshold is not None:
@@ -206,17 +227,36 @@ class Scorer:
         """Choose the operating point on this cohort, and score it there.
 
         The objective is a mean over the volumes of each data set, then over ``datasets`` (all if none are named).
-        ``dice`` is measured after the component filter, at the threshold that is the exact optimum before it. Volumes
-        without lesion have no Dice and no precision-recall curve; they are left out of those means.
+        ``dice`` is measured after the component filter, at the threshold of the operating point (the exact optimum before
+        the filter, or after it). Volumes without lesion have no Dice and no precision-recall curve; they are left out of
+        those means.
         """
         start = time.perf_counter()
         names = self._chosen(datasets)
         thresholds = self.thresholds(scoring, names)
         evaluation = evaluate(self, scoring, thresholds, names)
-        value = mean(evaluation.aggregates[name][objective] for name in names)
-        if value is None:
+        values = self.values(evaluation, scoring, names)
+        if objective not in values:
             raise DataError("no unhealthy data set to score; name at least one in data.unhealthy")
-        return Score(value, thresholds, evaluation.aggregates, time.perf_counter() - start)
+        seconds, found = time.perf_counter() - start, self.statistics(scoring)
+        return Score(values[objective], thresholds, evaluation.aggregates, seconds, values, found)
+
+    def values(self, evaluation: Evaluation, scoring: ScoringConfig, datasets: Sequence[str]) -> dict[str, float]:
+        """What a search may optimise; a value that is not known is absent.
+
+        - ``dice``, ``auprc``: means over the volumes of each data set, then over ``datasets``;
+        - ``healthy_false_positive_ml``: predicted volume per healthy scan at the threshold of ``all``;
+        - ``seconds_per_volume``: of the forward passes behind a prediction with these settings, if the cost of one is known.
+        """
+        found: dict[str, float | None] = {
+            metric: mean(evaluation.aggregates[name][metric] for name in datasets) for metric in ("dice", "auprc")
+        }
+        healthy = [row for row in evaluation.rows if row["dataset"] == HEALTHY]
+        volumes = [(row["predicted_voxels"], self._cases[row["volume_index"]].voxel_ml) for row in healthy]
+        found["healthy_false_positive_ml"] = mean(voxels * ml for voxels, ml in volumes if ml is not None)
+        if self._seconds_per_pass is not None and self._ensemble is not None:
+            found["seconds_per_volume"] = self._seconds_per_pass * self._ensemble.passes(scoring)
+        return {name: value for name, value in found.items() if value is not None}
 
     def rows(self, scoring: ScoringConfig, thresholds: Mapping[str, float], datasets: Sequence[str]) -> list[Row]:
         """One row of numbers per volume of ``datasets`` and per healthy volume; see ``evaluate``."""
@@ -228,7 +268,7 @@ class Scorer:
         scores = self.anomaly_map(case.index, scoring)
         truth = self.store.segmentation(case.index) > 0
         above = segment(scores, threshold, 0)
-        prediction = remove_small_components(above, scoring.minimum_component_voxels)
+        prediction = remove_small_components(above, scoring.minimum_component_voxels, component_rule(scoring))
         counts = confusion(prediction, truth)
         in_brain = confusion(prediction.ravel()[case.brain], truth.ravel()[case.brain])
         h = operating_point.histogram(scores, case.lesion)
@@ -253,14 +293,6 @@ class Scorer:
             "false_discovery_rate": counts.false_discovery_rate,
         }
 
-    def _case(self, v: int, dataset: str) -> Case:
-        record = self.store.volumes[v]
-        brain = self.store.mask(v) > 0
-        box = bounding_box(brain)
-        if box is None:
-            raise DataError(f"volume '{record.id}' of {dataset}: its brain mask is empty; there is nothing to score")
-        return Case(v, record.id, dataset, box, np.flatnonzero(brain), np.flatnonzero(self.store.segmentation(v)))
-
     def _chosen(self, datasets: Sequence[str] | None) -> tuple[str, ...]:
         names = tuple(datasets) if datasets else self.datasets
         for name in names:
@@ -279,6 +311,13 @@ class Scorer:
             lambda case: operating_point.histogram(self.anomaly_map(case.index, scoring), case.lesion), cases
         )
 
+    def _filtered_counts(self, dataset: str, scoring: ScoringConfig) -> list[FilteredCounts]:
+        cases, minimum, rule = self._unhealthy[dataset], scoring.minimum_component_voxels, component_rule(scoring)
+        with_lesion = [case for case in cases if case.lesion.size]
+        return self._map(
+            lambda case: filtered_counts(self.anomaly_map(case.index, scoring), case.lesion, minimum, rule), with_lesion
+        )
+
     def _healthy_threshold(self, scoring: ScoringConfig) -> float:
         if not self._healthy:
             raise DataError("operating_point 'healthy-fpr' needs healthy validation volumes; this cohort has none")
@@ -291,13 +330,9 @@ class Scorer:
 
     def _upstream(self, scoring: ScoringConfig) -> tuple[Any, ...]:
         """The settings on which the residual depends."""
-        if self._cache is None:
+        if self._ensemble is None:
             return ("image",)
-        return (self._levels(scoring), scoring.guidance_scale, scoring.residual)
-
-    def _levels(self, scoring: ScoringConfig) -> tuple[int, ...]:
-        reconstructed = self._cache.levels if self._cache else ()
-        return tuple(sorted(set(scoring.noise_levels or reconstructed)))
+        return ensemble.upstream(scoring, self._ensemble.levels(scoring))
 
     def _filtered(
         self, case: Case, scoring: ScoringConfig, upstream: tuple[Any, ...], width: int
@@ -311,30 +346,19 @@ class Scorer:
         return anomaly_map(full, mask, scoring.median_kernel)
 
     def _residual(self, case: Case, scoring: ScoringConfig) -> NDArray[np.float16]:
-        image = self.store.image(case.index)[case.box]
-        if self._cache is None:
-            return residual_map(image, np.zeros(image.shape, np.float32), "positive")
-        return residual_map(image, self._mean_x0(case, scoring), scoring.residual)
+        image, _ = self._inputs(case)
+        if self._ensemble is None:
+            return anomaly_scores(image.astype(np.float32))
+        return ensemble.joined(self._residuals(case, scoring), image, scoring, self.statistics(scoring))
 
-    def _mean_x0(self, case: Case, scoring: ScoringConfig) -> NDArray[np.float32]:
-        """Mean over levels and seeds inside the box: guidance is affine, so the means of c and d are kept, for any s."""
-        levels = self._levels(scoring)
-        c = self._memo.get((case.index, "c", levels), lambda: self._mean(case, "c", levels))
-        if scoring.guidance_scale == 1.0:
-            return c
-        d = self._memo.get((case.index, "d", levels), lambda: self._mean(case, "d", levels))
-        return c + np.float32(scoring.guidance_scale - 1.0) * d
+    def _residuals(self, case: Case, scoring: ScoringConfig) -> list[Member]:
+        if self._ensemble is None:
+            raise ValueError("a scorer without reconstructions has no residuals of them")
+        return ensemble.residuals(*self._inputs(case), self._ensemble.members(case, scoring), scoring)
 
-    def _mean(self, case: Case, branch: Literal["c", "d"], levels: tuple[int, ...]) -> NDArray[np.float32]:
-        if self._cache is None:
-            raise ValueError("a scorer without reconstructions has no mean reconstruction")
-        read = self._cache.c if branch == "c" else self._cache.d
-        arrays = [read(case.id, level, seed)[case.box] for level in levels for seed in self._cache.seeds]
-        total = arrays[0].astype(np.float32)
-        for array in arrays[1:]:
-            total += array
-        total /= len(arrays)
-        return total
+    def _inputs(self, case: Case) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+        """Image and brain mask inside the box."""
+        return self.store.image(case.index)[case.box], self.store.mask(case.index)[case.box] > 0
 
 
 def _threshold(thresholds: Mapping[str, float], name: str) -> float:

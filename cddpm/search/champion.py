@@ -14,9 +14,11 @@ from cddpm.cluster import Board
 from cddpm.config import ExperimentConfig, ScoringConfig
 from cddpm.data.store import SliceStore
 from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.scoring.calibration import given
 from cddpm.scoring.figures import overview, overview_rows
 from cddpm.scoring.score import Evaluation, Scorer, evaluate
 from cddpm.search import scoring_search
+from cddpm.search.scoring_search import Point
 from cddpm.search.trial import TrialResult
 from cddpm.training import checkpoint, stages, worker
 from cddpm.training.guide import packed
@@ -52,13 +54,13 @@ class Final:
     def champion(self, result: TrialResult, config: ExperimentConfig) -> tuple[Contender, Scorer]:
         """The winner with its searched scoring settings; ``config`` is that trial's."""
         scoring = scoring_search.scoring_with(config, result.best.params)
-        scorer = self._scorer(result, config)
+        scorer = self._scorer(result, result.best, config)
         test = evaluate(scorer, scoring, result.best.thresholds)
         return Contender("champion", result.objective, result.best.thresholds, scoring, test), scorer
 
     def unswept(self, result: TrialResult, config: ExperimentConfig) -> Contender:
         """The first trial (the configuration's own training settings) under the configuration's own scoring settings."""
-        test = evaluate(self._scorer(result, config), config.scoring, result.default.thresholds)
+        test = evaluate(self._scorer(result, result.default, config), config.scoring, result.default.thresholds)
         return Contender("unswept defaults", result.default.objective, result.default.thresholds, config.scoring, test)
 
     def intensity(self) -> Contender:
@@ -70,13 +72,15 @@ class Final:
         test = evaluate(Scorer(self.store, None, self.unhealthy, self.healthy), scoring, score.thresholds)
         return Contender("intensity threshold", score.objective, score.thresholds, scoring, test)
 
-    def _scorer(self, result: TrialResult, config: ExperimentConfig) -> Scorer:
+    def _scorer(self, result: TrialResult, point: Point, config: ExperimentConfig) -> Scorer:
+        """Of the test volumes under the settings of ``point``."""
         volumes = [v for group in self.unhealthy.values() for v in group] + self.healthy
         job = worker.assignment(config, self.place, result.number, self.stop_file, self.board)
         path = worker.predict_cohort(
             job, self.place.artifacts / stages.CHECKPOINT / result.checkpoint, volumes, self.gpus
         )
-        return Scorer(self.store, ReconstructionCache.open(path), self.unhealthy, self.healthy, threads=2)
+        cache, calibrated = ReconstructionCache.open(path), given(point.statistics)
+        return Scorer(self.store, cache, self.unhealthy, self.healthy, threads=2, calibrated=calibrated)
 
 
 def draw(scorer: Scorer, contender: Contender, path: Path) -> None:

@@ -148,6 +148,7 @@ class Lab:
         pipeline = Pipeline(
             scoring=scoring_search.scoring_with(config, result.best.params),
             thresholds=result.best.thresholds,
+            healthy_statistics=result.best.statistics,
             validation=validation,
             fingerprints=_fingerprints(result, self.store),
             sweep=self.config.name,

@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import optuna
 
 from cddpm.config import ExperimentConfig, ScoringConfig, Space, with_values
 from cddpm.models.noise import slice_seed
-from cddpm.scoring.score import Score, Scorer
+from cddpm.scoring.calibration import Statistics
+from cddpm.scoring.score import Scorer
 from cddpm.search import space as spaces
 from cddpm.training.loop import Interrupted
 
@@ -26,6 +27,10 @@ class Point:
     thresholds: dict[str, float]
     datasets: dict[str, dict[str, float]]
     seconds: float
+    values: dict[str, float] = field(default_factory=dict)
+    """What may be optimised, by name (``Scorer.values``)."""
+    statistics: Statistics | None = None
+    """Of healthy residuals, if the settings ask for any."""
 
     def row(self) -> dict[str, Any]:
         """Plain data for tables."""
@@ -80,11 +85,10 @@ def _without(settings: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]
 def _try(scorer: Scorer, config: ExperimentConfig, number: int, params: dict[str, Any]) -> Point:
     start = time.perf_counter()
     score = scorer.score(scoring_with(config, params), config.search.objective, objective_datasets(config))
-    return Point(number, params, score.objective, *_plain(score), time.perf_counter() - start)
-
-
-def _plain(score: Score) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    return score.thresholds, score.datasets
+    seconds = time.perf_counter() - start
+    return Point(
+        number, params, score.objective, score.thresholds, score.datasets, seconds, score.values, score.statistics
+    )
 
 
 def scoring_with(config: ExperimentConfig, params: dict[str, Any]) -> ScoringConfig:

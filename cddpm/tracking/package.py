@@ -17,11 +17,11 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import safetensors.torch
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -56,12 +56,20 @@ class Pipeline(Frozen):
     scoring: ScoringConfig
     thresholds: dict[str, float]
     """Data set -> threshold of the residual at the operating point; ``all`` for a scan of any other origin."""
+    healthy_statistics: dict[str, dict[str, list[float]]] | None = None
+    """Of healthy validation residuals (``cddpm.scoring.calibration``), if ``scoring.normalise`` asks for any."""
     validation: dict[str, float] = Field(default_factory=dict)
     """Metrics by name (``val/dice``, ``val/Brats21/dice``)."""
     fingerprints: dict[str, str] = Field(default_factory=dict)
     """What the model was made from: data, store, encoder, guide, checkpoint, reconstruction."""
     sweep: str | None = None
     trial: int | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.scoring.normalise != "none" and self.healthy_statistics is None:
+            raise ValueError(f"healthy_statistics: missing; scoring.normalise '{self.scoring.normalise}' needs them")
+        return self
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """How well a model in training finds anomalies: a few unhealthy validation volumes, scored with the default settings.
 
+Without healthy volumes there are no statistics of healthy residuals, so ``scoring.normalise`` has no say here.
+
 The value is comparable between training budgets and between trials, so that a scheduler can stop the weak ones by it.
 It is drawn as ``monitor/...`` and never mixed with final scores.
 """
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -12,15 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cddpm.config import ExperimentConfig, ReconstructionConfig
+from cddpm.config import ExperimentConfig, ReconstructionConfig, ScoringConfig
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.reconstruct.cache import Key
 from cddpm.reconstruct.predict import predict_volume
-from cddpm.scoring import operating_point
+from cddpm.scoring import ensemble, operating_point
 from cddpm.scoring.metrics import mean
 from cddpm.scoring.postprocess import anomaly_map
-from cddpm.scoring.residual import eroded_mask, residual_map
+from cddpm.scoring.residual import eroded_mask
 from cddpm.training.ranks import Ranks
 
 OBJECTIVE = "monitor/objective"
@@ -61,16 +62,20 @@ class Preview:
     def _histogram(self, model: ConditionedDiffusion, v: int, device: torch.device) -> operating_point.Histogram:
         scoring = self.config.scoring
         mask = eroded_mask(self.store.mask(v), scoring.erosion_divisor)
-        residual = residual_map(self.store.image(v), self._reconstruction(model, v, device), scoring.residual)
+        image, brain = self.store.image(v), self.store.mask(v) > 0
+        found = ensemble.residuals(image, brain, self._reconstructions(model, v, device), scoring)
+        residual = ensemble.joined(found, image, scoring)
         lesion = np.flatnonzero(self.store.segmentation(v))
         return operating_point.histogram(anomaly_map(residual, mask, scoring.median_kernel), lesion)
 
-    def _reconstruction(self, model: ConditionedDiffusion, v: int, device: torch.device) -> NDArray[np.float32]:
+    def _reconstructions(self, model: ConditionedDiffusion, v: int, device: torch.device) -> list[ensemble.Member]:
         settings, scale = self.config.reconstruction, self.config.scoring.guidance_scale
-        wanted = settings.model_copy(update={"noise_levels": _levels(self.config), "noise_seeds": (0,)})
+        levels, seeds = _levels(self.config), _seeds(self.config)
+        wanted = settings.model_copy(update={"noise_levels": levels, "noise_seeds": seeds})
         image, name = self.store.image(v), self.store.volumes[v].id
         arrays = predict(model, self.config, wanted, image, name, device, scale != 1, self.guide)
-        return np.mean(list(_guided(arrays, scale)), axis=0, dtype=np.float32)
+        groups = {level: [_guided(arrays, level, seed, scale) for seed in seeds] for level in levels}
+        return ensemble.members_of(groups, self.config.scoring)
 
 
 def preview_settings(config: ExperimentConfig) -> dict[str, Any]:
@@ -87,7 +92,20 @@ def preview_settings(config: ExperimentConfig) -> dict[str, Any]:
         "residual": scoring.residual,
         "erosion_divisor": scoring.erosion_divisor,
         "median_kernel": scoring.median_kernel,
+        **_others(scoring),
     }
+
+
+def _others(scoring: ScoringConfig) -> dict[str, Any]:
+    """Settings that came later: only where they are not what they were before they could be set."""
+    found = {
+        "level_weights": scoring.level_weights and list(scoring.level_weights),
+        "combine": scoring.combine,
+        "match_histogram": scoring.match_histogram,
+        "ssim_window": scoring.ssim_window if scoring.residual == "ssim" else None,
+    }
+    usual = {"level_weights": None, "combine": "reconstructions", "match_histogram": False, "ssim_window": None}
+    return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def _datasets(config: ExperimentConfig) -> tuple[str, ...]:
@@ -95,15 +113,22 @@ def _datasets(config: ExperimentConfig) -> tuple[str, ...]:
 
 
 def _levels(config: ExperimentConfig) -> tuple[int, ...]:
-    return config.scoring.noise_levels or config.reconstruction.noise_levels
+    scoring, made = config.scoring, config.reconstruction.noise_levels
+    combined = ensemble.levels_of(scoring, made)
+    return tuple(level for level in dict.fromkeys(scoring.noise_levels or made) if level in combined)
 
 
-def _guided(arrays: dict[Key, NDArray[np.float32]], scale: float) -> Iterator[NDArray[np.float32]]:
-    """x0(s) = u + s (c - u) of every noise level and seed."""
-    for (branch, level, seed), c in arrays.items():
-        if branch == "c":
-            u = arrays.get(("u", level, seed), c)
-            yield u + np.float32(scale) * (c - u)
+def _seeds(config: ExperimentConfig) -> tuple[int, ...]:
+    """One is enough, unless the residual is made of several reconstructions."""
+    return config.reconstruction.noise_seeds if config.scoring.residual == "mahalanobis" else (0,)
+
+
+def _guided(arrays: dict[Key, NDArray[np.float32]], level: int, seed: int, scale: float) -> NDArray[np.float32]:
+    """x0(s) = u + s (c - u)."""
+    c = arrays["c", level, seed]
+    u = arrays.get(("u", level, seed), c)
+    guided: NDArray[np.float32] = u + np.float32(scale) * (c - u)
+    return guided
 
 
 def predict(

@@ -1,0 +1,69 @@
+"""The volumes that are scored, and where their arrays come from."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cddpm.errors import DataError
+from cddpm.scoring.postprocess import bounding_box
+
+Box = tuple[slice, slice, slice]
+
+
+class VolumeStore(Protocol):
+    """The part of the slice store that scoring reads; (S, H, W) arrays by volume index."""
+
+    @property
+    def volumes(self) -> Sequence[Any]: ...
+    def image(self, v: int) -> NDArray[np.float16]: ...
+    def mask(self, v: int) -> NDArray[np.uint8]: ...
+    def segmentation(self, v: int) -> NDArray[np.uint8]: ...
+
+
+class Reconstructions(Protocol):
+    """The part of a reconstruction cache that scoring reads; (S, H, W) arrays by volume id, noise level and seed."""
+
+    @property
+    def levels(self) -> tuple[int, ...]: ...
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+    def c(self, volume: str, level: int, seed: int) -> NDArray[np.float16]: ...
+    def d(self, volume: str, level: int, seed: int) -> NDArray[np.float16]: ...
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume with what does not depend on the scoring settings."""
+
+    index: int
+    id: str
+    dataset: str
+    box: Box
+    """Bounding box of the brain mask: nothing outside of it can score."""
+    brain: NDArray[np.int64]
+    """Flat indices of brain voxels."""
+    lesion: NDArray[np.int64]
+    """Flat indices of lesion voxels."""
+    voxel_ml: float | None = None
+    """Volume of a voxel; none where it is not known."""
+
+
+def case_of(store: VolumeStore, v: int, dataset: str) -> Case:
+    """Volume ``v`` of a store. Raises ``DataError`` for an empty brain mask."""
+    record = store.volumes[v]
+    brain = store.mask(v) > 0
+    box = bounding_box(brain)
+    if box is None:
+        raise DataError(f"volume '{record.id}' of {dataset}: its brain mask is empty; there is nothing to score")
+    lesion = np.flatnonzero(store.segmentation(v))
+    return Case(v, record.id, dataset, box, np.flatnonzero(brain), lesion, _voxel_ml(record))
+
+
+def _voxel_ml(record: Any) -> float | None:
+    """Volume of a working voxel; none where a record (that of a single scan) knows no geometry."""
+    geometry = getattr(record, "geometry", None)
+    return None if geometry is None else math.prod(geometry.working_voxel_size_mm) / 1000
