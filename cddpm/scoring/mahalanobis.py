@@ -18,7 +18,7 @@ SMALLEST_DEVIATION = 1e-3
 def mahalanobis_map(
     image: NDArray[np.floating[Any]], reconstructions: Sequence[NDArray[np.float32]], brain: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Whitened error |Sigma^(-1/2) d| of every brain voxel, 0 elsewhere; arrays (S, H, W), slice by slice.
+    """Whitened error |W d| of every brain voxel, W'W = Sigma^-1, and 0 elsewhere; arrays (S, H, W), slice by slice.
 
     In each slice the squares of the map add up to the squared Mahalanobis distance d' Sigma^-1 d of the image from the
     distribution of its reconstructions (Behrendt et al. 2024, "Leveraging the Mahalanobis distance to enhance unsupervised
@@ -27,9 +27,10 @@ def mahalanobis_map(
 
         Sigma = (1 - a) C + a diag(C) + e I,    a = SHRINKAGE,    e = mean of diag(C) + SMALLEST_DEVIATION^2.
 
-    With D the diagonal part and B the centred samples times sqrt((1 - a) / (K - 1)), Sigma = D^(1/2) (I + F F') D^(1/2) and
-    F = D^(-1/2) B is (P, K): the eigenvectors of F'F, which is K x K, give (I + F F')^(-1/2) exactly, and nothing of P x P is
-    ever made. Raises ``ValueError`` for fewer than two reconstructions.
+    With D the diagonal matrix of the last two terms and B the centred samples times sqrt((1 - a) / (K - 1)),
+    F = D^(-1/2) B is (P, K), Sigma = D^(1/2) (I + F F') D^(1/2) and W = (I + F F')^(-1/2) D^(-1/2): the eigenvectors of F'F,
+    which is K x K, give it exactly, and nothing of P x P is ever made. Raises ``ValueError`` for fewer than two
+    reconstructions.
     """
     if len(reconstructions) < 2:
         raise ValueError(f"{len(reconstructions)} reconstructions; a covariance needs two or more")
@@ -46,10 +47,9 @@ def mahalanobis_map(
 
 
 def _deviation(samples: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Square root of the diagonal part of Sigma, (S, P), of centred samples (S, K, P)."""
+    """Square root of D, (S, P), of centred samples (S, K, P)."""
     variance = np.einsum("skp,skp->sp", samples, samples) / np.float32(samples.shape[1] - 1)
     floor = variance.sum(axis=1, dtype=np.float64) / np.maximum(inside.sum(axis=1), 1) + SMALLEST_DEVIATION**2
-    # the diagonal of (1 - a) C is in F F' already
     return np.sqrt(np.float32(SHRINKAGE) * variance + floor[:, None].astype(np.float32))
 
 

@@ -50,46 +50,49 @@ def window_taps(k: int) -> NDArray[np.float32]:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _add_dissimilarity(x: Any, y: Any, taps: Any, total: Any) -> None:
-    """Add 1 - SSIM of every slice to ``total``; moments of one slice at a time, so that they stay in the cache."""
+    """Add 1 - SSIM of every slice to ``total``; five moments of one slice at a time, so that they stay in the cache.
+
+    Rows lie one after the other with a margin of zeros, so that both blurs run over the whole slice as one line.
+    """
     slices, height, width = x.shape
     radius = taps.size // 2
-    rows = np.zeros((5, height + 2 * radius, width), np.float32)  # moments blurred along W, zeros beyond the border
-    padded = np.zeros((5, width + 2 * radius), np.float32)
-    line = np.empty((5, width), np.float32)
+    pitch = width + 2 * radius
+    margin = 2 * radius
+    moments = np.zeros((5, height * pitch + margin), np.float32)
+    rows = np.zeros((5, (height + margin) * pitch), np.float32)  # blurred along W, between rows of zeros
+    both = np.empty((5, height * pitch), np.float32)
     for s in range(slices):
         for h in range(height):
             for w in range(width):
                 a = x[s, h, w]
                 b = y[s, h, w]
-                padded[0, radius + w] = a
-                padded[1, radius + w] = b
-                padded[2, radius + w] = a * a
-                padded[3, radius + w] = b * b
-                padded[4, radius + w] = a * b
-            for m in range(5):
-                _weigh(padded[m], taps, rows[m, radius + h])
+                i = h * pitch + radius + w
+                moments[0, i] = a
+                moments[1, i] = b
+                moments[2, i] = a * a
+                moments[3, i] = b * b
+                moments[4, i] = a * b
+        for m in range(5):
+            _weigh(moments[m], taps, 1, rows[m, radius * pitch : (radius + height) * pitch])
+            _weigh(rows[m], taps, pitch, both[m])
         for h in range(height):
-            for m in range(5):
-                target = line[m]
-                for w in range(width):
-                    target[w] = 0
-                for j in range(taps.size):
-                    tap = taps[j]
-                    source = rows[m, h + j]
-                    for w in range(width):
-                        target[w] += tap * source[w]
-            _unlike(line, total[s, h])
+            _unlike(both[:, h * pitch : h * pitch + width], total[s, h])
 
 
 @njit(cache=True, nogil=True)
-def _weigh(source: Any, taps: Any, target: Any) -> None:
+def _weigh(source: Any, taps: Any, step: int, target: Any) -> None:
+    """Blur along one axis, whose neighbours lie ``step`` apart; the taps are symmetric, so two go at once."""
+    last = taps.size - 1
+    middle = source[(last // 2) * step :]
+    tap = taps[last // 2]
     for w in range(target.size):
-        target[w] = 0
-    for j in range(taps.size):
+        target[w] = tap * middle[w]
+    for j in range(last // 2):
         tap = taps[j]
-        shifted = source[j:]
+        before = source[j * step :]
+        after = source[(last - j) * step :]
         for w in range(target.size):
-            target[w] += tap * shifted[w]
+            target[w] += tap * (before[w] + after[w])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

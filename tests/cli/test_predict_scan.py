@@ -52,6 +52,39 @@ def test_without_guidance_too(scorer: Scorer, predictor: Predictor, scan: Scan, 
     np.testing.assert_array_equal(found, scorer.anomaly_map(0, plain.scoring))
 
 
+OPTIONS = {
+    "weights": {"noise_levels": (200, 500), "level_weights": (3, 1)},
+    "geometric mean": {"noise_levels": None, "combine": "geometric-mean", "connectivity": 6},
+    "ssim": {"residual": "ssim", "match_histogram": True},
+    "ssim ensemble": {"residual": "ssim-ensemble", "noise_levels": None, "combine": "median"},
+    "mahalanobis": {"residual": "mahalanobis", "component_size": "voxels"},
+    "healthy z": {"noise_levels": None, "combine": "mean", "normalise": "healthy-z"},
+    "healthy z by intensity": {"normalise": "healthy-z-by-intensity"},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_equals_the_scorer_with_every_option(
+    option: str, scorer: Scorer, predictor: Predictor, scan: Scan, package: Package, monkeypatch
+) -> None:
+    changed = SCORING.model_copy(update=OPTIONS[option])
+    # statistics come from healthy validation volumes; here the scan stands for them
+    validation = Scorer(scorer.store, scorer._ensemble.cache, {"Brats21": [0]}, [0])
+    pipeline = Pipeline(scoring=changed, thresholds={"all": 0.1}, healthy_statistics=validation.statistics(changed))
+    monkeypatch.setattr(predictor, "package", dataclasses.replace(package, pipeline=pipeline))
+    found = predictor.predict_scan(scan.image, scan.mask, KEY).working
+    assert found.anomaly_map.any()
+    np.testing.assert_array_equal(found.anomaly_map, validation.anomaly_map(0, changed))
+    np.testing.assert_array_equal(found.reconstruction, validation.reconstruction(0, changed))
+    np.testing.assert_array_equal(found.segmentation, validation.segmentation(0, changed, 0.1))
+
+
+def test_a_pipeline_without_the_statistics_that_it_needs_is_refused() -> None:
+    scoring = SCORING.model_copy(update={"normalise": "healthy-z"})
+    with pytest.raises(ValueError, match="healthy_statistics: missing"):
+        Pipeline(scoring=scoring, thresholds={"all": 0.1})
+
+
 def test_the_name_seeds_the_noise(predictor: Predictor, scan: Scan, prediction: Prediction) -> None:
     named = predictor.predict_scan(scan.image, scan.mask)
     assert named.volume_key == "patient"

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from cddpm.config import ScoringConfig
 from cddpm.errors import ArtifactError, DataError
 from cddpm.reconstruct import cache
 from cddpm.scoring.metrics import dice
-from cddpm.scoring.postprocess import remove_small_components
+from cddpm.scoring.postprocess import component_rule, remove_small_components
 from cddpm.scoring.reference import reference_metrics, reference_threshold, reference_volumes, search_array
 from cddpm.scoring.score import Evaluation, Scorer, evaluate, intensity_threshold_baseline
 
@@ -85,6 +86,58 @@ def test_objective_is_the_mean_dice_after_the_filter_at_the_threshold(scorer, st
     assert scorer.score(scoring, "auprc").objective == pytest.approx(
         np.mean([score.datasets[name]["auprc"] for name in COHORT])
     )
+
+
+@pytest.mark.parametrize("minimum", [3, 12, 30])
+@pytest.mark.parametrize(("connectivity", "size"), [(6, "filled"), (18, "voxels"), (26, "filled")])
+def test_dice_after_the_filter_is_the_exact_optimum_if_it_is_asked_for(scorer, store, minimum, connectivity, size):
+    settings = {"median_kernel": 1, "minimum_component_voxels": minimum, "connectivity": connectivity}
+    scoring = ScoringConfig(operating_point="val-dice-filtered", component_size=size, **settings)
+    score, rule = scorer.score(scoring), component_rule(scoring)
+    maps = {v: scorer.anomaly_map(v, scoring) for v in range(5)}
+    candidates = np.unique(np.concatenate([m.ravel() for m in maps.values()]))[:-1]
+    candidates = candidates[:: max(1, len(candidates) // 150)]  # some hundred are enough to find a better one
+    candidates = np.unique(np.append(candidates, [np.float16(t) for t in score.thresholds.values()]))
+
+    def best(groups):
+        means = [np.mean([np.mean([filtered(v, t) for v in volumes]) for volumes in groups]) for t in candidates]
+        return max(means), float(candidates[int(np.argmax(means))])
+
+    def filtered(v, t):
+        return dice(remove_small_components(maps[v] > t, minimum, rule), store.segmentation(v) > 0)
+
+    for name, volumes in COHORT.items():
+        assert (score.datasets[name]["dice"], score.thresholds[name]) == (
+            pytest.approx(best([volumes])[0], abs=1e-12),
+            best([volumes])[1],
+        )
+    assert score.thresholds["all"] == best(COHORT.values())[1]
+    before = scorer.score(scoring.model_copy(update={"operating_point": "val-dice"}))
+    assert score.objective >= before.objective
+
+
+def test_the_objectives_of_a_search_are_named(store, reconstructions):
+    class InMillimetres(type(store)):
+        """Voxels of 2 x 3 x 4 mm."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            geometry = SimpleNamespace(working_voxel_size_mm=(2.0, 3.0, 4.0))
+            self.volumes = [SimpleNamespace(id=r.id, dataset=r.dataset, geometry=geometry) for r in self.volumes]
+
+    scorer = Scorer(InMillimetres(), reconstructions, COHORT, HEALTHY, seconds_per_pass=0.5)
+    score = scorer.score(ScoringConfig(noise_levels=(250,)))
+    assert score.values["dice"] == score.objective
+    assert score.values["auprc"] == scorer.score(ScoringConfig(noise_levels=(250,)), "auprc").objective
+    segmented = [scorer.segmentation(v, ScoringConfig(noise_levels=(250,)), score.thresholds["all"]) for v in HEALTHY]
+    assert score.values["healthy_false_positive_ml"] == pytest.approx(np.mean([s.sum() for s in segmented]) * 0.024)
+    assert score.values["seconds_per_volume"] == 0.5 * 2  # one level, two seeds
+    both = scorer.score(ScoringConfig(guidance_scale=2.0)).values
+    assert both["seconds_per_volume"] == 0.5 * 2 * 2 * 2  # both levels, and both branches
+
+
+def test_objectives_that_are_not_known_are_absent(store, reconstructions):
+    assert set(Scorer(store, reconstructions, COHORT).score(ScoringConfig()).values) == {"dice", "auprc"}
 
 
 def test_memo_threads_and_order_change_nothing(store, reconstructions):
