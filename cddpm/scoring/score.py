@@ -201,9 +201,8 @@ class Scorer:
         """Threshold per data set, and for ``all`` of them together, at the operating point of ``scoring`` on this cohort.
 
         ``val-dice`` is the exact optimum of the mean Dice *before* the component filter, ``val-dice-filtered`` after it;
-        ``all`` weighs the data sets equally.
-        ``seed-search`` is the published search over pooled voxels, before the filter too. Raises ``DataError``
-        for an unknown data set, or ``healthy-fpr`` without healthy volumes.
+        ``all`` weighs the data sets equally. ``seed-search`` is the published search over pooled voxels, before the filter
+        too. Raises ``DataError`` for an unknown data set, or ``healthy-fpr`` without healthy volumes.
         """
         names = self._chosen(datasets)
         if scoring.operating_point in ("val-dice", "seed-search"):

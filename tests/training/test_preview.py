@@ -13,7 +13,7 @@ from cddpm.data.store import SliceStore
 from cddpm.reconstruct.cache import ReconstructionCache
 from cddpm.scoring.score import Scorer
 from cddpm.training import stages
-from cddpm.training.preview import OBJECTIVE, Preview
+from cddpm.training.preview import OBJECTIVE, Preview, preview_settings
 from cddpm.training.ranks import Ranks
 
 
@@ -45,6 +45,33 @@ def test_preview_equals_the_scorer(
     assert preview[OBJECTIVE] == pytest.approx(score.objective, abs=5e-3)  # the cache keeps float16
     for name in names or ("A", "B"):
         assert preview[f"monitor/{name}/{objective}"] == pytest.approx(score.datasets[name][objective], abs=5e-3)
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        {"noise_levels": [25, 10], "level_weights": [1, 3]},
+        {"combine": "geometric-mean", "match_histogram": True},
+        {"residual": "ssim-ensemble", "combine": "median"},
+        {"residual": "mahalanobis"},
+    ],
+)
+def test_preview_knows_every_way_to_a_residual(
+    model: Any, scorer: Scorer, store: SliceStore, scoring: dict[str, Any]
+) -> None:
+    values = {f"scoring__{name}": value for name, value in scoring.items()}
+    config = tiny_config(search__objective="auprc", **values)
+    score = scorer.score(config.scoring, "auprc", config.search.datasets)
+    assert Preview(config, store).score(model, Ranks())[OBJECTIVE] == pytest.approx(score.objective, abs=5e-3)
+
+
+def test_settings_at_their_defaults_leave_the_name_of_a_preview_alone() -> None:
+    usual = preview_settings(tiny_config())
+    assert "combine" not in usual
+    assert preview_settings(tiny_config(scoring__ssim_window=7)) == usual  # nothing reads it
+    assert preview_settings(tiny_config(scoring__combine="mean")) == {**usual, "combine": "mean"}
+    ssim = preview_settings(tiny_config(scoring__residual="ssim"))
+    assert ssim["ssim_window"] == 11
 
 
 def test_preview_is_fixed_and_leaves_the_mode_alone(model: Any, store: SliceStore) -> None:
