@@ -4,15 +4,18 @@ Two things stand beside it on test: the configuration's own settings without any
 image. All three take their operating point from validation.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from cddpm import artifact
 from cddpm.cluster import Board
 from cddpm.config import ExperimentConfig, ScoringConfig
 from cddpm.data.store import SliceStore
+from cddpm.errors import SearchError
 from cddpm.reconstruct.cache import ReconstructionCache
 from cddpm.scoring.calibration import given
 from cddpm.scoring.figures import overview, overview_rows
@@ -23,7 +26,7 @@ from cddpm.search.trial import TrialResult
 from cddpm.training import checkpoint, stages, worker
 from cddpm.training.guide import packed
 
-TEST = "test.json"
+TEST, PICTURES = "test.json", "pictures"
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,16 @@ class Final:
 
 
 def draw(scorer: Scorer, contender: Contender, path: Path) -> None:
-    """Best, median and worst test volumes of each data set."""
+    """Best, median and worst test volumes over all data sets."""
     overview(overview_rows(scorer, contender.scoring, contender.test.rows), path)
+
+
+def draw_each(scorer: Scorer, contender: Contender, folder: Path) -> None:
+    """Best, median and worst test volumes of each data set, one picture per data set in ``folder``."""
+    for dataset in scorer.datasets:
+        rows = overview_rows(scorer, contender.scoring, [r for r in contender.test.rows if r["dataset"] == dataset])
+        if rows:
+            overview(rows, folder / f"{quote(dataset, safe='')}.png")
 
 
 def weights_of(place: stages.Place, result: TrialResult) -> Mapping[str, Any]:
@@ -103,3 +114,20 @@ def save(path: Path, contenders: list[Contender]) -> None:
     """Keep what was measured on test."""
     rows = [{**asdict(c), "scoring": c.scoring.model_dump(mode="json")} for c in contenders]
     artifact.write_json(path, rows)
+
+
+def load(path: Path) -> list[Contender]:
+    """What ``save`` kept; nothing if test was not scored yet. Raises ``SearchError`` for a damaged file."""
+    if not path.exists():
+        return []
+    try:
+        return [_contender(row) for row in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SearchError(
+            f"{path}: not the test scores of a sweep ({error}); --resume the sweep to make them"
+        ) from error
+
+
+def _contender(row: dict[str, Any]) -> Contender:
+    changed = {"scoring": ScoringConfig.model_validate(row["scoring"]), "test": Evaluation(**row["test"])}
+    return Contender(**{**row, **changed})

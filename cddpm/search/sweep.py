@@ -15,7 +15,7 @@ from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError
-from cddpm.search import champion, leaderboard, study
+from cddpm.search import champion, leaderboard, origin, study
 from cddpm.search.display import Display
 from cddpm.search.lab import Lab
 from cddpm.search.leaderboard import Row
@@ -87,6 +87,7 @@ def run(config: ExperimentConfig, resume: bool, address: str | None, display: Di
         place = slice_store(config, root, display)
         with Lab.open(config, folder, place) as lab:
             campaign.begin()
+            origin.enter(folder, config, place.store.name)
             _tune(config, folder, place, fits, lab, display)
             if campaign.stopped:
                 raise campaign.stopped_error()
@@ -164,6 +165,7 @@ def _finish(
         say(f"champion is trial {best.number:04d}")
     picture = folder / "champion.png"
     champion.draw(scorer, winner, picture)
+    champion.draw_each(scorer, winner, folder / champion.PICTURES)
     rows = _with_test(config, leaderboard.rows(folder), best, contenders)
     leaderboard.write_csv(folder / "leaderboard.csv", rows)
     with display.stage("registry") as say:
