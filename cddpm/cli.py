@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cddpm import data_commands, import_commands, predict_commands, registry_commands
+from cddpm import data_commands, import_commands, predict_commands, registry_commands, report_commands
 from cddpm.shell import guarded_app
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.add_typer(data_commands.app, name="data")
 app.command("predict")(predict_commands.predict)
 app.add_typer(registry_commands.app, name="registry")
+app.command("report")(report_commands.report)
 app.command("import")(import_commands.import_checkpoint)
 
 

@@ -17,6 +17,7 @@ ROWS = (  # lowest first; a name stands for the module or the whole package cddp
     ("training", "cluster", "cluster_file"),
     ("tracking",),
     ("search", "predict", "evaluation", "campaign"),
+    ("report",),
     ("cli", "__main__", "shell", "*_commands", "launch"),
 )
 COMMAND_LINES = ("cddpm.cli", "cddpm.shell", "cddpm.*_commands", "launch.*")

@@ -14,7 +14,7 @@ HEAVY = ("torch", "mlflow", "ray", "numpy", "pydantic", "nibabel", "matplotlib",
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["data"], ["registry"], ["predict"], ["import"], ["data", "check"], ["data", "build"]]
+    "arguments", [[], ["data"], ["registry"], ["predict"], ["report"], ["import"], ["data", "check"], ["data", "build"]]
 )
 def test_help_of_every_command(arguments: list[str]) -> None:
     done = CliRunner().invoke(app, [*arguments, "--help"], catch_exceptions=False)

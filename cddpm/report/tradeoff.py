@@ -1,0 +1,135 @@
+"""What is traded for what: the Pareto front of a sweep with several objectives, or what one objective cost in healthy scans."""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cddpm.errors import SearchError
+from cddpm.report.chart import MARK, Chart
+from cddpm.report.document import NOTHING, Cell, Section, cell, charts, figure, paragraph, table
+from cddpm.report.setting import described, short_names, shown
+from cddpm.scoring.glossary import describe
+from cddpm.search.pareto import Aim, front
+from cddpm.search.record import PARETO, SweepRecord
+
+ANCHOR, TITLE = "pareto", "Trade-offs"
+FALSE_POSITIVES = "false_positive_rate"
+MOST_DOTS = 4000
+
+
+def section(record: SweepRecord) -> Section:
+    """The Pareto front. Raises ``SearchError`` for a damaged one."""
+    if record.pareto is None:
+        return _of_one_objective(record)
+    try:
+        return _of_front(record, record.pareto)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SearchError(
+            f"{record.folder / PARETO}: not a Pareto front ({error!r}); --resume the sweep to make it again"
+        ) from error
+
+
+def aims(entries: Sequence[Mapping[str, Any] | str]) -> list[Aim]:
+    """Objectives as ``pareto.json`` names them: with metric and goal, or by metric alone, whose better side is known."""
+    return [
+        Aim(entry, _goal(entry))
+        if isinstance(entry, str)
+        else Aim(entry["metric"], entry.get("goal") or _goal(entry["metric"]))
+        for entry in entries
+    ]
+
+
+def _goal(metric: str) -> Any:
+    try:
+        return "minimize" if describe(metric).better == "lower" else "maximize"
+    except KeyError:
+        return "minimize" if "seconds" in metric else "maximize"
+
+
+def _of_front(record: SweepRecord, raw: Mapping[str, Any]) -> Section:
+    objectives, points = aims(raw["objectives"]), raw["points"]
+    if not points:
+        return Section(ANCHOR, TITLE, paragraph("No point has all objectives yet.", "missing"))
+    values = np.array([_row(p["values"], objectives) for p in points], float)
+    first, *others = range(len(objectives))
+    figures = [_pair(points, values, objectives, first, other) for other in others]
+    paths = list(dict.fromkeys(path for p in points for path in p["params"]))
+    names = short_names(paths)
+    lines = [
+        [
+            Cell(f"{int(p['trial']):04d} / {p['number']}", float(p["trial"])),
+            *(cell(float(v)) for v in row),
+            *(_setting(path, p["params"]) for path in paths),
+        ]
+        for p, row in zip(points, values, strict=True)
+    ]
+    caption = "Points that no other beats in everything, on validation: training trial / scoring setting."
+    columns = ["point", *(f"{o.metric} ({o.goal})" for o in objectives), *names.values()]
+    return Section(ANCHOR, TITLE, charts(figures) + table(caption, columns, lines))
+
+
+def _row(values: Any, objectives: Sequence[Aim]) -> list[float]:
+    return [values[o.metric] for o in objectives] if isinstance(values, Mapping) else list(values)
+
+
+def _setting(path: str, params: Mapping[str, Any]) -> Cell:
+    value = params.get(path)
+    sortable = isinstance(value, int | float) and not isinstance(value, bool)
+    return Cell(shown(path, value), float(value) if sortable else None) if path in params else Cell(NOTHING)  # type: ignore[arg-type]
+
+
+def _pair(
+    points: Sequence[Mapping[str, Any]], values: np.ndarray, objectives: Sequence[Aim], one: int, other: int
+) -> str:
+    x, y = objectives[other], objectives[one]
+    pair = values[:, [one, other]]
+    order = np.argsort(pair[:, 1])
+    best = order[front(pair, [y.goal, x.goal])[order]]
+    with Chart(f"pareto-{x.metric}", f"{y.metric} against {x.metric} on the Pareto front") as chart:
+        tips = [f"trial {p['trial']}, setting {p['number']}: {described(dict(p['params']))}" for p in points]
+        chart.dots(pair[:, 1], pair[:, 0], tips, 0, "front in all objectives")
+        chart.axes.step(
+            pair[best, 1], pair[best, 0], where="post", color=MARK, linewidth=1.2, label="front in these two"
+        )
+        chart.axes.set_xlabel(f"{x.metric} ({x.goal})")
+        chart.axes.set_ylabel(f"{y.metric} ({y.goal})")
+        chart.legend()
+    return figure(chart.svg(), f"{y.metric} against {x.metric}, both on validation, of all points of the Pareto front.")
+
+
+def _of_one_objective(record: SweepRecord) -> Section:
+    """Not searched for, but recorded: the objective against false positives in healthy scans."""
+    metric, found = record.config.search.objective, _against_healthy(record)
+    if len(found) < 2:
+        return Section(ANCHOR, TITLE, paragraph("One objective was searched, so there is no Pareto front.", "note"))
+    values = np.array([(objective, healthy) for objective, healthy, _ in found])
+    best = np.flatnonzero(front(values, ["maximize", "minimize"]))
+    best = best[np.argsort(values[best, 1])]
+    drawn = random.Random(0).sample(range(len(found)), min(MOST_DOTS, len(found)))
+    with Chart("pareto-healthy", f"Validation {metric} against false positives in healthy scans") as chart:
+        chart.dots(100 * values[drawn, 1], values[drawn, 0], [found[i][2] for i in drawn], 0, "tried")
+        chart.axes.step(100 * values[best, 1], values[best, 0], where="post", color=MARK, linewidth=1.4)
+        chart.mark(100 * values[best, 1], values[best, 0], "not dominated", [found[i][2] for i in best])
+        chart.axes.set_xlabel("predicted part of healthy brains (%)")
+        chart.axes.set_ylabel(f"validation {metric}")
+        chart.legend()
+    words = (
+        f"Validation {metric} of every scoring setting against the part of healthy validation brains that it predicts, both "
+        "at its own operating point. One objective was searched; this front was not looked for, only recorded."
+    )
+    return Section(ANCHOR, TITLE, charts([figure(chart.svg(), words)]))
+
+
+def _against_healthy(record: SweepRecord) -> list[tuple[float, float, str]]:
+    return [
+        (
+            p.objective,
+            p.datasets["healthy"][FALSE_POSITIVES],
+            f"trial {t.name}, setting {p.number}: {described(p.params)}",
+        )
+        for t in record.finished
+        for p in t.points
+        if FALSE_POSITIVES in p.datasets.get("healthy", {})
+    ]

@@ -1,0 +1,170 @@
+"""Sweep folders without Ray: a whole small sweep, trained in this process, and one of many trials with drawn results.
+
+``python tests/report/built_sweep.py FOLDER [drawn]`` makes one to look at.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import tiny_training
+
+from cddpm import artifact
+from cddpm.campaign import IDENTITY
+from cddpm.config import ExperimentConfig, parse, to_dict
+from cddpm.search import champion, leaderboard, origin, trial
+from cddpm.search.scoring_search import Point
+from cddpm.search.sweep import trial_config
+from cddpm.training import stages, worker
+from cddpm.training.loop import Hooks
+from cddpm.training.ranks import Ranks
+
+COHORTS = [
+    ("IXI", "train", 5),
+    ("IXI", "val", 2),
+    ("IXI", "test", 2),
+    ("A", "val", 3),
+    ("A", "test", 3),
+    ("B", "val", 2),
+    ("B", "test", 2),
+]
+TRAINING = {
+    "training.learning_rate": {"float": [1e-4, 1e-2], "log": True},
+    "training.batch_size": {"choice": [2, 4, 8]},
+    "diffusion.loss": {"choice": ["l1", "l2"]},
+}
+SCORING = {
+    "scoring.noise_levels": {"choice": [None, [10], [25]]},
+    "scoring.guidance_scale": {"float": [0.0, 2.0]},
+    "scoring.residual": {"choice": ["l1", "l2", "positive"]},
+    "scoring.minimum_component_voxels": {"int": [0, 10]},
+    "scoring.median_kernel": {"choice": [1, 3, 5]},
+}
+
+
+def config(output_dir: Path, name: str = "tiny", trials: int = 3, points: int = 12) -> ExperimentConfig:
+    """A sweep over two data sets."""
+    return tiny_training.tiny_config(
+        name=name,
+        output_dir=str(output_dir),
+        search__datasets=["A", "B"],
+        search__training__trials=trials,
+        search__training__space=TRAINING,
+        search__scoring__trials=points,
+        search__scoring__space=SCORING,
+        pretraining__enabled=False,
+        training__images=24,
+    )
+
+
+def begin(settings: ExperimentConfig, store: str = "tiny") -> Path:
+    """The folder of a sweep that has begun and has no trial yet."""
+    folder = settings.output_dir / "sweeps" / settings.name
+    artifact.write_json(folder / IDENTITY, {"name": settings.name})
+    origin.enter(folder, settings, store)
+    return folder
+
+
+def _in_process(patch: pytest.MonkeyPatch) -> None:
+    """The worker group is this process."""
+
+    def run(assignment: Any, name: str, folder: Path, gpus: float, forward_reports: bool) -> Any:
+        (folder / name).mkdir(parents=True)
+        return worker.run_stages(parse(assignment.config, "test"), assignment.place, Ranks(), Hooks())
+
+    def predict(assignment: Any, checkpoint: Path, volumes: list[int], gpus: float) -> Path:
+        settings = parse(assignment.config, "test")
+        return stages.reconstruct(settings, assignment.place, checkpoint, volumes, Ranks(), Hooks())
+
+    patch.setattr(worker, "run", run)
+    patch.setattr(worker, "predict_cohort", predict)
+    patch.setattr(tiny_training, "COHORTS", COHORTS)
+
+
+def trained(output_dir: Path, trials: int = 2, finish: bool = True) -> Path:
+    """A sweep whose trials are really trained, searched and scored; with ``finish`` to its end, without the lab book."""
+    settings = config(output_dir, trials=trials)
+    with pytest.MonkeyPatch.context() as patch:
+        _in_process(patch)
+        place = stages.Place(output_dir / "artifacts", tiny_training.make_store(output_dir / "artifacts"))
+        folder = begin(settings)
+        for number in range(trials):
+            params = {"training.learning_rate": 1e-3 / (number + 1), "training.batch_size": 4, "diffusion.loss": "l1"}
+            job = trial.TrialJob(folder, number, params, to_dict(settings), place, 0.0)
+            assert trial.run(job, None, lambda metrics: None) is not None
+        if finish:
+            _end(settings, folder, place)
+    return folder
+
+
+def _end(settings: ExperimentConfig, folder: Path, place: stages.Place) -> None:
+    results = leaderboard.results(folder)
+    final = champion.Final(settings, place, folder / "stop", None, 0.0)
+    winner, scorer = final.champion(results[0], trial_config(settings, results[0]))
+    first = next(r for r in results if r.number == 0)
+    contenders = [winner, final.unswept(first, trial_config(settings, first)), final.intensity()]
+    champion.save(folder / champion.TEST, contenders)
+    champion.draw(scorer, winner, folder / "champion.png")
+    champion.draw_each(scorer, winner, folder / champion.PICTURES)
+
+
+def drawn(output_dir: Path, trials: int = 100, points: int = 400, name: str = "drawn") -> Path:
+    """A sweep of many trials whose results are drawn from a known rule: the learning rate and the guidance matter."""
+    settings = config(output_dir, name, trials, points)
+    folder, random = begin(settings), np.random.default_rng(0)
+    for number in range(trials):
+        place = folder / "trials" / f"{number:04d}"
+        params = {
+            "training.learning_rate": float(10 ** random.uniform(-4, -2)),
+            "training.batch_size": int(random.choice([2, 4, 8])),
+            "diffusion.loss": str(random.choice(["l1", "l2"])),
+        }
+        base = 0.5 - 0.1 * (np.log10(params["training.learning_rate"]) + 3) ** 2 + 0.01 * random.normal()
+        artifact.write_json(place / trial.CONFIG, to_dict(settings))
+        if number % 10 == 3:
+            row = {"number": number, "params": params, "objective": base - 0.2, "images": 16.0}
+            artifact.write_json(place / trial.STOPPED, row)
+        elif number % 25 == 7:
+            artifact.write_json(
+                place / trial.FAILED, {"number": number, "error": "train: the loss became nan <at once>"}
+            )
+        else:
+            _drawn_result(place, number, params, [_point(random, n, base) for n in range(points)])
+    return folder
+
+
+def _drawn_result(place: Path, number: int, params: dict[str, Any], points: list[Point]) -> None:
+    best = max(points, key=lambda p: p.objective)
+    name = f"{number:016x}"
+    result = trial.TrialResult(number, params, points[0], best, name, None, name, ("checkpoint",), 30.0 + number)
+    artifact.write_json(place / trial.POINTS, [p.row() for p in points])
+    artifact.write_json(place / trial.RESULT, dataclasses.asdict(result))
+
+
+def _point(random: np.random.Generator, number: int, base: float) -> Point:
+    scale = float(random.uniform(0, 2))
+    levels = [None, [10], [25]][int(random.integers(3))]
+    params = {
+        "scoring.noise_levels": levels,
+        "scoring.guidance_scale": scale,
+        "scoring.residual": str(random.choice(["l1", "l2", "positive"])),
+        "scoring.minimum_component_voxels": int(random.integers(0, 11)),
+        "scoring.median_kernel": int(random.choice([1, 3, 5])),
+    }
+    value = base - 0.1 * (scale - 1.3) ** 2 + 0.03 * (levels == [25]) + 0.005 * random.normal()
+    datasets = {
+        "A": {"dice": value + 0.05, "auprc": value},
+        "B": {"dice": value - 0.05, "auprc": value},
+        "healthy": {"false_positive_rate": float(0.01 + 0.02 * random.random() + 0.03 * max(0.0, value))},
+    }
+    return Point(number, params if number else {}, value, {"A": 0.1, "B": 0.2, "all": 0.15}, datasets, 0.3)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]).resolve()
+    print(drawn(target) if sys.argv[2:] == ["drawn"] else trained(target, 4))
