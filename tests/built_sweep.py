@@ -1,6 +1,6 @@
 """Sweep folders without Ray: a whole small sweep, trained in this process, and one of many trials with drawn results.
 
-``python tests/report/built_sweep.py FOLDER [drawn]`` makes one to look at.
+``python tests/built_sweep.py FOLDER [drawn]`` makes one to look at.
 """
 
 import dataclasses
@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tiny_training
 
 from cddpm import artifact
