@@ -86,7 +86,7 @@ def _in_process(patch: pytest.MonkeyPatch) -> None:
 
 def trained(output_dir: Path, trials: int = 2, finish: bool = True) -> Path:
     """A sweep whose trials are really trained, searched and scored; with ``finish`` to its end, without the lab book."""
-    settings = config(output_dir, trials=trials)
+    settings = config(output_dir, trials=trials, points=8)
     with pytest.MonkeyPatch.context() as patch:
         _in_process(patch)
         place = stages.Place(output_dir / "artifacts", tiny_training.make_store(output_dir / "artifacts"))

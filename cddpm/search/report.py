@@ -103,6 +103,7 @@ def _next(config: ExperimentConfig, summary: Summary) -> list[tuple[str, str]]:
     mlflow, cddpm = _program("mlflow"), _program("cddpm")
     return [
         ("look at the picture", _near(summary.picture)),
+        ("everything on one page", f"{cddpm} report {shlex.quote(_near(summary.folder))} --open"),
         ("browse the lab book, then open http://127.0.0.1:5000", f"{mlflow} ui --workers 1 --backend-store-uri {uri}"),
         ("list checkpoints", f"{cddpm} registry list{mine}"),
         ("pick the best one", f"{cddpm} registry best --metric dice --dataset {objective_datasets(config)[0]}{mine}"),

@@ -1,10 +1,11 @@
 """Sweeps to report on; made once, read only."""
 
-from pathlib import Path
-
+import built_sweep
 import pytest
 import torch
-from built_sweep import drawn, trained
+
+from cddpm.search import record
+from cddpm.search.record import SweepRecord
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -13,12 +14,18 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> SweepRecord:
     """Two trials, trained and scored on test."""
-    return trained(tmp_path_factory.mktemp("finished"))
+    return record.read(built_sweep.trained(tmp_path_factory.mktemp("finished")))
 
 
 @pytest.fixture(scope="session")
-def long_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def long(tmp_path_factory: pytest.TempPathFactory) -> SweepRecord:
     """Thirty trials, drawn; nothing scored on test yet, no artifacts."""
-    return drawn(tmp_path_factory.mktemp("long"), trials=30, points=40)
+    return record.read(built_sweep.drawn(tmp_path_factory.mktemp("long"), trials=30, points=40))
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> SweepRecord:
+    """Begun, no trial yet."""
+    return record.read(built_sweep.begin(built_sweep.config(tmp_path_factory.mktemp("empty"), "empty")))

@@ -1,0 +1,103 @@
+"""HTML pieces: text is escaped once, numbers are short, tables say what they are sorted by."""
+
+import html.parser
+from pathlib import Path
+
+import pytest
+
+from cddpm.report import document, setting
+from cddpm.report.document import Cell, Section
+
+EVIL = """<script>alert("1")</script> & 'x'"""
+
+
+class Reader(html.parser.HTMLParser):
+    """Tags with their attributes, and all text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"),
+        (True, "yes"),
+        (12345, "12,345"),
+        (0.00012345, "0.000123"),
+        (2.0, "2"),
+        (20000.0, "20,000"),
+        ([250, 500], "250, 500"),
+        ([], "none"),
+        ("l1", "l1"),
+    ],
+)
+def test_numbers_are_short(value: object, shown: str) -> None:
+    assert document.number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(None, "-"), (0.25, "0.25 s"), (119.0, "119 s"), (150.0, "2.5 min"), (9000.0, "2.5 h")]
+)
+def test_durations_have_a_unit(seconds: float | None, shown: str) -> None:
+    assert document.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        document.paragraph(EVIL),
+        document.table(EVIL, ["a", "b"], [[Cell("x"), Cell(EVIL)]]),
+        document.table("c", [EVIL, "b"], [[Cell("x"), Cell("y")]]),
+        document.figure("", EVIL),
+        document.details(EVIL, "text"),
+        document.details("s", EVIL),
+        document.facts({EVIL: EVIL}),
+        document.page(EVIL, "", [Section("a", EVIL, "body")]),
+    ],
+)
+def test_text_is_shown_and_never_run(made: str) -> None:
+    read = Reader(made)
+    assert EVIL in "\n".join(read.text) or any(EVIL in part for part in read.text)
+    assert sum(tag == "script" for tag, _ in read.tags) == made.count("<!DOCTYPE")  # a page has its own
+
+
+def test_cells_carry_what_they_are_sorted_by() -> None:
+    rows = [[Cell("0001", 1.0), document.cell(0.123456), document.cell("l1"), document.cell(None)]]
+    read = Reader(document.table("Title. More.", ["trial", "rate", "loss", "none"], rows))
+    cells = [attributes for tag, attributes in read.tags if tag in ("td", "th") and attributes.get("scope") != "col"]
+    assert [c.get("data-value") for c in cells] == ["1.0", "0.123456", None, None]
+    assert [c.get("class") for c in cells[1:]] == ["number", None, "number"]
+    assert ("div", {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "Title"}) in read.tags
+
+
+def test_a_picture_is_inside(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    read = Reader(document.picture(tmp_path / "a.png", "what"))
+    assert ("img", {"alt": "what", "src": "data:image/png;base64,iVBORw=="}) in read.tags
+
+
+def test_every_section_has_a_link_to_it() -> None:
+    read = Reader(document.page("t", "", [Section("one", "One", "1"), Section("two", "Two", "2")]))
+    links = [a["href"] for tag, a in read.tags if tag == "a"]
+    assert links == [f"#{a['id']}" for tag, a in read.tags if tag == "section"] == ["#one", "#two"]
+
+
+def test_names_are_as_short_as_they_can_be() -> None:
+    paths = ["scoring.residual", "training.batch_size", "pretraining.batch_size"]
+    assert list(setting.short_names(paths).values()) == ["residual", "training.batch_size", "pretraining.batch_size"]
+
+
+def test_settings_in_words() -> None:
+    settings = {"scoring.noise_levels": None, "scoring.erosion_divisor": None, "scoring.guidance_scale": 1.23456}
+    assert setting.described(settings) == "noise_levels all, erosion_divisor none, guidance_scale 1.23"
+    assert setting.described({}) == "as configured"

@@ -1,0 +1,92 @@
+"""Curves over all thresholds, against each threshold tried by itself; and pictures within their budget."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cddpm.report import operation
+from cddpm.scoring import operating_point
+from cddpm.scoring.operating_point import Histogram, histogram
+from cddpm.search.record import SweepRecord
+
+
+def volumes(count: int = 3) -> list[tuple[NDArray[np.float16], NDArray[np.bool_]]]:
+    draw = np.random.default_rng(0)
+    lesions = [draw.random(300) < 0.2 for _ in range(count)]
+    return [((draw.random(300) * 0.5 + 0.3 * lesion).astype(np.float16), lesion) for lesion in lesions]
+
+
+def dice(scores: NDArray[np.float16], lesion: NDArray[np.bool_], threshold: float) -> float:
+    found = scores > threshold
+    return float(2 * (found & lesion).sum() / (found.sum() + lesion.sum()))
+
+
+def test_dice_at_every_drawn_threshold_and_the_optimum() -> None:
+    made = volumes()
+    group: list[Histogram] = [histogram(*v) for v in made]
+    thresholds, curve = operation.dice_over_thresholds(group)
+    assert len(thresholds) <= operation.STEPS + 1
+    assert (np.diff(thresholds) > 0).all()
+    for threshold, value in zip(thresholds, curve, strict=True):
+        assert value == pytest.approx(np.mean([dice(*v, threshold) for v in made]))
+    assert curve.max() == operating_point.best_dice([group]).dice
+
+
+def test_precision_and_recall_at_every_drawn_point() -> None:
+    scores, lesion = volumes(1)[0]
+    recall, precision = operation.precision_recall(histogram(scores, lesion))
+    every = {}
+    for threshold in np.unique(scores):
+        found = scores >= threshold
+        every[float((found & lesion).sum() / lesion.sum())] = float((found & lesion).sum() / found.sum())
+    assert recall[-1] == 1.0
+    assert (np.diff(recall) > 0).all()
+    for r, p in zip(recall, precision, strict=True):
+        assert p >= every[float(r)] - 1e-12  # several thresholds have one recall; the first of them is drawn
+
+
+def test_the_champions_curves_have_its_own_threshold_at_the_top(finished: SweepRecord) -> None:
+    best = finished.champion
+    assert best is not None
+    assert best.result is not None
+    curves = operation.curves_of(finished, best)
+    for name, group in curves.unhealthy.items():
+        thresholds, curve = operation.dice_over_thresholds(group)
+        assert thresholds[np.argmax(curve)] == best.result.best.thresholds[name]
+        before = best.result.best.datasets[name]["dice_before_component_filter"]
+        assert curve.max() == pytest.approx(before)
+
+
+def test_three_charts_of_a_finished_sweep(finished: SweepRecord) -> None:
+    body = operation.section(finished).body
+    assert body.count("<svg") == 3
+    assert "test Dice" in body
+
+
+def test_without_artifacts_the_reason_is_told(long: SweepRecord, empty: SweepRecord) -> None:
+    body = operation.section(long).body
+    assert "Curves over all thresholds are not shown" in body
+    assert "does not exist" in body
+    assert "No trial has finished" in operation.section(empty).body
+
+
+def test_pictures_of_each_data_set_within_a_budget(
+    finished: SweepRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert operation.pictures(finished).body.count("<img") == 2
+    largest = max(p.stat().st_size for p in (finished.folder / "pictures").iterdir())
+    monkeypatch.setattr(operation, "MOST_PICTURE_BYTES", largest)
+    body = operation.pictures(finished).body
+    assert body.count("<img") == 1
+    assert "B: left out to keep this page small" in body
+    monkeypatch.undo()
+    shutil.copy(finished.folder / "champion.png", tmp_path)
+    assert operation.pictures(dataclasses.replace(finished, folder=tmp_path)).body.count("<img") == 1
+
+
+def test_without_pictures_it_is_said(long: SweepRecord) -> None:
+    assert 'class="missing"' in operation.pictures(long).body

@@ -1,0 +1,48 @@
+"""Trade-offs: the kept front is shown as it is, or one is read off what was recorded."""
+
+import dataclasses
+
+import pytest
+
+from cddpm.errors import SearchError
+from cddpm.report import tradeoff
+from cddpm.search.pareto import Aim
+from cddpm.search.record import SweepRecord
+
+POINTS = [
+    {"trial": 0, "number": 3, "params": {"scoring.residual": "l1"}, "values": {"dice": 0.5, "seconds_per_volume": 2.0}},
+    {"trial": 1, "number": 7, "params": {"scoring.residual": "l2"}, "values": {"dice": 0.4, "seconds_per_volume": 1.0}},
+]
+OBJECTIVES = [{"metric": "dice", "goal": "maximize"}, {"metric": "seconds_per_volume", "goal": "minimize"}]
+
+
+def test_objectives_by_name_alone_know_their_better_side() -> None:
+    names = ["dice", "healthy_false_positive_ml", "seconds_per_volume", {"metric": "auprc"}, OBJECTIVES[1]]
+    goals = ["maximize", "minimize", "minimize", "maximize", "minimize"]
+    assert [a.goal for a in tradeoff.aims(names)] == goals
+    assert tradeoff.aims(OBJECTIVES)[0] == Aim("dice", "maximize")
+
+
+@pytest.mark.parametrize("as_lists", [False, True])
+def test_a_front_is_a_chart_and_a_table(long: SweepRecord, as_lists: bool) -> None:
+    points = [{**p, "values": list(p["values"].values())} for p in POINTS] if as_lists else POINTS
+    body = tradeoff.section(dataclasses.replace(long, pareto={"objectives": OBJECTIVES, "points": points})).body
+    assert body.count("<svg") == 1
+    assert "seconds_per_volume (minimize)" in body
+    assert "0001 / 7" in body
+
+
+@pytest.mark.parametrize("raw", [{}, {"objectives": ["dice"]}, {"objectives": OBJECTIVES, "points": [{"trial": 0}]}])
+def test_a_damaged_front_is_named(long: SweepRecord, raw: dict[str, object]) -> None:
+    with pytest.raises(SearchError, match=r"pareto\.json: not a Pareto front"):
+        tradeoff.section(dataclasses.replace(long, pareto=raw))
+
+
+def test_one_objective_is_set_against_healthy_scans(long: SweepRecord, empty: SweepRecord) -> None:
+    body = tradeoff.section(long).body
+    assert body.count("<svg") == 1
+    assert "not dominated" in body
+    assert "no Pareto front" in tradeoff.section(empty).body
+    assert (
+        "No point" in tradeoff.section(dataclasses.replace(long, pareto={"objectives": OBJECTIVES, "points": []})).body
+    )
