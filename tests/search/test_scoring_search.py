@@ -36,6 +36,16 @@ def test_the_first_point_is_the_configuration_itself(scorers: dict[bool, Scorer]
     assert all(set(p.params) == set(SPACE) for p in points[1:])
 
 
+def test_points_carry_their_values_and_the_statistics_that_a_prediction_needs(scorers: dict[bool, Scorer]) -> None:
+    space = {"scoring.normalise": {"choice": ["none", "healthy-z"]}, "scoring.combine": {"choice": ["mean", "minimum"]}}
+    points = scoring_search.search(scorers[True], config(level={"space": space}), True)
+    assert {p.params.get("scoring.normalise", "none") for p in points} == {"none", "healthy-z"}
+    for point in points:
+        assert (point.statistics is not None) == (point.params.get("scoring.normalise") == "healthy-z")
+        assert point.values["dice"] == point.objective
+        assert point.values["healthy_false_positive_ml"] >= 0
+
+
 @pytest.mark.parametrize("objective", ["dice", "auprc"])
 @pytest.mark.parametrize("datasets", [["A"], []])
 def test_every_point_can_be_recomputed(scorers: dict[bool, Scorer], objective: str, datasets: list[str]) -> None:

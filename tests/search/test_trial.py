@@ -1,6 +1,6 @@
 """A trial: its configuration, its search over reconstructions, its result that appears once. Training is replaced."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,9 @@ def test_a_result_comes_back_whole(tmp_path: Path) -> None:
     result = trial.TrialResult(1, {"diffusion.loss": "l2"}, point, point, "c", "e", "r", ("encoder",), 3.0)
     trial.artifact.write_json(tmp_path / trial.RESULT, asdict(result))
     assert trial.read_result(tmp_path) == result
+    standard = replace(point, values={"dice": 0.5}, statistics={"10": {"mean": [0.1], "deviation": [1 / 3]}})
+    trial.artifact.write_json(tmp_path / trial.RESULT, asdict(replace(result, best=standard)))
+    assert trial.read_result(tmp_path) == replace(result, best=standard)
 
 
 def test_a_cut_result_is_an_error_with_a_way_out(tmp_path: Path) -> None:
