@@ -56,7 +56,10 @@ def config(output_dir: Path, name: str = "tiny", trials: int = 3, points: int = 
         search__scoring__trials=points,
         search__scoring__space=SCORING,
         pretraining__enabled=False,
-        training__images=24,
+        training__images=16,
+        training__evaluations=2,
+        training__validation_volumes=1,
+        training__validation_slices=2,
     )
 
 
@@ -107,7 +110,6 @@ def _end(settings: ExperimentConfig, folder: Path, place: stages.Place) -> None:
     first = next(r for r in results if r.number == 0)
     contenders = [winner, final.unswept(first, trial_config(settings, first)), final.intensity()]
     champion.save(folder / champion.TEST, contenders)
-    champion.draw(scorer, winner, folder / "champion.png")
     champion.draw_each(scorer, winner, folder / champion.PICTURES)
 
 

@@ -84,7 +84,7 @@ def test_pictures_of_each_data_set_within_a_budget(
     assert body.count("<img") == 1
     assert "B: left out to keep this page small" in body
     monkeypatch.undo()
-    shutil.copy(finished.folder / "champion.png", tmp_path)
+    shutil.copy(finished.folder / "pictures/A.png", tmp_path / "champion.png")  # all that an older sweep has
     assert operation.pictures(dataclasses.replace(finished, folder=tmp_path)).body.count("<img") == 1
 
 
