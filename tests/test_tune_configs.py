@@ -1,5 +1,6 @@
 """Every file of ``tune_configs/`` is what it says: it loads, and all that it searches is there to be searched."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cddpm.config import Choice, ExperimentConfig, Float, load, parse, to_dict, with_values
+from cddpm.config import Choice, ExperimentConfig, Float, active, load, parse, to_dict, value_at, with_values
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(p for p in (ROOT / "tune_configs").glob("*.yaml") if not p.name.startswith("benchmark"))
@@ -22,10 +23,11 @@ def corners(config: ExperimentConfig) -> Iterator[dict[str, Any]]:
     """Points of the sweep's space that hold the first, or the last, value of every parameter."""
     space = {**config.search.training.space, **config.search.scoring.space}
     for end in (0, -1):
-        yield {
+        point = {
             path: (p.choice if isinstance(p, Choice) else p.float if isinstance(p, Float) else p.int)[end]
             for path, p in space.items()
         }
+        yield {path: point[path] for path in active(space, functools.partial(value_at, config), point)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

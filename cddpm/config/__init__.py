@@ -5,9 +5,10 @@ lists all faults at once, each with file, dotted path, value and what is allowed
 """
 
 from cddpm.config.benchmark import BenchmarkConfig, CohortConfig, MethodConfig
+from cddpm.config.condition import Test, same
 from cddpm.config.experiment import FIELDS, ExperimentConfig
 from cddpm.config.loading import explain, load, override, parse, read_yaml, resolve_paths, to_dict, with_values
-from cddpm.config.paths import field_paths
+from cddpm.config.paths import did_you_mean, field_paths, value_at
 from cddpm.config.scoring import ScoringConfig
 from cddpm.config.sections import (
     SSIM_WINDOW,
@@ -27,10 +28,25 @@ from cddpm.config.sections import (
     TrackingConfig,
     TrainingConfig,
 )
-from cddpm.config.space import AshaConfig, Choice, Float, Integer, LevelConfig, Parameter, SearchConfig, Space
+from cddpm.config.space import (
+    GOALS,
+    AshaConfig,
+    Choice,
+    Conditional,
+    Float,
+    Integer,
+    LevelConfig,
+    ObjectiveConfig,
+    Parameter,
+    SearchConfig,
+    Space,
+    active,
+    ordered,
+)
 
 __all__ = [
     "FIELDS",
+    "GOALS",
     "SSIM_WINDOW",
     "AshaConfig",
     "AugmentationConfig",
@@ -38,6 +54,7 @@ __all__ = [
     "Choice",
     "CohortConfig",
     "ComputeConfig",
+    "Conditional",
     "DataConfig",
     "DiffusionConfig",
     "EncoderConfig",
@@ -50,6 +67,7 @@ __all__ = [
     "MethodConfig",
     "ModelConfig",
     "NoiseConfig",
+    "ObjectiveConfig",
     "Parameter",
     "PatchConfig",
     "PhantomConfig",
@@ -58,15 +76,21 @@ __all__ = [
     "ScoringConfig",
     "SearchConfig",
     "Space",
+    "Test",
     "TrackingConfig",
     "TrainingConfig",
+    "active",
+    "did_you_mean",
     "explain",
     "field_paths",
     "load",
+    "ordered",
     "override",
     "parse",
     "read_yaml",
     "resolve_paths",
+    "same",
     "to_dict",
+    "value_at",
     "with_values",
 ]

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from cddpm.config.paths import did_you_mean, field_paths, section_of, shown
+from cddpm.config.condition import asked
+from cddpm.config.paths import did_you_mean, field_paths, section_of, shown, value_at
+from cddpm.config.search_faults import condition_faults, sampler_faults, searched_at_start
 from cddpm.config.sections import SSIM_WINDOW
 from cddpm.config.space import Choice, Float, Integer, LevelConfig, Parameter
 
@@ -156,15 +158,7 @@ def _search_faults(config: "ExperimentConfig") -> Iterator[str]:
         if dataset not in config.data.unhealthy:
             yield f"search.datasets: '{dataset}' is not among data.unhealthy ({', '.join(config.data.unhealthy)})"
     for level in ("training", "scoring"):
-        section: LevelConfig = getattr(config.search, level)
-        for path, parameter in section.space.items():
-            yield from _parameter_faults(type(config), level, path)
-            yield from _value_faults(type(config), f"search.{level}.space.{path}", path, _values(parameter))
-        for point in section.start:
-            for path in point:
-                if path not in section.space:
-                    yield f"search.{level}.start: '{path}' is not in search.{level}.space"
-                yield from _value_faults(type(config), f"search.{level}.start.{path}", path, [point[path]])
+        yield from _level_faults(config, level)
     if config.search.training.trials > 1 and not config.search.training.space:
         yield (
             f"search.training.trials: {config.search.training.trials} trainings of an empty space would all be the same; "
@@ -178,14 +172,28 @@ def _search_faults(config: "ExperimentConfig") -> Iterator[str]:
         )
 
 
+def _level_faults(config: "ExperimentConfig", level: str) -> Iterator[str]:
+    section: LevelConfig = getattr(config.search, level)
+    for path, parameter in section.space.items():
+        yield from _parameter_faults(type(config), level, path)
+        yield from _value_faults(type(config), f"search.{level}.space.{path}", path, _values(parameter))
+        for other, test in asked(parameter.only_if):
+            yield from _value_faults(type(config), f"search.{level}.space.{path}.if", other, list(test.named))
+    yield from condition_faults(config, level, _fields(type(config)))
+    yield from sampler_faults(config, level)
+    for point in section.start:
+        for path in point:
+            if path not in section.space:
+                yield f"search.{level}.start: '{path}' is not in search.{level}.space"
+            yield from _value_faults(type(config), f"search.{level}.start.{path}", path, [point[path]])
+
+
 def _start_faults(config: "ExperimentConfig") -> Iterator[str]:
     """The first trial is the configuration as it is, so its own values must lie in the space."""
     fields = _fields(type(config))
-    for path, parameter in config.search.training.space.items():
-        value: Any = config
-        for part in path.split(".") if path in fields else ():
-            value = getattr(value, part)
-        if path in fields and not _contains(parameter, value):
+    for path in searched_at_start(config, fields):
+        value = value_at(config, path)
+        if not _contains(config.search.training.space[path], value):
             yield f"search.training.space.{path}: {value!r}, the setting itself, is not in it; the first trial tries that"
 
 

@@ -110,7 +110,7 @@ def with_values(config: ExperimentConfig, values: Mapping[str, Any], source: str
 
 def to_dict(config: BaseModel) -> dict[str, Any]:
     """Plain JSON data of a configuration."""
-    return config.model_dump(mode="json")
+    return config.model_dump(mode="json", by_alias=True)  # as a file writes it: "if", not "only_if"
 
 
 def resolve_paths(config: ExperimentConfig, root: Path) -> ExperimentConfig:

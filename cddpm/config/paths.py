@@ -27,6 +27,14 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return found[0] if found else None
 
 
+def value_at(config: BaseModel, path: str) -> Any:
+    """The setting at a dotted path. Raises ``AttributeError`` for a path that is none."""
+    value: Any = config
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the most similar of ``allowed``, or nothing."""
     near = difflib.get_close_matches(word, sorted(allowed), n=1, cutoff=0.5)

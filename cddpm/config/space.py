@@ -1,14 +1,22 @@
 """The search section: which settings are searched, over which ranges, and how much may be spent."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
+from cddpm.config.condition import Condition, asked, holds
 from cddpm.config.sections import Frozen, Name, Positive
 
 
-class Float(Frozen):
+class Conditional(Frozen):
+    """A parameter that may be searched only where others have certain values: ``if: {diffusion.patch.enabled: true}``."""
+
+    only_if: Annotated[Condition, Field(alias="if")] = ()
+    """Where it does not hold, the setting is not searched: it keeps the configuration's own value."""
+
+
+class Float(Conditional):
     """A real parameter: ``{float: [low, high], log: true}``."""
 
     float: tuple[float, float]
@@ -20,7 +28,7 @@ class Float(Frozen):
         return self
 
 
-class Integer(Frozen):
+class Integer(Conditional):
     """A whole parameter: ``{int: [low, high], step: 1}``."""
 
     int: tuple[int, int]
@@ -35,7 +43,7 @@ class Integer(Frozen):
         return self
 
 
-class Choice(Frozen):
+class Choice(Conditional):
     """One of several values: ``{choice: [a, b, c]}``. A value may be a list (of noise levels, say)."""
 
     choice: Annotated[tuple[Any, ...], Field(min_length=1)]
@@ -65,6 +73,37 @@ Parameter = Annotated[
 Space = dict[str, Parameter]
 
 
+def ordered(space: Mapping[str, Parameter]) -> list[str]:
+    """Paths of ``space``, each after those that its condition asks for, else by name. The order of the file means nothing.
+
+    Raises ``ValueError`` naming parameters whose conditions ask for each other in a circle.
+    """
+    waiting, done = sorted(space), []
+    while waiting:
+        ready = next((path for path in waiting if not _asks(space, path) & set(waiting)), None)
+        if ready is None:
+            raise ValueError(f"conditions ask for each other in a circle: {', '.join(waiting)}")
+        waiting.remove(ready)
+        done.append(ready)
+    return done
+
+
+def _asks(space: Mapping[str, Parameter], path: str) -> set[str]:
+    return {other for other, _ in asked(space[path].only_if)}
+
+
+def active(space: Mapping[str, Parameter], own: Callable[[str], Any], values: Mapping[str, Any]) -> Iterator[str]:
+    """Paths whose conditions hold, in ``ordered``'s order. ``own(path)``: the configuration's value of a setting.
+
+    ``values`` holds searched values; it may grow while the paths are taken, one by one.
+    """
+    taken: set[str] = set()
+    for path in ordered(space):
+        if holds(space[path].only_if, lambda asked: values[asked] if asked in taken & values.keys() else own(asked)):
+            taken.add(path)
+            yield path
+
+
 class LevelConfig(Frozen):
     """One level of the search: its space by dotted configuration path, and how many points are tried."""
 
@@ -72,30 +111,97 @@ class LevelConfig(Frozen):
     space: Space = Field(default={})
     start: tuple[dict[str, Any], ...] = ()
     """Points tried first."""
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "cma-es", "random", "grid", "nsga-ii"] = "tpe"
+    """``grid``: every point of a finite space once, in an order shuffled by the seed. ``cma-es``: number ranges only are
+    searched together, choices one by one."""
+
+
+GOALS = {
+    "dice": "maximize",
+    "auprc": "maximize",
+    "auroc": "maximize",
+    "healthy_false_positive_ml": "minimize",
+    "seconds_per_volume": "minimize",
+}
+"""What can be an objective, and which way is better."""
+
+
+class ObjectiveConfig(Frozen):
+    """One of several things wanted at once: ``{metric: healthy_false_positive_ml, goal: minimize}``."""
+
+    metric: Literal["dice", "auprc", "auroc", "healthy_false_positive_ml", "seconds_per_volume"]
+    """``healthy_false_positive_ml``: segmented volume of a healthy validation scan, mean over them. ``seconds_per_volume``:
+    of the network, for the noise levels, noise seeds and branches that a point needs."""
+    goal: Literal["maximize", "minimize"]
+
+    @model_validator(mode="after")
+    def _right_way(self) -> Self:
+        if self.goal != GOALS[self.metric]:
+            raise ValueError(f"goal: '{self.goal}' {self.metric}; allowed is {GOALS[self.metric]}")
+        return self
 
 
 class AshaConfig(Frozen):
-    """Asynchronous successive halving over images seen; the weak are stopped at each rung."""
+    """Asynchronous successive halving over images seen (Li et al. 2020); the weak are stopped at each rung."""
 
-    enabled: bool = True
     grace_images: Positive = 100_000
+    """Images of the first rung; each further one is ``reduction_factor`` times later."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """One of so many trials goes on at a rung."""
+    brackets: Annotated[int, Field(ge=2, le=8)] = 3
+    """Of ``hyperband``: brackets of trials, each with its first rung a factor later than the one before."""
 
 
 class SearchConfig(Frozen):
     """The sweep: training trials on Ray Tune + Optuna, each ending in a search over its cached reconstructions."""
 
     objective: Literal["dice", "auprc"] = "dice"
-    """Mean over the volumes of each objective data set, then over data sets, on *validation*."""
+    """Mean over the volumes of each objective data set, then over data sets, on *validation*. What trials are stopped and
+    compared by."""
+    objectives: tuple[ObjectiveConfig, ...] = ()
+    """Several at once: the search over scoring settings looks for their Pareto front. The first one is ``objective``, dice
+    or auprc: what a training reports to the scheduler, and what the champion is best in."""
     datasets: tuple[Name, ...] = ()
     """Unhealthy data sets of the objective; empty: all of ``data.unhealthy``."""
     training: LevelConfig = LevelConfig()
     """Space over training settings: a trial costs a training."""
     scoring: LevelConfig = LevelConfig(trials=64)
     """Space over ``scoring.*``: a trial is arithmetic on the cache."""
+    scheduler: Literal["asha", "hyperband", "none"] = "asha"
+    """Which trainings are stopped early. ``hyperband``: ASHA with several brackets, as Hyperband has them (Li et al. 2018);
+    none of both pauses a training."""
     asha: AshaConfig = AshaConfig()
     concurrent_trials: Positive | None = None
     """Trainings at the same time; empty: as many as the cluster holds."""
     maximum_seconds: Annotated[float, Field(gt=0)] | None = None
     """No new training starts after this wall-clock time."""
+
+    @property
+    def aims(self) -> tuple[ObjectiveConfig, ...]:
+        """All objectives; the only one, if there are not several."""
+        return self.objectives or (ObjectiveConfig(metric=self.objective, goal="maximize"),)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_objective(cls, raw: Any) -> Any:
+        """``objective`` follows ``objectives``."""
+        several = raw.get("objectives") if isinstance(raw, Mapping) else None
+        first = several[0] if isinstance(several, list | tuple) and several else None
+        if not isinstance(first, Mapping) or first.get("metric") not in GOALS:
+            return raw
+        metric = first["metric"]
+        if metric not in ("dice", "auprc"):
+            raise ValueError(f"objectives: the first is what trials are compared by: dice or auprc; found '{metric}'")
+        if raw.get("objective", metric) != metric:
+            raise ValueError(
+                f"objective: '{raw['objective']}', but objectives begin with '{metric}'; set only one of them"
+            )
+        return {**raw, "objective": metric}
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        metrics = [aim.metric for aim in self.objectives]
+        twice = sorted({metric for metric in metrics if metrics.count(metric) > 1})
+        if twice:
+            raise ValueError(f"objectives: '{twice[0]}' is named twice")
+        return self

@@ -11,8 +11,8 @@ from cddpm.report.chart import MARK, Chart
 from cddpm.report.document import NOTHING, Cell, Section, cell, charts, figure, paragraph, table
 from cddpm.report.setting import described, short_names, shown
 from cddpm.scoring.glossary import describe
-from cddpm.search.pareto import Aim, front
-from cddpm.search.record import PARETO, SweepRecord
+from cddpm.search.pareto import FRONT, Aim, front
+from cddpm.search.record import SweepRecord
 
 ANCHOR, TITLE = "pareto", "Trade-offs"
 FALSE_POSITIVES = "false_positive_rate"
@@ -27,7 +27,7 @@ def section(record: SweepRecord) -> Section:
         return _of_front(record, record.pareto)
     except (KeyError, TypeError, ValueError) as error:
         raise SearchError(
-            f"{record.folder / PARETO}: not a Pareto front ({error!r}); --resume the sweep to make it again"
+            f"{record.folder / FRONT}: not a Pareto front ({error!r}); --resume the sweep to make it again"
         ) from error
 
 
@@ -52,26 +52,21 @@ def _of_front(record: SweepRecord, raw: Mapping[str, Any]) -> Section:
     objectives, points = aims(raw["objectives"]), raw["points"]
     if not points:
         return Section(ANCHOR, TITLE, paragraph("No point has all objectives yet.", "missing"))
-    values = np.array([_row(p["values"], objectives) for p in points], float)
-    first, *others = range(len(objectives))
-    figures = [_pair(points, values, objectives, first, other) for other in others]
+    first, *others = objectives
+    figures = [_pair(points, first, other) for other in others]
     paths = list(dict.fromkeys(path for p in points for path in p["params"]))
     names = short_names(paths)
     lines = [
         [
             Cell(f"{int(p['trial']):04d} / {p['number']}", float(p["trial"])),
-            *(cell(float(v)) for v in row),
+            *(cell(float(p["values"][o.metric])) for o in objectives),
             *(_setting(path, p["params"]) for path in paths),
         ]
-        for p, row in zip(points, values, strict=True)
+        for p in points
     ]
     caption = "Points that no other beats in everything, on validation: training trial / scoring setting."
     columns = ["point", *(f"{o.metric} ({o.goal})" for o in objectives), *names.values()]
     return Section(ANCHOR, TITLE, charts(figures) + table(caption, columns, lines))
-
-
-def _row(values: Any, objectives: Sequence[Aim]) -> list[float]:
-    return [values[o.metric] for o in objectives] if isinstance(values, Mapping) else list(values)
 
 
 def _setting(path: str, params: Mapping[str, Any]) -> Cell:
@@ -80,19 +75,14 @@ def _setting(path: str, params: Mapping[str, Any]) -> Cell:
     return Cell(shown(path, value), float(value) if sortable else None) if path in params else Cell(NOTHING)  # type: ignore[arg-type]
 
 
-def _pair(
-    points: Sequence[Mapping[str, Any]], values: np.ndarray, objectives: Sequence[Aim], one: int, other: int
-) -> str:
-    x, y = objectives[other], objectives[one]
-    pair = values[:, [one, other]]
-    order = np.argsort(pair[:, 1])
-    best = order[front(pair, [y.goal, x.goal])[order]]
+def _pair(points: Sequence[Mapping[str, Any]], y: Aim, x: Aim) -> str:
+    values = [p["values"] for p in points]
+    across, up = np.array([(v[x.metric], v[y.metric]) for v in values], float).T
+    best = sorted(front(values, [y, x]), key=lambda i: across[i])
     with Chart(f"pareto-{x.metric}", f"{y.metric} against {x.metric} on the Pareto front") as chart:
         tips = [f"trial {p['trial']}, setting {p['number']}: {described(dict(p['params']))}" for p in points]
-        chart.dots(pair[:, 1], pair[:, 0], tips, 0, "front in all objectives")
-        chart.axes.step(
-            pair[best, 1], pair[best, 0], where="post", color=MARK, linewidth=1.2, label="front in these two"
-        )
+        chart.dots(across, up, tips, 0, "front in all objectives")
+        chart.axes.step(across[best], up[best], where="post", color=MARK, linewidth=1.2, label="front in these two")
         chart.axes.set_xlabel(f"{x.metric} ({x.goal})")
         chart.axes.set_ylabel(f"{y.metric} ({y.goal})")
         chart.legend()
@@ -105,8 +95,9 @@ def _of_one_objective(record: SweepRecord) -> Section:
     if len(found) < 2:
         return Section(ANCHOR, TITLE, paragraph("One objective was searched, so there is no Pareto front.", "note"))
     values = np.array([(objective, healthy) for objective, healthy, _ in found])
-    best = np.flatnonzero(front(values, ["maximize", "minimize"]))
-    best = best[np.argsort(values[best, 1])]
+    both = [Aim(metric, "maximize"), Aim(FALSE_POSITIVES, "minimize")]
+    best = front([{metric: up, FALSE_POSITIVES: across} for up, across, _ in found], both)
+    best.sort(key=lambda i: values[i, 1])
     drawn = random.Random(0).sample(range(len(found)), min(MOST_DOTS, len(found)))
     with Chart("pareto-healthy", f"Validation {metric} against false positives in healthy scans") as chart:
         chart.dots(100 * values[drawn, 1], values[drawn, 0], [found[i][2] for i in drawn], 0, "tried")

@@ -243,12 +243,13 @@ class Scorer:
     def values(self, evaluation: Evaluation, scoring: ScoringConfig, datasets: Sequence[str]) -> dict[str, float]:
         """What a search may optimise; a value that is not known is absent.
 
-        - ``dice``, ``auprc``: means over the volumes of each data set, then over ``datasets``;
+        - ``dice``, ``auprc``, ``auroc``: means over the volumes of each data set, then over ``datasets``;
         - ``healthy_false_positive_ml``: predicted volume per healthy scan at the threshold of ``all``;
         - ``seconds_per_volume``: of the forward passes behind a prediction with these settings, if the cost of one is known.
         """
         found: dict[str, float | None] = {
-            metric: mean(evaluation.aggregates[name][metric] for name in datasets) for metric in ("dice", "auprc")
+            metric: mean(evaluation.aggregates[name][metric] for name in datasets)
+            for metric in ("dice", "auprc", "auroc")
         }
         healthy = [row for row in evaluation.rows if row["dataset"] == HEALTHY]
         volumes = [(row["predicted_voxels"], self._cases[row["volume_index"]].voxel_ml) for row in healthy]

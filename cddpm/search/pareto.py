@@ -1,39 +1,63 @@
-"""Trade-offs: which points no other point beats in everything."""
+"""The Pareto front: points that no other point beats in one objective without losing in another."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-Goal = Literal["maximize", "minimize"]
+from cddpm import artifact
+from cddpm.config import ExperimentConfig, ObjectiveConfig, to_dict
+from cddpm.search import trial as trials
+from cddpm.search.trial import TrialResult
+
+FRONT = "pareto.json"
 
 
 @dataclass(frozen=True)
 class Aim:
-    """One of several objectives."""
+    """Something that is traded off, searched for or only recorded."""
 
     metric: str
-    goal: Goal
+    goal: Literal["maximize", "minimize"]
 
 
-def front(values: ArrayLike, goals: Sequence[Goal]) -> NDArray[np.bool_]:
-    """Which of N points with K values each, (N, K), are dominated by no other; (N,). Of equal points all stay.
+def front(values: Sequence[Mapping[str, float]], aims: Sequence[Aim | ObjectiveConfig]) -> list[int]:
+    """Indices of the points on the front, best first in the first objective; of equal points the earliest.
 
-    A point is dominated if another is at least as good in every value and better in one. Raises ``ValueError`` if there
-    are not as many goals as values.
+    A point is off the front if another is at least as good in every objective and better in one (Pareto dominance).
     """
-    table = np.atleast_2d(np.asarray(values, float))
-    if table.shape[1] != len(goals):
-        raise ValueError(f"values of {table.shape[1]} objectives, goals of {len(goals)}")
-    better = table * np.array([1.0 if goal == "maximize" else -1.0 for goal in goals])
-    order = np.lexsort(-better.T[::-1])  # best first value first: only earlier points can dominate later ones
-    keep = np.zeros(len(table), bool)
-    found = np.empty((0, table.shape[1]))
-    for index in order:
-        point = better[index]
-        if not np.any(np.all(found >= point, axis=1) & np.any(found > point, axis=1)):
-            keep[index] = True
-            found = np.vstack([found, point])
-    return keep
+    signs = np.array([1.0 if aim.goal == "maximize" else -1.0 for aim in aims])
+    table = np.array([[point[aim.metric] for aim in aims] for point in values]).reshape(len(values), len(aims)) * signs
+    order = np.lexsort((np.arange(len(table)), *(-table.T[::-1])))
+    kept: list[int] = []
+    for index in order:  # best first: only what came before can beat or equal it
+        if not kept or not (table[kept] >= table[index]).all(axis=1).any():
+            kept.append(int(index))
+    return kept
+
+
+def members(sweep: Path, config: ExperimentConfig, results: Sequence[TrialResult]) -> list[dict[str, Any]]:
+    """The front over all scoring points of all finished trials: trial, number, params and values of each.
+
+    Points of a trial that were made before there were several objectives are left out.
+    """
+    found = []
+    for result in results:
+        path = trials.folder_of(sweep, result.number) / trials.POINTS
+        for row in json.loads(path.read_text()):
+            if all(aim.metric in row.get("values", {}) for aim in config.search.aims):
+                params = {**result.params, **row["params"]}
+                found.append(
+                    {"trial": result.number, "number": row["number"], "params": params, "values": row["values"]}
+                )
+    return [found[i] for i in front([member["values"] for member in found], config.search.aims)]
+
+
+def save(sweep: Path, config: ExperimentConfig, points: Sequence[Mapping[str, Any]]) -> Path:
+    """Write ``pareto.json``; returns its path."""
+    aims = [to_dict(aim) for aim in config.search.aims]
+    artifact.write_json(sweep / FRONT, {"objectives": aims, "points": list(points)})
+    return sweep / FRONT

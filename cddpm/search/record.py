@@ -20,11 +20,11 @@ from cddpm.search import space as spaces
 from cddpm.search import trial as trials
 from cddpm.search.champion import Contender
 from cddpm.search.origin import Origin
+from cddpm.search.pareto import FRONT
 from cddpm.search.scoring_search import Point
 from cddpm.search.trial import TrialResult, read_ending, read_result
 from cddpm.training import checkpoint, stages
 
-PARETO = "pareto.json"
 State = Literal["finished", "stopped early", "failed", "running", "interrupted"]
 History = list[dict[str, float]]
 
@@ -160,7 +160,7 @@ def read(folder: Path) -> SweepRecord:
         entered,
         [_trial(path, running, config) for path in folders],
         champion.load(folder / champion.TEST),
-        _json(folder / PARETO) if (folder / PARETO).exists() else None,
+        _json(folder / FRONT) if (folder / FRONT).exists() else None,
         running,
     )
 

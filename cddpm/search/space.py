@@ -7,14 +7,12 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from cddpm.config import Choice, ExperimentConfig, Float, Integer, LevelConfig, Space, to_dict
-
-SEPARATOR = "."
+from cddpm.config import Choice, ExperimentConfig, Float, Integer, Space, active, ordered, same, value_at
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
     """Optuna's distribution of each parameter, by dotted path."""
-    return {path: _distribution(parameter) for path, parameter in sorted(space.items())}
+    return {path: _distribution(space[path]) for path in ordered(space)}
 
 
 def _distribution(parameter: Float | Integer | Choice) -> BaseDistribution:
@@ -32,7 +30,11 @@ def encode(value: Any) -> str:
 
 def values(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted path from Optuna's ``params``."""
-    return {path: json.loads(v) if isinstance(space[path], Choice) else v for path, v in params.items()}
+    return {path: _decoded(space[path], param) for path, param in params.items()}
+
+
+def _decoded(parameter: Float | Integer | Choice, param: Any) -> Any:
+    return json.loads(param) if isinstance(parameter, Choice) else param
 
 
 def point(space: Space, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def point(space: Space, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _chosen(parameter: Choice, value: Any) -> str:
     """The choice that equals ``value``: a file may write 0 where the configuration has 0.0."""
     plain = json.loads(encode(value))
-    return next((c for c in map(encode, parameter.choice) if json.loads(c) == plain), encode(value))
+    return next((c for c in map(encode, parameter.choice) if same(json.loads(c), plain)), encode(value))
 
 
 def _contains(distribution: BaseDistribution, param: Any) -> bool:
@@ -62,31 +64,26 @@ def _contains(distribution: BaseDistribution, param: Any) -> bool:
 
 def defaults(space: Space, config: ExperimentConfig) -> dict[str, Any]:
     """The configuration's own values of all searched settings."""
-    return {path: _at(to_dict(config), path) for path in space}
+    return {path: _plain(value_at(config, path)) for path in space}
 
 
-def _at(tree: Mapping[str, Any], path: str) -> Any:
-    value: Any = tree
-    for part in path.split(SEPARATOR):
-        value = value[part]
-    return value
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
-def sampler(level: LevelConfig, seed: int) -> optuna.samplers.BaseSampler:
-    """The level's sampler, seeded."""
-    if level.sampler == "tpe":
-        return optuna.samplers.TPESampler(seed=seed)
-    if level.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    raise ValueError(f"sampler: {level.sampler!r}; allowed are tpe and random")
+def suggest(space: Space, trial: optuna.Trial, config: ExperimentConfig) -> dict[str, Any]:
+    """Ask ``trial`` for every parameter whose condition holds; returns settings by dotted path.
 
-
-def start_points(level: LevelConfig, config: ExperimentConfig) -> list[dict[str, Any]]:
-    """Params tried first: the configuration's own values, then those the level names."""
-    return [point(level.space, settings) for settings in (defaults(level.space, config), *level.start)]
-
-
-def suggest(space: Space, trial: optuna.Trial) -> dict[str, Any]:
-    """Ask ``trial`` for every parameter; returns settings by dotted path."""
+    What a condition asks for and the trial does not search has the value of ``config``.
+    """
     known = distributions(space)
-    return values(space, {path: trial._suggest(path, distribution) for path, distribution in known.items()})
+    found: dict[str, Any] = {}
+    for path in active(space, lambda asked: value_at(config, asked), found):
+        found[path] = _decoded(space[path], trial._suggest(path, known[path]))
+    return found
+
+
+def is_complete(space: Space, params: Mapping[str, Any], config: ExperimentConfig) -> bool:
+    """Whether ``params`` decide every parameter of ``space`` that is searched at this point."""
+    given = values(space, params)
+    return set(active(space, lambda asked: value_at(config, asked), given)) <= given.keys()

@@ -9,8 +9,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from cddpm.config import ExperimentConfig
+from cddpm.errors import SearchError
 from cddpm.models.noise import slice_seed
-from cddpm.search import space as spaces
+from cddpm.search.sampler import Sampler, first_points
 
 logger = logging.getLogger(__name__)
 
@@ -21,33 +22,30 @@ def open_study(path: Path, config: ExperimentConfig) -> optuna.Study:
     """Create or open the study at ``path``; only the driver does, and only one at a time.
 
     Trials that were running when an earlier driver died wait to be run again under the same number, with the same
-    parameters, before anything new is proposed.
+    parameters, before anything new is proposed. Raises ``SearchError`` for more trials than a grid has points.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
     level = config.search.training
-    seed = slice_seed(config.seed, "training search", _count(storage)) % 2**32
+    seed = slice_seed(config.seed, "training search")
     study = optuna.create_study(
         storage=storage,
         study_name=STUDY,
         direction="maximize",
         load_if_exists=True,
-        sampler=spaces.sampler(level, seed),
+        sampler=Sampler(level, seed),
         pruner=optuna.pruners.NopPruner(),
     )
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
         logger.info("trial %d was interrupted and will be continued", trial.number)
-    if not study.get_trials(deepcopy=False):
-        for params in spaces.start_points(level, config)[: level.trials]:
-            study.enqueue_trial(params)
+    there = len(study.get_trials(deepcopy=False))  # a grid that was extended goes on where it ended
+    first = first_points(level, config, seed)
+    if level.sampler == "grid" and level.trials > len(first):
+        raise SearchError(f"search.training.trials: {level.trials}, but the grid has {len(first)} points")
+    for params in first[there : level.trials]:
+        study.enqueue_trial(params)
     return study
-
-
-def _count(storage: RDBStorage) -> int:
-    """Trials proposed so far: a resumed sweep does not repeat the random numbers of its beginning."""
-    studies = [s for s in storage.get_all_studies() if s.study_name == STUDY]
-    return len(storage.get_all_trials(studies[0]._study_id, deepcopy=False)) if studies else 0
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:

@@ -26,6 +26,11 @@ STOPPED, FAILED = "stopped.json", "failed.json"
 """How a trial without a result ended."""
 
 
+def folder_of(sweep: Path, number: int) -> Path:
+    """Where trial ``number`` of a sweep keeps its files."""
+    return sweep / "trials" / f"{number:04d}"
+
+
 @dataclass(frozen=True)
 class TrialResult:
     """What a finished trial found, on validation only."""
@@ -64,7 +69,7 @@ class TrialJob:
     @property
     def folder(self) -> Path:
         """Where this trial keeps its files."""
-        return self.sweep / "trials" / f"{self.number:04d}"
+        return folder_of(self.sweep, self.number)
 
     @property
     def config(self) -> ExperimentConfig:
@@ -99,7 +104,7 @@ def _run(job: TrialJob, board: Any) -> TrialResult | None:
     if outcome is None:
         return None
     try:
-        points = _search(job, config, outcome.reconstruction, board)
+        points = _search(job, config, outcome, board)
     except Interrupted:
         return None
     result = TrialResult(
@@ -119,14 +124,15 @@ def _run(job: TrialJob, board: Any) -> TrialResult | None:
     return result
 
 
-def _search(job: TrialJob, config: ExperimentConfig, reconstruction: Path, board: Any) -> list[Point]:
+def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, board: Any) -> list[Point]:
     def progress(done: int, total: int, best: float) -> None:
         if board is not None:
             board.post(job.number, "search", done, total, best)
 
-    cache = ReconstructionCache.open(reconstruction)
-    unhealthy, healthy = stages.cohorts(config, SliceStore.open(job.place.store, verify=False), "val")
-    scorer = Scorer(SliceStore.open(job.place.store, verify=False), cache, unhealthy, healthy, threads=2)
+    cache = ReconstructionCache.open(outcome.reconstruction)
+    store = SliceStore.open(job.place.store, verify=False)
+    unhealthy, healthy = stages.cohorts(config, store, "val")
+    scorer = Scorer(store, cache, unhealthy, healthy, threads=2, seconds_per_pass=outcome.pass_seconds)
     return scoring_search.search(scorer, config, cache.guided, progress, job.stop_file.exists)
 
 

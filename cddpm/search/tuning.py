@@ -15,6 +15,7 @@ from ray.tune.search.optuna import OptunaSearch
 from cddpm import artifact, cluster
 from cddpm.config import ExperimentConfig, to_dict
 from cddpm.errors import CddpmError
+from cddpm.search import halving
 from cddpm.search import space as spaces
 from cddpm.search import study as studies
 from cddpm.search import trial as trials
@@ -46,7 +47,7 @@ class StudySearch(OptunaSearch):
     """
 
     def __init__(self, study: optuna.Study, config: ExperimentConfig, folder: Path, deadline: float | None) -> None:
-        self._parameters, self._folder, self._deadline = config.search.training.space, folder, deadline
+        self._config, self._folder, self._deadline = config, folder, deadline
         super().__init__(
             space=_no_space,
             metric=OBJECTIVE,
@@ -63,7 +64,10 @@ class StudySearch(OptunaSearch):
         if trial_id not in self._ot_trials:
             self._ot_trials[trial_id] = self._ot_study.ask()
         trial = self._ot_trials[trial_id]
-        return {"number": trial.number, "params": spaces.suggest(self._parameters, trial)}
+        return {
+            "number": trial.number,
+            "params": spaces.suggest(self._config.search.training.space, trial, self._config),
+        }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep a validation as an intermediate value of the study, at the number of images seen."""
@@ -101,7 +105,7 @@ def ending(sweep: Path, number: int, result: dict[str, Any] | None, error: bool)
 
 def trial_folder(sweep: Path, number: int) -> Path:
     """Where trial ``number`` keeps its files."""
-    return sweep / "trials" / f"{number:04d}"
+    return trials.folder_of(sweep, number)
 
 
 def stop_requested(sweep: Path) -> bool:
@@ -207,15 +211,27 @@ def _fresh_name(folder: Path) -> str:
     return f"start-{len(list(folder.glob('start-*'))):03d}"
 
 
+class _Brackets(ASHAScheduler):
+    """ASHA with one bracket or several; a trial's bracket follows from seed and number (Ray would draw it)."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        asha, brackets = config.search.asha, halving.brackets(config.search)
+        super().__init__(
+            time_attr=IMAGES,
+            metric=OBJECTIVE,
+            mode="max",
+            grace_period=asha.grace_images,
+            reduction_factor=asha.reduction_factor,
+            brackets=brackets,
+            max_t=1000 * config.training.images,  # no trial is cut off at its end, before its search
+        )
+        self._seed, self._asha, self._count = config.seed, asha, brackets
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        bracket = halving.bracket_of(self._seed, trial.config["number"], self._asha, self._count)
+        self._trial_info[trial.trial_id] = self._brackets[bracket]
+
+
 def _scheduler(config: ExperimentConfig) -> TrialScheduler:
-    asha = config.search.asha
-    if not asha.enabled:
-        return FIFOScheduler()
-    return ASHAScheduler(
-        time_attr=IMAGES,
-        metric=OBJECTIVE,
-        mode="max",
-        grace_period=asha.grace_images,
-        reduction_factor=asha.reduction_factor,
-        max_t=1000 * config.training.images,  # no trial is cut off at its end, before its search
-    )
+    return _Brackets(config) if halving.brackets(config.search) else FIFOScheduler()

@@ -12,7 +12,7 @@ from cddpm.cluster import Board, capacity
 from cddpm.config import ComputeConfig, ExperimentConfig, parse, to_dict
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError, SearchError
-from cddpm.training import stages
+from cddpm.training import speed, stages
 from cddpm.training.loop import Hooks, Interrupted
 from cddpm.training.preview import OBJECTIVE
 from cddpm.training.ranks import Ranks
@@ -36,6 +36,8 @@ class Outcome:
 
     made: stages.Made
     reconstruction: Path
+    pass_seconds: float | None = None
+    """See ``speed.pass_seconds``; measured only if the search asks for it."""
 
 
 def on_gpu(compute: ComputeConfig, gpus: float) -> bool:
@@ -172,7 +174,10 @@ def run_stages(config: ExperimentConfig, place: stages.Place, ranks: Ranks, hook
     made = stages.train(config, place, ranks, hooks)
     unhealthy, healthy = stages.cohorts(config, SliceStore.open(place.store, verify=False), "val")
     volumes = [v for group in unhealthy.values() for v in group] + healthy
-    return Outcome(made, stages.reconstruct(config, place, made.checkpoint, volumes, ranks, hooks))
+    path = stages.reconstruct(config, place, made.checkpoint, volumes, ranks, hooks)
+    timed = speed.wanted(config) and ranks.first
+    seconds = speed.pass_seconds(config, place, made.checkpoint, volumes[0], ranks.device) if timed else None
+    return Outcome(made, path, seconds)
 
 
 def plain_metrics(metrics: Mapping[str, Any], objective: str, final: bool) -> dict[str, float]:

@@ -23,10 +23,8 @@ def test_objectives_by_name_alone_know_their_better_side() -> None:
     assert tradeoff.aims(OBJECTIVES)[0] == Aim("dice", "maximize")
 
 
-@pytest.mark.parametrize("as_lists", [False, True])
-def test_a_front_is_a_chart_and_a_table(long: SweepRecord, as_lists: bool) -> None:
-    points = [{**p, "values": list(p["values"].values())} for p in POINTS] if as_lists else POINTS
-    body = tradeoff.section(dataclasses.replace(long, pareto={"objectives": OBJECTIVES, "points": points})).body
+def test_a_front_is_a_chart_and_a_table(long: SweepRecord) -> None:
+    body = tradeoff.section(dataclasses.replace(long, pareto={"objectives": OBJECTIVES, "points": POINTS})).body
     assert body.count("<svg") == 1
     assert "seconds_per_volume (minimize)" in body
     assert "0001 / 7" in body

@@ -137,7 +137,7 @@ def test_the_objectives_of_a_search_are_named(store, reconstructions):
 
 
 def test_objectives_that_are_not_known_are_absent(store, reconstructions):
-    assert set(Scorer(store, reconstructions, COHORT).score(ScoringConfig()).values) == {"dice", "auprc"}
+    assert set(Scorer(store, reconstructions, COHORT).score(ScoringConfig()).values) == {"dice", "auprc", "auroc"}
 
 
 def test_memo_threads_and_order_change_nothing(store, reconstructions):

@@ -47,7 +47,7 @@ CONFIG: dict[str, Any] = {
                 "scoring.noise_levels": {"choice": [[300], [600], [300, 600]]},
             },
         },
-        "asha": {"enabled": False},
+        "scheduler": "none",
     },
 }
 

@@ -9,6 +9,7 @@ from tiny_training import tiny_config
 
 from cddpm.config import LevelConfig, Space
 from cddpm.search import space as spaces
+from cddpm.search.sampler import Sampler, first_points
 
 SPACE: Space = TypeAdapter(Space).validate_python(
     {
@@ -36,8 +37,8 @@ def test_tuples_are_lists() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_suggestions_lie_in_the_space_and_make_a_configuration(seed: int) -> None:
-    study = optuna.create_study(sampler=spaces.sampler(LevelConfig(sampler="random"), seed))
-    settings = spaces.suggest(SPACE, study.ask())
+    study = optuna.create_study(sampler=Sampler(LevelConfig(sampler="random"), seed))
+    settings = spaces.suggest(SPACE, study.ask(), tiny_config())
     assert set(settings) == set(SPACE)
     assert 1e-4 <= settings["training.learning_rate"] <= 1e-2
     assert settings["training.batch_size"] in (4, 8, 12, 16)
@@ -50,8 +51,8 @@ def test_suggestions_lie_in_the_space_and_make_a_configuration(seed: int) -> Non
 def test_the_order_in_the_file_does_not_matter() -> None:
     drawn = []
     for space in (SPACE, dict(reversed(SPACE.items()))):
-        study = optuna.create_study(sampler=spaces.sampler(LevelConfig(), 1))
-        drawn.append([spaces.suggest(space, study.ask()) for _ in range(3)])
+        study = optuna.create_study(sampler=Sampler(LevelConfig(), 1))
+        drawn.append([spaces.suggest(space, study.ask(), tiny_config()) for _ in range(3)])
     assert drawn[0] == drawn[1]
 
 
@@ -59,7 +60,9 @@ def test_the_order_in_the_file_does_not_matter() -> None:
 def test_samplers_are_seeded(sampler: str) -> None:
     def draw(seed: int) -> dict[str, Any]:
         return spaces.suggest(
-            SPACE, optuna.create_study(sampler=spaces.sampler(LevelConfig(sampler=sampler), seed)).ask()
+            SPACE,
+            optuna.create_study(sampler=Sampler(LevelConfig(sampler=sampler), seed)).ask(),
+            tiny_config(),
         )
 
     assert draw(1) == draw(1)
@@ -68,7 +71,7 @@ def test_samplers_are_seeded(sampler: str) -> None:
 
 def test_the_configurations_own_values_start() -> None:
     level = LevelConfig(space=SPACE, start=({"diffusion.loss": "l2"},))
-    first, second = spaces.start_points(level, tiny_config(diffusion__condition_dropout=0.0))
+    first, second = first_points(level, tiny_config(diffusion__condition_dropout=0.0), 0)
     assert spaces.values(SPACE, first) == {
         "training.learning_rate": 1e-3,
         "training.batch_size": 4,
@@ -95,13 +98,13 @@ def test_the_configurations_own_values_start() -> None:
 def test_values_outside_are_left_to_the_sampler(path: str, value: Any) -> None:
     point = spaces.point(SPACE, {path: value, "diffusion.loss": "l2"})
     assert spaces.values(SPACE, point) == {"diffusion.loss": "l2"}
-    study = optuna.create_study(sampler=spaces.sampler(LevelConfig(), 0))
+    study = optuna.create_study(sampler=Sampler(LevelConfig(), 0))
     study.enqueue_trial(point)
-    settings = spaces.suggest(SPACE, study.ask())
+    settings = spaces.suggest(SPACE, study.ask(), tiny_config())
     assert settings["diffusion.loss"] == "l2"
     assert set(settings) == set(SPACE)
 
 
 def test_asking_twice_gives_the_same() -> None:
-    trial = optuna.create_study(sampler=spaces.sampler(LevelConfig(), 0)).ask()
-    assert spaces.suggest(SPACE, trial) == spaces.suggest(SPACE, trial)
+    trial = optuna.create_study(sampler=Sampler(LevelConfig(), 0)).ask()
+    assert spaces.suggest(SPACE, trial, tiny_config()) == spaces.suggest(SPACE, trial, tiny_config())

@@ -30,7 +30,7 @@ def config(**values: Any) -> ExperimentConfig:
 
 def ask(study: Any) -> tuple[Any, dict[str, Any]]:
     trial = study.ask()
-    return trial, spaces.suggest(config().search.training.space, trial)
+    return trial, spaces.suggest(config().search.training.space, trial, config())
 
 
 def test_the_configuration_comes_first_then_the_start_points(tmp_path: Path) -> None:

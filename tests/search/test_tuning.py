@@ -75,16 +75,17 @@ def test_a_trial_stopped_early_holds_nothing(ray_here: None, tmp_path: Path) -> 
     changes = {
         "output_dir": str(tmp_path),
         "pretraining.enabled": False,
-        "search.asha": {"enabled": True, "grace_images": 128, "reduction_factor": 4},
+        "search.scheduler": "asha",
+        "search.asha": {"grace_images": 128, "reduction_factor": 4},
         # the first trial learns; the second, from the list below, cannot
         "training.learning_rate": 2.0e-3,
         "search.training.space": {"training.learning_rate": {"float": [1.0e-9, 2.0e-3], "log": True}},
         "search.training.start": [{"training.learning_rate": 1.0e-9}],
     }
     raw = json.loads(json.dumps(CONFIG))
-    raw["search"].pop("asha")
+    raw["search"].pop("scheduler")
     raw["search"]["training"].pop("space")
-    for path in ("search.asha", "search.training.space", "search.training.start"):
+    for path in ("search.scheduler", "search.asha", "search.training.space", "search.training.start"):
         *sections, name = path.split(".")
         target = raw
         for section in sections:

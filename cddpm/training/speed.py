@@ -1,0 +1,34 @@
+"""How long the network takes for a volume, where a search weighs that against what is found."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from cddpm.config import ExperimentConfig
+from cddpm.data.store import SliceStore
+from cddpm.training.preview import predict
+from cddpm.training.stages import Place, load_model
+
+
+def wanted(config: ExperimentConfig) -> bool:
+    """Whether the search has an objective that needs it."""
+    return any(aim.metric == "seconds_per_volume" for aim in config.search.aims)
+
+
+def pass_seconds(config: ExperimentConfig, place: Place, path: Path, volume: int, device: torch.device) -> float:
+    """Wall-clock seconds of one branch of ``volume`` at one noise level and seed with the checkpoint ``path``.
+
+    The second of two predictions counts: the first one warms up. Raises ``ArtifactError`` for a damaged checkpoint.
+    """
+    store, (model, _) = SliceStore.open(place.store, verify=False), load_model(path, device)
+    one = {"noise_levels": config.reconstruction.noise_levels[:1], "noise_seeds": config.reconstruction.noise_seeds[:1]}
+    settings, image, name = config.reconstruction.model_copy(update=one), store.image(volume), store.volumes[volume].id
+    seconds = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        predict(
+            model, config, settings, image, name, device, unconditional=False
+        )  # comes back as an array: all is done
+        seconds = time.perf_counter() - start
+    return seconds
