@@ -27,7 +27,7 @@ class Test(Frozen):
         empty = [name for name in self.model_fields_set if getattr(self, name) in (None, ())]
         if empty or not self.model_fields_set:
             raise ValueError(
-                "an empty condition; allowed are a value, {above: n}, {below: n}, {in: [...]}, {not: value}"
+                "test: says nothing; allowed are a value, {above: n}, {below: n}, {in: [...]}, {not: value}"
             )
         return self
 

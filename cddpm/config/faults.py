@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from cddpm.config.condition import asked
 from cddpm.config.paths import did_you_mean, field_paths, section_of, shown, value_at
 from cddpm.config.search_faults import condition_faults, sampler_faults, searched_at_start
 from cddpm.config.sections import SSIM_WINDOW
@@ -177,9 +176,8 @@ def _level_faults(config: "ExperimentConfig", level: str) -> Iterator[str]:
     for path, parameter in section.space.items():
         yield from _parameter_faults(type(config), level, path)
         yield from _value_faults(type(config), f"search.{level}.space.{path}", path, _values(parameter))
-        for other, test in asked(parameter.only_if):
-            yield from _value_faults(type(config), f"search.{level}.space.{path}.if", other, list(test.named))
-    yield from condition_faults(config, level, _fields(type(config)))
+    refused = functools.partial(_value_faults, type(config))
+    yield from condition_faults(config, level, _fields(type(config)), refused)
     yield from sampler_faults(config, level)
     for point in section.start:
         for path in point:

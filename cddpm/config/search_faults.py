@@ -1,7 +1,7 @@
 """Faults in how a sweep searches: conditions that cannot be asked, samplers that cannot walk the space."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cddpm.config.condition import All, Test, asked, is_number
@@ -15,17 +15,26 @@ GRID_POINTS = 100_000
 """A larger grid is a mistake."""
 
 
-def condition_faults(config: "ExperimentConfig", level: str, fields: frozenset[str]) -> Iterator[str]:
-    """Conditions on settings that do not exist, are chosen later, cannot be compared, or can never be as asked."""
+def condition_faults(
+    config: "ExperimentConfig",
+    level: str,
+    fields: frozenset[str],
+    refused: Callable[[str, str, list[Any]], Iterator[str]],
+) -> Iterator[str]:
+    """Conditions on settings that do not exist, are chosen later, cannot be compared, or can never be as asked.
+
+    ``refused(where, path, values)`` yields a line for each of ``values`` that the setting at ``path`` would refuse.
+    """
     section: LevelConfig = getattr(config.search, level)
     for path, parameter in section.space.items():
         where = f"search.{level}.space.{path}.if"
         wrong = [
-            line
-            for other, test in asked(parameter.only_if)
-            for line in _test_faults(config, level, other, test, fields)
+            f"{where}: {line}"
+            for test in asked(parameter.only_if)
+            for line in _test_faults(config, level, *test, fields)
         ]
-        yield from (f"{where}: {line}" for line in wrong)
+        wrong += [line for other, test in asked(parameter.only_if) for line in refused(where, other, list(test.named))]
+        yield from wrong
         if parameter.only_if and not wrong and not any(_may_hold(config, tests) for tests in parameter.only_if):
             yield f"{where}: holds in no trial; the setting would never be searched"
     try:

@@ -6,6 +6,7 @@ proposes depends on what the study knows, never on how often the driver was stop
 
 import importlib.util
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,7 +76,7 @@ def made(level: LevelConfig, seed: int) -> BaseSampler:
     if level.sampler == "cma-es":
         check_installed(level)
         # choices, and what is not searched in every trial, are no axes of an ellipsoid: TPE, one by one, proposes them
-        beside = TPESampler(seed=seed, multivariate=False, warn_independent_sampling=False)
+        beside = TPESampler(seed=seed, multivariate=False)
         return CmaEsSampler(seed=seed, independent_sampler=beside, warn_independent_sampling=False)
     if level.sampler == "nsga-ii":
         return NSGAIISampler(seed=seed, population_size=POPULATION)
@@ -88,7 +89,9 @@ def _tpe(level: LevelConfig, seed: int) -> TPESampler:
     if any(
         parameter.only_if for parameter in level.space.values()
     ):  # parameters that come together are modelled together
-        return TPESampler(seed=seed, multivariate=True, group=True, warn_independent_sampling=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return TPESampler(seed=seed, multivariate=True, group=True)
     return TPESampler(seed=seed)
 
 

@@ -1,0 +1,153 @@
+"""Samplers: each by its name, decided by seed, number and history alone, grids without repeats."""
+
+import importlib.util
+import itertools
+import pickle
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from pydantic import TypeAdapter
+from tiny_training import tiny_config
+
+from cddpm.config import LevelConfig, Space
+from cddpm.errors import SearchError
+from cddpm.search import sampler as samplers
+from cddpm.search import space as spaces
+from cddpm.search.sampler import Sampler, first_points, grid
+
+CONDITIONAL = {
+    "diffusion.noise.kind": {"choice": ["gaussian", "simplex"]},
+    "diffusion.noise.octaves": {"int": [2, 6], "step": 2, "if": {"diffusion.noise.kind": "simplex"}},
+    "diffusion.noise.frequency": {"choice": [32, 64], "if": {"diffusion.noise.octaves": {"above": 2}}},
+    "training.learning_rate": {"float": [1e-4, 1e-2], "log": True},
+    "training.weight_decay": {"float": [0.0, 0.1]},
+}
+FINITE = {path: parameter for path, parameter in CONDITIONAL.items() if "float" not in parameter}
+CONFIG = tiny_config()
+NAMES = ["tpe", "random", "nsga-ii", "cma-es"]
+
+
+def level(space: dict[str, Any] = CONDITIONAL, **values: Any) -> LevelConfig:
+    return LevelConfig(space=TypeAdapter(Space).validate_python(space), **values)
+
+
+def needs(name: str) -> None:
+    if name == "cma-es" and importlib.util.find_spec("cmaes") is None:
+        pytest.skip("package cmaes is missing")
+
+
+def value(settings: dict[str, Any]) -> float:
+    """Higher for simplex noise and weight decay near 0.03."""
+    return (settings["diffusion.noise.kind"] == "simplex") - abs(settings["training.weight_decay"] - 0.03)
+
+
+def walk(
+    wanted: LevelConfig, count: int, seed: int, at_once: int = 1, path: Path | None = None
+) -> list[dict[str, Any]]:
+    """``count`` proposals with ``at_once`` running abreast; with ``path`` the driver is a new one for each."""
+
+    def study() -> optuna.Study:
+        storage = None if path is None else f"sqlite:///{path}"
+        return optuna.create_study(
+            storage=storage, study_name="s", load_if_exists=True, direction="maximize", sampler=Sampler(wanted, seed)
+        )
+
+    found, running, current = [], [], study()
+    for _ in range(count):
+        current = study() if path is not None else current
+        trial = current.ask()
+        found.append(spaces.suggest(wanted.space, trial, CONFIG))
+        running.append((trial, value(found[-1])))
+        if len(running) == at_once:
+            done, score = running.pop(0)
+            current.tell(done.number, score)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_proposals_lie_in_the_space_and_only_where_conditions_hold(name: str) -> None:
+    needs(name)
+    found = walk(level(sampler=name), 40, 0)
+    for settings in found:
+        simplex = settings["diffusion.noise.kind"] == "simplex"
+        assert ("diffusion.noise.octaves" in settings) == simplex
+        octaves = settings.get("diffusion.noise.octaves", 6)  # the configuration's own, where it is not searched
+        assert ("diffusion.noise.frequency" in settings) == (octaves > 2)
+        tiny_config(**{path.replace(".", "__"): v for path, v in settings.items()})
+    assert len({settings["diffusion.noise.kind"] for settings in found}) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_same_seed_and_concurrency_same_proposals(name: str, at_once: int) -> None:
+    needs(name)
+    wanted = level(sampler=name)
+    assert walk(wanted, 25, 1, at_once) == walk(wanted, 25, 1, at_once)
+    assert walk(wanted, 5, 1, at_once) != walk(wanted, 5, 2, at_once)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_new_driver_for_each_trial_proposes_what_one_driver_would(name: str, tmp_path: Path) -> None:
+    needs(name)
+    wanted = level(sampler=name)
+    assert walk(wanted, 14, 1, path=tmp_path / "study.db") == walk(wanted, 14, 1)
+
+
+@pytest.mark.parametrize("name", ["tpe", "cma-es", "nsga-ii"])
+def test_what_was_learnt_is_used(name: str) -> None:
+    """The mean of later proposals is better than that of random ones."""
+    needs(name)
+    later = [value(settings) for settings in walk(level(sampler=name), 80, 0)[60:]]
+    chance = [value(settings) for settings in walk(level(sampler="random"), 80, 0)[60:]]
+    assert sum(later) > sum(chance) + 2
+
+
+def test_a_sampler_survives_a_snapshot() -> None:
+    wanted = level()
+    study = optuna.create_study(sampler=Sampler(wanted, 3))
+    again = pickle.loads(pickle.dumps(study.sampler))
+    drawn = [
+        spaces.suggest(wanted.space, optuna.create_study(sampler=sampler).ask(), CONFIG)
+        for sampler in (study.sampler, again)
+    ]
+    assert drawn[0] == drawn[1]
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    samplers.check_installed(level(sampler="tpe"))
+    with pytest.raises(SearchError, match="'cma-es' needs the package cmaes"):
+        samplers.check_installed(level(sampler="cma-es"))
+
+
+def test_a_grid_holds_every_point_once() -> None:
+    points = [spaces.values(level(FINITE).space, params) for params in grid(level(FINITE).space, CONFIG)]
+    frequencies = [{"diffusion.noise.frequency": f} for f in (32, 64)]
+    simplex = [{"diffusion.noise.kind": "simplex", "diffusion.noise.octaves": 2}] + [
+        {"diffusion.noise.kind": "simplex", "diffusion.noise.octaves": octaves, **frequency}
+        for octaves, frequency in itertools.product((4, 6), frequencies)
+    ]
+    # without simplex noise the configuration's own six octaves let the frequency be searched
+    gaussian = [{"diffusion.noise.kind": "gaussian", **frequency} for frequency in frequencies]
+    key = repr
+    assert sorted(points, key=lambda p: key(sorted(p.items()))) == sorted(
+        [*simplex, *gaussian], key=lambda p: key(sorted(p.items()))
+    )
+
+
+def test_a_grid_begins_with_the_configuration_and_the_points_that_are_named() -> None:
+    wanted = level(FINITE, sampler="grid", start=({"diffusion.noise.kind": "simplex", "diffusion.noise.octaves": 2},))
+    points = [spaces.values(wanted.space, params) for params in first_points(wanted, CONFIG, 0)]
+    assert points[0] == {"diffusion.noise.kind": "gaussian", "diffusion.noise.frequency": 64}
+    assert points[1] == {"diffusion.noise.kind": "simplex", "diffusion.noise.octaves": 2}
+    assert len(points) == 7
+    shuffled = [spaces.values(wanted.space, params) for params in first_points(wanted, CONFIG, 1)]
+    assert shuffled[:2] == points[:2]
+    assert shuffled != points
+
+
+def test_a_single_range_can_be_a_grid() -> None:
+    space = {"training.batch_size": {"int": [4, 12], "step": 4}}
+    assert sorted(p["training.batch_size"] for p in grid(level(space).space, CONFIG)) == [4, 8, 12]
