@@ -4,8 +4,9 @@ import shlex
 import shutil
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,15 +19,17 @@ from cddpm.search.scoring_search import objective_datasets
 from cddpm.search.sweep import Summary
 
 COLUMNS = 110
+FRONT_ROWS = 15
 
 
 def opening(config: ExperimentConfig, console: Console) -> None:
     """What the sweep will do."""
     search = config.search
+    wanted = " and ".join(aim.metric for aim in search.aims)
     console.print(
         f"[bold]sweep '{config.name}'[/]: {search.training.trials} training trials of {config.training.images:,} images, "
         f"each with {search.scoring.trials} scoring settings on its reconstructions; objective: validation "
-        f"{search.objective} on {', '.join(objective_datasets(config))}",
+        f"{wanted} on {', '.join(objective_datasets(config))}",
         highlight=False,
     )
 
@@ -39,6 +42,8 @@ def closing(config: ExperimentConfig, summary: Summary, console: Console) -> Non
         for row in summary.rows:
             if row.settings or row.note:
                 console.print(f"  {row.name}: {_settings(row)}", highlight=False)
+    if summary.front:
+        console.print(pareto_front(config, summary.front))
     for line in _verdict(config, summary.contenders):
         console.print(line, highlight=False)
     if summary.undelivered:
@@ -70,9 +75,27 @@ def leaderboard(config: ExperimentConfig, rows: list[Row], with_settings: bool) 
     return table
 
 
+def pareto_front(config: ExperimentConfig, front: list[dict[str, Any]]) -> Table:
+    """Points that no other beats in one objective without losing in another; of many, some spread over the front."""
+    step = max(1, -(-len(front) // FRONT_ROWS))
+    title = f"Pareto front on validation: {len(front)} points" + (f", every {step}th shown" if step > 1 else "")
+    table = Table(title=title, title_justify="left")
+    table.add_column("trial", no_wrap=True)
+    for aim in config.search.aims:
+        table.add_column(f"{aim.metric} ({'higher' if aim.goal == 'maximize' else 'lower'} is better)", justify="right")
+    table.add_column("settings", overflow="fold")
+    for member in front[::step]:
+        values = [_short(member["values"][aim.metric]) for aim in config.search.aims]
+        table.add_row(f"{member['trial']:04d}", *values, escape(", ".join(_parts(member["params"]))))
+    return table
+
+
 def _settings(row: Row) -> str:
-    parts = [f"{path.rsplit('.', 1)[-1]} {_short(value)}" for path, value in row.settings.items()]
-    return escape(", ".join([*parts, *([row.note] if row.note else [])]))
+    return escape(", ".join([*_parts(row.settings), *([row.note] if row.note else [])]))
+
+
+def _parts(settings: Mapping[str, Any]) -> list[str]:
+    return [f"{path.rsplit('.', 1)[-1]} {_short(value)}" for path, value in settings.items()]
 
 
 def _short(value: object) -> str:

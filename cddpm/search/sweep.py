@@ -15,7 +15,7 @@ from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError
-from cddpm.search import champion, leaderboard, origin, study
+from cddpm.search import champion, leaderboard, origin, pareto, study
 from cddpm.search.display import Display
 from cddpm.search.lab import Lab
 from cddpm.search.leaderboard import Row
@@ -39,6 +39,8 @@ class Summary:
     undelivered: int
     a_scan: Path
     """A test scan to try ``cddpm predict`` on."""
+    front: list[dict[str, Any]]
+    """Pareto front over all points of all trials, if there are several objectives; see ``pareto.members``."""
 
 
 def folder_of(config: ExperimentConfig) -> Path:
@@ -168,12 +170,18 @@ def _finish(
     champion.draw_each(scorer, winner, folder / champion.PICTURES)
     rows = _with_test(config, leaderboard.rows(folder), best, contenders)
     leaderboard.write_csv(folder / "leaderboard.csv", rows)
+    front = pareto.members(folder, config, results) if config.search.objectives else []
+    kept = [picture, folder / "leaderboard.csv", folder / champion.TEST]
+    if front:
+        kept.append(pareto.save(folder, config, front))
     with display.stage("registry") as say:
         version = lab.register(results, winner, contenders[1:])
-        lab.keep([picture, folder / "leaderboard.csv", folder / champion.TEST])
+        lab.keep(kept)
         undelivered = lab.close()
         say(f"'{config.tracking.registered_model}' version {version} is the champion")
-    return Summary(folder, rows, contenders, version, picture, lab.uri, undelivered, _a_scan(config, root, final))
+    return Summary(
+        folder, rows, contenders, version, picture, lab.uri, undelivered, _a_scan(config, root, final), front
+    )
 
 
 def _beside(config: ExperimentConfig, results: list[TrialResult], final: champion.Final) -> list[champion.Contender]:
