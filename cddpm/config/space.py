@@ -174,7 +174,14 @@ class SearchConfig(Frozen):
     concurrent_trials: Positive | None = None
     """Trainings at the same time; empty: as many as the cluster holds."""
     maximum_seconds: Annotated[float, Field(gt=0)] | None = None
-    """No new training starts after this wall-clock time."""
+    """No new training starts after this wall-clock time of running trials, over all starts of the sweep."""
+    maximum_gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """No new training starts after trials have booked so many GPU-hours, over all starts of the sweep."""
+    maximum_cpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """As ``maximum_gpu_hours``, of CPUs."""
+    warm_start: tuple[Name, ...] = ()
+    """Earlier sweeps below ``output_dir`` whose finished trials the sampler learns from, where they fit this space, this
+    objective and these data; their best scoring settings are tried first."""
 
     @property
     def aims(self) -> tuple[ObjectiveConfig, ...]:

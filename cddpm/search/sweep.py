@@ -15,7 +15,8 @@ from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError
-from cddpm.search import champion, leaderboard, origin, pareto, study
+from cddpm.search import budget, champion, leaderboard, origin, pareto, study
+from cddpm.search.budget import Meter
 from cddpm.search.display import Display
 from cddpm.search.lab import Lab
 from cddpm.search.leaderboard import Row
@@ -109,14 +110,16 @@ def slice_store(config: ExperimentConfig, root: Path, display: Display) -> stage
 
 
 @dataclass
-class _Both:
-    """Tells the person and the lab book."""
+class _All:
+    """Tells the person and the lab book, and counts what trials hold."""
 
     lab: Lab
     display: Display
     folder: Path
+    meter: Meter
 
     def started(self, number: int, params: dict[str, Any]) -> None:
+        self.meter.hold(number)
         self.display.started(number, params)
         self.lab.started(number, params)
 
@@ -125,6 +128,7 @@ class _Both:
         self.lab.reported(number)
 
     def ended(self, number: int, how: str) -> None:
+        self.meter.release(number)
         result = {r.number: r for r in leaderboard.results(self.folder)}.get(number)
         self.display.ended(number, how, result.objective if result else None)
         self.lab.ended(number, how, result)
@@ -138,8 +142,12 @@ def _tune(config: ExperimentConfig, folder: Path, place: stages.Place, fits: int
     best = max(((r.objective, r.number) for r in leaderboard.results(folder)), default=None)
     board = cluster.Board()
     concurrent = min(fits, config.search.concurrent_trials or fits)
-    with display.tuning(config.search.training.trials, len(done), best, board.look):
-        tuning.run(config, trials, folder, place, concurrent, board, _Both(lab, display, folder))
+    booked = worker.resources_per_worker(config.compute, cluster.capacity().get("GPU", 0.0))
+    meter = Meter(folder, {name: config.compute.workers * amount for name, amount in booked.items()})
+    with display.tuning(config.search.training.trials, len(done), best, board.look), meter.running():
+        tuning.run(config, trials, folder, place, concurrent, board, _All(lab, display, folder, meter))
+    if reason := budget.read(folder).exceeded(config.search):
+        display.say(f"[yellow]{reason}; no new training starts. A higher limit and --resume go on[/]")
 
 
 def trial_config(config: ExperimentConfig, result: TrialResult) -> ExperimentConfig:
@@ -218,5 +226,5 @@ def _a_scan(config: ExperimentConfig, root: Path, final: champion.Final) -> Path
 
 def _identity(config: ExperimentConfig) -> dict[str, Any]:
     """Settings by dotted path, but those that may change between two starts without changing any number."""
-    free = ("output_dir", "tracking.", "search.concurrent_trials", "search.maximum_seconds", "compute.maximum_failures")
+    free = ("output_dir", "tracking.", "search.concurrent_trials", "search.maximum_", "compute.maximum_failures")
     return {k: v for k, v in flat(to_dict(config)).items() if not k.startswith(free)}

@@ -1,7 +1,6 @@
 """Ray Tune: trials proposed by the study, stopped by ASHA, each with a nested Ray Train worker group."""
 
 import logging
-import time
 import warnings
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +14,7 @@ from ray.tune.search.optuna import OptunaSearch
 from cddpm import artifact, cluster
 from cddpm.config import ExperimentConfig, to_dict
 from cddpm.errors import CddpmError
-from cddpm.search import halving
+from cddpm.search import budget, halving
 from cddpm.search import space as spaces
 from cddpm.search import study as studies
 from cddpm.search import trial as trials
@@ -46,8 +45,8 @@ class StudySearch(OptunaSearch):
     interrupts are not told to the study: they wait for the next start.
     """
 
-    def __init__(self, study: optuna.Study, config: ExperimentConfig, folder: Path, deadline: float | None) -> None:
-        self._config, self._folder, self._deadline = config, folder, deadline
+    def __init__(self, study: optuna.Study, config: ExperimentConfig, folder: Path) -> None:
+        self._config, self._folder = config, folder
         super().__init__(
             space=_no_space,
             metric=OBJECTIVE,
@@ -59,7 +58,7 @@ class StudySearch(OptunaSearch):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next trial: its number and its settings by dotted path; ``FINISHED`` once the sweep shall end."""
-        if stop_requested(self._folder) or (self._deadline is not None and time.monotonic() > self._deadline):
+        if stop_requested(self._folder) or budget.read(self._folder).exceeded(self._config.search):
             return str(Searcher.FINISHED)
         if trial_id not in self._ot_trials:
             self._ot_trials[trial_id] = self._ot_study.ask()
@@ -182,8 +181,7 @@ def run(
     missing = config.search.training.trials - len(studies.finished(study))
     if missing <= 0:
         return
-    seconds = config.search.maximum_seconds
-    searcher = StudySearch(study, config, sweep, time.monotonic() + seconds if seconds else None)
+    searcher = StudySearch(study, config, sweep)
     gpus = cluster.capacity().get("GPU", 0.0)
     trainable = tune.with_parameters(_trainable, sweep=sweep, base=to_dict(config), place=place, gpus=gpus, board=board)
     tuner = tune.Tuner(

@@ -127,7 +127,7 @@ def test_odd_objectives_become_finite_records_and_the_sweep_goes_on(ray_here: No
     tuner = tune.Tuner(
         tune.with_resources(_odd, {"cpu": 0, cluster.HEAD: 1}),
         tune_config=tune.TuneConfig(
-            search_alg=tuning.StudySearch(study, config, tmp_path, None), num_samples=len(ODD), max_concurrent_trials=2
+            search_alg=tuning.StudySearch(study, config, tmp_path), num_samples=len(ODD), max_concurrent_trials=2
         ),
         run_config=tune.RunConfig(name="odd", storage_path=str(tmp_path / "ray"), verbose=0),
     )
