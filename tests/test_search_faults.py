@@ -96,6 +96,12 @@ ONE_FAULT = [
     ),
     ({"search.scheduler": "pbt"}, "search.scheduler: Input should be 'asha', 'hyperband' or 'none' (found 'pbt')"),
     ({"search.asha.enabled": False}, "search.asha.enabled: unknown setting"),
+    ({"search.warm_start": ["one"]}, "search.warm_start: 'one' is this sweep's own name"),
+    ({"search.warm_start": ["two", "two"]}, "search.warm_start: 'two' is named twice"),
+    (
+        {"search.warm_start": ["two"], LEVELS: DROPOUT, "search.training.sampler": "random"},
+        "search.warm_start: search.training.sampler 'random' does not learn from earlier trials; allowed is tpe",
+    ),
     # objectives
     (
         {"search.objectives": [{"metric": "dice", "goal": "minimize"}]},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from cddpm.config.paths import did_you_mean, field_paths, section_of, shown, value_at
-from cddpm.config.search_faults import condition_faults, sampler_faults, searched_at_start
+from cddpm.config.search_faults import condition_faults, sampler_faults, searched_at_start, warm_start_faults
 from cddpm.config.sections import SSIM_WINDOW
 from cddpm.config.space import Choice, Float, Integer, LevelConfig, Parameter
 
@@ -158,6 +158,7 @@ def _search_faults(config: "ExperimentConfig") -> Iterator[str]:
             yield f"search.datasets: '{dataset}' is not among data.unhealthy ({', '.join(config.data.unhealthy)})"
     for level in ("training", "scoring"):
         yield from _level_faults(config, level)
+    yield from warm_start_faults(config)
     if config.search.training.trials > 1 and not config.search.training.space:
         yield (
             f"search.training.trials: {config.search.training.trials} trainings of an empty space would all be the same; "

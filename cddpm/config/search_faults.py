@@ -64,6 +64,18 @@ def sampler_faults(config: "ExperimentConfig", level: str) -> Iterator[str]:
         yield from _grid_faults(section, where, level)
 
 
+def warm_start_faults(config: "ExperimentConfig") -> Iterator[str]:
+    """Earlier sweeps that nobody could learn from."""
+    names, level = config.search.warm_start, config.search.training
+    if config.name in names:
+        yield f"search.warm_start: '{config.name}' is this sweep's own name"
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        yield f"search.warm_start: '{twice[0]}' is named twice"
+    if names and level.space and level.sampler != "tpe":
+        yield f"search.warm_start: search.training.sampler '{level.sampler}' does not learn from earlier trials; allowed is tpe"
+
+
 def _grid_faults(section: LevelConfig, where: str, level: str) -> Iterator[str]:
     sizes = [len(p.choice) if isinstance(p, Choice) else len(range(*_span(p))) for p in section.space.values()]
     size = math.prod(sizes)

@@ -1,31 +1,38 @@
 """The Optuna study of a sweep: one SQLite file that survives any death of the driver and says which trials are done."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cddpm.config import ExperimentConfig
 from cddpm.errors import SearchError
 from cddpm.models.noise import slice_seed
+from cddpm.search import space as spaces
 from cddpm.search.sampler import Sampler, first_points
+from cddpm.search.warm_start import Trial
 
 logger = logging.getLogger(__name__)
 
 STUDY = "training"
+EARLIER = "earlier"
+"""Mark of a trial that another sweep ran; its value says which."""
 
 
-def open_study(path: Path, config: ExperimentConfig) -> optuna.Study:
+def open_study(path: Path, config: ExperimentConfig, earlier: Sequence[Trial] = ()) -> optuna.Study:
     """Create or open the study at ``path``; only the driver does, and only one at a time.
+
+    ``earlier`` trials of other sweeps enter it as completed ones, after the points that are tried first: trial 0 is the
+    configuration as it is.
 
     Trials that were running when an earlier driver died wait to be run again under the same number, with the same
     parameters, before anything new is proposed. Raises ``SearchError`` for more trials than a grid has points.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+    storage = _storage(path)
     level = config.search.training
     seed = slice_seed(config.seed, "training search")
     study = optuna.create_study(
@@ -39,18 +46,48 @@ def open_study(path: Path, config: ExperimentConfig) -> optuna.Study:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
         logger.info("trial %d was interrupted and will be continued", trial.number)
-    there = len(study.get_trials(deepcopy=False))  # a grid that was extended goes on where it ended
+    there = len(own(study))  # a grid that was extended goes on where it ended
     first = first_points(level, config, seed)
     if level.sampler == "grid" and level.trials > len(first):
         raise SearchError(f"search.training.trials: {level.trials}, but the grid has {len(first)} points")
     for params in first[there : level.trials]:
         study.enqueue_trial(params)
+    _enter(study, config, earlier)
     return study
 
 
+def _enter(study: optuna.Study, config: ExperimentConfig, earlier: Sequence[Trial]) -> None:
+    there = {t.user_attrs.get(EARLIER) for t in study.get_trials(deepcopy=False)}
+    known = spaces.distributions(config.search.training.space)
+    for trial in earlier:
+        if trial.name not in there:
+            distributions = {path: known[path] for path in trial.params}
+            marked = {EARLIER: trial.name}
+            done = create_trial(params=trial.params, distributions=distributions, value=trial.value, user_attrs=marked)
+            study.add_trial(done)
+
+
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that are done: completed, stopped early or failed."""
-    return [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    """Trials of this sweep that are done: completed, stopped early or failed."""
+    return [t for t in own(study) if t.state.is_finished()]
+
+
+def own(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials of this sweep, not those of earlier ones that it learns from."""
+    return [t for t in study.get_trials(deepcopy=False) if EARLIER not in t.user_attrs]
+
+
+def ended(path: Path) -> int:
+    """How many trials the study at ``path`` has seen end; 0 if there is none."""
+    if not path.exists():
+        return 0
+    storage = _storage(path)
+    names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
+    return len(finished(optuna.load_study(study_name=STUDY, storage=storage))) if STUDY in names else 0
+
+
+def _storage(path: Path) -> RDBStorage:
+    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, value: float | None, warn: Callable[[str], None]) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from cddpm import artifact, cluster
 from cddpm.campaign import Campaign, flat
 from cddpm.config import ExperimentConfig, to_dict, with_values
@@ -15,7 +17,7 @@ from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError
-from cddpm.search import budget, champion, leaderboard, origin, pareto, study
+from cddpm.search import budget, champion, extension, leaderboard, origin, pareto, sampler, study, warm_start
 from cddpm.search.budget import Meter
 from cddpm.search.display import Display
 from cddpm.search.lab import Lab
@@ -25,6 +27,8 @@ from cddpm.search.trial import TrialResult
 from cddpm.training import stages, worker
 
 logger = logging.getLogger(__name__)
+
+STUDY_FILE = "study.db"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ def folder_of(config: ExperimentConfig) -> Path:
     return config.output_dir / "sweeps" / config.name
 
 
+def extended(config: ExperimentConfig, more: int = 0) -> ExperimentConfig:
+    """``config`` with all trials that were added to the sweep of its name, and ``more``; nothing is written."""
+    return extension.extended(folder_of(config), config, more)
+
+
 def prepare_data(config: ExperimentConfig, display: Display) -> Path:
     """The checked data root: the phantom (made if need be), ``data.data_dir``, or where ``data.table`` counts paths from.
 
@@ -71,15 +80,20 @@ def prepare_data(config: ExperimentConfig, display: Display) -> Path:
     return root
 
 
-def run(config: ExperimentConfig, resume: bool, address: str | None, display: Display) -> Summary:
-    """Run a sweep to its end.
+def run(config: ExperimentConfig, resume: bool, address: str | None, display: Display, extend: int = 0) -> Summary:
+    """Run a sweep to its end; ``extend`` adds so many trials to a finished one.
 
     Raises ``SearchError`` if a sweep of this name exists and ``resume`` is not asked for (or the other way round), if its
     configuration was another, or if another process is running it; ``StoppedError`` when it was stopped and can be resumed.
     """
     folder = folder_of(config)
     campaign = Campaign("sweep", config.name, folder, _identity(config))
-    with campaign.held(resume, display.stop):
+    with campaign.held(resume or extend != 0, display.stop):
+        if extend:
+            extension.extend(folder, config, extend, study.ended(folder / STUDY_FILE))
+        config = extension.extended(folder, config)
+        for level in (config.search.training, config.search.scoring):
+            sampler.check_installed(level)
         root = prepare_data(config, display)
         with display.stage("Ray") as say:
             cluster.connect(address)
@@ -137,7 +151,11 @@ class _All:
 def _tune(config: ExperimentConfig, folder: Path, place: stages.Place, fits: int, lab: Lab, display: Display) -> None:
     from cddpm.search import tuning  # Ray Tune reads its environment when it is imported
 
-    trials = study.open_study(folder / "study.db", config)
+    given = warm_start.earlier(folder, config, place.store.name)
+    for line in given.said:
+        display.say(f"[yellow]{escape(line)}[/]")
+    config = warm_start.with_scoring_points(config, given.scoring)
+    trials = study.open_study(folder / STUDY_FILE, config, given.trials)
     done = study.finished(trials)
     best = max(((r.objective, r.number) for r in leaderboard.results(folder)), default=None)
     board = cluster.Board()
