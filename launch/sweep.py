@@ -1,6 +1,7 @@
 """Run a sweep on Ray: data check, slice store, training trials, champion, registry.
 
-python launch/sweep.py --config tune_configs/quickstart.yaml [--data-dir DIR] [--resume] [--set training.images=5000 ...]
+python launch/sweep.py --config tune_configs/quickstart.yaml [--data-dir DIR] [--resume | --extend 100 | --dry-run]
+    [--set training.images=5000 ...]
 """
 
 import os
@@ -21,6 +22,10 @@ def main(
     name: Annotated[str | None, typer.Option(help="Name of the sweep, instead of the file's.")] = None,
     trials: Annotated[int | None, typer.Option(help="Training trials, instead of the file's.")] = None,
     resume: Resume = False,
+    extend: Annotated[int, typer.Option(help="Add so many trials to a finished sweep.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done and what it costs, then end.")
+    ] = False,
     tracking_uri: TrackingUri = None,
     address: Address = None,
     setting: Settings = None,
@@ -33,16 +38,27 @@ def main(
         "search.training.trials": trials,
         "tracking.uri": tracking_uri,
     }
-    _sweep(load(config, overrides(given, setting or [])), resume, address, Console())
+    loaded = load(config, overrides(given, setting or []))
+    if dry_run:
+        _dry_run(loaded, extend, Console())
+    else:
+        _sweep(loaded, resume, address, extend, Console())
 
 
-def _sweep(config: ExperimentConfig, resume: bool, address: str | None, console: Console) -> None:
+def _dry_run(config: ExperimentConfig, extend: int, console: Console) -> None:
+    from cddpm.search import forecast, plan, sweep
+
+    forecast.show(plan.make(sweep.extended(config, extend)), console)
+
+
+def _sweep(config: ExperimentConfig, resume: bool, address: str | None, extend: int, console: Console) -> None:
     from cddpm.search import report, sweep
     from cddpm.search.display import Display
 
-    report.opening(config, console)
-    summary = sweep.run(config, resume, address, Display(console))
-    report.closing(config, summary, console)
+    config_now = sweep.extended(config, extend)
+    report.opening(config_now, console)
+    summary = sweep.run(config, resume, address, Display(console), extend)
+    report.closing(config_now, summary, console)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from cddpm.data.prepare import prepare
 from cddpm.data.slices import KIND, SliceStore, VolumeRecord, write_store
 from cddpm.errors import DataError, VolumeError
 
-__all__ = ["SliceStore", "VolumeRecord", "build_store"]
+__all__ = ["SliceStore", "VolumeRecord", "build_store", "store_fingerprint"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,21 +58,10 @@ def build_store(
     Raises ``DataError`` naming every scan that cannot be used, ``StorageError`` when the disk refuses.
     """
     rows = list(rows)
-    scans = list({(row.dataset, row.subject): row for row in reversed(rows)}.values())[::-1]
+    scans = _scans(rows)
     digests = _digests(scans, parallel_map)
-    settings = data.model_dump(mode="json", include=set(_FIELDS))
-    cohorts = _cohorts(rows, scans)
-    identity = [
-        [
-            s.dataset,
-            s.subject,
-            s.label,
-            s.age,
-            [None if p is None else digests[p] for p in (s.image, s.mask, s.segmentation)],
-        ]
-        for s in scans
-    ]
-    name = artifact.fingerprint(KIND, VERSION, settings, identity, cohorts)
+    settings, cohorts = data.model_dump(mode="json", include=set(_FIELDS)), _cohorts(rows, scans)
+    name = _name(settings, scans, digests, cohorts)
     files = {_relative(path, root): digest for path, digest in digests.items()}
     made_from = {"version": VERSION, "settings": settings, "files": files}
 
@@ -84,6 +73,35 @@ def build_store(
     path, made = artifact.ensure(artifacts_dir / "store" / name, KIND, name, made_from, fill)
     logger.info("slice store %s %s", path, "made" if made else "is there already")
     return path
+
+
+def store_fingerprint(data: DataConfig, rows: Iterable[ScanRow], parallel_map: ParallelMap) -> str:
+    """The fingerprint that the slice store of ``rows`` has or would have; nothing is prepared. Raises as ``build_store``."""
+    rows = list(rows)
+    scans = _scans(rows)
+    settings = data.model_dump(mode="json", include=set(_FIELDS))
+    return _name(settings, scans, _digests(scans, parallel_map), _cohorts(rows, scans))
+
+
+def _scans(rows: list[ScanRow]) -> list[ScanRow]:
+    """Each scan once, whatever splits it stands in."""
+    return list({(row.dataset, row.subject): row for row in reversed(rows)}.values())[::-1]
+
+
+def _name(
+    settings: dict[str, Any], scans: list[ScanRow], digests: dict[Path, str], cohorts: list[dict[str, Any]]
+) -> str:
+    identity = [
+        [
+            s.dataset,
+            s.subject,
+            s.label,
+            s.age,
+            [None if p is None else digests[p] for p in (s.image, s.mask, s.segmentation)],
+        ]
+        for s in scans
+    ]
+    return artifact.fingerprint(KIND, VERSION, settings, identity, cohorts)
 
 
 def _digests(scans: list[ScanRow], parallel_map: ParallelMap) -> dict[Path, str]:

@@ -58,6 +58,12 @@ def extended(config: ExperimentConfig, more: int = 0) -> ExperimentConfig:
     return extension.extended(folder_of(config), config, more)
 
 
+def phantom_folder(config: ExperimentConfig) -> Path:
+    """Where the phantom of ``config`` is, or will be made."""
+    name = artifact.fingerprint(GENERATOR_VERSION, to_dict(config.data.phantom))
+    return config.output_dir / "data" / f"phantom-{name}"
+
+
 def prepare_data(config: ExperimentConfig, display: Display) -> Path:
     """The checked data root: the phantom (made if need be), ``data.data_dir``, or where ``data.table`` counts paths from.
 
@@ -66,8 +72,7 @@ def prepare_data(config: ExperimentConfig, display: Display) -> Path:
     data = config.data
     if data.data_dir is None and data.table is None:
         with display.stage("synthetic cohort (phantom)") as say:
-            name = artifact.fingerprint(GENERATOR_VERSION, to_dict(data.phantom))
-            made = make_phantom(config.output_dir / "data" / f"phantom-{name}", data.phantom)
+            made = make_phantom(phantom_folder(config), data.phantom)
             data = data.model_copy(update={"data_dir": made})
             say(str(made))
     root = root_of(data)

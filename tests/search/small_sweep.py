@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from launched import Launched
+from launched import ROOT, Launched
 
 CONFIG: dict[str, Any] = {
     "name": "small",
@@ -50,6 +50,41 @@ CONFIG: dict[str, Any] = {
         "scheduler": "none",
     },
 }
+
+
+SMALL: dict[str, Any] = {
+    "data.unhealthy": ["Brats21"],
+    "data.voxel_size_mm": 2.0,
+    "data.volume_shape": [96, 96, 48],
+    "data.rescale_factor": 3,
+    "data.smoothing_iterations": 1,
+    **{f"data.phantom.{name}": count for name, count in CONFIG["data"]["phantom"].items()},
+    "encoder.architecture": "resnet18",
+    "encoder.width": 8,
+    "encoder.max_pool": False,
+    "model.base_width": 32,
+    "model.width_multipliers": [1, 1],
+    "model.residual_blocks": 1,
+    "model.attention_head_width": 32,
+    "pretraining.images": 128,
+    "pretraining.decoder_width": 16,
+    "pretraining.evaluations": 1,
+    "training.images": 512,
+    "training.warmup_images": 0,
+    "training.evaluations": 4,
+    "training.validation_slices": 8,
+    "training.validation_volumes": 1,
+    "compute.workers": 1,
+    "search.asha.grace_images": 128,
+    "search.scoring.trials": 6,
+}
+"""What makes any file of ``tune_configs/`` small enough for a test on the phantom."""
+
+
+def small(name: str) -> dict[str, Any]:
+    """Overrides for ``tune_configs/<name>.yaml``: two trainings where it asks for more than one."""
+    trials = yaml.safe_load((ROOT / "tune_configs" / f"{name}.yaml").read_text())["search"]["training"]["trials"]
+    return {**SMALL, "search.training.trials": min(2, trials)}
 
 
 class Sweep(Launched):

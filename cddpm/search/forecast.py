@@ -1,0 +1,118 @@
+"""What ``--dry-run`` prints: the resolved space, the number and cost of trials, and what is there already."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cddpm.config import Choice, Conditional, Float, Integer, LevelConfig, Parameter, Test, value_at
+from cddpm.search.plan import Plan
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Print the plan; nothing was started."""
+    config = plan.config
+    console.print(f"[bold]plan of sweep '{config.name}'[/] (nothing is started)", highlight=False)
+    for level in ("training", "scoring"):
+        section: LevelConfig = getattr(config.search, level)
+        whole = (
+            _space(plan, level, section) if section.space else f"{level}: settings as configured, nothing is searched"
+        )
+        console.print(whole, highlight=False)
+    for line in (*_how(plan), *_cost(plan), *_there(plan)):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _space(plan: Plan, level: str, section: LevelConfig) -> Table:
+    table = Table(title=f"{level}: {section.trials} trials by {section.sampler}", title_justify="left")
+    for column in ("setting", "searched", "own value", "only if"):
+        table.add_column(column, overflow="fold")
+    for path, parameter in sorted(section.space.items()):
+        own, condition = value_at(plan.config, path), _condition(parameter)
+        table.add_row(path, escape(_range(parameter)), escape(_plain(own)), escape(condition))
+    return table
+
+
+def _range(parameter: Parameter) -> str:
+    if isinstance(parameter, Choice):
+        return ", ".join(_plain(value) for value in parameter.choice)
+    if isinstance(parameter, Float):
+        return f"{parameter.float[0]:g} to {parameter.float[1]:g}{' (log)' if parameter.log else ''}"
+    if isinstance(parameter, Integer):
+        step = f" by {parameter.step}" if parameter.step > 1 else ""
+        return f"{parameter.int[0]} to {parameter.int[1]}{step}{' (log)' if parameter.log else ''}"
+    raise TypeError(f"{type(parameter).__name__}: no parameter of a space")
+
+
+def _condition(parameter: Conditional) -> str:
+    either = [" and ".join(_test(path, test) for path, test in tests.items()) for tests in parameter.only_if]
+    return " or ".join(either)
+
+
+def _test(path: str, test: Test) -> str:
+    asked = [f"above {test.above:g}"] if test.above is not None else []
+    asked += [f"below {test.below:g}"] if test.below is not None else []
+    asked += [f"= {' or '.join(map(_plain, test.one_of))}"] if test.one_of is not None else []
+    asked += [f"not {' or '.join(map(_plain, test.none_of))}"] if test.none_of is not None else []
+    return f"{path} {', '.join(asked)}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_plain, value))}]"
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def _how(plan: Plan) -> Iterator[str]:
+    search = plan.config.search
+    yield f"objectives: {', '.join(f'{aim.goal} {aim.metric}' for aim in search.aims)}"
+    rungs = "; ".join(", ".join(f"{images:,}" for images in bracket) or "none" for bracket in plan.rungs)
+    yield f"scheduler: {search.scheduler}" + (f", trials are compared after images: {rungs}" if plan.rungs else "")
+    if search.warm_start:
+        yield f"warm start: {', '.join(search.warm_start)}"
+    limits = {
+        "seconds": (search.maximum_seconds, plan.spent.seconds),
+        "CPU-hours": (search.maximum_cpu_hours, plan.spent.cpu_hours),
+        "GPU-hours": (search.maximum_gpu_hours, plan.spent.gpu_hours),
+    }
+    told = [f"{limit:g} {unit} ({spent:.3g} spent)" for unit, (limit, spent) in limits.items() if limit is not None]
+    yield f"budget: {', '.join(told) or 'no limit'}"
+    if plan.ended:
+        yield f"trials that have ended already: {plan.ended} of {search.training.trials}"
+
+
+def _cost(plan: Plan) -> Iterator[str]:
+    work, seconds, config = plan.work, plan.seconds, plan.config
+    yield (
+        f"[bold]cost[/], at most (trials that are stopped early or find their stages cost less; {plan.validation_volumes} "
+        "validation volumes):"
+    )
+    yield f"  training: {work.training_images:,} images in {config.search.training.trials} trials, {_time(seconds['training'])}"
+    yield f"  pretraining: {work.pretraining_images:,} images, {_time(seconds['pretraining'])}"
+    yield f"  reconstruction: {work.predicted_slices:,} forward passes of slices"
+    yield f"  scoring: {work.scoring_points:,} points, {_time(seconds['scoring'])}"
+    known = [value for value in seconds.values() if value]
+    if known:
+        yield f"  what is known of it: {_clock(sum(known))}, one training at a time, without validations and start-up"
+
+
+def _time(seconds: float | None) -> str:
+    return "time unknown: nothing like it was run here yet" if seconds is None else _clock(seconds)
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"about {hours} h {rest // 60} min" if hours else f"about {rest // 60} min {rest % 60} s"
+
+
+def _there(plan: Plan) -> Iterator[str]:
+    if plan.stages is None:
+        yield "[bold]cache[/]: the synthetic cohort is not made yet, so nothing that depends on it is there"
+        return
+    yield "[bold]cache[/], for the first trial (the configuration as it is):"
+    for stage in plan.stages:
+        state = "there" if stage.there else "to be made"
+        note = f" ({stage.note})" if stage.note else ""
+        yield f"  {stage.kind} {stage.fingerprint}: {state}{note}"

@@ -1,0 +1,247 @@
+"""What a sweep would do and cost, and what of it is there already; told before anything starts, without Ray."""
+
+import json
+import statistics
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cddpm import artifact
+from cddpm.config import Choice, ExperimentConfig, Float, Integer, Parameter, to_dict, value_at
+from cddpm.data.layout import read_layout, root_of
+from cddpm.data.phantom import LABEL
+from cddpm.data.split import ScanRow
+from cddpm.data.store import store_fingerprint
+from cddpm.search import budget, halving, leaderboard, origin
+from cddpm.search import trial as trials
+from cddpm.search.sweep import folder_of, phantom_folder
+from cddpm.training import checkpoint, diffusion, pretraining, stages
+from cddpm.training.guide import guide_config
+
+RECONSTRUCTION, STORE = "reconstruction", "store"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the first trial, which is the configuration as it is."""
+
+    kind: str
+    fingerprint: str
+    there: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Upper bounds over all trials, as if none were stopped early and nothing were there."""
+
+    training_images: int
+    pretraining_images: int
+    predicted_slices: int
+    """Forward passes of single slices on validation: levels x noise seeds x branches x slices x volumes x trials."""
+    scoring_points: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast the same work was here before; None where nothing tells it."""
+
+    training_images_per_second: float | None
+    pretraining_images_per_second: float | None
+    scoring_point_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``--dry-run`` shows."""
+
+    config: ExperimentConfig
+    validation_volumes: int
+    work: Work
+    speed: Speed
+    stages: tuple[Stage, ...] | None
+    """None while the data are not there: fingerprints begin with them."""
+    rungs: tuple[tuple[int, ...], ...]
+    """Images at which trials are compared, per bracket of the scheduler."""
+    spent: budget.Spent
+    ended: int
+    """Trials of this sweep that have ended already."""
+
+    @property
+    def seconds(self) -> dict[str, float | None]:
+        """Estimated time of each kind of work, one training at a time; None where no speed is known."""
+        work, speed = self.work, self.speed
+        points = speed.scoring_point_seconds
+        return {
+            "training": _time(work.training_images, speed.training_images_per_second),
+            "pretraining": _time(work.pretraining_images, speed.pretraining_images_per_second),
+            "scoring": None if points is None else work.scoring_points * points,
+        }
+
+
+def _time(amount: int, per_second: float | None) -> float | None:
+    if amount == 0:
+        return 0.0
+    return amount / per_second if per_second else None
+
+
+def make(config: ExperimentConfig) -> Plan:
+    """Look at data, artifacts and earlier sweeps of ``config``; nothing is written.
+
+    Raises ``DataError`` for data that are named but cannot be used.
+    """
+    rows = _rows(config)
+    store = None if rows is None else store_fingerprint(config.data, rows, _in_threads)
+    volumes = _validation_volumes(config, rows)
+    search, sweep = config.search, folder_of(config)
+    return Plan(
+        config=config,
+        validation_volumes=volumes,
+        work=_work(config, volumes),
+        speed=_speed(config, store),
+        stages=None if store is None else tuple(_stages(config, store)),
+        rungs=tuple(
+            tuple(halving.rungs(search.asha, bracket, config.training.images))
+            for bracket in range(halving.brackets(search))
+        ),
+        spent=budget.read(sweep),
+        ended=len(leaderboard.rows(sweep)),
+    )
+
+
+def _in_threads(function: Any, items: list[Any]) -> list[Any]:
+    with ThreadPoolExecutor() as pool:  # digests of files: hashing lets go of the interpreter's lock
+        return list(pool.map(function, items))
+
+
+def _rows(config: ExperimentConfig) -> tuple[ScanRow, ...] | None:
+    """Rows of the split files; None for a phantom that is not made yet."""
+    data = config.data
+    if data.data_dir is None and data.table is None:
+        if not (phantom_folder(config) / LABEL).exists():
+            return None
+        data = data.model_copy(update={"data_dir": phantom_folder(config)})
+    return read_layout(config.data, root_of(data)).rows
+
+
+def _validation_volumes(config: ExperimentConfig, rows: tuple[ScanRow, ...] | None) -> int:
+    data = config.data
+    if rows is None:
+        return data.phantom.healthy_val + len(data.unhealthy) * data.phantom.unhealthy_val
+    return sum(row.split == "val" and row.fold in (None, data.fold) for row in rows)
+
+
+def _work(config: ExperimentConfig, volumes: int) -> Work:
+    count, space = config.search.training.trials, config.search.training.space
+    guided = config.reconstruction.guide == "ddpm"
+    pretrained = config.model.conditioned and config.pretraining.enabled and config.pretraining.artifact is None
+    encoders = {path for path in space if path.startswith(("pretraining.", "encoder.", "training.precision"))}
+    several = bool(encoders - {"pretraining.enabled"})
+    levels = _most(config, "reconstruction.noise_levels", len)
+    seeds = _most(config, "reconstruction.noise_seeds", len)
+    branches = 2 if guided or _most(config, "diffusion.condition_dropout", float) > 0 else 1
+    points = config.search.scoring.trials if config.search.scoring.space else 1
+    images = 0 if config.training.artifact else int(_most(config, "training.images", float))
+    return Work(
+        training_images=count * images * (2 if guided else 1),
+        pretraining_images=(count if several else 1) * config.pretraining.images if pretrained else 0,
+        predicted_slices=int(count * levels * seeds * branches * volumes * config.data.working_shape[2]),
+        scoring_points=count * points,
+    )
+
+
+def _most(config: ExperimentConfig, path: str, size: Any) -> float:
+    """The largest size of a setting over the training space, or of the configuration's own value."""
+    values = [value_at(config, path)]
+    parameter = config.search.training.space.get(path)
+    values += [] if parameter is None else _ends(parameter)
+    return max(float(size(value)) for value in values)
+
+
+def _ends(parameter: Parameter) -> list[Any]:
+    if isinstance(parameter, Choice):
+        return list(parameter.choice)
+    if isinstance(parameter, Float):
+        return list(parameter.float)
+    if isinstance(parameter, Integer):
+        return list(parameter.int)
+    raise TypeError(f"{type(parameter).__name__}: no parameter of a space")
+
+
+def _stages(config: ExperimentConfig, store: str) -> Iterator[Stage]:
+    artifacts = config.output_dir / "artifacts"
+    yield Stage(STORE, store, artifact.is_complete(artifacts / STORE / store))
+    guide = guide_config(config)
+    if guide is not None:
+        name = stages.checkpoint_identity(guide, store)[0]
+        yield Stage(stages.GUIDE, name, artifact.is_complete(artifacts / stages.CHECKPOINT / name))
+    if config.model.conditioned and config.pretraining.enabled and not config.training.artifact:
+        name = stages.encoder_identity(config, store)[0]
+        yield Stage(stages.ENCODER, name, artifact.is_complete(artifacts / stages.ENCODER / name))
+    name = stages.checkpoint_identity(config, store)[0]
+    yield Stage(stages.CHECKPOINT, name, artifact.is_complete(artifacts / stages.CHECKPOINT / name))
+    yield _reconstruction(config, artifacts, name)
+
+
+def _reconstruction(config: ExperimentConfig, artifacts: Path, model: str) -> Stage:
+    """Which of the wanted noise levels the first trial's model has predicted somewhere."""
+    wanted, there = set(config.reconstruction.noise_levels), set[int]()
+    for path in sorted((artifacts / RECONSTRUCTION).glob(f"*/{artifact.MANIFEST}")):
+        made_from = json.loads(path.read_text())["made_from"]
+        if made_from.get("checkpoint") == model:
+            there |= set(made_from.get("noise_levels") or made_from.get("reconstruction", {}).get("noise_levels", ()))
+    return Stage(RECONSTRUCTION, model, wanted <= there, f"{len(wanted & there)} of {len(wanted)} noise levels")
+
+
+def _speed(config: ExperimentConfig, store: str | None) -> Speed:
+    artifacts = config.output_dir / "artifacts"
+    return Speed(
+        _median(_rates(config, artifacts / stages.CHECKPOINT, diffusion.STAGE, "training")),
+        _median(_rates(config, artifacts / stages.ENCODER, pretraining.STAGE, "pretraining")),
+        _median(_point_seconds(config, store)),
+    )
+
+
+def _median(values: Iterator[float]) -> float | None:
+    found = list(values)
+    return statistics.median(found) if found else None
+
+
+def _rates(config: ExperimentConfig, folder: Path, stage: str, section: str) -> Iterator[float]:
+    """Images per second in the histories of finished trainings like this one: same networks, slices, batch and workers."""
+    alike = (
+        *([("model",)] if section == "training" else []),
+        ("encoder",),
+        ("data", "volume_shape"),
+        ("data", "rescale_factor"),
+        ("training", "precision"),
+        (section, "batch_size"),
+        ("compute", "workers"),
+        ("compute", "device"),
+    )
+    now = to_dict(config)
+    for path in sorted(folder.glob(f"*/{checkpoint.CONFIG}")):
+        then = json.loads(path.read_text())
+        if all(_at(then, place) == _at(now, place) for place in alike):
+            rates = (
+                row.get(f"{stage}/images_per_second")
+                for row in checkpoint.read_history(path.with_name(checkpoint.HISTORY))
+            )
+            yield from (rate for rate in rates if rate)
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    for part in path:
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
+def _point_seconds(config: ExperimentConfig, store: str | None) -> Iterator[float]:
+    """Seconds of each scoring point that any sweep on these data has tried."""
+    for sweep in sorted((config.output_dir / "sweeps").glob("*")):
+        entered = origin.read(sweep)
+        if entered is not None and entered.store == store:
+            for path in sorted(sweep.glob(f"trials/*/{trials.POINTS}")):
+                yield from (float(row["seconds"]) for row in json.loads(path.read_text()))

@@ -1,0 +1,174 @@
+"""``--dry-run``: counts by hand, fingerprints of what is there, nothing written, no Ray."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from launched import ROOT
+from rich.console import Console
+from small_sweep import small
+
+from cddpm import artifact
+from cddpm.config import ExperimentConfig, load, to_dict
+from cddpm.data.layout import read_layout, root_of
+from cddpm.data.store import build_store
+from cddpm.data.volume import write_volume
+from cddpm.search import budget, forecast, origin, plan, sweep
+from cddpm.search import trial as trials
+from cddpm.training import checkpoint, stages
+
+SWEEPS = ["quickstart", "noise_levels", "conditioning", "postprocessing", "training", "pretraining", "joint"]
+
+
+def config(folder: Path, name: str = "joint", **values: Any) -> ExperimentConfig:
+    changed = {path.replace("__", "."): value for path, value in values.items()}
+    return load(ROOT / f"tune_configs/{name}.yaml", {**small(name), "output_dir": str(folder), **changed})
+
+
+def shown(made: plan.Plan) -> str:
+    console = Console(record=True, width=160)
+    forecast.show(made, console)
+    return console.export_text()
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_sweep_resolves_and_tells_its_plan(name: str, tmp_path: Path) -> None:
+    for wanted in (
+        load(ROOT / f"tune_configs/{name}.yaml", {"output_dir": str(tmp_path)}),
+        config(tmp_path, name),
+    ):
+        text = shown(plan.make(wanted))
+        assert f"plan of sweep '{name}'" in text
+        for path in (*wanted.search.training.space, *wanted.search.scoring.space):
+            assert path in text
+        assert "the synthetic cohort is not made yet" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_work_by_hand(tmp_path: Path) -> None:
+    """Three trials of 100 images; (1 + 2) volumes of 16 slices, 2 levels, with and without condition."""
+    levels = {"search__scoring__space": {}, "reconstruction__noise_levels": [250, 500], "search__training__trials": 3}
+    space = {"diffusion.loss": {"choice": ["l1", "l2"]}}
+    made = plan.make(config(tmp_path, **levels, training__images=100, search__training__space=space))
+    assert made.validation_volumes == 3
+    assert made.work == plan.Work(300, 128, 3 * 2 * 2 * 3 * 16, 3)
+    space["pretraining.mask_ratio"] = {"float": [0.4, 0.8]}
+    space["training.images"] = {"choice": [100, 400]}
+    made = plan.make(config(tmp_path, **levels, training__images=100, search__training__space=space))
+    assert (made.work.training_images, made.work.pretraining_images) == (1200, 384)
+    plain = {"model__conditioned": False, "diffusion__condition_dropout": 0.0, "search__training__space": {}}
+    made = plan.make(config(tmp_path, **{**levels, **plain, "search__training__trials": 1}))
+    assert made.work == plan.Work(512, 0, 2 * 3 * 16, 1)
+
+
+def test_rungs_and_budget_are_told(tmp_path: Path) -> None:
+    wanted = config(tmp_path, "training", search__maximum_seconds=60)
+    folder = sweep.folder_of(wanted)
+    artifact.write_json(folder / budget.FILE, {"seconds": 20, "cpu_hours": 0.5, "gpu_hours": 0.25})
+    text = shown(plan.make(wanted))
+    assert "trials are compared after images: 128, 384; 384; none" in text
+    assert "60 seconds (20 spent), 500 GPU-hours (0.25 spent)" in text
+
+
+ROWS = (("Own", "a", "train"), ("Own", "b", "val"), ("Own", "c", "test"), ("Sick", "d", "val"), ("Sick", "e", "test"))
+
+
+def on_table(folder: Path, **values: Any) -> ExperimentConfig:
+    """The small joint sweep on five tiny scans that a table names."""
+    data = {
+        "data__table": str(folder / "study/scans.csv"),
+        "data__healthy": "Own",
+        "data__unhealthy": ["Sick"],
+        "data__volume_shape": [32, 32, 8],
+        "data__rescale_factor": 1,
+    }
+    return config(folder, **{**data, **values})
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output folder with data and their slice store."""
+    folder = tmp_path_factory.mktemp("out")
+    lines, random = ["dataset,subject,split,image,mask,segmentation\n"], np.random.default_rng(0)
+    for dataset, subject, split in ROWS:
+        mask = np.zeros((12, 12, 6), np.uint8)
+        mask[2:10, 2:10, 1:5] = 1
+        kinds = {"t2": random.uniform(1, 9, mask.shape).astype(np.float32) * mask, "brain": mask, "spot": mask}
+        for kind, array in kinds.items():
+            write_volume(folder / "study" / subject / f"{kind}.nii.gz", array, np.eye(4))
+        spot = f"{subject}/spot.nii.gz" if dataset == "Sick" else ""
+        lines.append(f"{dataset},{subject},{split},{subject}/t2.nii.gz,{subject}/brain.nii.gz,{spot}\n")
+    (folder / "study/scans.csv").write_text("".join(lines))
+    wanted = on_table(folder)
+    build_store(wanted.data, folder, read_layout(wanted.data, root_of(wanted.data)).rows, folder / "artifacts", map)
+    return folder
+
+
+def test_what_is_there_is_found_by_its_fingerprint(there: Path) -> None:
+    wanted = on_table(there)
+    before = {stage.kind: stage for stage in plan.make(wanted).stages or ()}
+    assert {kind: stage.there for kind, stage in before.items()} == {
+        "store": True,
+        "encoder": False,
+        "checkpoint": False,
+        "reconstruction": False,
+    }
+    store, name = before["store"].fingerprint, before["checkpoint"].fingerprint
+    assert (there / "artifacts/store" / store).is_dir()
+    assert name == stages.checkpoint_identity(wanted, store)[0]
+
+    def fill(folder: Path) -> None:
+        artifact.write_json(folder / checkpoint.CONFIG, to_dict(wanted))
+        for images in (128.0, 256.0):
+            checkpoint.append_history(
+                folder / checkpoint.HISTORY, {"images": images, "train/images_per_second": images}
+            )
+
+    artifact.create(there / "artifacts/checkpoint" / name, stages.CHECKPOINT, name, {}, fill)
+    levels = list(wanted.reconstruction.noise_levels)
+    made_from = {"checkpoint": name, "reconstruction": {"noise_levels": levels[:2]}}
+    artifact.create(there / "artifacts/reconstruction/r", "reconstruction cache", "r", made_from, lambda folder: None)
+    made = plan.make(wanted)
+    after = {stage.kind: stage for stage in made.stages or ()}
+    assert after["checkpoint"].there
+    assert (after["reconstruction"].there, after["reconstruction"].note) == (False, f"2 of {len(levels)} noise levels")
+    assert not plan.make(on_table(there, training__learning_rate=2e-4)).stages[2].there
+    # 128 and 256 images per second: 192 in the middle, for two trials of 512 images
+    assert made.seconds["training"] == pytest.approx(2 * 512 / 192)
+    assert made.seconds["pretraining"] is None
+    assert plan.make(on_table(there, training__batch_size=32)).seconds["training"] is None
+    text = shown(made)
+    assert f"checkpoint {name}: there" in text
+    assert "2 of 6 noise levels" in text
+    assert "pretraining: 256 images, time unknown" in text
+
+
+def test_scoring_speed_is_that_of_earlier_sweeps_on_the_same_data(there: Path) -> None:
+    wanted = on_table(there)
+    store = next((there / "artifacts/store").glob("[0-9a-f]*")).name
+    for name, data, seconds in (("mine", store, (0.1, 0.3, 0.2)), ("other", "another", (9.0,))):
+        folder = there / "sweeps" / name
+        origin.enter(folder, wanted, data)
+        artifact.write_json(trials.folder_of(folder, 0) / trials.POINTS, [{"seconds": s} for s in seconds])
+    made = plan.make(wanted)
+    assert made.seconds["scoring"] == pytest.approx(2 * 6 * 0.2)
+
+
+@pytest.mark.slow
+def test_the_command_ends_well_without_ray_and_writes_nothing(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['sweep.py', '--dry-run', '--config', 'tune_configs/training.yaml', '--output-dir', sys.argv[1]]\n"
+        "try:\n    runpy.run_path('launch/sweep.py', run_name='__main__')\n"
+        "finally:\n    assert 'ray' not in sys.modules\n"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "COLUMNS": "150"}
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "training: 40 trials by tpe" in done.stdout
+    assert "diffusion.loss = ssim-l1" in done.stdout
+    assert not (tmp_path / "out").exists()
