@@ -221,7 +221,8 @@ class _Brackets(ASHAScheduler):
             grace_period=asha.grace_images,
             reduction_factor=asha.reduction_factor,
             brackets=brackets,
-            max_t=1000 * config.training.images,  # no trial is cut off at its end, before its search
+            max_t=1000
+            * max(config.training.images, asha.grace_images),  # no trial is cut off at its end, before its search
         )
         self._seed, self._asha, self._count = config.seed, asha, brackets
 

@@ -136,7 +136,7 @@ def _scoring_points(config: ExperimentConfig, results: list[TrialResult]) -> Ite
         known = {path: value for path, value in result.best.params.items() if path in space}
         inside = spaces.values(space, spaces.point(space, known))
         settings = {p: inside[p] for p in active(space, lambda asked: value_at(config, asked), inside) if p in inside}
-        if settings and settings not in seen and len(seen) < SCORING_POINTS:
+        if inside.keys() == known.keys() and settings and settings not in seen and len(seen) < SCORING_POINTS:
             seen.append(settings)
             yield settings
 
