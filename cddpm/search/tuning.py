@@ -177,9 +177,9 @@ def run(
     board: cluster.Board,
     listener: Listener,
 ) -> None:
-    """Run the trials that are still missing. Returns when all are done, or after a requested stop."""
+    """Run the trials that are still missing. Returns when all are done, the budget is spent, or after a requested stop."""
     missing = config.search.training.trials - len(studies.finished(study))
-    if missing <= 0:
+    if missing <= 0 or budget.read(sweep).exceeded(config.search):
         return
     searcher = StudySearch(study, config, sweep)
     gpus = cluster.capacity().get("GPU", 0.0)
