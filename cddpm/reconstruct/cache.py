@@ -1,180 +1,177 @@
 """The reconstruction cache: predicted x0 of a cohort, from which every guidance scale is arithmetic.
 
-Per volume one Arrow IPC file, memory-mapped, with one row per (branch, noise level, noise seed). Branch ``c`` is the
-conditional prediction; branch ``d`` = c - u, its difference to the unconditional one, exists if the model was trained with
-condition dropout or is guided by a DDPM. Both are float16. With a guidance scale s, x0(s) = u + s (c - u) = c + (s - 1) d
-(classifier-free guidance, Ho & Salimans 2022, eq. 6, written for x0); keeping d instead of u keeps the rounding small where
-c and u agree.
+Two artifacts. **Predictions** (``prediction/<fingerprint>``) are a growing folder of parts, one per volume, noise level and
+noise seed (``reconstruct.part``), of one model on one slice store in one manner; all who ask for any of them share it. A
+**reconstruction** (``reconstruction/<fingerprint>``) is a view of it: which volumes, levels and seeds somebody asked for, all of
+them written. Its fingerprint is what results name.
+
+Branch ``c`` is the conditional prediction; branch ``d`` = c - u, its difference to the unconditional one, exists if the model
+was trained with condition dropout or is guided by a DDPM. With a guidance scale s, x0(s) = u + s (c - u) = c + (s - 1) d
+(classifier-free guidance, Ho & Salimans 2022, eq. 6, written for x0).
 """
 
-import shutil
-from collections.abc import Mapping, Sequence
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Self
-from urllib.parse import quote
+from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from cddpm import artifact
 from cddpm.config import NoiseConfig, PatchConfig, ReconstructionConfig, to_dict
-from cddpm.errors import ArtifactError, CddpmError
+from cddpm.errors import ArtifactError
+from cddpm.reconstruct.part import Key, Step, drop_damaged, parts_of, read_part, rounded, write_part
 
-KIND = "reconstruction cache"
+__all__ = ["KIND", "PREDICTION", "Key", "ReconstructionCache", "Step", "View", "rounded", "write_part"]
 
-Key = tuple[str, int, int]
-"""(branch, noise level 1..T, noise seed)"""
+KIND, PREDICTION = "reconstruction", "prediction"
+VIEW, MADE_FROM = "view.json", "made_from.json"
+VERSION = 2
+"""Part of every fingerprint; raised when the same settings would give other numbers or files."""
 
 
 def cache_path(artifacts_dir: Path, name: str) -> Path:
-    """Folder of the cache with the fingerprint ``name``."""
-    return artifacts_dir / "reconstruction" / name
+    """Folder of the reconstruction with the fingerprint ``name``."""
+    return artifacts_dir / KIND / name
 
 
-def cache_identity(
+def prediction_path(artifacts_dir: Path, name: str) -> Path:
+    """Folder of the predictions with the fingerprint ``name``."""
+    return artifacts_dir / PREDICTION / name
+
+
+def prediction_identity(
     checkpoint: str,
     store: str,
-    volumes: Sequence[str],
     config: ReconstructionConfig,
     noise: NoiseConfig,
     seed: int,
     patch: PatchConfig | None = None,
     guide: str | None = None,
-) -> tuple[str, dict[str, object]]:
-    """Fingerprint of a cache and what it is made from: fingerprints, volume ids and the settings that matter.
+) -> tuple[str, dict[str, Any]]:
+    """Fingerprint of predictions and what they are made from: fingerprints and the settings that matter.
 
-    ``guide`` is the fingerprint of the DDPM that predicts branch u, if one does.
-
-    The batch size does not: by it about one float16 in 3000 becomes its neighbour (tests/training/test_independence.py).
+    Not the levels and seeds, which are counted part by part, but the batch size: by it about one float16 in 3000 becomes its
+    neighbour. ``guide`` is the fingerprint of the DDPM that predicts branch u, if one does.
     """
-    made_from: dict[str, object] = {
+    asked = ("noise_levels", "noise_seeds")
+    made_from: dict[str, Any] = {
+        "version": VERSION,
         "checkpoint": checkpoint,
         "store": store,
-        "volumes": sorted(volumes),
-        "reconstruction": {k: v for k, v in to_dict(config).items() if k != "batch_size"},
+        "reconstruction": {name: value for name, value in to_dict(config).items() if name not in asked},
         "noise": to_dict(noise),
         "seed": seed,
         **({"patch": to_dict(patch)} if patch is not None and patch.enabled else {}),
         **({"guide": guide} if guide is not None else {}),
     }
-    return artifact.fingerprint(KIND, made_from), made_from
+    return artifact.fingerprint(PREDICTION, made_from), made_from
+
+
+def found_prediction(directory: Path, made_from: dict[str, Any]) -> None:
+    """Make sure that the predictions' folder says what they are made from."""
+    if not (directory / MADE_FROM).is_file():
+        artifact.write_json(directory / MADE_FROM, made_from)
+
+
+@dataclass(frozen=True)
+class View:
+    """Which parts a reconstruction is made of."""
+
+    volumes: tuple[str, ...]
+    levels: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, volumes: Sequence[str], config: ReconstructionConfig) -> Self:
+        """What ``config`` asks of ``volumes``; their order and repetitions do not matter."""
+        levels, seeds = (tuple(sorted(set(n))) for n in (config.noise_levels, config.noise_seeds))
+        return cls(tuple(sorted(set(volumes))), levels, seeds)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Noise levels and seeds of each volume."""
+        return tuple(product(self.levels, self.seeds))
+
+    def identity(self, prediction: str, made_from: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Fingerprint of this view of a prediction, and what it is made from."""
+        own = {"volumes": list(self.volumes), "noise_levels": list(self.levels), "noise_seeds": list(self.seeds)}
+        return artifact.fingerprint(KIND, prediction, own), {**made_from, **own, "prediction": prediction}
+
+    def missing(self, parts: Path, volume: str) -> tuple[Step, ...]:
+        """Steps at which ``volume`` is not written in ``parts``."""
+        there = parts_of(parts, volume)
+        return tuple(step for step in self.steps if step not in there)
+
+    def without_damaged(self, parts: Path) -> None:
+        """Delete those parts of the view that are damaged, so that they are missing. All are read once."""
+        for volume in self.volumes:
+            for step, file in parts_of(parts, volume).items():
+                if step in self.steps:
+                    drop_damaged(file)
 
 
 def parts_directory(path: Path) -> Path:
-    """Where the volumes of the cache ``path`` are gathered until ``finish``; the same for every process."""
+    """Where a reconstruction that shares its parts with no other keeps them."""
     return path.with_name(f".{path.name}.parts")
 
 
-def has_part(directory: Path, volume_id: str) -> bool:
-    """Whether this volume is already written (a part appears whole or not at all)."""
-    return (directory / _file_name(volume_id)).is_file()
+def finish(
+    path: Path,
+    volume_ids: Sequence[str],
+    name: str,
+    made_from: dict[str, Any],
+    parts: Path | None = None,
+    view: View | None = None,
+) -> Path:
+    """Make the reconstruction ``path`` of parts that are all written (without ``view``: all there are of the volumes).
 
-
-def write_part(directory: Path, volume_id: str, arrays: Mapping[Key, NDArray[np.floating]]) -> None:
-    """Write the predictions of one volume, (S, H, W) each, keyed by (branch ``c`` or ``u``, level, seed).
-
-    Several processes may write different volumes into one directory. With any ``u``, every ``c`` must have its ``u``.
-    Raises ``CddpmError`` for values that float16 cannot hold, ``StorageError`` for a full disk, ``ValueError`` for an
-    incomplete mapping.
+    Raises ``ArtifactError`` naming the volumes whose predictions are missing.
     """
-    artifact.write_bytes(directory / _file_name(volume_id), _to_arrow(rounded(volume_id, arrays)))
-
-
-def _file_name(volume_id: str) -> str:
-    return f"{quote(volume_id, safe='')}.arrow"
-
-
-def rounded(volume_id: str, arrays: Mapping[Key, NDArray[np.floating]]) -> dict[Key, NDArray[np.float16]]:
-    """The predictions of one volume as a cache holds them: branches ``c`` and ``d`` = c - u as float16.
-
-    Raises as ``write_part``.
-    """
-    rows = _to_rows(arrays)
-    for (branch, level, seed), values in rows.items():
-        if not np.isfinite(values).all():
-            raise CddpmError(
-                f"volume '{volume_id}': the prediction ({branch}) at noise level {level}, seed {seed} has infinite or NaN "
-                "values; the training has diverged: lower its learning rate or use an earlier checkpoint"
-            )
-    return rows
-
-
-def _to_rows(arrays: Mapping[Key, NDArray[np.floating]]) -> dict[Key, NDArray[np.float16]]:
-    conditional = {key[1:]: array for key, array in arrays.items() if key[0] == "c"}
-    unconditional = {key[1:]: array for key, array in arrays.items() if key[0] == "u"}
-    if not conditional or (unconditional and unconditional.keys() != conditional.keys()):
-        raise ValueError(
-            f"predictions {sorted(arrays)}: 'c' is needed, and 'u' for all or none of its levels and seeds"
-        )
-    rows: dict[Key, NDArray[np.float16]] = {}
-    with np.errstate(over="ignore", invalid="ignore"):  # `rounded` names what overflows
-        for (level, seed), c in sorted(conditional.items()):
-            rows["c", level, seed] = c.astype(np.float16)
-            if unconditional:
-                u = unconditional[level, seed]
-                rows["d", level, seed] = (c.astype(np.float32) - u.astype(np.float32)).astype(np.float16)
-    return rows
-
-
-def _to_arrow(rows: Mapping[Key, NDArray[np.float16]]) -> pa.Buffer:
-    shape = next(iter(rows.values())).shape
-    values = pa.array(np.concatenate([array.ravel() for array in rows.values()]))
-    branches, levels, seeds = zip(*rows, strict=True)
-    batch = pa.record_batch(
-        [
-            pa.array(branches, pa.string()),
-            pa.array(levels, pa.int32()),
-            pa.array(seeds, pa.int64()),
-            pa.FixedSizeListArray.from_arrays(values, int(np.prod(shape))),
-        ],
-        names=["branch", "level", "seed", "x0"],
-    ).replace_schema_metadata({"shape": ",".join(map(str, shape))})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return sink.getvalue()
-
-
-def finish(path: Path, volume_ids: Sequence[str], name: str, made_from: dict[str, object]) -> Path:
-    """Turn the gathered parts of ``path`` into the finished cache, by one process after all have written theirs.
-
-    A crash in between loses nothing: call it again. Raises ``ArtifactError`` naming the volumes that are missing.
-    """
-    parts = parts_directory(path)
-    if artifact.is_complete(path):
-        shutil.rmtree(parts, ignore_errors=True)
-        return path
-    missing = [volume_id for volume_id in volume_ids if not has_part(parts, volume_id)]
+    parts = parts or parts_directory(path)
+    if view is None:
+        steps = parts_of(parts, volume_ids[0])
+        levels, seeds = (tuple(sorted(set(n))) for n in zip(*steps, strict=True)) if steps else ((), ())
+        view = View(tuple(volume_ids), levels, seeds)
+    missing = [volume for volume in view.volumes if view.missing(parts, volume) or not view.steps]
     if missing:
         raise ArtifactError(f"{parts}: predictions are missing for {len(missing)} volumes: {', '.join(missing[:5])}")
-    wanted = {_file_name(volume_id) for volume_id in volume_ids}
-    for file in parts.iterdir():
-        if file.name not in wanted:  # left by a process that was killed while writing
-            file.unlink()
-    artifact.seal(parts, KIND, name, made_from)
-    with artifact.storage_errors(path):
-        parts.rename(path)
-    return path
+    # relative, so that the artifacts' folder can be moved
+    content = {**view.__dict__, "parts": os.path.relpath(parts, path)}
+    return artifact.create(path, KIND, name, made_from, lambda folder: artifact.write_json(folder / VIEW, content))
+
+
+def read_view(path: Path) -> tuple[View, Path]:
+    """What the reconstruction ``path`` is a view of, and the folder of its parts. Raises ``ArtifactError`` if damaged."""
+    try:
+        raw = json.loads((path / VIEW).read_text())
+        parts = Path(os.path.normpath(path / raw["parts"]))
+        return View(*(tuple(raw[name]) for name in ("volumes", "levels", "seeds"))), parts
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path / VIEW}: not a readable part of a {KIND} ({error})") from error
 
 
 class ReconstructionCache:
-    """Read access to a finished cache. Files are mapped on first use; arrays are views unless said otherwise."""
+    """Read access to a reconstruction. Parts are mapped and checked on first use; arrays are views unless said otherwise."""
 
     def __init__(self, path: Path, manifest: artifact.Manifest) -> None:
         self.path = path
         self.fingerprint = manifest.fingerprint
         self.made_from = manifest.made_from
-        self.volumes: tuple[str, ...] = tuple(manifest.made_from["volumes"])
-        self._arrays: dict[str, dict[Key, NDArray[np.float16]]] = {}
-        first = self._volume(self.volumes[0])
-        self.levels: tuple[int, ...] = tuple(sorted({level for _, level, _ in first}))
-        self.seeds: tuple[int, ...] = tuple(sorted({seed for _, _, seed in first}))
-        self.guided: bool = any(branch == "d" for branch, _, _ in first)
+        view, self._parts = read_view(path)
+        self.volumes, self.levels, self.seeds = view.volumes, view.levels, view.seeds
+        self._steps = frozenset(view.steps)
+        self._files: dict[str, dict[Step, Path]] = {}
+        self._arrays: dict[tuple[str, Step], dict[str, NDArray[np.float16]]] = {}
+        self.guided: bool = "d" in self._part(self.volumes[0], view.steps[0])
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the cache at ``path``. Raises ``ArtifactError`` if it is missing, unfinished or another artifact."""
+        """Open the reconstruction at ``path``. Raises ``ArtifactError`` if it is missing, unfinished or another artifact."""
         return cls(path, artifact.read_manifest(path, KIND))
 
     def __reduce__(self) -> tuple[object, tuple[Path]]:
@@ -199,34 +196,29 @@ class ReconstructionCache:
         return x0
 
     def _array(self, volume: str, key: Key) -> NDArray[np.float16]:
-        arrays = self._volume(volume)
-        if key in arrays:
-            return arrays[key]
-        if key[0] == "d" and not self.guided:
+        if key[1:] not in self._steps:
+            raise ArtifactError(
+                f"{self.path}: noise level {key[1]} with seed {key[2]} was not predicted; there are levels "
+                f"{list(self.levels)} and seeds {list(self.seeds)}"
+            )
+        branches = self._part(volume, key[1:])
+        if key[0] not in branches:
             raise ArtifactError(
                 f"{self.path}: holds no unconditional predictions, so only guidance scale 1 is possible; "
                 "train with diffusion.condition_dropout > 0, or set reconstruction.guide: ddpm"
             )
-        raise ArtifactError(
-            f"{self.path}: noise level {key[1]} with seed {key[2]} was not predicted; there are levels "
-            f"{list(self.levels)} and seeds {list(self.seeds)}"
-        )
+        return branches[key[0]]
 
-    def _volume(self, volume: str) -> dict[Key, NDArray[np.float16]]:
-        if volume not in self._arrays:
+    def _part(self, volume: str, step: Step) -> dict[str, NDArray[np.float16]]:
+        if (volume, step) not in self._arrays:
             if volume not in self.volumes:
                 raise ArtifactError(f"{self.path}: volume '{volume}' is not among its {len(self.volumes)} volumes")
-            self._arrays[volume] = _read_part(self.path / _file_name(volume))
-        return self._arrays[volume]
-
-
-def _read_part(file: Path) -> dict[Key, NDArray[np.float16]]:
-    try:
-        with pa.memory_map(str(file)) as source:
-            batch = pa.ipc.open_file(source).get_batch(0)
-        shape = tuple(int(size) for size in batch.schema.metadata[b"shape"].split(b","))
-        values = batch.column("x0").flatten().to_numpy(zero_copy_only=True).reshape(-1, *shape)
-        keys = zip(*(batch.column(name).to_pylist() for name in ("branch", "level", "seed")), strict=True)
-        return dict(zip(keys, values, strict=True))
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{file}: not a readable part of a {KIND} ({error})") from error
+            if volume not in self._files:
+                self._files[volume] = parts_of(self._parts, volume)
+            if step not in self._files[volume]:
+                raise ArtifactError(
+                    f"{self.path}: the predictions of volume '{volume}' at level {step[0]}, seed {step[1]} are gone from "
+                    f"{self._parts}; whoever asks for this reconstruction again makes them"
+                )
+            self._arrays[volume, step] = read_part(self._files[volume][step])
+        return self._arrays[volume, step]

@@ -1,13 +1,18 @@
-"""One-step reconstruction of a volume: noise each slice to a level, predict x_0 once, for all levels, seeds and branches.
+"""One-step reconstruction: noise each slice to a level, predict x_0 once, for all levels, seeds and branches.
 
 A patched model (Behrendt et al. 2023, pDDPM) does so for one box of the slice after the other; where boxes overlap, their
 mean counts. Letters: S slices of the volume, H, W their size, B slices of a batch, C length of the condition vector.
+
+Every forward pass has exactly ``batch_size`` rows, of whatever volumes, levels and seeds are next; the last one is filled
+up with copies. Kernels round otherwise for another batch shape, but within one shape a row's result depends on that row
+alone (tested): so a prediction is the same bit for bit whatever is asked for beside it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import groupby, product
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -20,7 +25,7 @@ from cddpm.models.condition import Condition
 from cddpm.models.diffusion import level_index
 from cddpm.models.noise import noise, slice_seed
 from cddpm.models.patches import Corner, Size, coverage, grid
-from cddpm.reconstruct.cache import Key
+from cddpm.reconstruct.part import Key
 
 if TYPE_CHECKING:
     from cddpm.models.cddpm import ConditionedDiffusion
@@ -29,13 +34,95 @@ _WHOLE = PatchConfig()
 
 
 @dataclass(frozen=True)
+class Request:
+    """What is to be predicted of one volume. ``key`` seeds its noise; ``slices`` (S, H, W) lie in [0, 1]."""
+
+    key: str
+    slices: NDArray[np.floating]
+    wanted: tuple[tuple[int, int], ...]
+    """(noise level 1..T, noise seed)"""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How volumes are predicted; all but ``device`` and ``unconditional`` changes the numbers.
+
+    ``unconditional`` asks for branch ``u`` too. ``embedding_scale`` multiplies the condition of branch ``c``.
+    """
+
+    noise: NoiseConfig
+    seed: int
+    batch_size: int = 64
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: torch.device | str = "cpu"
+    unconditional: bool = True
+    patch: PatchConfig = _WHOLE
+    embedding_scale: float = 1.0
+
+
+@dataclass(eq=False)
+class _Volume:
+    """A volume whose predictions are under way."""
+
+    request: Request
+    images: Tensor
+    """(S, 1, H, W) on the device."""
+    condition: Condition | None
+    sums: dict[Key, NDArray[np.float32]]
+    size: Size
+    corners: list[Corner]
+    left: int = 0
+    """Pieces without result."""
+
+    def pieces(self) -> Iterator["_Piece"]:
+        for (level, seed), s, corner in product(self.request.wanted, range(len(self.images)), self.corners):
+            self.left += 1
+            yield _Piece(self, level, seed, s, corner)
+
+    def result(self) -> dict[Key, NDArray[np.float32]]:
+        counts = coverage(self.corners, self.size, self.request.slices.shape[1:3])
+        return {key: total / counts for key, total in self.sums.items()}
+
+
+@dataclass(frozen=True)
 class _Piece:
     """One row of a batch: a box of a slice at a noise level, with a noise seed."""
 
+    volume: _Volume
     level: int
     noise_seed: int
     slice: int
     corner: Corner
+
+
+def predict_volumes(
+    model: "ConditionedDiffusion",
+    requests: Iterable[Request],
+    manner: Manner,
+    guide: "ConditionedDiffusion | None" = None,
+) -> Iterator[tuple[Request, dict[Key, NDArray[np.float32]]]]:
+    """Predict x_0 of the volumes of ``requests``, taken one by one as there is room, in their order; slices are of one size.
+
+    Yields (S, H, W) float32 per (branch, level, seed): branch ``c`` with the condition times ``embedding_scale``, and, if
+    ``unconditional`` asks for it, ``u``: the prediction of ``guide`` (a DDPM), or without one that with the learned null
+    condition if the model has it. Both see one noise realisation, which depends on the experiment's ``seed``, the volume's
+    key, the slice (unless ``noise.shared``), the level and the noise seed alone, never on batches or boxes. The encoder
+    runs once per slice. Models must be on ``device``; they are put back into the mode they were in.
+    """
+    branches = _branches(model, guide, manner.unconditional)
+    under_way: deque[_Volume] = deque()
+    waiting: deque[_Piece] = deque()
+    with _evaluating([model, *filter(None, [guide])]):
+        for request in requests:
+            volume = _begin(model, request, manner, branches)
+            under_way.append(volume)
+            waiting.extend(volume.pieces())
+            while len(waiting) >= manner.batch_size:
+                _pass(branches, [waiting.popleft() for _ in range(manner.batch_size)], manner)
+            yield from _done(under_way)
+        if waiting:
+            _pass(branches, list(waiting), manner)
+        yield from _done(under_way)
 
 
 def predict_volume(
@@ -54,33 +141,45 @@ def predict_volume(
     embedding_scale: float = 1.0,
     guide: "ConditionedDiffusion | None" = None,
 ) -> dict[Key, NDArray[np.float32]]:
-    """Predict x_0 of ``slices`` (S, H, W) in [0, 1] at every noise level (1..T) and noise seed.
+    """``predict_volumes`` of one volume at every noise level (1..T) and noise seed."""
+    wanted = tuple(product(dict.fromkeys(levels), dict.fromkeys(seeds)))
+    manner = Manner(noise_config, seed, batch_size, precision, device, unconditional, patch, embedding_scale)
+    ((_, arrays),) = predict_volumes(model, [Request(volume_key, slices, wanted)], manner, guide)
+    return arrays
 
-    Returns (S, H, W) float32 per (branch, level, seed): branch ``c`` with the condition times ``embedding_scale``, and, if
-    ``unconditional`` asks for it, ``u``: the prediction of ``guide`` (a DDPM), or without one that with the learned null
-    condition if the model has it. Both see one noise realisation, which depends on the experiment's ``seed``, the
-    ``volume_key``, the slice (unless ``noise_config.shared``), the level and the noise seed alone, never on batches or
-    boxes. The encoder runs once per slice. Models must be on ``device``; they are put back into the mode they were in.
-    """
-    shape = (slices.shape[1], slices.shape[2])
-    size, corners = _boxes(patch, shape)
-    keys = list(product(dict.fromkeys(levels), dict.fromkeys(seeds)))
-    pieces = [_Piece(*key, s, corner) for key, s, corner in product(keys, range(len(slices)), corners)]
-    images = torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32)).unsqueeze(1).to(device)
-    branches = _branches(model, guide, unconditional)
-    sums = {(b, *key): np.zeros(slices.shape, np.float32) for b in branches for key in keys}
-    with _inference([model, *filter(None, [guide])], precision, torch.device(device)):
-        condition = _condition(model, images, batch_size, embedding_scale)
-        for start in range(0, len(pieces), batch_size):
-            part = pieces[start : start + batch_size]
-            rows, t, *corner = _indices(part, patch, images.device)
-            realisation = _noise(noise_config, part, volume_key, seed, shape).to(images.device)
-            for branch, network in branches.items():
-                given = _given(branch, network, condition, rows)
-                x0 = network.predict_x0(images[rows], t, realisation, given, *corner)
-                _add(sums, branch, part, x0[:, 0].float().cpu().numpy(), size)
-    counts = coverage(corners, size, shape)
-    return {key: total / counts for key, total in sums.items()}
+
+def _begin(
+    model: "ConditionedDiffusion", request: Request, manner: Manner, branches: dict[str, "ConditionedDiffusion"]
+) -> _Volume:
+    shape = (request.slices.shape[1], request.slices.shape[2])
+    size, corners = _boxes(manner.patch, shape)
+    array = np.ascontiguousarray(request.slices, dtype=np.float32)
+    images = torch.from_numpy(array).unsqueeze(1).to(manner.device)
+    with _inference(manner):
+        condition = _condition(model, images, manner.batch_size, manner.embedding_scale)
+    sums = {(b, *key): np.zeros(array.shape, np.float32) for b, key in product(branches, request.wanted)}
+    return _Volume(request, images, condition, sums, size, corners)
+
+
+def _done(under_way: deque[_Volume]) -> Iterator[tuple[Request, dict[Key, NDArray[np.float32]]]]:
+    while under_way and not under_way[0].left:
+        volume = under_way.popleft()
+        yield volume.request, volume.result()
+
+
+def _pass(branches: dict[str, "ConditionedDiffusion"], part: list[_Piece], manner: Manner) -> None:
+    """One forward pass per branch over ``part``, filled up to the batch size, added to its volumes."""
+    full = part + part[-1:] * (manner.batch_size - len(part))
+    groups = [(volume, list(pieces)) for volume, pieces in groupby(full, lambda piece: piece.volume)]
+    with _inference(manner):
+        images = torch.cat([volume.images[[p.slice for p in pieces]] for volume, pieces in groups])
+        t, *corner = _indices(full, manner.patch, images.device)
+        fields = _noise(manner, full, images.shape[2:]).to(images.device)
+        for branch, network in branches.items():
+            x0 = network.predict_x0(images, t, fields, _given(branch, network, groups), *corner)
+            _add(branch, part, x0[:, 0].float().cpu().numpy())
+    for piece in part:
+        piece.volume.left -= 1
 
 
 def _boxes(patch: PatchConfig, shape: Size) -> tuple[Size, list[Corner]]:
@@ -101,25 +200,25 @@ def _branches(
 
 
 def _indices(part: Sequence[_Piece], patch: PatchConfig, device: torch.device) -> list[Tensor]:
-    """Slice and noise level index of each piece, (B,), and of a patched model its corner, (B, 2)."""
-    rows, t = [piece.slice for piece in part], [level_index(piece.level) for piece in part]
+    """Noise level index of each piece, (B,), and of a patched model its corner, (B, 2)."""
     corners = [[piece.corner for piece in part]] if patch.enabled else []
-    return [torch.tensor(numbers, device=device) for numbers in (rows, t, *corners)]
+    return [torch.tensor(numbers, device=device) for numbers in ([level_index(p.level) for p in part], *corners)]
 
 
-def _given(branch: str, network: "ConditionedDiffusion", condition: Condition | None, rows: Tensor) -> Condition | None:
+def _given(
+    branch: str, network: "ConditionedDiffusion", groups: Sequence[tuple[_Volume, list[_Piece]]]
+) -> Condition | None:
     """The condition that ``network`` sees in this branch."""
     if branch == "u":
-        return network.null(len(rows)) if is_guided(network) else None
-    return None if condition is None else condition[rows]
+        return network.null(sum(len(pieces) for _, pieces in groups)) if is_guided(network) else None
+    known = [(volume.condition, [p.slice for p in pieces]) for volume, pieces in groups if volume.condition is not None]
+    return Condition.cat([condition[torch.tensor(rows)] for condition, rows in known]) if known else None
 
 
-def _add(
-    sums: dict[Key, NDArray[np.float32]], branch: str, part: Sequence[_Piece], x0: NDArray[np.float32], size: Size
-) -> None:
-    for piece, plane in zip(part, x0, strict=True):
-        box = tuple(slice(start, start + length) for start, length in zip(piece.corner, size, strict=True))
-        sums[branch, piece.level, piece.noise_seed][piece.slice][box] += plane[box]
+def _add(branch: str, part: Sequence[_Piece], x0: NDArray[np.float32]) -> None:
+    for piece, plane in zip(part, x0, strict=False):  # the rows behind `part` only fill the batch up
+        box = tuple(slice(start, start + n) for start, n in zip(piece.corner, piece.volume.size, strict=True))
+        piece.volume.sums[branch, piece.level, piece.noise_seed][piece.slice][box] += plane[box]
 
 
 def is_guided(model: nn.Module) -> bool:
@@ -128,16 +227,23 @@ def is_guided(model: nn.Module) -> bool:
 
 
 @contextmanager
-def _inference(models: Sequence[nn.Module], precision: str, device: torch.device) -> Iterator[None]:
+def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
     modes = [model.training for model in models]
     for model in models:
         model.eval()
     try:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            yield
+        yield
     finally:
         for model, training in zip(models, modes, strict=True):
             model.train(training)
+
+
+@contextmanager
+def _inference(manner: Manner) -> Iterator[None]:
+    """Around each pass, not around the generator: its caller computes with gradients as it likes."""
+    kind, half = torch.device(manner.device).type, manner.precision == "bfloat16"
+    with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=half):
+        yield
 
 
 def _condition(model: "ConditionedDiffusion", images: Tensor, batch_size: int, scale: float) -> Condition | None:
@@ -149,7 +255,12 @@ def _condition(model: "ConditionedDiffusion", images: Tensor, batch_size: int, s
     return condition if scale == 1 else condition.scaled(scale)
 
 
-def _noise(config: NoiseConfig, part: Sequence[_Piece], volume_key: str, seed: int, shape: Size) -> Tensor:
+def _noise(manner: Manner, part: Sequence[_Piece], shape: Sequence[int]) -> Tensor:
     """One field per slice, level and noise seed, of which the boxes of the slice see their part; (B, 1, H, W)."""
-    seeds = [slice_seed(seed, volume_key, *([] if config.shared else [p.slice]), p.level, p.noise_seed) for p in part]
-    return noise(config, seeds, shape)
+    height, width = shape
+    return noise(manner.noise, [_noise_seed(manner, piece) for piece in part], (height, width))
+
+
+def _noise_seed(manner: Manner, piece: _Piece) -> int:
+    number = [] if manner.noise.shared else [piece.slice]
+    return slice_seed(manner.seed, piece.volume.request.key, *number, piece.level, piece.noise_seed)

@@ -6,7 +6,7 @@ The value is comparable between training budgets and between trials, so that a s
 It is drawn as ``monitor/...`` and never mixed with final scores.
 """
 
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from cddpm.config import ExperimentConfig, ReconstructionConfig, ScoringConfig
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion
-from cddpm.reconstruct.cache import Key
-from cddpm.reconstruct.predict import predict_volume
+from cddpm.reconstruct.part import Key
+from cddpm.reconstruct.predict import Manner, Request, predict_volumes
 from cddpm.scoring import ensemble, operating_point
 from cddpm.scoring.metrics import mean
 from cddpm.scoring.postprocess import anomaly_map
@@ -131,6 +131,22 @@ def _guided(arrays: dict[Key, NDArray[np.float32]], level: int, seed: int, scale
     return guided
 
 
+def manner(
+    config: ExperimentConfig, settings: ReconstructionConfig, device: torch.device, unconditional: bool = True
+) -> Manner:
+    """How ``config`` predicts volumes: its noise, boxes and seed; scale, precision and batch size of ``settings``."""
+    return Manner(
+        config.diffusion.noise,
+        config.seed,
+        settings.batch_size,
+        settings.precision,
+        device,
+        unconditional,
+        config.diffusion.patch,
+        settings.embedding_scale,
+    )
+
+
 def predict(
     model: ConditionedDiffusion,
     config: ExperimentConfig,
@@ -141,20 +157,8 @@ def predict(
     unconditional: bool = True,
     guide: ConditionedDiffusion | None = None,
 ) -> dict[Key, NDArray[np.float32]]:
-    """``predict_volume`` with noise, boxes and seed of ``config``; levels, seeds, scale and precision of ``settings``."""
-    return predict_volume(
-        model,
-        slices,
-        settings.noise_levels,
-        settings.noise_seeds,
-        config.diffusion.noise,
-        volume_key,
-        config.seed,
-        settings.batch_size,
-        settings.precision,
-        device,
-        unconditional,
-        config.diffusion.patch,
-        settings.embedding_scale,
-        guide,
-    )
+    """All levels and seeds of ``settings`` of one volume, (S, H, W) in [0, 1], in the manner of ``config``."""
+    wanted = tuple(product(sorted(set(settings.noise_levels)), sorted(set(settings.noise_seeds))))
+    request = Request(volume_key, slices, wanted)
+    ((_, arrays),) = predict_volumes(model, [request], manner(config, settings, device, unconditional), guide)
+    return arrays

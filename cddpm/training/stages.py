@@ -21,11 +21,11 @@ from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.reconstruct import cache as reconstructions
-from cddpm.training import checkpoint, diffusion, pretraining
+from cddpm.training import checkpoint, diffusion, pretraining, reconstruction
 from cddpm.training.guide import guide_config
 from cddpm.training.loop import Hooks, Interrupted, Objective, Recipe, Trainer
 from cddpm.training.order import Rows
-from cddpm.training.preview import Preview, predict, preview_settings
+from cddpm.training.preview import Preview, preview_settings
 from cddpm.training.ranks import Ranks
 
 logger = logging.getLogger(__name__)
@@ -321,67 +321,49 @@ def cohorts(config: ExperimentConfig, store: SliceStore, split: str) -> tuple[di
 def reconstruct(
     config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int], ranks: Ranks, hooks: Hooks
 ) -> Path:
-    """Predict ``volumes`` with the checkpoint ``path`` into a reconstruction cache (or find it); all ranks share the work.
+    """The reconstruction of ``volumes`` by the checkpoint ``path``: what is missing of it is predicted by all ranks together.
 
-    Raises ``ArtifactError`` if ``config`` asks for a guide that was not trained.
+    Raises ``ArtifactError`` if ``config`` asks for a guide that was not trained, ``Interrupted`` when asked to stop.
     """
-    store = SliceStore.open(place.store, verify=False)  # the driver has
-    target, ids, name, made_from = _reconstruction_identity(config, place, store, path, volumes)
-    with _claimed(target, target.with_name(f".{name}.lock"), ranks, hooks) as found:
-        if found:
-            return target
-        _predict_all(config, place, path, target, list(volumes)[ranks.rank :: ranks.world], ranks, hooks)
-        ranks.barrier()
-        if ranks.first:
-            reconstructions.finish(target, ids, name, made_from)
-        ranks.barrier()
+    cohort, prediction, made_from, networks = _predictions(config, place, path, volumes, ranks.device)
+    if ranks.first:
+        reconstructions.found_prediction(cohort.parts, made_from)
+    reconstruction.complete(cohort, networks, ranks, hooks)
+    view = cohort.view
+    name, made_from = view.identity(prediction, made_from)
+    target = reconstructions.cache_path(place.artifacts, name)
+    if ranks.first:
+        reconstructions.finish(target, view.volumes, name, made_from, cohort.parts, view)
+    ranks.barrier()
     return target
 
 
 def predict_part(
-    config: ExperimentConfig, place: Place, path: Path, cohort: Sequence[int], part: Sequence[int], device: torch.device
+    config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int], device: torch.device
 ) -> None:
-    """Predict only ``part`` of the volumes of ``cohort``; ``reconstruct`` for the whole cohort then finds them done."""
-    store = SliceStore.open(place.store, verify=False)
-    target = _reconstruction_identity(config, place, store, path, cohort)[0]
-    if not artifact.is_complete(target):
-        _predict_all(config, place, path, target, part, Ranks(device=device), Hooks())
+    """Predict what is missing of ``volumes``; ``reconstruct`` for a cohort with them then finds them done."""
+    cohort, _, made_from, networks = _predictions(config, place, path, volumes, device)
+    reconstructions.found_prediction(cohort.parts, made_from)
+    reconstruction.complete(cohort, networks, Ranks(device=device), Hooks())
 
 
-def _reconstruction_identity(
-    config: ExperimentConfig, place: Place, store: SliceStore, path: Path, volumes: Sequence[int]
-) -> tuple[Path, list[str], str, dict[str, Any]]:
-    ids, guide = [store.volumes[v].id for v in volumes], guide_path(config, place, path)
-    name, made_from = reconstructions.cache_identity(
+def _predictions(
+    config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int], device: torch.device
+) -> tuple[reconstruction.Cohort, str, dict[str, Any], reconstruction.Networks]:
+    """Where the predictions of ``volumes`` are gathered, their fingerprint and origin, and how to load what predicts them."""
+    store, guide = (
+        SliceStore.open(place.store, verify=False),
+        guide_path(config, place, path),
+    )  # the driver has verified
+    name, made_from = reconstructions.prediction_identity(
         path.name,
         store.fingerprint,
-        ids,
         config.reconstruction,
         config.diffusion.noise,
         config.seed,
         config.diffusion.patch,
         guide.name if guide is not None else None,
     )
-    return reconstructions.cache_path(place.artifacts, name), ids, name, made_from
-
-
-def _predict_all(
-    config: ExperimentConfig,
-    place: Place,
-    path: Path,
-    target: Path,
-    volumes: Sequence[int],
-    ranks: Ranks,
-    hooks: Hooks,
-) -> None:
-    store = SliceStore.open(place.store, verify=False)
-    model, _ = load_model(path, ranks.device)
-    guide = _load_guide(guide_path(config, place, path), ranks.device)
-    parts = reconstructions.parts_directory(target)
-    for number, v in enumerate(volumes):
-        record = store.volumes[v]
-        if not reconstructions.has_part(parts, record.id):
-            arrays = predict(model, config, config.reconstruction, store.image(v), record.id, ranks.device, guide=guide)
-            reconstructions.write_part(parts, record.id, arrays)
-        if ranks.first:
-            hooks.progress("reconstruction", number + 1, len(volumes), 0.0)
+    parts = reconstructions.prediction_path(place.artifacts, name)
+    cohort = reconstruction.Cohort(config, store, tuple(volumes), parts)
+    return cohort, name, made_from, lambda: (load_model(path, device)[0], _load_guide(guide, device))

@@ -217,16 +217,16 @@ def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int],
     count = max(1, min(int(capacity().get(name, 0.0) // amount) for name, amount in needed.items()))
     parts = [part for part in (volumes[i::count] for i in range(count)) if part]
     try:
-        ray.get([task.remote(assignment, checkpoint, volumes, part, "GPU" in needed) for part in parts])
+        ray.get([task.remote(assignment, checkpoint, part, "GPU" in needed) for part in parts])
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     return stages.reconstruct(config, assignment.place, checkpoint, volumes, Ranks(), Hooks())
 
 
-def _predict(assignment: Assignment, checkpoint: Path, volumes: list[int], part: list[int], gpu: bool) -> None:
+def _predict(assignment: Assignment, checkpoint: Path, part: list[int], gpu: bool) -> None:
     config = parse(assignment.config, "trial")
     torch.set_num_threads(config.compute.threads_per_worker or max(1, int(config.compute.cpus_per_worker)))
-    stages.predict_part(config, assignment.place, checkpoint, volumes, part, torch.device("cuda" if gpu else "cpu"))
+    stages.predict_part(config, assignment.place, checkpoint, part, torch.device("cuda" if gpu else "cpu"))
 
 
 def assignment(

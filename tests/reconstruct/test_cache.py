@@ -1,24 +1,29 @@
-"""The reconstruction cache: what is written is read back, complete or not at all, and guidance is arithmetic on it."""
+"""The reconstruction cache: a view of parts that are all there, and guidance is arithmetic on it."""
 
+import logging
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cddpm import artifact
-from cddpm.config import NoiseConfig, ReconstructionConfig
-from cddpm.errors import ArtifactError, CddpmError
+from cddpm.config import NoiseConfig, PatchConfig, ReconstructionConfig
+from cddpm.errors import ArtifactError
 from cddpm.reconstruct.cache import (
     KIND,
     ReconstructionCache,
-    cache_identity,
+    View,
     cache_path,
     finish,
-    has_part,
+    found_prediction,
     parts_directory,
+    prediction_identity,
+    prediction_path,
     write_part,
 )
+from cddpm.reconstruct.part import parts_of
 
 SHAPE = (3, 5, 4)
 
@@ -70,30 +75,61 @@ def test_reads_are_views_of_the_mapped_file(tmp_path):
     assert np.shares_memory(view, cache.c("a", 250, 0))
 
 
-def test_several_writers_one_seal(tmp_path):
-    path = tmp_path / "cache"
-    for volume in ("a", "b", "c d/é"):
+def test_all_parts_must_be_there(tmp_path):
+    path, volumes = tmp_path / "cache", ["a", "b", "c d/é"]
+    for volume in volumes:
         write_part(parts_directory(path), volume, predictions(len(volume)))
-    assert not artifact.is_complete(path)
-    assert has_part(parts_directory(path), "c d/é")
-    (parts_directory(path) / ".b.arrow.1234").write_bytes(b"left by a killed process")
     with pytest.raises(ArtifactError, match="missing for 1 volumes: z"):
-        finish(path, ["a", "b", "z"], "name", {"volumes": []})
-    volumes = ["a", "b", "c d/é"]
+        finish(path, ["a", "b", "z"], "name", {})
+    with pytest.raises(ArtifactError, match="missing for 1 volumes: z"):
+        finish(path, ["z"], "name", {})
+    assert not artifact.is_complete(path)
     finish(path, volumes, "name", {"volumes": volumes})
-    manifest = artifact.verify(path, KIND)
-    assert len(manifest.files) == 3
-    assert not parts_directory(path).exists()
+    artifact.verify(path, KIND)
     assert finish(path, volumes, "name", {"volumes": volumes}) == path  # a second call finds it done
     assert ReconstructionCache.open(path).c("c d/é", 250, 0).shape == SHAPE
 
 
-def test_a_seal_that_was_interrupted_is_done_again(tmp_path):
-    path = tmp_path / "cache"
-    write_part(parts_directory(path), "a", predictions(0))
-    artifact.seal(parts_directory(path), KIND, "name", {"volumes": ["a"]})
-    finish(path, ["a"], "name", {"volumes": ["a"]})
-    artifact.verify(path, KIND)
+def test_two_views_share_their_parts(tmp_path):
+    parts = prediction_path(tmp_path, "p")
+    for volume in ("a", "b"):
+        write_part(parts, volume, predictions(len(volume)))
+    views = {
+        "one": View.of(["a"], ReconstructionConfig(noise_levels=(250,))),
+        "two": View.of(["b", "a"], ReconstructionConfig(noise_levels=(500, 250, 500))),
+    }
+    caches = {}
+    for name, view in views.items():
+        finish(cache_path(tmp_path, name), view.volumes, name, {}, parts, view)
+        caches[name] = ReconstructionCache.open(cache_path(tmp_path, name))
+    assert (caches["one"].volumes, caches["one"].levels) == (("a",), (250,))
+    assert (caches["two"].volumes, caches["two"].levels) == (("a", "b"), (250, 500))
+    assert np.array_equal(caches["one"].c("a", 250, 0), caches["two"].c("a", 250, 0))
+    with pytest.raises(ArtifactError, match=r"noise level 500 with seed 0 .* there are levels \[250\]"):
+        caches["one"].c("a", 500, 0)
+
+
+def test_the_folder_can_be_moved(tmp_path):
+    parts = prediction_path(tmp_path / "here", "p")
+    write_part(parts, "a", predictions(0))
+    view = View.of(["a"], ReconstructionConfig(noise_levels=(250,)))
+    finish(cache_path(tmp_path / "here", "v"), ["a"], "v", {}, parts, view)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert ReconstructionCache.open(cache_path(tmp_path / "there", "v")).c("a", 250, 0).shape == SHAPE
+
+
+def test_what_is_missing_or_damaged_is_known(tmp_path, caplog):
+    view = View.of(["a", "b"], ReconstructionConfig(noise_levels=(250, 500)))
+    write_part(tmp_path, "a", predictions(0))
+    assert view.missing(tmp_path, "a") == ()
+    assert view.missing(tmp_path, "b") == ((250, 0), (500, 0))
+    file = parts_of(tmp_path, "a")[500, 0]
+    file.write_bytes(file.read_bytes()[:-1])
+    with caplog.at_level(logging.WARNING):
+        view.without_damaged(tmp_path)
+        view.without_damaged(tmp_path)
+    assert view.missing(tmp_path, "a") == ((500, 0),)
+    assert [record.message.count(file.name) for record in caplog.records] == [1]
 
 
 def test_opens_again_in_another_process(tmp_path):
@@ -110,44 +146,53 @@ def test_faults_are_named(tmp_path):
         cache.c("a", 250, 3)
     with pytest.raises(ArtifactError, match="does not exist"):
         ReconstructionCache.open(tmp_path / "nowhere")
-    file = tmp_path / "cache" / "a.arrow"
+    file = parts_of(parts_directory(tmp_path / "cache"), "a")[250, 0]
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ArtifactError, match=r"a\.arrow: not a readable part"):
+    with pytest.raises(ArtifactError, match=rf"{file.name}: truncated, altered or damaged"):
+        ReconstructionCache.open(tmp_path / "cache")
+    file.unlink()
+    with pytest.raises(ArtifactError, match=r"predictions of volume 'a' at level 250, seed 0 are gone from"):
+        ReconstructionCache.open(tmp_path / "cache")
+    (tmp_path / "cache" / "view.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"view\.json: not a readable part"):
         ReconstructionCache.open(tmp_path / "cache")
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e6])
-def test_a_diverged_model_is_told(tmp_path, bad):
-    arrays = predictions(5)
-    arrays["c", 500, 0][0, 0, 0] = bad
-    with pytest.raises(CddpmError, match=r"volume 'a'.*noise level 500.*diverged"):
-        write_part(tmp_path, "a", arrays)
-    assert not list(tmp_path.iterdir())
-
-
-def test_incomplete_branches_are_refused(tmp_path):
-    arrays = predictions(6)
-    del arrays["u", 500, 0]
-    with pytest.raises(ValueError, match="'u' for all or none"):
-        write_part(tmp_path, "a", arrays)
-
-
-def test_identity_follows_all_that_matters_and_nothing_else():
-    def name(checkpoint="c", store="s", volumes=("a", "b"), seed=0, noise=None, **settings):
+def test_the_predictions_follow_all_that_matters_and_nothing_else():
+    def name(checkpoint="c", store="s", seed=0, noise=None, guide=None, patch=None, **settings):
         config = ReconstructionConfig(**settings)
-        return cache_identity(checkpoint, store, volumes, config, noise or NoiseConfig(), seed)[0]
+        return prediction_identity(checkpoint, store, config, noise or NoiseConfig(), seed, patch, guide)[0]
 
-    same = {name(), name(batch_size=7), name(volumes=("b", "a"))}
+    same = {name(), name(noise_levels=(250,)), name(noise_seeds=(1, 2)), name(patch=PatchConfig())}
     assert len(same) == 1
     others = {
         name(checkpoint="d"),
         name(store="t"),
-        name(volumes=("a",)),
         name(seed=1),
         name(noise=NoiseConfig(octaves=5)),
-        name(noise_levels=(250,)),
-        name(noise_seeds=(1,)),
+        name(guide="g"),
+        name(patch=PatchConfig(enabled=True)),
         name(precision="bfloat16"),
+        name(embedding_scale=2.0),
+        name(batch_size=7),  # rounds otherwise in the last bit
     }
-    assert len(others | same) == 9
+    assert len(others | same) == 10
+
+
+def test_a_view_is_named_after_what_is_asked_for_and_of_what():
+    def name(prediction="p", volumes=("a", "b"), **settings):
+        return View.of(volumes, ReconstructionConfig(**settings)).identity(prediction, {"checkpoint": "c"})[0]
+
+    same = {name(), name(volumes=("b", "a", "a")), name(noise_levels=(750, 500, 250, 250))}
+    assert len(same) == 1
+    others = {name(prediction="q"), name(volumes=("a",)), name(noise_levels=(250,)), name(noise_seeds=(1,))}
+    assert len(others | same) == 5
+    made_from = View.of(["a"], ReconstructionConfig()).identity("p", {"checkpoint": "c"})[1]
+    assert (made_from["checkpoint"], made_from["prediction"], made_from["volumes"]) == ("c", "p", ["a"])
     assert cache_path(Path("x"), "n") == Path("x/reconstruction/n")
+
+
+def test_the_predictions_say_what_they_are_made_from(tmp_path):
+    found_prediction(tmp_path / "p", {"checkpoint": "c"})
+    found_prediction(tmp_path / "p", {"checkpoint": "other"})
+    assert (tmp_path / "p" / "made_from.json").read_text().split() == ["{", '"checkpoint":', '"c"', "}"]

@@ -141,7 +141,7 @@ def test_without_dropout_and_scales_the_prediction_is_the_plain_one_bit_for_bit(
             expected = to_unit(plain.unet(x_t, t, plain.encoder(images), tokens))[:, 0].numpy()
             assert relative(found["c", level, seed], expected) < 1e-5  # batches of other sizes round differently
             assert np.array_equal(found["c", level, seed], other["c", level, seed])
-            alone = predict_volume(plain, SLICES, (level,), (seed,), NOISE, "A/0", 7)["c", level, seed]
+            alone = predict_volume(plain, SLICES, (level,), (seed,), NOISE, "A/0", 7, 2)["c", level, seed]
             assert np.array_equal(alone, expected)
     assert {key[0] for key in found} == {"c"}
 

@@ -10,7 +10,7 @@ from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.condition import Condition
 from cddpm.models.noise import noise, slice_seed
 from cddpm.models.patches import grid
-from cddpm.reconstruct.predict import predict_volume
+from cddpm.reconstruct.predict import Manner, Request, predict_volume, predict_volumes
 
 NOISE = NoiseConfig(kind="gaussian")
 
@@ -88,7 +88,7 @@ def test_encodes_once_and_batches_levels_together(slices):
     model = Affine(guided=False)
     assert {key[0] for key in predict(model, slices, batch_size=16)} == {"c"}
     assert model.encoded == len(slices)
-    assert model.batches == [16, 4]
+    assert model.batches == [16, 16]  # 20 rows, the last pass filled up
 
 
 def test_without_condition_there_is_one_branch(slices):
@@ -102,6 +102,59 @@ def test_leaves_the_model_in_its_mode(slices):
         model.train(mode)
         predict(model, slices)
         assert model.training is mode
+
+
+# Several volumes in one pass
+
+
+def several(count: int = 4) -> list[Request]:
+    """Volumes of other lengths, of which other levels and seeds are wanted; of one, none."""
+    draw = np.random.default_rng(3)
+    wanted = [((250, 0), (750, 3)), ((250, 0),), (), ((1, 0), (2, 0), (3, 0))]
+    return [Request(f"A/{i}", draw.random((3 + i, 16, 16)).astype(np.float16), wanted[i % 4]) for i in range(count)]
+
+
+def test_volumes_and_levels_share_passes():
+    model, requests = Affine(), several()
+    found = list(predict_volumes(model, iter(requests), Manner(NOISE, 11, batch_size=5)))
+    assert [request.key for request, _ in found] == ["A/0", "A/1", "A/2", "A/3"]
+    rows = sum(len(request.slices) * len(request.wanted) for request in requests)
+    assert model.batches == [5] * (2 * -(-rows // 5))  # two branches
+    assert model.encoded == sum(len(request.slices) for request in requests)
+    for request, arrays in found:
+        assert set(arrays) == {(branch, *step) for branch in "cu" for step in request.wanted}
+
+
+def test_volumes_are_taken_when_there_is_room():
+    taken, finished = [], []
+
+    def requests():
+        for request in several(8):
+            taken.append(request.key)
+            yield request
+
+    for request, _ in predict_volumes(Affine(), requests(), Manner(NOISE, 11, batch_size=4)):
+        finished.append(request.key)
+        assert len(taken) <= len(finished) + 2
+        assert not torch.is_inference_mode_enabled()  # the caller's own affair
+    assert finished == taken
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("overlap", [None, 4])
+def test_company_changes_no_bit(precision, overlap):
+    """The law on which the cache rests: whatever is predicted beside it, a volume at a level is the same."""
+    patched = {} if overlap is None else {"patch": {"enabled": True, "size": 8, "overlap": overlap}}
+    model = real(condition_dropout=0.2, **patched)
+    patch = PatchConfig() if overlap is None else boxes(8, overlap)
+    manner = Manner(NOISE, 11, batch_size=6, precision=precision, patch=patch, embedding_scale=1.5)
+    together = {r.key: arrays for r, arrays in predict_volumes(model, several(), manner)}
+    for request in several():
+        for step in request.wanted:
+            alone = Request(request.key, request.slices, (step,))
+            ((_, arrays),) = predict_volumes(model, [alone], manner)
+            for branch in "cu":
+                assert np.array_equal(arrays[branch, *step], together[request.key][branch, *step])
 
 
 # One field for all slices of a volume
@@ -216,7 +269,7 @@ def test_memory_is_bounded_by_the_batch(slices):
     model = Plain(lambda s, noise, corners: s)
     predict(model, slices, patch=boxes(3), batch_size=16)
     rows = 5 * 2 * 2 * len(grid((8, 6), (3, 3)))
-    assert model.batches == [16] * (rows // 16) + [rows % 16] * (rows % 16 > 0)
+    assert model.batches == [16] * (rows // 16 + (rows % 16 > 0))
 
 
 def real(**diffusion) -> ConditionedDiffusion:

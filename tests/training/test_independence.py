@@ -46,7 +46,11 @@ def by_volume(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
 
 def kept(path: Path) -> dict[str, Arrays]:
     cache = ReconstructionCache.open(path)
-    return {volume: cache._volume(volume) for volume in cache.volumes}
+    keys = [(level, seed) for level in cache.levels for seed in cache.seeds]
+    return {
+        volume: {(branch, *key): getattr(cache, branch)(volume, *key) for branch in "cd" for key in keys}
+        for volume in cache.volumes
+    }
 
 
 def same(a: dict[str, Arrays], b: dict[str, Arrays]) -> bool:
@@ -194,11 +198,11 @@ def test_two_workers_reconstruct_what_one_does(two: Path, reconstruction: Path) 
 def test_results_hardly_depend_on_the_batch_size(
     finished: Any, store: SliceStore, reconstruction: Path, tmp_path: Path
 ) -> None:
-    """Convolutions may sum in another order for another batch: a float16 of the cache may be its neighbour."""
+    """Convolutions may sum in another order for another batch: a float16 may be its neighbour, and is an artifact of its own."""
     place, volumes = stages.Place(tmp_path, finished.place.store), validation(store, finished.config)
     config = tiny_config(reconstruction__batch_size=3)
     other = stages.reconstruct(config, place, finished.made.checkpoint, volumes, Ranks(), Hooks())
-    assert other.name == reconstruction.name  # one artifact: the batch size is not part of what it is made from
+    assert other.name != reconstruction.name
     a, b = (flat(kept(path), "c") for path in (reconstruction, other))
     changed = float((a != b).mean())
     print(f"batch size 3, not 8: {changed:.1e} of the predictions change, by at most {np.abs(a - b).max():.1e}")
