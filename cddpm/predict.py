@@ -22,8 +22,9 @@ from cddpm.data.prepare import Prepared, prepare
 from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.errors import ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
-from cddpm.reconstruct.cache import Key, rounded
+from cddpm.reconstruct.part import Key, rounded
 from cddpm.scoring.calibration import given
+from cddpm.scoring.ensemble import levels_of
 from cddpm.scoring.figures import OverviewRow, slice_to_show
 from cddpm.scoring.score import ALL, Scorer
 from cddpm.tracking.package import WEIGHTS, Package
@@ -107,13 +108,12 @@ class Predictor:
 
     def _score(self, prepared: Prepared, key: str, threshold: float) -> WorkingGrid:
         scoring, image = self.package.pipeline.scoring, _axial(prepared.image.astype(np.float16))
-        # every reconstructed level, also those that scoring leaves out: the batches, and with them the last bit of each
-        # sum, are those of the cohort on which the threshold was fixed
-        config = self.package.config
-        guided = scoring.guidance_scale != 1
-        arrays = predict(self._model, config, config.reconstruction, image, key, self.device, guided, self._guide)
-        rows = rounded(key, arrays)
-        one = _OneScan(key, image, _axial(prepared.mask), config.reconstruction, rows)
+        config, guided = self.package.config, scoring.guidance_scale != 1
+        # only the levels that scoring combines: each is the same bit for bit without the others
+        levels = levels_of(scoring, config.reconstruction.noise_levels)
+        wanted = config.reconstruction.model_copy(update={"noise_levels": levels})
+        arrays = predict(self._model, config, wanted, image, key, self.device, guided, self._guide)
+        one = _OneScan(key, image, _axial(prepared.mask), wanted, rounded(key, arrays))
         scorer = Scorer(one, one, {}, [0], calibrated=given(self.package.pipeline.healthy_statistics))
         return WorkingGrid(
             image=image,

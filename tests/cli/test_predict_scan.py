@@ -85,6 +85,17 @@ def test_a_pipeline_without_the_statistics_that_it_needs_is_refused() -> None:
         Pipeline(scoring=scoring, thresholds={"all": 0.1})
 
 
+def test_with_fewer_levels_too(scorer: Scorer, predictor: Predictor, scan: Scan, package: Package, monkeypatch) -> None:
+    """Only those that scoring averages are predicted; without the others no bit changes."""
+    level = EXPERIMENT.reconstruction.noise_levels[-1]
+    assert len(EXPERIMENT.reconstruction.noise_levels) > 1
+    fewer = _pipeline(noise_levels=(level,))
+    monkeypatch.setattr(predictor, "package", dataclasses.replace(package, pipeline=fewer))
+    working = predictor.predict_scan(scan.image, scan.mask, KEY).working
+    np.testing.assert_array_equal(working.reconstruction, scorer.reconstruction(0, fewer.scoring))
+    np.testing.assert_array_equal(working.anomaly_map, scorer.anomaly_map(0, fewer.scoring))
+
+
 def test_the_name_seeds_the_noise(predictor: Predictor, scan: Scan, prediction: Prediction) -> None:
     named = predictor.predict_scan(scan.image, scan.mask)
     assert named.volume_key == "patient"
