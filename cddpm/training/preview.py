@@ -45,7 +45,7 @@ class Preview:
 
     def score(self, model: ConditionedDiffusion, ranks: Ranks) -> dict[str, float]:
         """``monitor/<data set>/dice`` (or auprc) and their mean ``monitor/objective``; the same on all ranks."""
-        mine = [(name, self._histogram(model, v, ranks.device)) for name, v in self.volumes[ranks.rank :: ranks.world]]
+        mine = self._histograms(model, self.volumes[ranks.rank :: ranks.world], ranks.device)
         everyone = [item for part in ranks.gather(mine) for item in part]
         groups: dict[str, list[operating_point.Histogram]] = {}
         for name, histogram in everyone:
@@ -59,23 +59,31 @@ class Preview:
             return mean(operating_point.average_precision(h) for h in histograms) or 0.0
         return operating_point.best_dice([histograms]).dice
 
-    def _histogram(self, model: ConditionedDiffusion, v: int, device: torch.device) -> operating_point.Histogram:
+    def _histograms(
+        self, model: ConditionedDiffusion, volumes: list[tuple[str, int]], device: torch.device
+    ) -> list[tuple[str, operating_point.Histogram]]:
+        scale = self.config.scoring.guidance_scale
+        steps = tuple(product(sorted(_levels(self.config)), sorted(set(_seeds(self.config)))))
+        requests = (Request(self.store.volumes[v].id, self.store.image(v), steps) for _, v in volumes)
+        way = manner(self.config, self.config.reconstruction, device, scale != 1)
+        predicted = predict_volumes(model, requests, way, self.guide)
+        return [
+            (name, self._histogram(v, self._reconstructions(arrays)))
+            for (name, v), (_, arrays) in zip(volumes, predicted, strict=True)
+        ]
+
+    def _histogram(self, v: int, reconstructions: list[ensemble.Member]) -> operating_point.Histogram:
         scoring = self.config.scoring
         mask = eroded_mask(self.store.mask(v), scoring.erosion_divisor)
         image, brain = self.store.image(v), self.store.mask(v) > 0
-        found = ensemble.residuals(image, brain, self._reconstructions(model, v, device), scoring)
-        residual = ensemble.joined(found, image, scoring)
+        residual = ensemble.joined(ensemble.residuals(image, brain, reconstructions, scoring), image, scoring)
         lesion = np.flatnonzero(self.store.segmentation(v))
         return operating_point.histogram(anomaly_map(residual, mask, scoring.median_kernel), lesion)
 
-    def _reconstructions(self, model: ConditionedDiffusion, v: int, device: torch.device) -> list[ensemble.Member]:
-        settings, scale = self.config.reconstruction, self.config.scoring.guidance_scale
-        levels, seeds = _levels(self.config), _seeds(self.config)
-        wanted = settings.model_copy(update={"noise_levels": levels, "noise_seeds": seeds})
-        image, name = self.store.image(v), self.store.volumes[v].id
-        arrays = predict(model, self.config, wanted, image, name, device, scale != 1, self.guide)
-        groups = {level: [_guided(arrays, level, seed, scale) for seed in seeds] for level in levels}
-        return ensemble.members_of(groups, self.config.scoring)
+    def _reconstructions(self, arrays: dict[Key, NDArray[np.float32]]) -> list[ensemble.Member]:
+        scoring, levels, seeds = self.config.scoring, _levels(self.config), _seeds(self.config)
+        groups = {level: [_guided(arrays, level, seed, scoring.guidance_scale) for seed in seeds] for level in levels}
+        return ensemble.members_of(groups, scoring)
 
 
 def preview_settings(config: ExperimentConfig) -> dict[str, Any]:
