@@ -23,6 +23,7 @@ from cddpm.reconstruct.cache import ReconstructionCache
 from cddpm.scoring import reference
 from cddpm.scoring.measures import Measured, measure
 from cddpm.scoring.score import HEALTHY, Scorer
+from cddpm.scoring.score_book import ScoreBook
 from cddpm.search import scoring_search
 from cddpm.search.scoring_search import Point
 from cddpm.training import stages, worker
@@ -110,7 +111,8 @@ def _image(run: FoldRun, config: ExperimentConfig) -> Outcome:
     """A threshold on the image itself: no training, no reconstruction."""
     store = SliceStore.open(run.place.store, verify=False)
     validation, test = (_plain_scorer(config, store, split) for split in ("val", "test"))
-    return _measured(run, config, validation, test, {}, None, {})
+    book = ScoreBook.open(validation, run.place.artifacts, None, store.fingerprint)
+    return _measured(run, config, book, test, {}, None, {})
 
 
 def _plain_scorer(config: ExperimentConfig, store: SliceStore, split: str) -> Scorer:
@@ -129,6 +131,7 @@ def _model(run: FoldRun, config: ExperimentConfig, board: Any) -> Outcome | None
     store = SliceStore.open(run.place.store, verify=False)
     cohort = stages.cohorts(config, store, "val")
     validation = Scorer(store, ReconstructionCache.open(trained.reconstruction), *cohort, threads=THREADS)
+    book = ScoreBook.open(validation, run.place.artifacts, trained.reconstruction.name, store.fingerprint)
     start = time.monotonic()
     test = _test_scorer(run, config, run.place, trained.made.checkpoint, validation, board)
     seconds["test reconstruction"] = time.monotonic() - start
@@ -139,7 +142,7 @@ def _model(run: FoldRun, config: ExperimentConfig, board: Any) -> Outcome | None
         )
         for shift in run.shifts
     }
-    return _measured(run, config, validation, test, moved, trained.made, seconds)
+    return _measured(run, config, book, test, moved, trained.made, seconds)
 
 
 def _test_scorer(
@@ -157,15 +160,15 @@ def _test_scorer(
 def _measured(
     run: FoldRun,
     config: ExperimentConfig,
-    validation: Scorer,
+    book: ScoreBook,
     test: Scorer,
     moved: Mapping[str, Scorer],
     made: stages.Made | None,
     seconds: dict[str, float],
 ) -> Outcome:
-    start = time.monotonic()
+    start, validation = time.monotonic(), book.scorer
     guided = made is not None and _is_guided(config)
-    point, scoring = _operating_point(run, config, validation, guided)
+    point, scoring = _operating_point(run, config, book, guided)
     seconds = {**seconds, "search": time.monotonic() - start}
     start = time.monotonic()
     measured = measure(test, scoring, point.thresholds, config.evaluation, validation)
@@ -200,10 +203,10 @@ def _is_guided(config: ExperimentConfig) -> bool:
 
 
 def _operating_point(
-    run: FoldRun, config: ExperimentConfig, validation: Scorer, guided: bool
+    run: FoldRun, config: ExperimentConfig, book: ScoreBook, guided: bool
 ) -> tuple[Point, ScoringConfig]:
     """Scoring settings and thresholds by validation alone; searched if ``search.scoring`` asks for more than one trial."""
-    points = scoring_search.search(validation, config, guided, stop=run.stop_file.exists)
+    points = scoring_search.search(book, config, guided, stop=run.stop_file.exists)
     artifact.write_json(run.folder / POINTS, [p.row() for p in points])
     best = scoring_search.best(points)
     return best, scoring_search.scoring_with(config, best.params)

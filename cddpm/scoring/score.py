@@ -38,6 +38,7 @@ ALL = "all"
 """Key of the threshold that serves all data sets together (and scans of no known data set)."""
 HEALTHY = "healthy"
 """Key of the healthy volumes in aggregates."""
+SECONDS = "seconds_per_volume"
 _STATISTICS_KEPT = 64
 
 
@@ -245,7 +246,7 @@ class Scorer:
 
         - ``dice``, ``auprc``, ``auroc``: means over the volumes of each data set, then over ``datasets``;
         - ``healthy_false_positive_ml``: predicted volume per healthy scan at the threshold of ``all``;
-        - ``seconds_per_volume``: of the forward passes behind a prediction with these settings, if the cost of one is known.
+        - ``seconds_per_volume``: see there.
         """
         found: dict[str, float | None] = {
             metric: mean(evaluation.aggregates[name][metric] for name in datasets)
@@ -254,9 +255,14 @@ class Scorer:
         healthy = [row for row in evaluation.rows if row["dataset"] == HEALTHY]
         volumes = [(row["predicted_voxels"], self._cases[row["volume_index"]].voxel_ml) for row in healthy]
         found["healthy_false_positive_ml"] = mean(voxels * ml for voxels, ml in volumes if ml is not None)
-        if self._seconds_per_pass is not None and self._ensemble is not None:
-            found["seconds_per_volume"] = self._seconds_per_pass * self._ensemble.passes(scoring)
+        found[SECONDS] = self.seconds_per_volume(scoring)
         return {name: value for name, value in found.items() if value is not None}
+
+    def seconds_per_volume(self, scoring: ScoringConfig) -> float | None:
+        """Of the forward passes behind a prediction with these settings; None if the cost of one is not known."""
+        if self._seconds_per_pass is None or self._ensemble is None:
+            return None
+        return self._seconds_per_pass * self._ensemble.passes(scoring)
 
     def rows(self, scoring: ScoringConfig, thresholds: Mapping[str, float], datasets: Sequence[str]) -> list[Row]:
         """One row of numbers per volume of ``datasets`` and per healthy volume; see ``evaluate``."""

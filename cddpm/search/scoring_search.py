@@ -11,6 +11,7 @@ from cddpm.config import ExperimentConfig, LevelConfig, ScoringConfig, with_valu
 from cddpm.models.noise import slice_seed
 from cddpm.scoring.calibration import Statistics
 from cddpm.scoring.score import Scorer
+from cddpm.scoring.score_book import ScoreBook
 from cddpm.search import objectives
 from cddpm.search import space as spaces
 from cddpm.search.sampler import Sampler, first_points
@@ -42,7 +43,7 @@ class Point:
 class _Search:
     """The study of one inner search, kept in memory: what it proposes, and what the scorer says of it."""
 
-    def __init__(self, scorer: Scorer, config: ExperimentConfig, guided: bool) -> None:
+    def __init__(self, scorer: Scorer | ScoreBook, config: ExperimentConfig, guided: bool) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._scorer, self._config = scorer, config
         self.level = _level(config, guided)
@@ -95,7 +96,7 @@ def _level(config: ExperimentConfig, guided: bool) -> LevelConfig:
 
 
 def search(
-    scorer: Scorer,
+    scorer: Scorer | ScoreBook,
     config: ExperimentConfig,
     guided: bool,
     progress: Callable[[int, int, float], None] = lambda done, total, best: None,

@@ -16,6 +16,7 @@ from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
 from cddpm.reconstruct.cache import ReconstructionCache
 from cddpm.scoring.score import Scorer
+from cddpm.scoring.score_book import ScoreBook
 from cddpm.search import scoring_search
 from cddpm.search.scoring_search import Point
 from cddpm.training import stages, worker
@@ -129,11 +130,11 @@ def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, bo
         if board is not None:
             board.post(job.number, "search", done, total, best)
 
-    cache = ReconstructionCache.open(outcome.reconstruction)
-    store = SliceStore.open(job.place.store, verify=False)
+    cache, store = ReconstructionCache.open(outcome.reconstruction), SliceStore.open(job.place.store, verify=False)
     unhealthy, healthy = stages.cohorts(config, store, "val")
     scorer = Scorer(store, cache, unhealthy, healthy, threads=2, seconds_per_pass=outcome.pass_seconds)
-    return scoring_search.search(scorer, config, cache.guided, progress, job.stop_file.exists)
+    book = ScoreBook.open(scorer, job.place.artifacts, cache.fingerprint, store.fingerprint)
+    return scoring_search.search(book, config, cache.guided, progress, job.stop_file.exists)
 
 
 def read_result(folder: Path) -> TrialResult | None:
