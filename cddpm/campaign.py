@@ -17,6 +17,8 @@ from cddpm import artifact, cluster
 from cddpm.errors import SearchError, StoppedError
 
 IDENTITY, HOLDER, LOCK, STOP = "identity.json", "holder.json", ".lock", "stop"
+FINISHED = "finished.json"
+"""There while nothing is left to do: what a finished campaign has used may be freed."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Campaign:
         earlier = (self.folder / HOLDER).exists()
         with self._alone(), self._stoppable(stopping):
             self._check_same(resume, earlier)
+            (self.folder / FINISHED).unlink(missing_ok=True)
             yield
+            artifact.write_json(self.folder / FINISHED, {"kind": self.kind, "name": self.name})
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from cddpm import data_commands, import_commands, predict_commands, registry_commands, report_commands
+from cddpm import (
+    cache_commands,
+    data_commands,
+    import_commands,
+    predict_commands,
+    registry_commands,
+    report_commands,
+)
 from cddpm.shell import guarded_app
 
 app = typer.Typer(
@@ -18,6 +25,7 @@ app = typer.Typer(
     help="Find anomalies in brain MRI with conditioned diffusion models.",
 )
 app.add_typer(data_commands.app, name="data")
+app.add_typer(cache_commands.app, name="cache")
 app.command("predict")(predict_commands.predict)
 app.add_typer(registry_commands.app, name="registry")
 app.command("report")(report_commands.report)

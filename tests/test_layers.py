@@ -16,7 +16,7 @@ ROWS = (  # lowest first; a name stands for the module or the whole package cddp
     ("reconstruct", "scoring"),
     ("training", "cluster", "cluster_file"),
     ("tracking",),
-    ("search", "predict", "evaluation", "campaign"),
+    ("search", "predict", "evaluation", "campaign", "inventory"),
     ("report",),
     ("cli", "__main__", "shell", "*_commands", "launch"),
 )

@@ -275,7 +275,7 @@ class Registry:
 
     def _verify(self, version: Version) -> None:
         with tempfile.TemporaryDirectory(prefix="cddpm-") as folder:
-            self._checked(version, lambda: self._local(version) or self._download(version, Path(folder)))
+            self._checked(version, lambda: self.local_package(version) or self._download(version, Path(folder)))
 
     def _checked(self, version: Version, fetch: Callable[[], Path]) -> Path:
         """Where ``fetch`` put the package, its digests compared. Raises ``ArtifactError`` that names the version."""
@@ -301,13 +301,13 @@ class Registry:
             )
         return path
 
-    def _local(self, version: Version) -> Path | None:
-        """The registered package itself, where this machine can read it."""
+    def local_package(self, version: Version) -> Path | None:
+        """Folder of the registered package itself, where this machine can read it; else None."""
         parts = urlsplit(self._client.get_logged_model(version.model_id).artifact_location)
         return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
 
     def _download(self, version: Version, target: Path) -> Path:
-        local = self._local(version)
+        local = self.local_package(version)
         if local is not None:
             artifact.read_manifest(local, KIND)  # MLflow copies an empty folder without a word
         # Not "models:/<id>": MLflow would look that up at its process-wide URI, whatever tracking_uri says.

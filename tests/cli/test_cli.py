@@ -14,7 +14,19 @@ HEAVY = ("torch", "mlflow", "ray", "numpy", "pydantic", "nibabel", "matplotlib",
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["data"], ["registry"], ["predict"], ["report"], ["import"], ["data", "check"], ["data", "build"]]
+    "arguments",
+    [
+        [],
+        ["data"],
+        ["registry"],
+        ["predict"],
+        ["report"],
+        ["import"],
+        ["cache"],
+        ["data", "check"],
+        ["data", "build"],
+        ["cache", "prune"],
+    ],
 )
 def test_help_of_every_command(arguments: list[str]) -> None:
     done = CliRunner().invoke(app, [*arguments, "--help"], catch_exceptions=False)

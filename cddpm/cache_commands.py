@@ -1,0 +1,307 @@
+"""``cddpm cache``: what is kept of earlier work, whether it is sound, and freeing space."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cddpm.errors import ArtifactError, ConfigError, TrackingError
+
+if TYPE_CHECKING:  # heavy imports: only a command that runs pays for them
+    from cddpm.inventory.campaigns import Referrer
+    from cddpm.inventory.entry import Entry
+    from cddpm.inventory.pruning import Policy, Step
+
+app = typer.Typer(no_args_is_help=True, help="Show, check and free what is kept of earlier work.")
+
+OutputDir = Annotated[Path, typer.Option("--output-dir", help="Output folder of the sweeps.")]
+Uri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        envvar="MLFLOW_TRACKING_URI",
+        help="MLflow server or database to ask beside those that the sweeps name.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The artifacts of an output folder and who refers to them."""
+
+    entries: "list[Entry]"
+    campaigns: "list[Referrer]"
+    models: Mapping[str, frozenset[str]]
+
+    def referrers(self, entry: "Entry") -> list[str]:
+        """The sweeps, evaluations and registered models that name this artifact."""
+        name = entry.fingerprint
+        own = [one.label for one in self.campaigns if name in one.named]
+        return own + [label for label, names in self.models.items() if name in names]
+
+    def children(self, entry: "Entry") -> "list[Entry]":
+        """The artifacts that were made from it."""
+        return [other for other in self.entries if entry.fingerprint in other.parents]
+
+
+@app.command("ls")
+def list_command(output_dir: OutputDir = Path("outputs"), uri: Uri = None, as_json: AsJson = False) -> None:
+    """Show every artifact: what it was made from, and what refers to it."""
+    artifacts = _artifacts(output_dir)
+    entries, campaigns = _survey(artifacts, output_dir)
+    models: dict[str, frozenset[str]] = {}
+    note = None
+    try:
+        models = _models(campaigns, output_dir, uri)
+    except TrackingError as error:
+        note = f"Registered models are not shown: {error}"
+    known = _Known(entries, campaigns, models)
+    if as_json:
+        _print_json({"artifacts": [_plain(entry, known) for entry in entries], "note": note})
+        return
+    _print_entries(known, artifacts)
+    if note:
+        Console(stderr=True).print(f"[yellow]{escape(note)}[/]", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def verify(output_dir: OutputDir = Path("outputs"), as_json: AsJson = False) -> None:
+    """Compare every byte with its digest; exit code 4 names what is damaged."""
+    from cddpm.inventory.entry import damage, survey
+
+    entries = survey(_artifacts(output_dir))
+    faults = [fault for entry in entries for fault in damage(entry)]
+    if as_json:
+        _print_json({"artifacts": len(entries), "faults": faults})
+    if faults:
+        raise ArtifactError(
+            "\n".join(
+                [
+                    f"{len(faults)} faults in {len(entries)} artifacts; damaged parts of predictions and scores are made again "
+                    "by whoever needs them, other artifacts once their folder is deleted:",
+                    *faults,
+                ]
+            )
+        )
+    if not as_json:
+        size = sum(entry.bytes for entry in entries)
+        Console().print(f"{len(entries)} artifacts ({_size(size)}) are as they were written.", highlight=False)
+
+
+@app.command()
+def prune(
+    output_dir: OutputDir = Path("outputs"),
+    keep_days: Annotated[
+        float | None, typer.Option("--keep-days", min=0, help="Keep what is younger.", show_default=False)
+    ] = None,
+    max_gib: Annotated[
+        float | None, typer.Option("--max-gib", min=0, help="Stop when no more than this is kept.", show_default=False)
+    ] = None,
+    unreferenced: Annotated[
+        bool, typer.Option("--unreferenced", help="Free only what no sweep and no evaluation names.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be freed.")] = False,
+    uri: Uri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Free space; what registered models and unfinished sweeps need stays."""
+    from cddpm.inventory import pruning
+
+    if keep_days is None and max_gib is None and not unreferenced:
+        raise ConfigError(
+            "say what to free: --unreferenced, --keep-days N, --max-gib X, or several (what all of them allow is freed)"
+        )
+    policy = pruning.Policy(keep_days, None if max_gib is None else int(max_gib * 2**30), unreferenced)
+    artifacts = _artifacts(output_dir)
+    with pruning.alone(artifacts):
+        before, done = _prune(artifacts, output_dir, policy, dry_run, uri)
+    _print_freed(before, done, policy, dry_run, as_json)
+
+
+def _prune(
+    artifacts: Path, output_dir: Path, policy: "Policy", dry_run: bool, uri: str | None
+) -> "tuple[int, list[tuple[Step, int]]]":
+    """Bytes before, and what was freed with how many bytes each."""
+    from cddpm.inventory import pruning
+    from cddpm.inventory.campaigns import running
+
+    at_work = running(output_dir)
+    entries, campaigns = _survey(artifacts, output_dir)
+    kept = pruning.protected(entries, campaigns, _models(campaigns, output_dir, uri))
+    named = frozenset(name for one in campaigns for name in one.named)
+    steps = pruning.plan(entries, kept, named, policy)
+    planned = [(step, step.bytes) for step in steps]
+    return pruning.total_bytes(entries), planned if dry_run else list(pruning.carry_out(steps, output_dir, at_work))
+
+
+def _artifacts(output_dir: Path) -> Path:
+    artifacts = output_dir.resolve() / "artifacts"
+    if not artifacts.is_dir():
+        raise ConfigError(f"--output-dir {output_dir}: {artifacts} is not there; name the output folder of your sweeps")
+    return artifacts
+
+
+def _survey(artifacts: Path, output_dir: Path) -> "tuple[list[Entry], list[Referrer]]":
+    from cddpm.inventory.campaigns import referrers
+    from cddpm.inventory.entry import survey
+
+    entries = survey(artifacts)
+    return entries, referrers(output_dir, [entry.fingerprint for entry in entries if entry.kind == "store"])
+
+
+def _models(campaigns: "Iterable[Referrer]", output_dir: Path, uri: str | None) -> dict[str, frozenset[str]]:
+    """What registered models were made from, of every lab book that the sweeps use. Raises ``TrackingError``."""
+    from cddpm.tracking.connection import default_uri
+    from cddpm.tracking.lineage import registered
+
+    named = {name for one in campaigns for name in one.tracking} or ({None} if uri is None else set())
+    uris = {name or default_uri(output_dir) for name in named} | ({uri} if uri else set())
+    return {label: names for name in sorted(uris) for label, names in registered(name).items()}
+
+
+def _plain(entry: "Entry", known: _Known) -> dict[str, Any]:
+    return {
+        "kind": entry.kind,
+        "fingerprint": entry.fingerprint,
+        "path": str(entry.path),
+        "bytes": entry.bytes,
+        "modified": entry.modified,
+        "made_from": dict(entry.made_from),
+        "parts": len(entry.parts) or len(entry.needs) or None,
+        "referred_to_by": known.referrers(entry),
+        "made_into": [f"{other.kind} {other.fingerprint}" for other in known.children(entry)],
+        "fault": entry.fault,
+    }
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, sort_keys=True))
+
+
+def _print_entries(known: _Known, artifacts: Path) -> None:
+    total = sum(entry.bytes for entry in known.entries)
+    title = f"{escape(str(artifacts))}: {len(known.entries)} artifacts, {_size(total)}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for name, options in {
+        "kind": {"no_wrap": True},
+        "fingerprint": {"no_wrap": True},
+        "size": {"no_wrap": True, "justify": "right"},
+        "age": {"no_wrap": True, "justify": "right"},
+        "made from": {"overflow": "fold"},
+        "referred to by": {"overflow": "fold"},
+    }.items():
+        table.add_column(name, **options)  # type: ignore[arg-type]
+    parts = {entry.fingerprint: entry.parts for entry in known.entries if entry.kind == "prediction"}
+    for entry in known.entries:
+        size = _size(_viewed(entry, parts)) + "*" if entry.view else _size(entry.bytes)
+        row = (entry.kind, entry.fingerprint, size, _age(entry.modified), _origin(entry))
+        table.add_row(*map(escape, row), escape(_summed(known.referrers(entry), known.children(entry))))
+    Console().print(table)
+    if any(entry.view for entry in known.entries):
+        Console().print("* parts of its prediction, which are counted there", highlight=False)
+
+
+def _viewed(entry: "Entry", parts: Mapping[str, Mapping[Any, int]]) -> int:
+    own = parts.get(str(entry.made_from.get("prediction")), {})
+    return sum(own.get(key, 0) for key in entry.needs)
+
+
+def _origin(entry: "Entry") -> str:
+    made = entry.made_from
+    names = [
+        f"{name} {made[name]}"
+        for name in ("store", "encoder", "checkpoint", "guide")
+        if isinstance(made.get(name), str)
+    ]
+    if entry.kind == "reconstruction" and entry.view:
+        view = entry.view
+        names = [f"prediction {str(made.get('prediction'))[:8]}"]
+        names += [f"{len(view.volumes)} volumes at {_numbers(view.levels)}, seeds {_numbers(view.seeds)}"]
+    if entry.kind == "score":
+        names = [f"reconstruction {made['reconstruction'][:8]}"] if made.get("reconstruction") else names
+    if entry.kind == "store" and "files" in made:
+        names += [f"{len(made['files'])} files"]
+    if "imported" in made:
+        names += [f"imported from {made['imported'].get('file')}"]
+    return "\n".join(names) or entry.fault or "-"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:6]))
+    return shown if len(numbers) <= 6 else f"{shown}, ... ({len(numbers)})"
+
+
+def _summed(labels: list[str], children: "list[Entry]") -> str:
+    shown = labels[:3] + ([f"and {len(labels) - 3} more"] if len(labels) > 3 else [])
+    counts = Counter(child.kind for child in children)
+    return "\n".join(shown + [f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts.items()]) or "-"
+
+
+def _print_freed(before: int, done: "list[tuple[Step, int]]", policy: "Policy", dry_run: bool, as_json: bool) -> None:
+    freed = sum(size for _, size in done)
+    rows = _by_artifact(done)
+    if as_json:
+        _print_json({"dry_run": dry_run, "bytes_before": before, "bytes_freed": freed, "freed": rows})
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    for row in rows:
+        some = "" if row["whole"] else f", {row['parts']} of its parts"
+        age = _age(row["modified"])
+        console.print(f"{row['kind']} {escape(row['fingerprint'])}{some}: {_size(row['bytes'])}, {age} old")
+    console.print(f"{'would free' if dry_run else 'freed'} {_size(freed)} of {_size(before)}")
+    limit = policy.maximum_bytes
+    if limit is not None and before - freed > limit:
+        console.print(
+            f"More than {_size(limit)} is left: the rest is needed or too young (cddpm cache ls shows by whom)"
+        )
+
+
+def _by_artifact(done: "list[tuple[Step, int]]") -> list[dict[str, Any]]:
+    """One row per artifact, in the order in which they were begun; parts of a prediction go in several steps."""
+    rows: dict[Path, dict[str, Any]] = {}
+    for step, size in done:
+        entry = step.entry
+        row = rows.setdefault(
+            entry.path,
+            {
+                "kind": entry.kind,
+                "fingerprint": entry.fingerprint,
+                "path": str(entry.path),
+                "modified": entry.modified,
+                "bytes": 0,
+                "parts": 0,
+                "whole": False,
+            },
+        )
+        row["bytes"] += size
+        row["parts"] = len(entry.parts) if step.parts is None else row["parts"] + len(step.parts)
+        row["whole"] = row["whole"] or step.parts is None
+    return list(rows.values())
+
+
+def _size(count: int) -> str:
+    value, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def _age(modified: float) -> str:
+    seconds = max(0.0, time.time() - modified)
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

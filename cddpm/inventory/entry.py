@@ -1,0 +1,183 @@
+"""What is kept below ``artifacts``: every artifact with its size, its age and what it was made from. Read from disk alone.
+
+::
+
+    store          slices of prepared scans
+    encoder        pretrained encoder                             <- store
+    checkpoint     trained model                                  <- store, encoder
+    prediction     parts: volume x noise level x noise seed       <- checkpoint, store, guide (a checkpoint)
+    reconstruction a view of a prediction's parts                 <- prediction
+    score          scores of a cohort under many settings         <- reconstruction
+    model          package of an imported checkpoint              <- checkpoint
+    unfinished     a training that was interrupted, or goes on
+    leftover       half of an artifact whose maker was killed, or one of an earlier version
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cddpm import artifact
+from cddpm.errors import ArtifactError
+from cddpm.reconstruct import cache, part
+from cddpm.reconstruct.cache import MADE_FROM, View, read_view
+from cddpm.scoring import score_book
+from cddpm.tracking.package import KIND as MODEL
+from cddpm.training.stages import CHECKPOINT, ENCODER
+
+Kind = Literal[
+    "store", "encoder", "checkpoint", "prediction", "reconstruction", "score", "model", "unfinished", "leftover"
+]
+SEALED: dict[Kind, str] = {
+    "store": "slice store",
+    "encoder": ENCODER,
+    "checkpoint": CHECKPOINT,
+    "reconstruction": cache.KIND,
+    "model": MODEL,
+}
+"""Kinds that lie in a folder of their name under a manifest, and what that says."""
+_ORIGINS = ("store", "encoder", "checkpoint", "guide", "prediction", "reconstruction")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One artifact. ``parents`` are the fingerprints that it was made from."""
+
+    kind: Kind
+    fingerprint: str
+    path: Path
+    bytes: int
+    """On disk; of a reconstruction without the parts, which are its prediction's."""
+    modified: float
+    """Seconds since 1970 at which its newest file was written."""
+    made_from: Mapping[str, Any]
+    view: View | None = None
+    """Of a reconstruction: which parts it needs."""
+    parts: Mapping[tuple[str, part.Step], int] = field(default_factory=dict)
+    """Of a prediction: size in bytes by volume id and step."""
+    fault: str | None = None
+    """Why it cannot be read."""
+
+    @property
+    def parents(self) -> frozenset[str]:
+        """Fingerprints of the artifacts that it was made from."""
+        return frozenset(value for name in _ORIGINS if isinstance(value := self.made_from.get(name), str))
+
+    @property
+    def needs(self) -> frozenset[tuple[str, part.Step]]:
+        """Volume ids and steps whose parts a reconstruction is a view of."""
+        view = self.view
+        return frozenset((volume, step) for volume in view.volumes for step in view.steps) if view else frozenset()
+
+    @property
+    def remakable(self) -> bool:
+        """False for what came from a file that nobody keeps here."""
+        return self.kind != "model" and "imported" not in self.made_from
+
+
+def survey(artifacts: Path) -> list[Entry]:
+    """Every artifact below the folder ``artifacts``, by kind and oldest first; empty without such a folder."""
+    found = [entry for kind in SEALED for entry in _sealed(artifacts / kind, kind)]
+    found += [_prediction(path) for path in _folders(artifacts / cache.PREDICTION)]
+    found += [_score(path) for path in _folders(artifacts / score_book.KIND)]
+    found += [_plain("unfinished", path) for path in _folders(artifacts, "*/.work/*") if path.is_dir()]
+    found += [_plain("leftover", path) for path in _folders(artifacts, "*/.*.partial")]
+    found += [_plain("leftover", path) for path in _folders(artifacts, "*/.*.parts")]
+    order = list(Kind.__args__)  # type: ignore[attr-defined]
+    return sorted(found, key=lambda entry: (order.index(entry.kind), entry.modified, entry.fingerprint))
+
+
+def _folders(directory: Path, pattern: str = "[!.]*") -> list[Path]:
+    return [path for path in directory.glob(pattern) if path.is_dir()]
+
+
+def _sealed(directory: Path, kind: Kind) -> Iterator[Entry]:
+    for path in _folders(directory):
+        try:
+            raw = json.loads((path / artifact.MANIFEST).read_text())
+            if raw["kind"] != SEALED[kind]:
+                yield _plain("leftover", path)
+                continue
+            made_from, fault = dict(raw["made_from"]), None
+            view = read_view(path)[0] if kind == "reconstruction" else None
+        except (OSError, ValueError, KeyError, TypeError, ArtifactError) as error:
+            made_from, view, fault = {}, None, f"{path}: {error}"
+        yield Entry(kind, path.name, path, *_extent(path), made_from, view, fault=fault)
+
+
+def _prediction(path: Path) -> Entry:
+    made_from, fault = _origin(path / MADE_FROM)
+    parts = {
+        (volume, step): file.stat().st_size
+        for volume in part.volumes_of(path)
+        for step, file in part.parts_of(path, volume).items()
+    }
+    return Entry("prediction", path.name, path, *_extent(path), made_from, parts=parts, fault=fault)
+
+
+def _score(path: Path) -> Entry:
+    made_from, fault = _origin(path / score_book.MADE_FROM)
+    return Entry("score", path.name, path, *_extent(path), made_from, fault=fault)
+
+
+def _origin(file: Path) -> tuple[dict[str, Any], str | None]:
+    try:
+        return dict(json.loads(file.read_text())), None
+    except (OSError, ValueError, TypeError) as error:
+        return {}, f"{file}: {error}"
+
+
+def _plain(kind: Kind, path: Path) -> Entry:
+    return Entry(kind, path.name, path, *_extent(path), {})
+
+
+def _extent(path: Path) -> tuple[int, float]:
+    """Bytes of all files below ``path``, and when the newest was written."""
+    size, newest = 0, path.stat().st_mtime
+    for file in path.rglob("*"):
+        try:
+            status = file.stat()
+        except FileNotFoundError:  # somebody is at work here
+            continue
+        if file.is_file():
+            size, newest = size + status.st_size, max(newest, status.st_mtime)
+    return size, newest
+
+
+def damage(entry: Entry) -> list[str]:
+    """What is wrong with an artifact, in one sentence each that names the file; every byte of it is read."""
+    if entry.fault is not None:
+        return [entry.fault]
+    if entry.kind in SEALED:
+        try:
+            artifact.verify(entry.path, SEALED[entry.kind])
+        except ArtifactError as error:
+            return [str(error)]
+        return _lost_parts(entry)
+    if entry.kind == "prediction":
+        return list(_damaged_parts(entry))
+    if entry.kind == "score":
+        counts = {file: score_book.damaged_lines(file) for file in sorted(entry.path.glob("*.jsonl"))}
+        return [f"{file}: {count} lines are damaged" for file, count in counts.items() if count]
+    if entry.kind in ("unfinished", "leftover"):
+        return []  # promises nothing
+    raise ValueError(f"kind: {entry.kind!r}; allowed are {', '.join(Kind.__args__)}")  # type: ignore[attr-defined]
+
+
+def _lost_parts(entry: Entry) -> list[str]:
+    if entry.view is None:
+        return []
+    parts = read_view(entry.path)[1]
+    lost = [volume for volume in entry.view.volumes if entry.view.missing(parts, volume)]
+    return [f"{entry.path}: parts of {len(lost)} volumes are gone from {parts}: {', '.join(lost[:5])}"] if lost else []
+
+
+def _damaged_parts(entry: Entry) -> Iterator[str]:
+    for volume in part.volumes_of(entry.path):
+        for file in part.parts_of(entry.path, volume).values():
+            try:
+                part.check_part(file)
+            except ArtifactError as error:
+                yield str(error)

@@ -1,0 +1,58 @@
+"""What registered models were made from: by their packages, by their runs, and never guessed."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cddpm.config import ExperimentConfig, ScoringConfig
+from cddpm.errors import TrackingError
+from cddpm.tracking import names
+from cddpm.tracking.lineage import registered
+from cddpm.tracking.package import Pipeline, write_package
+from cddpm.tracking.registry import Registry, register
+
+MADE_FROM = {"store": "s1", "checkpoint": "c1", "reconstruction": "r1"}
+
+
+@pytest.fixture
+def uri(open_book: Any, tmp_path: Path) -> str:
+    """Two registered models: one whose package says what it was made from, one whose run does."""
+    with open_book() as book:
+        parent = book.parent("demo", {}, {})
+        for number, made_from in enumerate((MADE_FROM, {})):
+            pipeline = Pipeline(scoring=ScoringConfig(), thresholds={"all": 0.1}, fingerprints=made_from, trial=number)
+            package = tmp_path / "packages" / str(number)
+            write_package(package, {"w": torch.full((2,), float(number))}, ExperimentConfig(name="demo"), pipeline)
+            run = book.trial(parent, number, {}, {})
+            tags = {names.FINGERPRINT_CHECKPOINT: f"c{number + 1}", names.FINGERPRINT_GUIDE: "g"} if number else {}
+            book.set_tags(run, tags)
+            register(book, run, package, {}, {}, ("cddpm", "other")[number])
+        assert book.flush(30) == 0
+        return str(book.uri)
+
+
+def test_packages_and_runs_tell(uri: str) -> None:
+    assert registered(uri) == {
+        "cddpm version 1": frozenset({"s1", "c1", "r1"}),
+        "other version 1": frozenset({"c2", "g"}),
+    }
+
+
+def test_aliases_are_named(uri: str) -> None:
+    Registry.open(uri, "other").promote("1", "champion", "the test says so")
+    assert "other version 1 (champion)" in registered(uri)
+
+
+def test_without_its_package_a_run_tells(uri: str, output_dir: Path) -> None:
+    shutil.rmtree(output_dir / "mlartifacts")
+    assert registered(uri) == {"cddpm version 1": frozenset(), "other version 1": frozenset({"c2", "g"})}
+
+
+def test_nobody_to_ask(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="no lab book here"):
+        registered(f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(TrackingError, match="does not answer"):
+        registered("http://127.0.0.1:9")
