@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cddpm.campaign import Campaign, flat
+from cddpm.campaign import FINISHED, Campaign, flat
 from cddpm.errors import SearchError, StoppedError
 
 
@@ -47,6 +47,26 @@ def test_nothing_to_resume_is_an_error_unless_it_was_started_once(tmp_path: Path
         pass
     with campaign(tmp_path, seed=3).held(True, nothing):  # started, but nothing was begun: any configuration may go on
         pass
+
+
+def begin_and_fail(work: Campaign) -> None:
+    work.begin()
+    raise SearchError("went wrong")
+
+
+def test_it_is_finished_when_it_ended_in_order_and_not_while_it_goes_on(tmp_path: Path) -> None:
+    mark = tmp_path / "one" / FINISHED
+    with pytest.raises(SearchError, match="went wrong"), campaign(tmp_path).held(False, nothing):
+        begin_and_fail(campaign(tmp_path))
+    assert not mark.exists()
+    with campaign(tmp_path).held(True, nothing):
+        assert not mark.exists()
+    assert mark.exists()
+    with pytest.raises(SearchError, match="exists; continue it"), campaign(tmp_path).held(False, nothing):
+        pass
+    assert mark.exists()
+    with campaign(tmp_path).held(True, nothing):
+        assert not mark.exists()
 
 
 def terminate_myself() -> None:
