@@ -13,14 +13,16 @@ from cddpm.config import Choice, ExperimentConfig, Float, Integer, Parameter, to
 from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom import LABEL
 from cddpm.data.split import ScanRow
-from cddpm.data.store import store_fingerprint
+from cddpm.data.store import SliceStore, store_fingerprint
+from cddpm.reconstruct import cache
+from cddpm.reconstruct.part import parts_of
 from cddpm.search import budget, halving, leaderboard, origin
 from cddpm.search import trial as trials
 from cddpm.search.sweep import folder_of, phantom_folder
 from cddpm.training import checkpoint, diffusion, pretraining, stages
 from cddpm.training.guide import guide_config
 
-RECONSTRUCTION, STORE = "reconstruction", "store"
+STORE = "store"
 
 
 @dataclass(frozen=True)
@@ -171,28 +173,40 @@ def _ends(parameter: Parameter) -> list[Any]:
 
 
 def _stages(config: ExperimentConfig, store: str) -> Iterator[Stage]:
-    artifacts = config.output_dir / "artifacts"
+    artifacts, guided_by = config.output_dir / "artifacts", None
     yield Stage(STORE, store, artifact.is_complete(artifacts / STORE / store))
     guide = guide_config(config)
     if guide is not None:
-        name = stages.checkpoint_identity(guide, store)[0]
-        yield Stage(stages.GUIDE, name, artifact.is_complete(artifacts / stages.CHECKPOINT / name))
+        guided_by = stages.checkpoint_identity(guide, store)[0]
+        yield Stage(stages.GUIDE, guided_by, artifact.is_complete(artifacts / stages.CHECKPOINT / guided_by))
     if config.model.conditioned and config.pretraining.enabled and not config.training.artifact:
         name = stages.encoder_identity(config, store)[0]
         yield Stage(stages.ENCODER, name, artifact.is_complete(artifacts / stages.ENCODER / name))
     name = stages.checkpoint_identity(config, store)[0]
     yield Stage(stages.CHECKPOINT, name, artifact.is_complete(artifacts / stages.CHECKPOINT / name))
-    yield _reconstruction(config, artifacts, name)
+    yield _prediction(config, artifacts, store, name, guided_by)
 
 
-def _reconstruction(config: ExperimentConfig, artifacts: Path, model: str) -> Stage:
-    """Which of the wanted noise levels the first trial's model has predicted somewhere."""
-    wanted, there = set(config.reconstruction.noise_levels), set[int]()
-    for path in sorted((artifacts / RECONSTRUCTION).glob(f"*/{artifact.MANIFEST}")):
-        made_from = json.loads(path.read_text())["made_from"]
-        if made_from.get("checkpoint") == model:
-            there |= set(made_from.get("noise_levels") or made_from.get("reconstruction", {}).get("noise_levels", ()))
-    return Stage(RECONSTRUCTION, model, wanted <= there, f"{len(wanted & there)} of {len(wanted)} noise levels")
+def _prediction(config: ExperimentConfig, artifacts: Path, store: str, model: str, guide: str | None) -> Stage:
+    """Which of the wanted noise levels the first trial's model has predicted, of all validation volumes."""
+    reconstruction, diffusion = config.reconstruction, config.diffusion
+    name = cache.prediction_identity(
+        model, store, reconstruction, diffusion.noise, config.seed, diffusion.patch, guide
+    )[0]
+    volumes = _volume_ids(config, artifacts / STORE / store)
+    steps = [parts_of(cache.prediction_path(artifacts, name), volume).keys() for volume in volumes]
+    wanted, seeds = set(reconstruction.noise_levels), reconstruction.noise_seeds
+    done = {level for level in wanted if steps and all((level, seed) in s for s in steps for seed in seeds)}
+    return Stage(cache.PREDICTION, name, wanted == done, f"{len(done)} of {len(wanted)} noise levels")
+
+
+def _volume_ids(config: ExperimentConfig, path: Path) -> list[str]:
+    """Validation volumes; none while there is no slice store."""
+    if not artifact.is_complete(path):
+        return []
+    store = SliceStore.open(path, verify=False)
+    unhealthy, healthy = stages.cohorts(config, store, "val")
+    return [store.volumes[v].id for v in (*(v for group in unhealthy.values() for v in group), *healthy)]
 
 
 def _speed(config: ExperimentConfig, store: str | None) -> Speed:

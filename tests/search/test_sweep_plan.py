@@ -16,6 +16,7 @@ from cddpm.config import ExperimentConfig, load, to_dict
 from cddpm.data.layout import read_layout, root_of
 from cddpm.data.store import build_store
 from cddpm.data.volume import write_volume
+from cddpm.reconstruct.part import write_part
 from cddpm.search import budget, forecast, origin, plan, sweep
 from cddpm.search import trial as trials
 from cddpm.training import checkpoint, stages
@@ -114,7 +115,7 @@ def test_what_is_there_is_found_by_its_fingerprint(there: Path) -> None:
         "store": True,
         "encoder": False,
         "checkpoint": False,
-        "reconstruction": False,
+        "prediction": False,
     }
     store, name = before["store"].fingerprint, before["checkpoint"].fingerprint
     assert (there / "artifacts/store" / store).is_dir()
@@ -129,12 +130,13 @@ def test_what_is_there_is_found_by_its_fingerprint(there: Path) -> None:
 
     artifact.create(there / "artifacts/checkpoint" / name, stages.CHECKPOINT, name, {}, fill)
     levels = list(wanted.reconstruction.noise_levels)
-    made_from = {"checkpoint": name, "reconstruction": {"noise_levels": levels[:2]}}
-    artifact.create(there / "artifacts/reconstruction/r", "reconstruction cache", "r", made_from, lambda folder: None)
+    parts, slices = there / "artifacts/prediction" / before["prediction"].fingerprint, np.zeros((2, 3, 4), np.float32)
+    for volume, count in (("Own/b", 3), ("Sick/d", 2)):
+        write_part(parts, volume, {("c", level, 0): slices for level in levels[:count]})
     made = plan.make(wanted)
     after = {stage.kind: stage for stage in made.stages or ()}
     assert after["checkpoint"].there
-    assert (after["reconstruction"].there, after["reconstruction"].note) == (False, f"2 of {len(levels)} noise levels")
+    assert (after["prediction"].there, after["prediction"].note) == (False, f"2 of {len(levels)} noise levels")
     assert not plan.make(on_table(there, training__learning_rate=2e-4)).stages[2].there
     # 128 and 256 images per second: 192 in the middle, for two trials of 512 images
     assert made.seconds["training"] == pytest.approx(2 * 512 / 192)
