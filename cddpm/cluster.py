@@ -4,11 +4,12 @@ import contextlib
 import functools
 import logging
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from cddpm.errors import SearchError
 
@@ -105,6 +106,68 @@ def parallel_map(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
 
 def _apply(function: Callable[[T], R], item: T) -> R:
     return function(item)
+
+
+class ActorPool(Generic[T, R]):
+    """``count`` processes of one CPU; ``factory()`` makes in each, once, the function that ``map`` applies.
+
+    A context manager that ends them. A process that dies is started again, with the item it was at, once. They lie outside
+    of the placement group of a Tune trial that opens the pool: that group holds no CPU.
+    """
+
+    def __init__(self, factory: Callable[[], Callable[[T], R]], count: int) -> None:
+        import ray
+
+        actor = ray.remote(num_cpus=1, max_restarts=1, max_task_retries=1, scheduling_strategy="DEFAULT")(_PoolActor)
+        packed = ray.put(ray.cloudpickle.dumps(factory))
+        self._actors = [actor.remote(packed) for _ in range(count)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def map(self, items: Sequence[T]) -> list[R]:
+        """The function of each item, in their order. Errors of the function, or of ``factory``, are raised as they were.
+
+        Raises ``SearchError`` when a process dies a second time.
+        """
+        import ray
+
+        waiting, idle = list(enumerate(items))[::-1], list(self._actors)
+        running: dict[Any, tuple[int, Any]] = {}
+        results: dict[int, R] = {}
+        try:
+            while waiting or running:
+                while waiting and idle:
+                    (number, item), actor = waiting.pop(), idle.pop()
+                    running[actor.apply.remote(item)] = (number, actor)
+                (done, *_), _ = ray.wait(list(running), num_returns=1)
+                number, actor = running.pop(done)
+                idle.append(actor)
+                results[number] = ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayActorError as error:
+            raise SearchError(f"a process of a pool died twice ({error}); give its node more memory") from error
+        return [results[number] for number in range(len(items))]
+
+
+class _PoolActor:
+    """Makes its function at the first item, not at its start: an error of the factory then reaches the caller whole."""
+
+    def __init__(self, packed: bytes) -> None:
+        self.packed = packed
+        self.function: Callable[[Any], Any] | None = None
+
+    def apply(self, item: Any) -> Any:
+        if self.function is None:
+            self.function = pickle.loads(self.packed)()
+        return self.function(item)
 
 
 def drive(
