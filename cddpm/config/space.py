@@ -167,6 +167,9 @@ class SearchConfig(Frozen):
     """Space over training settings: a trial costs a training."""
     scoring: LevelConfig = LevelConfig(trials=64)
     """Space over ``scoring.*``: a trial is arithmetic on the cache."""
+    scoring_batch: Positive = 1
+    """Points over ``scoring.*`` that are proposed together. More than 1: they are scored at the same time, in as many
+    processes as the batch has points and the trial has CPUs, each with store and cache opened once."""
     scheduler: Literal["asha", "hyperband", "none"] = "asha"
     """Which trainings are stopped early. ``hyperband``: ASHA with several brackets, as Hyperband has them (Li et al. 2018);
     none of both pauses a training."""

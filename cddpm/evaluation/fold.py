@@ -25,7 +25,8 @@ from cddpm.scoring.measures import Measured, measure
 from cddpm.scoring.score import HEALTHY, Scorer
 from cddpm.scoring.score_book import ScoreBook
 from cddpm.search import scoring_search
-from cddpm.search.scoring_search import Point
+from cddpm.search.point import Point
+from cddpm.search.point_workers import point_workers
 from cddpm.training import stages, worker
 from cddpm.training.loop import Interrupted
 
@@ -206,7 +207,8 @@ def _operating_point(
     run: FoldRun, config: ExperimentConfig, book: ScoreBook, guided: bool
 ) -> tuple[Point, ScoringConfig]:
     """Scoring settings and thresholds by validation alone; searched if ``search.scoring`` asks for more than one trial."""
-    points = scoring_search.search(book, config, guided, stop=run.stop_file.exists)
+    with point_workers(book, config) as score:
+        points = scoring_search.search(score, config, guided, stop=run.stop_file.exists)
     artifact.write_json(run.folder / POINTS, [p.row() for p in points])
     best = scoring_search.best(points)
     return best, scoring_search.scoring_with(config, best.params)

@@ -108,6 +108,14 @@ class Scorer:
             if not any(case.lesion.size for case in group):
                 raise DataError(f"data set '{name}': none of its {len(group)} volumes has a lesion voxel to score")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles as what it reads, if that pickles. The copy works with one thread: processes share the CPUs."""
+        unhealthy = {name: [case.index for case in group] for name, group in self._unhealthy.items()}
+        healthy = [case.index for case in self._healthy]
+        cache = None if self._ensemble is None else self._ensemble.cache
+        kept = (1, self._memo.capacity_bytes, self._calibrated, self._seconds_per_pass)
+        return Scorer, (self.store, cache, unhealthy, healthy, *kept)
+
     @property
     def datasets(self) -> tuple[str, ...]:
         """Names of the unhealthy data sets."""

@@ -42,6 +42,10 @@ class ScoreBook:
         self._looked = -REFRESH_SECONDS
         self._refresh()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process gets a file of its own."""
+        return ScoreBook, (self.scorer, self.folder)
+
     @classmethod
     def open(cls, scorer: Scorer, artifacts: Path, reconstruction: str | None, store: str) -> Self:
         """The book of ``scorer``'s cohort: volumes of the slice store ``store``, as ``reconstruction`` (fingerprints) has them.

@@ -22,8 +22,3 @@ def _value(metric: str, values: Mapping[str, float]) -> float:
     if metric == "seconds_per_volume":
         raise SearchError(f"objective '{metric}': nobody measured how long a prediction takes")
     raise ValueError(f"objective {metric!r}; the score has {', '.join(values)}")
-
-
-def datasets(config: ExperimentConfig) -> tuple[str, ...]:
-    """Data sets that the objective is the mean of."""
-    return config.search.datasets or config.data.unhealthy

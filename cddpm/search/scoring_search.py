@@ -1,51 +1,30 @@
 """The inner search of a trial: scoring settings over its cached reconstructions, all arithmetic."""
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import optuna
 
-from cddpm.config import ExperimentConfig, LevelConfig, ScoringConfig, with_values
+from cddpm.config import ExperimentConfig, LevelConfig
 from cddpm.models.noise import slice_seed
-from cddpm.scoring.calibration import Statistics
 from cddpm.scoring.score import Scorer
 from cddpm.scoring.score_book import ScoreBook
 from cddpm.search import objectives
 from cddpm.search import space as spaces
+from cddpm.search.point import Params, Point, ScorePoints, in_process, objective_datasets, scoring_with
 from cddpm.search.sampler import Sampler, first_points
 from cddpm.training.loop import Interrupted
 
+__all__ = ["GUIDANCE", "Point", "best", "objective_datasets", "scoring_with", "search"]
+
 GUIDANCE = "scoring.guidance_scale"
-
-
-@dataclass(frozen=True)
-class Point:
-    """One setting that was tried. ``number`` 0 is the configuration as it is."""
-
-    number: int
-    params: dict[str, Any]
-    objective: float
-    thresholds: dict[str, float]
-    datasets: dict[str, dict[str, float]]
-    seconds: float
-    values: dict[str, float] = field(default_factory=dict)
-    """What may be optimised, by name (``Scorer.values``)."""
-    statistics: Statistics | None = None
-    """Of healthy residuals, if the settings ask for any."""
-
-    def row(self) -> dict[str, Any]:
-        """Plain data for tables."""
-        return asdict(self)
 
 
 class _Search:
     """The study of one inner search, kept in memory: what it proposes, and what the scorer says of it."""
 
-    def __init__(self, scorer: Scorer | ScoreBook, config: ExperimentConfig, guided: bool) -> None:
+    def __init__(self, score: ScorePoints, config: ExperimentConfig, guided: bool) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._scorer, self._config = scorer, config
+        self._score, self._config = score, config
         self.level = _level(config, guided)
         seed = slice_seed(config.seed, "scoring search")
         directions = [aim.goal for aim in config.search.aims]
@@ -61,30 +40,28 @@ class _Search:
         if grid:
             self.trials = min(self.trials, len(queue) + (not self._whole))
 
-    def first(self) -> Point:
+    def first(self) -> list[Point]:
         """The configuration as it is; the sampler learns from it if it lies in the space."""
-        point = self._try(0, {})
+        points = list(self._score([(0, {})]))
         if self._whole and self.level.space:
-            trial = self._study.ask()
-            spaces.suggest(self.level.space, trial, self._config)
+            self._tell([trial for trial, _ in self._ask(1)], points)
+        return points
+
+    def next(self, number: int) -> list[Point]:
+        """As many points as one batch has (fewer at the end), from ``number`` on, as the sampler proposes them."""
+        asked = self._ask(min(self._config.search.scoring_batch, self.trials - number))
+        points = list(self._score([(number + place, params) for place, (_, params) in enumerate(asked)]))
+        self._tell([trial for trial, _ in asked], points)
+        return points
+
+    def _ask(self, count: int) -> list[tuple[optuna.Trial, Params]]:
+        """New trials with their settings; of those that are still without a value the sampler expects nothing good."""
+        trials = (self._study.ask() for _ in range(count))
+        return [(trial, spaces.suggest(self.level.space, trial, self._config)) for trial in trials]
+
+    def _tell(self, asked: list[optuna.Trial], points: list[Point]) -> None:
+        for trial, point in zip(asked, points, strict=True):
             self._study.tell(trial, objectives.measured(self._config, point.values))
-        return point
-
-    def next(self, number: int) -> Point:
-        """A point that the sampler proposes."""
-        trial = self._study.ask()
-        point = self._try(number, spaces.suggest(self.level.space, trial, self._config))
-        self._study.tell(trial, objectives.measured(self._config, point.values))
-        return point
-
-    def _try(self, number: int, params: dict[str, Any]) -> Point:
-        start = time.perf_counter()
-        config, scoring = self._config, scoring_with(self._config, params)
-        score = self._scorer.score(scoring, config.search.objective, objective_datasets(config))
-        seconds = time.perf_counter() - start
-        return Point(
-            number, params, score.objective, score.thresholds, score.datasets, seconds, score.values, score.statistics
-        )
 
 
 def _level(config: ExperimentConfig, guided: bool) -> LevelConfig:
@@ -96,7 +73,7 @@ def _level(config: ExperimentConfig, guided: bool) -> LevelConfig:
 
 
 def search(
-    scorer: Scorer | ScoreBook,
+    scorer: Scorer | ScoreBook | ScorePoints,
     config: ExperimentConfig,
     guided: bool,
     progress: Callable[[int, int, float], None] = lambda done, total, best: None,
@@ -104,27 +81,20 @@ def search(
 ) -> list[Point]:
     """Try ``search.scoring.trials`` settings on validation reconstructions; the first is ``config`` itself.
 
-    Guidance is searched only if the model was trained with condition dropout (``guided``). A grid ends with its last point.
-    With several objectives the sampler looks for their Pareto front. Same seed, same points. Raises
-    ``Interrupted`` when asked to stop, ``DataError`` and ``SearchError`` for an objective without a value.
+    ``scorer`` scores in this process; or a function scores each batch of ``search.scoring_batch`` points, as
+    ``point_workers.point_workers`` gives one. Guidance is searched only if the model was trained with condition dropout
+    (``guided``). A grid ends with its last point. With several objectives the sampler looks for their Pareto front. Same seed
+    and same batch, same points, wherever they are scored. Raises ``Interrupted`` when asked to stop, ``DataError`` and
+    ``SearchError`` for an objective without a value.
     """
-    walk, points = _Search(scorer, config, guided), list[Point]()
-    for number in range(walk.trials):
+    score = in_process(scorer, config) if isinstance(scorer, Scorer | ScoreBook) else scorer
+    walk, points = _Search(score, config, guided), list[Point]()
+    while len(points) < walk.trials:
         if stop():
             raise Interrupted("the search over scoring settings was stopped; the next start repeats it")
-        points.append(walk.next(number) if number else walk.first())
-        progress(number + 1, walk.trials, max(p.objective for p in points))
+        points += walk.next(len(points)) if points else walk.first()
+        progress(len(points), walk.trials, max(p.objective for p in points))
     return points
-
-
-def scoring_with(config: ExperimentConfig, params: dict[str, Any]) -> ScoringConfig:
-    """The scoring settings of ``config`` with some replaced by dotted path."""
-    return with_values(config, params).scoring
-
-
-def objective_datasets(config: ExperimentConfig) -> tuple[str, ...]:
-    """Data sets that the objective is the mean of."""
-    return objectives.datasets(config)
 
 
 def best(points: list[Point]) -> Point:

@@ -17,8 +17,8 @@ from cddpm.errors import SearchError
 from cddpm.reconstruct.cache import ReconstructionCache
 from cddpm.scoring.score import Scorer
 from cddpm.scoring.score_book import ScoreBook
-from cddpm.search import scoring_search
-from cddpm.search.scoring_search import Point
+from cddpm.search import point_workers, scoring_search
+from cddpm.search.point import Point
 from cddpm.training import stages, worker
 from cddpm.training.loop import Interrupted
 
@@ -131,10 +131,11 @@ def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, bo
             board.post(job.number, "search", done, total, best)
 
     cache, store = ReconstructionCache.open(outcome.reconstruction), SliceStore.open(job.place.store, verify=False)
-    unhealthy, healthy = stages.cohorts(config, store, "val")
-    scorer = Scorer(store, cache, unhealthy, healthy, threads=2, seconds_per_pass=outcome.pass_seconds)
+    cohorts, threads = stages.cohorts(config, store, "val"), point_workers.cpus(config)
+    scorer = Scorer(store, cache, *cohorts, threads=threads, seconds_per_pass=outcome.pass_seconds)
     book = ScoreBook.open(scorer, job.place.artifacts, cache.fingerprint, store.fingerprint)
-    return scoring_search.search(book, config, cache.guided, progress, job.stop_file.exists)
+    with point_workers.point_workers(book, config) as score:
+        return scoring_search.search(score, config, cache.guided, progress, job.stop_file.exists)
 
 
 def read_result(folder: Path) -> TrialResult | None:

@@ -14,9 +14,10 @@ from cddpm import artifact
 from cddpm.campaign import IDENTITY, flat
 from cddpm.config import ExperimentConfig, active, did_you_mean, parse, to_dict, value_at, with_values
 from cddpm.errors import ConfigError, SearchError
-from cddpm.search import leaderboard, objectives, origin
+from cddpm.search import leaderboard, origin
 from cddpm.search import space as spaces
 from cddpm.search import trial as trials
+from cddpm.search.point import objective_datasets
 from cddpm.search.trial import TrialResult
 
 FILE = "warm_start.json"
@@ -88,7 +89,7 @@ def _other_task(folder: Path, config: ExperimentConfig, store: str) -> str | Non
         "search.objective": (before.get("search.objective"), config.search.objective),
         "data sets of the objective": (
             before.get("search.datasets") or before.get("data.unhealthy"),
-            list(objectives.datasets(config)),
+            list(objective_datasets(config)),
         ),
         "data.fold": (before.get("data.fold"), config.data.fold),
         "data.healthy": (before.get("data.healthy"), now["data.healthy"]),

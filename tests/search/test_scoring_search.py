@@ -1,14 +1,21 @@
 """The inner search: the configuration first, the same points for the same seed, objectives that can be recomputed."""
 
+import pickle
+from collections.abc import Sequence
 from typing import Any
 
+import optuna
 import pytest
 from tiny_training import tiny_config
 
 from cddpm.config import ExperimentConfig
+from cddpm.models.noise import slice_seed
 from cddpm.scoring.score import Scorer
 from cddpm.search import scoring_search
-from cddpm.search.scoring_search import GUIDANCE, Point
+from cddpm.search import space as spaces
+from cddpm.search.point import Point, Proposal, in_process, scoring_with
+from cddpm.search.sampler import Sampler
+from cddpm.search.scoring_search import GUIDANCE
 from cddpm.training.loop import Interrupted
 
 SPACE = {
@@ -91,6 +98,49 @@ def test_without_a_space_the_configuration_is_all(scorers: dict[bool, Scorer]) -
     assert [p.params for p in points] == [{}]
     only_guidance = config(level={"space": {GUIDANCE: SPACE[GUIDANCE]}})
     assert len(scoring_search.search(scorers[False], only_guidance, False)) == 1
+
+
+@pytest.mark.parametrize("batch", [2, 3, 20])
+def test_batches_try_as_many_points_and_each_can_be_recomputed(scorers: dict[bool, Scorer], batch: int) -> None:
+    settings, sizes = config(search__scoring_batch=batch), []
+
+    def score(proposals: Sequence[Proposal]) -> list[Point]:
+        sizes.append(len(proposals))
+        return list(in_process(scorers[True], settings)(proposals))
+
+    points = scoring_search.search(score, settings, True)
+    assert sizes == {2: [1, 2, 2, 2, 1], 3: [1, 3, 3, 1], 20: [1, 7]}[batch]
+    assert [p.number for p in points] == list(range(8))
+    for point in points:
+        scoring = scoring_search.scoring_with(settings, point.params)
+        assert point.objective == scorers[True].score(scoring, "dice", ["A"]).objective
+
+
+def test_who_scores_a_batch_and_in_which_order_changes_nothing(scorers: dict[bool, Scorer]) -> None:
+    settings = config(search__scoring_batch=3, level={"trials": 14})
+
+    def backwards(proposals: Sequence[Proposal]) -> list[Point]:
+        copy = pickle.loads(pickle.dumps(scorers[True]))
+        return list(in_process(copy, settings)(proposals[::-1]))[::-1]
+
+    here = scoring_search.search(scorers[True], settings, True)
+    assert plain(scoring_search.search(backwards, settings, True)) == plain(here)
+    assert len({str(p.params) for p in here}) == 14  # the liar keeps a batch from asking for one point twice
+
+
+def test_a_batch_of_one_is_the_search_one_by_one(scorers: dict[bool, Scorer]) -> None:
+    """The sampler's own loop, written out."""
+    settings, space = config(level={"trials": 13}), config().search.scoring.space
+    sampler = Sampler(settings.search.scoring, slice_seed(settings.seed, "scoring search"))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.enqueue_trial(spaces.point(space, spaces.defaults(space, settings)))
+    expected = []
+    for number in range(13):
+        trial = study.ask()
+        expected.append(spaces.suggest(space, trial, settings))
+        study.tell(trial, scorers[True].score(scoring_with(settings, expected[number]), "dice", ["A"]).objective)
+    points = scoring_search.search(scorers[True], settings, True)
+    assert [p.params for p in points[1:]] == expected[1:]
 
 
 def test_searching_finds_more(scorers: dict[bool, Scorer]) -> None:
