@@ -16,7 +16,7 @@ ROWS = (  # lowest first; a name stands for the module or the whole package cddp
     ("reconstruct", "scoring"),
     ("training", "cluster", "cluster_file"),
     ("tracking",),
-    ("search", "predict", "evaluation", "campaign", "inventory"),
+    ("search", "predict", "evaluation", "campaign", "inventory", "speed"),
     ("report",),
     ("cli", "__main__", "shell", "*_commands", "launch"),
 )
@@ -28,6 +28,7 @@ HOMES = {
         "cddpm.search.*",
         "cddpm.evaluation.*",
         "cddpm.campaign",
+        "cddpm.speed.memory",
         *COMMAND_LINES,
     ),
     "mlflow": ("cddpm.tracking.*",),

@@ -1,0 +1,48 @@
+"""The table of speed and memory comes out whole, in small sizes; how fast this machine is, is not tested."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RATIOS = ("the same settings searched naively", "3D median", "best Dice")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_quick_measures_every_row(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "launch" / "bench.py"), "search", "--quick", "--output", str(tmp_path / "b.json")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["quick"] is True
+    measured = {row["work"]: row["measured"] for row in found["rows"]}
+    assert len(measured) == 8
+    assert all(value > 0 for value in measured.values())
+    for start in RATIOS:
+        (ratio,) = [value for name, value in measured.items() if name.startswith(start)]
+        assert ratio > 1, f"{start}: {ratio}"
+    assert "extrapolated from a sample" in done.stdout
+
+
+def test_an_unknown_subject_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "launch" / "bench.py"), "flight"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "search" in done.stderr
