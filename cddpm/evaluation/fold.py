@@ -24,13 +24,13 @@ from cddpm.scoring import reference
 from cddpm.scoring.measures import Measured, measure
 from cddpm.scoring.score import HEALTHY, Scorer
 from cddpm.scoring.score_book import ScoreBook
-from cddpm.search import scoring_search
+from cddpm.search import point_table, scoring_search
 from cddpm.search.point import Point
 from cddpm.search.point_workers import point_workers
 from cddpm.training import stages, worker
 from cddpm.training.loop import Interrupted
 
-RESULT, CONFIG, POINTS, REFERENCE = "result.json", "config.json", "scoring_trials.json", "reference_metrics.json"
+RESULT, CONFIG, REFERENCE = "result.json", "config.json", "reference_metrics.json"
 THREADS = 2
 """Volumes that are scored at once."""
 
@@ -209,7 +209,7 @@ def _operating_point(
     """Scoring settings and thresholds by validation alone; searched if ``search.scoring`` asks for more than one trial."""
     with point_workers(book, config) as score:
         points = scoring_search.search(score, config, guided, stop=run.stop_file.exists)
-    artifact.write_json(run.folder / POINTS, [p.row() for p in points])
+    point_table.record(run.folder, points, config)
     best = scoring_search.best(points)
     return best, scoring_search.scoring_with(config, best.params)
 

@@ -9,7 +9,7 @@ from cddpm.config import ExperimentConfig, to_dict, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import StoppedError
 from cddpm.scoring.metrics import mean
-from cddpm.search import scoring_search
+from cddpm.search import point_table, scoring_search
 from cddpm.search import trial as trials
 from cddpm.search.champion import Contender, weights_of
 from cddpm.search.trial import TrialResult
@@ -107,8 +107,8 @@ class Lab:
         }
         self.book.set_tags(run, tags)
         folder = self.folder / "trials" / f"{result.number:04d}"
-        for name in (trials.RESULT, trials.POINTS):
-            self.book.log_artifact(run, folder / name)
+        self.book.log_artifact(run, folder / trials.RESULT)
+        self.book.log_table(run, folder / point_table.LOGGED)
 
     def _histories(self, number: int) -> Iterator[Path]:
         """Curve files of the trial's stages: finished ones, or those in the making."""

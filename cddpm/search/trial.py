@@ -17,12 +17,12 @@ from cddpm.errors import SearchError
 from cddpm.reconstruct.cache import ReconstructionCache
 from cddpm.scoring.score import Scorer
 from cddpm.scoring.score_book import ScoreBook
-from cddpm.search import point_workers, scoring_search
+from cddpm.search import point_table, point_workers, scoring_search
 from cddpm.search.point import Point
 from cddpm.training import stages, worker
 from cddpm.training.loop import Interrupted
 
-RESULT, CONFIG, POINTS = "result.json", "config.json", "scoring_trials.json"
+RESULT, CONFIG, POINTS = "result.json", "config.json", point_table.ROWS
 STOPPED, FAILED = "stopped.json", "failed.json"
 """How a trial without a result ended."""
 
@@ -120,7 +120,7 @@ def _run(job: TrialJob, board: Any) -> TrialResult | None:
         seconds=time.monotonic() - start,
         guide=outcome.made.guide.name if outcome.made.guide else None,
     )
-    artifact.write_json(job.folder / POINTS, [p.row() for p in points])
+    point_table.record(job.folder, points, config)
     artifact.write_json(job.folder / RESULT, asdict(result))
     return result
 

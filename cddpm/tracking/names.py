@@ -42,6 +42,8 @@ KIND_FOLD = "fold"
 # MLflow's own tags
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
+LOGGED_ARTIFACTS = "mlflow.loggedArtifacts"
+"""JSON that says which files of a run are tables."""
 
 # Metrics
 IMAGES = "images"

@@ -169,6 +169,13 @@ class LabBook:
         """Keep JSON data as the run's file ``file`` (``.json`` or ``.yaml``)."""
         self._write(run, "dict", value=dict(value), file=file)
 
+    def log_table(self, run: str, path: Path) -> None:
+        """Keep a JSON file ``{"columns": [...], "data": [[...], ...]}`` as the run's one table: ``mlflow.load_table`` and
+        MLflow's pages show it. Raises as ``log_artifact``.
+        """
+        self.log_artifact(run, path)
+        self.set_tags(run, {names.LOGGED_ARTIFACTS: json.dumps([{"path": path.name, "type": "table"}])})
+
     def log_dataset_inputs(
         self, run: str, store_fingerprint: str, name: str = "slice store", source: str = "", context: str = "training"
     ) -> None:

@@ -52,6 +52,22 @@ def test_runs_are_found_by_their_tags(open_book: OpenBook) -> None:
     assert len(client.search_runs([parent.info.experiment_id])) == 2
 
 
+def test_a_table_is_found_by_mlflow(open_book: OpenBook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "points.json").write_text('{"columns": ["number", "objective"], "data": [[0, 0.5], [1, 0.75]]}')
+    with open_book() as book:
+        trial = _one_trial(book)
+        book.log_table(trial, tmp_path / "points.json")
+        client, run_id = book.client(), book.mlflow_id(trial)
+        assert book.flush(30) == 0
+        monkeypatch.setattr(
+            "mlflow.tracking._tracking_service.utils._tracking_uri", book.uri
+        )  # where it looks for runs
+    experiment = client.get_run(run_id).info.experiment_id
+    table = client.load_table(experiment, "points.json", run_ids=[run_id], extra_columns=["run_id"])
+    assert table["objective"].tolist() == [0.5, 0.75]
+    assert set(table["run_id"]) == {run_id}
+
+
 def test_a_resumed_run_is_reopened_and_keeps_its_params(open_book: OpenBook, caplog: pytest.LogCaptureFixture) -> None:
     with open_book() as book:
         book.close(_one_trial(book), "KILLED")
