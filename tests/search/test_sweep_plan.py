@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import built_sweep
 import numpy as np
 import pytest
 from launched import ROOT
@@ -12,12 +13,12 @@ from rich.console import Console
 from small_sweep import small
 
 from cddpm import artifact
-from cddpm.config import ExperimentConfig, load, to_dict
+from cddpm.config import ExperimentConfig, load, to_dict, with_values
 from cddpm.data.layout import read_layout, root_of
 from cddpm.data.store import build_store
 from cddpm.data.volume import write_volume
 from cddpm.reconstruct.part import write_part
-from cddpm.search import budget, forecast, origin, plan, sweep
+from cddpm.search import budget, forecast, leaderboard, origin, plan, sweep
 from cddpm.search import trial as trials
 from cddpm.training import checkpoint, stages
 
@@ -146,6 +147,20 @@ def test_what_is_there_is_found_by_its_fingerprint(there: Path) -> None:
     assert f"checkpoint {name}: there" in text
     assert "2 of 6 noise levels" in text
     assert "pretraining: 256 images, time unknown" in text
+
+
+def test_what_a_trial_has_made_is_found(tmp_path: Path) -> None:
+    """The plan names everything as the trial did, noise levels with their seeds volume by volume."""
+    done = leaderboard.results(built_sweep.trained(tmp_path, trials=1, finish=False))[0]
+    wanted = with_values(built_sweep.config(tmp_path), done.params)
+    store = next((tmp_path / "artifacts/store").glob("[!.]*")).name
+    found = {stage.kind: stage for stage in plan._stages(wanted, store)}
+    assert all(stage.there for stage in found.values())
+    assert found["checkpoint"].fingerprint == done.checkpoint
+    more = with_values(wanted, {"reconstruction.noise_levels": [10, 25, 40], "scoring.noise_levels": None})
+    assert [stage.note for stage in plan._stages(more, store)][-1] == "2 of 3 noise levels"
+    other = with_values(wanted, {"reconstruction.noise_seeds": [0, 1]})
+    assert [stage.note for stage in plan._stages(other, store)][-1] == "0 of 2 noise levels"
 
 
 def test_scoring_speed_is_that_of_earlier_sweeps_on_the_same_data(there: Path) -> None:
