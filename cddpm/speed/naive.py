@@ -69,7 +69,8 @@ class NaiveTrial:
         """A few slices of the middle, at every noise level, with and without condition."""
         middle = len(self.image) // 2
         slices = self.image[middle : middle + SAMPLE_SLICES]
-        predict_volume(self.model, slices, LEVELS, (0,), self.config.diffusion.noise, "naive", 0)
+        noise = self.config.diffusion.noise  # larger batches would be filled up with copies
+        predict_volume(self.model, slices, LEVELS, (0,), noise, "naive", 0, batch_size=SAMPLE_SLICES)
 
     def detect(self, scores: NDArray[np.float32]) -> tuple[float, float, float]:
         """Dice at the threshold of the ten-step search, area under the ROC curve, average precision."""

@@ -1,5 +1,6 @@
 """How long the network takes for a volume, where a search weighs that against what is found."""
 
+import math
 import time
 from pathlib import Path
 
@@ -19,11 +20,14 @@ def wanted(config: ExperimentConfig) -> bool:
 def pass_seconds(config: ExperimentConfig, place: Place, path: Path, volume: int, device: torch.device) -> float:
     """Wall-clock seconds of one branch of ``volume`` at one noise level and seed with the checkpoint ``path``.
 
-    The second of two predictions counts: the first one warms up. Raises ``ArtifactError`` for a damaged checkpoint.
+    The second of two predictions counts: the first one warms up. Copies that fill up the last batch do not count: next to
+    other levels and volumes there are none. Raises ``ArtifactError`` for a damaged checkpoint.
     """
     store, (model, _) = SliceStore.open(place.store, verify=False), load_model(path, device)
-    one = {"noise_levels": config.reconstruction.noise_levels[:1], "noise_seeds": config.reconstruction.noise_seeds[:1]}
-    settings, image, name = config.reconstruction.model_copy(update=one), store.image(volume), store.volumes[volume].id
+    image, name, own = store.image(volume), store.volumes[volume].id, config.reconstruction
+    batch = min(own.batch_size, len(image))
+    one = {"noise_levels": own.noise_levels[:1], "noise_seeds": own.noise_seeds[:1], "batch_size": batch}
+    settings = own.model_copy(update=one)
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()
@@ -31,4 +35,4 @@ def pass_seconds(config: ExperimentConfig, place: Place, path: Path, volume: int
             model, config, settings, image, name, device, unconditional=False
         )  # comes back as an array: all is done
         seconds = time.perf_counter() - start
-    return seconds
+    return seconds * len(image) / (math.ceil(len(image) / batch) * batch)
