@@ -200,11 +200,17 @@ def drive(
 @contextlib.contextmanager
 def janitor(every_seconds: float = 5.0) -> Iterator[None]:
     """Free what stopped trainings left behind, every few seconds until the block ends."""
+    import ray
+
     over = threading.Event()
 
     def clean() -> None:
-        while not over.wait(every_seconds):
-            freed = free_abandoned()
+        while not over.wait(every_seconds) and ray.is_initialized():
+            try:
+                freed = free_abandoned()
+            except (ray.exceptions.RayError, RuntimeError, ConnectionError) as error:  # the cluster ends, or stammers
+                logger.info("placement groups could not be looked at (%s)", error)
+                continue
             if freed:
                 logger.info("freed %d placement groups of stopped trainings", freed)
 

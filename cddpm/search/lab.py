@@ -143,7 +143,8 @@ class Lab:
 
     def _register(self, result: TrialResult, metrics: dict[str, float]) -> int:
         """Package a trial and register it; the same package of the same trial only once."""
-        config = with_values(self.config, result.params, f"trial {result.number}")
+        # not the sweep's own of today: what was extended since then must not make another package of the same model
+        config = trials.read_config(trials.folder_of(self.folder, result.number))
         validation = _validation(result)
         pipeline = Pipeline(
             scoring=scoring_search.scoring_with(config, result.best.params),

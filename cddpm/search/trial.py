@@ -151,6 +151,15 @@ def read_result(folder: Path) -> TrialResult | None:
         raise SearchError(f"{path}: not a trial's result ({error}); delete it to score this trial again") from error
 
 
+def read_config(folder: Path) -> ExperimentConfig:
+    """The whole configuration that a trial ran under, as it was then. Raises ``SearchError`` for a missing or damaged file."""
+    path = folder / CONFIG
+    try:
+        return parse(json.loads(path.read_text()), str(path))
+    except (OSError, ValueError) as error:
+        raise SearchError(f"{path}: not the configuration of a trial ({error}); restore it") from error
+
+
 def read_ending(folder: Path, name: str) -> dict[str, Any] | None:
     """``stopped.json`` or ``failed.json`` of a trial's folder."""
     path = folder / name

@@ -71,7 +71,6 @@ def table(folder: Path) -> dict[tuple[str, str, str], dict[str, str]]:
 def test_stopped_resumed_and_told_in_one_table(tmp_path: Path) -> None:
     first = start(tmp_path)
     first.wait_for("run 0001 starts")
-    first.wait_for("training:")
     first.interrupt()
     assert first.finish(90) == 130, first.output
     assert "--resume" in first.output
