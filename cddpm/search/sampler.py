@@ -4,7 +4,6 @@ A sampler is made anew for every trial, with a seed of its own made of the level
 proposes depends on what the study knows, never on how often the driver was stopped and started again.
 """
 
-import importlib.util
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,6 @@ from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSamp
 from optuna.trial import FrozenTrial, TrialState
 
 from cddpm.config import Choice, ExperimentConfig, Float, LevelConfig, Space, active, ordered, value_at
-from cddpm.errors import SearchError
 from cddpm.models.noise import slice_seed
 from cddpm.search import space as spaces
 
@@ -70,11 +68,10 @@ class Sampler(BaseSampler):
 
 
 def made(level: LevelConfig, seed: int) -> BaseSampler:
-    """Optuna's sampler of that name. Raises ``SearchError`` if a package that it needs is missing."""
+    """Optuna's sampler of that name."""
     if level.sampler == "tpe":
         return _tpe(level, seed)
     if level.sampler == "cma-es":
-        check_installed(level)
         # choices, and what is not searched in every trial, are no axes of an ellipsoid: TPE, one by one, proposes them
         beside = TPESampler(seed=seed, multivariate=False)
         return CmaEsSampler(seed=seed, independent_sampler=beside, warn_independent_sampling=False)
@@ -93,14 +90,6 @@ def _tpe(level: LevelConfig, seed: int) -> TPESampler:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return TPESampler(seed=seed, multivariate=True, group=True)
     return TPESampler(seed=seed)
-
-
-def check_installed(level: LevelConfig) -> None:
-    """Raise ``SearchError`` if the level's sampler needs a package that is not here."""
-    if level.sampler == "cma-es" and importlib.util.find_spec("cmaes") is None:
-        raise SearchError(
-            "sampler: 'cma-es' needs the package cmaes, which is not installed here (pip install cmaes); or take tpe"
-        )
 
 
 def first_points(level: LevelConfig, config: ExperimentConfig, seed: int) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError
-from cddpm.search import budget, champion, extension, leaderboard, origin, pareto, sampler, study, warm_start
+from cddpm.search import budget, champion, extension, leaderboard, origin, pareto, study, warm_start
 from cddpm.search.budget import Meter
 from cddpm.search.display import Display
 from cddpm.search.lab import Lab
@@ -97,8 +97,6 @@ def run(config: ExperimentConfig, resume: bool, address: str | None, display: Di
         if extend:
             extension.extend(folder, config, extend, study.ended(folder / STUDY_FILE))
         config = extension.extended(folder, config)
-        for level in (config.search.training, config.search.scoring):
-            sampler.check_installed(level)
         root = prepare_data(config, display)
         with display.stage("Ray") as say:
             cluster.connect(address)

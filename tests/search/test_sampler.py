@@ -1,6 +1,5 @@
 """Samplers: each by its name, decided by seed, number and history alone, grids without repeats."""
 
-import importlib.util
 import itertools
 import pickle
 from pathlib import Path
@@ -12,8 +11,6 @@ from pydantic import TypeAdapter
 from tiny_training import tiny_config
 
 from cddpm.config import LevelConfig, Space
-from cddpm.errors import SearchError
-from cddpm.search import sampler as samplers
 from cddpm.search import space as spaces
 from cddpm.search.sampler import Sampler, first_points, grid
 
@@ -31,11 +28,6 @@ NAMES = ["tpe", "random", "nsga-ii", "cma-es"]
 
 def level(space: dict[str, Any] = CONDITIONAL, **values: Any) -> LevelConfig:
     return LevelConfig(space=TypeAdapter(Space).validate_python(space), **values)
-
-
-def needs(name: str) -> None:
-    if name == "cma-es" and importlib.util.find_spec("cmaes") is None:
-        pytest.skip("package cmaes is missing")
 
 
 def value(settings: dict[str, Any]) -> float:
@@ -68,7 +60,6 @@ def walk(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_proposals_lie_in_the_space_and_only_where_conditions_hold(name: str) -> None:
-    needs(name)
     found = walk(level(sampler=name), 40, 0)
     for settings in found:
         simplex = settings["diffusion.noise.kind"] == "simplex"
@@ -82,7 +73,6 @@ def test_proposals_lie_in_the_space_and_only_where_conditions_hold(name: str) ->
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_same_seed_and_concurrency_same_proposals(name: str, at_once: int) -> None:
-    needs(name)
     wanted = level(sampler=name)
     assert walk(wanted, 25, 1, at_once) == walk(wanted, 25, 1, at_once)
     assert walk(wanted, 5, 1, at_once) != walk(wanted, 5, 2, at_once)
@@ -90,7 +80,6 @@ def test_same_seed_and_concurrency_same_proposals(name: str, at_once: int) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_new_driver_for_each_trial_proposes_what_one_driver_would(name: str, tmp_path: Path) -> None:
-    needs(name)
     wanted = level(sampler=name)
     assert walk(wanted, 14, 1, path=tmp_path / "study.db") == walk(wanted, 14, 1)
 
@@ -98,7 +87,6 @@ def test_a_new_driver_for_each_trial_proposes_what_one_driver_would(name: str, t
 @pytest.mark.parametrize("name", ["tpe", "cma-es", "nsga-ii"])
 def test_what_was_learnt_is_used(name: str) -> None:
     """The mean of later proposals is better than that of random ones."""
-    needs(name)
     later = [value(settings) for settings in walk(level(sampler=name), 80, 0)[60:]]
     chance = [value(settings) for settings in walk(level(sampler="random"), 80, 0)[60:]]
     assert sum(later) > sum(chance) + 2
@@ -113,13 +101,6 @@ def test_a_sampler_survives_a_snapshot() -> None:
         for sampler in (study.sampler, again)
     ]
     assert drawn[0] == drawn[1]
-
-
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    samplers.check_installed(level(sampler="tpe"))
-    with pytest.raises(SearchError, match="'cma-es' needs the package cmaes"):
-        samplers.check_installed(level(sampler="cma-es"))
 
 
 def test_a_grid_holds_every_point_once() -> None:
