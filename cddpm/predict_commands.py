@@ -14,7 +14,7 @@ from rich.markup import escape
 
 if TYPE_CHECKING:
     from cddpm.data.volume import Volume
-    from cddpm.predict import Prediction, Predictor
+    from cddpm.predict.predictor import Prediction, Predictor
     from cddpm.tracking.package import Package
 
 ANOMALY_MAP, RECONSTRUCTION, SEGMENTATION = "anomaly_map.nii.gz", "reconstruction.nii.gz", "segmentation.nii.gz"
@@ -91,7 +91,7 @@ def _one_per_scan(option: str, scans: Sequence[Path], values: Sequence[Any] | No
 
 def _folders(scans: Sequence[Path], out: Path) -> list[Path]:
     from cddpm.errors import DataError
-    from cddpm.predict import stem
+    from cddpm.predict.predictor import stem
 
     names = [stem(scan) for scan in scans]
     for first, second in ((names.index(n), i) for i, n in enumerate(names)):
@@ -132,7 +132,7 @@ def _predictor(package: "Package", device: str, dataset: str) -> "Predictor":
     import torch
 
     from cddpm.errors import ConfigError
-    from cddpm.predict import Predictor, threshold_of
+    from cddpm.predict.predictor import Predictor, threshold_of
 
     threshold_of(package, dataset)
     there = torch.cuda.is_available()
@@ -174,7 +174,7 @@ def _summary(scan: Path, prediction: "Prediction", folder: Path) -> str:
 def _provenance(predictor: "Predictor", model: _Model) -> dict[str, Any]:
     from importlib.metadata import version
 
-    from cddpm.predict import settings
+    from cddpm.predict.predictor import settings
 
     package = predictor.package
     return {
@@ -211,7 +211,7 @@ def _write(folder: Path, image: "Volume", prediction: "Prediction", about: dict[
 
 
 def _result(image: "Volume", prediction: "Prediction") -> dict[str, Any]:
-    from cddpm.predict import INTENSITIES
+    from cddpm.predict.predictor import INTENSITIES
 
     low, high = prediction.intensities
     geometry = prediction.working.geometry
@@ -233,7 +233,7 @@ def _result(image: "Volume", prediction: "Prediction") -> dict[str, Any]:
 
 
 def _draw(path: Path, prediction: "Prediction") -> None:
-    from cddpm.predict import overview_rows
+    from cddpm.predict.predictor import overview_rows
     from cddpm.scoring.figures import overview
 
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")

@@ -17,7 +17,7 @@ from cddpm.cli import app
 from cddpm.config import TrackingConfig
 from cddpm.data.volume import describe, read_image, read_segmentation, write_volume
 from cddpm.errors import ArtifactError, ConfigError, DataError, TrackingError
-from cddpm.predict import Prediction
+from cddpm.predict.predictor import Prediction
 from cddpm.tracking.package import Package
 from cddpm.tracking.registry import Registry, register
 from cddpm.tracking.runs import LabBook

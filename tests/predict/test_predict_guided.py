@@ -15,7 +15,7 @@ from cddpm.data.layout import ScanRow
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import ArtifactError
 from cddpm.models.cddpm import ConditionedDiffusion
-from cddpm.predict import Predictor
+from cddpm.predict.predictor import Predictor
 from cddpm.reconstruct.cache import ReconstructionCache
 from cddpm.scoring.score import Scorer
 from cddpm.search.champion import weights_of

@@ -12,7 +12,7 @@ from cddpm.data.layout import ScanRow
 from cddpm.data.store import SliceStore, build_store
 from cddpm.data.volume import Volume
 from cddpm.errors import ArtifactError, CddpmError, ConfigError, VolumeError
-from cddpm.predict import Prediction, Predictor, overview_rows, settings, stem
+from cddpm.predict.predictor import Prediction, Predictor, overview_rows, settings, stem
 from cddpm.reconstruct import cache
 from cddpm.scoring.score import Scorer
 from cddpm.tracking.package import Package, Pipeline
@@ -118,7 +118,7 @@ def test_the_reconstruction_is_in_the_scans_intensities(scan: Scan, prediction: 
     low, high = prediction.intensities
     brain = scan.mask.data > 0
     assert low < np.median(scan.image.data[brain]) < high
-    monkeypatch.setattr("cddpm.predict.predict", lambda model, config, s, image, *_: _perfect(s, image))
+    monkeypatch.setattr("cddpm.predict.predictor.predict", lambda model, config, s, image, *_: _perfect(s, image))
     package = Package(scan.image.path, "x", {}, EXPERIMENT, _pipeline(guidance_scale=1.0))
     perfect = _without_network(package).predict_scan(scan.image, scan.mask)
     seen = brain & (perfect.reconstruction > 0)  # the field of view ends below and above

@@ -1,15 +1,17 @@
-"""A tiny package with random weights, one phantom subject as files, and the same scan lying otherwise."""
+"""A tiny package with random weights, one phantom subject as files, and the same scan lying otherwise; as fixtures too."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from cddpm.config import ExperimentConfig, ScoringConfig, parse
 from cddpm.data.phantom_subject import Subject, draw
 from cddpm.data.volume import Volume, read_image, read_mask, write_volume
 from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.predict.predictor import Prediction, Predictor
 from cddpm.tracking.package import Package, Pipeline, read_package, write_package
 
 SCORING = ScoringConfig(noise_levels=(200,), guidance_scale=1.5, median_kernel=3, minimum_component_voxels=2)
@@ -78,3 +80,23 @@ def turned(volume: Volume, axes: tuple[int, int, int], flips: tuple[int, ...]) -
 
 def turned_array(array: np.ndarray, axes: tuple[int, int, int], flips: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(np.flip(array.transpose(axes), flips))
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    return make_package(tmp_path_factory.mktemp("model") / "package")
+
+
+@pytest.fixture(scope="session")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Scan:
+    return make_scan(tmp_path_factory.mktemp("scan"))
+
+
+@pytest.fixture(scope="session")
+def predictor(package: Package) -> Predictor:
+    return Predictor(package)
+
+
+@pytest.fixture(scope="session")
+def prediction(predictor: Predictor, scan: Scan) -> Prediction:
+    return predictor.predict_scan(scan.image, scan.mask, "Brats21/patient")
