@@ -1,14 +1,14 @@
-"""Speed and memory of this machine against the bars of the project, on a drawn cohort; starts no Ray, needs no data.
+"""Speed and memory of this machine.
 
 python launch/bench.py search [--quick] [--output FILE.json]
+python launch/bench.py race SWEEP [--plot FILE.png] [--output FILE.json]
 
-Leaves with 1 if a bar is missed. The numbers mean something only while the machine does nothing else.
+The numbers mean something only while the machine does nothing else.
 """
 
 import os
 import platform
 import tempfile
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,21 +16,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cddpm.shell import guarded
+from cddpm.shell import guarded_app
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+Output = Annotated[Path | None, typer.Option(help="JSON file for the numbers.")]
 
 
-class Subject(StrEnum):
-    """What is measured."""
-
-    search = "search"
-
-
-def main(
-    subject: Annotated[Subject, typer.Argument(help="What is measured.")] = Subject.search,
+@app.command()
+def search(
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: shows that it runs; bars are not held.")] = False,
-    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
+    output: Output = None,
 ) -> None:
-    """Measure and print each row of the table of speed and memory."""
+    """Measure the search against its bars, on a drawn cohort; leaves with 1 if one is missed."""
     from cddpm import artifact
     from cddpm.speed import rows
 
@@ -50,6 +47,40 @@ def main(
     if missed and not quick:
         console.print(f"[red]{len(missed)} of the bars are missed[/]")
         raise typer.Exit(1)
+
+
+@app.command()
+def race(
+    sweep: Annotated[str, typer.Argument(help="A finished sweep: its name, or its folder.", show_default=False)],
+    output_dir: Annotated[Path, typer.Option(help="Where sweeps are kept.")] = Path("outputs"),
+    plot: Annotated[Path | None, typer.Option(help="PNG file for the two courses.")] = None,
+    output: Output = None,
+) -> None:
+    """Search a finished sweep's scoring space again, on its cache and then the plain way for the same wall-clock."""
+    from cddpm import artifact
+    from cddpm.search.record import find
+    from cddpm.speed import race as races
+    from cddpm.speed import rows
+
+    console, cores = Console(), rows.pin()
+    with console.status("searching both ways"):
+        found = races.run(find(sweep, output_dir), cores)
+    cached, plain = found.cached, found.plain
+    ratio = (len(cached.best) / cached.seconds[-1]) / (len(plain.best) / plain.seconds[-1])
+    table = Table(title=f"Sweep '{found.sweep}', {found.volumes} validation volumes, {cores} cores")
+    for name in ("way", "settings", "seconds", "settings/hour", "best Dice"):
+        table.add_column(name, justify="left" if name == "way" else "right")
+    for name, way in (("on cached reconstructions", cached), ("plain", plain)):
+        count, seconds = len(way.best), way.seconds[-1]
+        table.add_row(name, f"{count:,}", f"{seconds:.1f}", f"{3600 * count / seconds:,.0f}", f"{way.best[-1]:.4f}")
+    console.print(table)
+    console.print(
+        f"{ratio:.0f} times as many settings in the same time; the plain way's best has {found.checked:.4f} exactly"
+    )
+    if plot is not None:
+        races.draw(found, plot)
+    if output is not None:
+        artifact.write_json(output, {"machine": _machine(cores), **found.plain_data()})
 
 
 def _table(found: list[Any]) -> Table:
@@ -78,4 +109,4 @@ def _machine(cores: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    guarded(main)
+    guarded_app(app)

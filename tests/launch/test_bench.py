@@ -45,4 +45,4 @@ def test_an_unknown_subject_is_refused() -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert "search" in done.stderr
+    assert "No such command" in done.stderr
