@@ -8,6 +8,7 @@
     │   └── VolumeError    3   one NIfTI file cannot be used
     ├── ArtifactError      4   a store, checkpoint, cache or model package is missing, damaged or of another kind
     ├── TrackingError      5   the MLflow server or the registry refuses or cannot be reached
+    │   └── AwayError      5   it does not answer now, or does not let us in: later it may
     ├── SearchError        6   a sweep cannot start, resume or finish
     ├── StorageError       7   the disk or the storage path refuses a write
     └── StoppedError     130   the user asked the work to stop; it can be resumed
@@ -49,6 +50,10 @@ class TrackingError(CddpmError):
     """MLflow's server or registry cannot be reached or does not hold what was asked for."""
 
     exit_code = 5
+
+
+class AwayError(TrackingError):
+    """MLflow does not answer or does not let us in; what is to be entered can wait for it."""
 
 
 class SearchError(CddpmError):

@@ -19,6 +19,7 @@ EXIT_CODES = {
     "VolumeError": 3,
     "ArtifactError": 4,
     "TrackingError": 5,
+    "AwayError": 5,
     "SearchError": 6,
     "StorageError": 7,
     "StoppedError": 130,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from cddpm import cluster
 from cddpm.campaign import Campaign
@@ -60,6 +61,8 @@ def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summ
             say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
         runs = _runs(plan, roots, available.get("GPU", 0.0), display)
         with Notebook.open(plan.first, plan.kind, plan.name, runs) as notebook:
+            if notebook.away:
+                display.say(f"[yellow]{escape(notebook.away)}[/]")
             campaign.begin()
             outcomes = _carry_out(runs, fits, notebook, display)
             if campaign.stopped:

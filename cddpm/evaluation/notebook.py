@@ -26,7 +26,7 @@ class Notebook:
 
     @classmethod
     def open(cls, config: ExperimentConfig, kind: str, name: str, runs: Sequence[FoldRun]) -> Self:
-        """Open the lab book and the evaluation's run. Raises ``TrackingError`` if the server does not answer."""
+        """Open the lab book and the evaluation's run. Raises as ``LabBook.open``."""
         book = LabBook.open(config.tracking, config.output_dir, config.output_dir / "spool")
         key = book.parent(f"{kind}-{name}", to_dict(config), surroundings(), names.KIND_EVALUATION)
         for store, modality in {(r.place.store, r.parsed.data.modality): None for r in runs}:
@@ -39,13 +39,18 @@ class Notebook:
         """MLflow's tracking URI."""
         return self.book.uri
 
+    @property
+    def away(self) -> str | None:
+        """What to tell the person if MLflow did not answer at the start."""
+        return self.book.notice
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is not None:
             self.book.close(self.run, "KILLED" if kind is StoppedError else "FAILED")
-        self.book.end()
+        self.book.end(timeout_seconds=5)
 
     def started(self, number: int) -> None:
         """A run starts, or is continued."""

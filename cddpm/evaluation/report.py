@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from cddpm import artifact
 from cddpm.config import DataConfig
@@ -16,6 +17,7 @@ from cddpm.evaluation import markdown, provenance, table, terminal
 from cddpm.evaluation.fold import Outcome, all_results
 from cddpm.evaluation.plan import Plan
 from cddpm.evaluation.table import ResultTable
+from cddpm.tracking.spool import to_deliver
 
 SHIFT_COLUMNS = ("dice", "oracle_dice", "auprc", "l1_ratio", "jensen_shannon", "wasserstein")
 """Of domain shifts, in the Markdown; the CSV has all."""
@@ -124,9 +126,6 @@ def closing(plan: Plan, files: Files, undelivered: int, console: Console) -> Non
     """The headline, and where the rest is."""
     terminal.show(files.table, console)
     if undelivered:
-        console.print(
-            f"[yellow]{undelivered} lab-book entries have not reached MLflow; the next command that opens it delivers "
-            "them[/]"
-        )
+        console.print(escape(to_deliver(undelivered, plan.first.output_dir)), style="yellow", soft_wrap=True)
     console.print(f"all measures, per data set: {files.markdown}", highlight=False, soft_wrap=True)
     console.print(f"per volume and as CSV:      {files.markdown.parent}", highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from cddpm.config import ExperimentConfig, to_dict, with_values
 from cddpm.data.store import SliceStore
-from cddpm.errors import StoppedError
+from cddpm.errors import StoppedError, TrackingError
 from cddpm.scoring.metrics import mean
 from cddpm.search import point_table, scoring_search
 from cddpm.search import trial as trials
@@ -15,12 +15,13 @@ from cddpm.search.champion import Contender, weights_of
 from cddpm.search.trial import TrialResult
 from cddpm.tracking import names
 from cddpm.tracking.package import Pipeline, write_package
-from cddpm.tracking.registry import Registry, register
-from cddpm.tracking.runs import LabBook
+from cddpm.tracking.runs import LabBook, Promised
 from cddpm.tracking.surroundings import surroundings
 from cddpm.training import checkpoint, stages
 
 ALIAS = "champion"
+_SECONDS_AT_END, _SECONDS_TO_END = 60.0, 5.0
+"""How long the last entries of a sweep, and those of one that was cut off, may take; what is left then waits."""
 _STATUS: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
     "finished": "FINISHED",
     "stopped": "FINISHED",
@@ -41,10 +42,11 @@ class Lab:
     run: str = ""
     _runs: dict[int, str] = field(default_factory=dict)
     _params: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _left: int = 0
 
     @classmethod
     def open(cls, config: ExperimentConfig, folder: Path, place: stages.Place) -> Self:
-        """Open the lab book and the sweep's run. Raises ``TrackingError`` if the server does not answer."""
+        """Open the lab book and the sweep's run. Raises as ``LabBook.open``."""
         book = LabBook.open(config.tracking, config.output_dir, config.output_dir / "spool")
         store = SliceStore.open(place.store, verify=False).fingerprint
         lab = cls(config, folder, place, store, book)
@@ -57,13 +59,18 @@ class Lab:
         """MLflow's tracking URI."""
         return self.book.uri
 
+    @property
+    def away(self) -> str | None:
+        """What to tell the person if MLflow did not answer at the start."""
+        return self.book.notice
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is not None:
             self.book.close(self.run, "KILLED" if kind is StoppedError else "FAILED")
-        self.book.end()
+        self.book.end(_SECONDS_TO_END)
 
     def started(self, number: int, params: dict[str, Any]) -> None:
         """A trial starts, or is continued: its run is made or opened again."""
@@ -125,23 +132,36 @@ class Lab:
     def _trial_config(self, number: int) -> ExperimentConfig:
         return with_values(self.config, self._params.get(number, {}), f"trial {number}")
 
-    def register(self, results: list[TrialResult], winner: Contender, beside: list[Contender]) -> int:
-        """Register the best trials under their validation metrics and point the alias at the first; returns its version.
+    def register(self, results: list[TrialResult], winner: Contender, beside: list[Contender]) -> None:
+        """Register the best trials under their validation metrics and point the alias at the first, once MLflow answers.
 
         Only the winner, which is ``results[0]``, has test metrics.
         """
         test = _test(winner, self.config)
-        champion = self._register(results[0], {**_chosen(test), "objective": results[0].objective})
+        why = f"best {self.config.search.objective} on validation of sweep {self.config.name}"
+        metrics = {**_chosen(test), names.OBJECTIVE: results[0].objective}
+        self._register(results[0], metrics, Promised(ALIAS, why))
         for other in results[1 : self.config.tracking.registered_trials]:
-            self._register(other, {"objective": other.objective})
-        registry = Registry(self.book.client(), self.book.uri, self.config.tracking.registered_model)
-        registry.promote(
-            str(champion), ALIAS, f"best {self.config.search.objective} on validation of sweep {self.config.name}"
-        )
+            self._register(other, {names.OBJECTIVE: other.objective})
         self._enter_champion(results[0], winner, test, beside)
-        return champion
 
-    def _register(self, result: TrialResult, metrics: dict[str, float]) -> int:
+    def version(self, result: TrialResult) -> int | None:
+        """The version that a trial's model became; None if its registration waits for MLflow.
+
+        Raises ``TrackingError`` if MLflow has everything else and refused this.
+        """
+        found = self.book.registered(self._runs[result.number], self.config.tracking.registered_model)
+        if found is None and not self._left:
+            raise TrackingError(
+                f"{self.uri}: trial {result.number:04d} was not registered as '{self.config.tracking.registered_model}': "
+                f"{self.book.fault}; its package is {self._package(result)}"
+            )
+        return found
+
+    def _package(self, result: TrialResult) -> Path:
+        return self.folder / "packages" / f"{result.number:04d}"  # two trials may have found one checkpoint
+
+    def _register(self, result: TrialResult, metrics: dict[str, float], promotion: Promised | None = None) -> None:
         """Package a trial and register it; the same package of the same trial only once."""
         # not the sweep's own of today: what was extended since then must not make another package of the same model
         config = trials.read_config(trials.folder_of(self.folder, result.number))
@@ -155,12 +175,12 @@ class Lab:
             sweep=self.config.name,
             trial=result.number,
         )
-        package = self.folder / "packages" / f"{result.number:04d}"  # two trials may have found one checkpoint
+        package = self._package(result)
         write_package(package, weights_of(self.place, result), config, pipeline)
-        run = self._runs[result.number]
         tags = {names.SWEEP: self.config.name, names.TRIAL: str(result.number)}
+        model = self.config.tracking.registered_model
         own = {**_chosen(validation), **metrics}
-        return register(self.book, run, package, own, tags, self.config.tracking.registered_model)
+        self.book.register(self._runs[result.number], package, own, tags, model, promotion)
 
     def _enter_champion(
         self, result: TrialResult, winner: Contender, test: dict[str, float], beside: list[Contender]
@@ -183,7 +203,8 @@ class Lab:
     def close(self) -> int:
         """The sweep is over; returns how many entries MLflow does not have yet."""
         self.book.close(self.run, "FINISHED")
-        return self.book.flush(timeout_seconds=60)
+        self._left = self.book.flush(_SECONDS_AT_END)
+        return self._left
 
 
 def _validation(result: TrialResult) -> dict[str, float]:

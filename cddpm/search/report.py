@@ -17,6 +17,7 @@ from cddpm.search.champion import Contender
 from cddpm.search.leaderboard import Row
 from cddpm.search.scoring_search import objective_datasets
 from cddpm.search.sweep import Summary
+from cddpm.tracking.spool import to_deliver
 
 COLUMNS = 110
 FRONT_ROWS = 15
@@ -47,10 +48,9 @@ def closing(config: ExperimentConfig, summary: Summary, console: Console) -> Non
     for line in _verdict(config, summary.contenders):
         console.print(line, highlight=False)
     if summary.undelivered:
-        console.print(
-            f"[yellow]{summary.undelivered} lab-book entries have not reached MLflow; the next command that opens it "
-            "delivers them[/]"
-        )
+        model = "The champion is not yet registered: " if summary.version is None else ""
+        waiting = to_deliver(summary.undelivered, config.output_dir)
+        console.print(escape(model + waiting), style="yellow", soft_wrap=True)
     console.print("\n[bold]next[/]")
     for title, command in _next(config, summary):
         console.print(f"  [dim]{title}:[/]\n    {escape(command)}", highlight=False, soft_wrap=True)

@@ -38,7 +38,8 @@ class Summary:
     folder: Path
     rows: list[Row]
     contenders: list[champion.Contender]
-    version: int
+    version: int | None
+    """None: its registration waits for MLflow."""
     picture: Path
     tracking_uri: str
     undelivered: int
@@ -106,6 +107,8 @@ def run(config: ExperimentConfig, resume: bool, address: str | None, display: Di
             say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
         place = slice_store(config, root, display)
         with Lab.open(config, folder, place) as lab:
+            if lab.away:
+                display.say(f"[yellow]{escape(lab.away)}[/]")
             campaign.begin()
             origin.enter(folder, config, place.store.name)
             _tune(config, folder, place, fits, lab, display)
@@ -204,10 +207,11 @@ def _finish(
     if front:
         kept.append(pareto.save(folder, config, front))
     with display.stage("registry") as say:
-        version = lab.register(results, winner, contenders[1:])
+        lab.register(results, winner, contenders[1:])
         lab.keep(kept)
-        undelivered = lab.close()
-        say(f"'{config.tracking.registered_model}' version {version} is the champion")
+        undelivered, version = lab.close(), lab.version(best)
+        which = "its registration waits for MLflow" if version is None else f"version {version} is the champion"
+        say(f"'{config.tracking.registered_model}': {which}")
     return Summary(
         folder, rows, contenders, version, picture, lab.uri, undelivered, _a_scan(config, root, final), front
     )

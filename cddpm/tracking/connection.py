@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -15,13 +16,22 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from cddpm import artifact
-from cddpm.errors import TrackingError
+from cddpm.errors import AwayError, TrackingError
 
 logger = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _ANSWER_SECONDS = 8.0
+_DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Kinds of database servers, and where they listen if the URI does not say."""
+_PASSING = (
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "REQUEST_LIMIT_EXCEEDED",
+)
 
 for _noisy, _level in (
     ("mlflow", logging.WARNING),
@@ -47,8 +57,10 @@ def connect(uri: str, create: bool = True) -> MlflowClient:
     """A client for ``uri``; a SQLite database is made (or brought up) by one process at a time.
 
     Several processes that open a fresh database at once corrupt it for good, hence the lock. With ``create=False`` a
-    missing database file is an error. Raises ``TrackingError`` that names the URI.
+    missing database file is an error. Raises ``TrackingError`` that names the URI: ``AwayError`` if a server may answer
+    later, another for what no waiting mends.
     """
+    _check_kind(uri)
     file = sqlite_file(uri)
     if file is None:
         _check_answers(uri)
@@ -69,10 +81,22 @@ def _opened(uri: str) -> MlflowClient:
         client.search_experiments(max_results=1)
         client.search_registered_models(max_results=1)
     except MlflowException as error:
-        raise TrackingError(f"{uri}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
+        lasting = sqlite_file(uri) is not None and "database is locked" not in str(error)
+        passing = error.error_code in _PASSING and not lasting and "schema" not in str(error)
+        kind = AwayError if passing else TrackingError
+        raise kind(f"{uri}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
     except Exception as error:  # SQLAlchemy, Alembic and drivers raise their own kinds
         raise TrackingError(f"{uri}: MLflow cannot open this: {one_line(error)}{_advice(error)}") from error
     return client
+
+
+def _check_kind(uri: str) -> None:
+    scheme = urlsplit(uri).scheme.split("+")[0]
+    if scheme not in ("http", "https", "sqlite", *_DATABASES):
+        raise TrackingError(
+            f"tracking.uri: '{uri}' is no lab book; allowed are http://HOST:PORT, https://..., "
+            f"sqlite:////absolute/path/mlflow.db and {', '.join(f'{name}://...' for name in _DATABASES)}"
+        )
 
 
 def _check_is_database(file: Path) -> None:
@@ -89,7 +113,12 @@ def _begins_with(file: Path, magic: bytes) -> bool:
 
 
 def _check_answers(uri: str) -> None:
-    if urlsplit(uri).scheme not in ("http", "https"):
+    """A look of a few seconds; MLflow would try for minutes. Raises ``AwayError``."""
+    parts = urlsplit(uri)
+    kind = parts.scheme.split("+")[0]
+    if kind in _DATABASES:
+        _check_listens(uri, parts.hostname, parts.port or _DATABASES[kind])
+    if kind not in ("http", "https"):
         return
     try:
         with urllib.request.urlopen(uri, timeout=_ANSWER_SECONDS):  # proxies of the environment are used
@@ -100,21 +129,38 @@ def _check_answers(uri: str) -> None:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLError):
             return  # certificates are judged by MLflow's own settings
-        raise TrackingError(
+        raise AwayError(
             f"{uri}: the MLflow server does not answer ({reason}). Start it, correct tracking.uri (or "
             "MLFLOW_TRACKING_URI), or leave it empty for a SQLite file in output_dir"
         ) from None
 
 
+def _check_listens(uri: str, host: str | None, port: int) -> None:
+    if host is None:
+        return  # a socket file: the driver looks for it
+    try:
+        socket.create_connection((host, port), timeout=_ANSWER_SECONDS).close()
+    except OSError as error:
+        raise AwayError(
+            f"{_without_password(uri)}: the database does not answer ({error}). Start it, or correct the URI"
+        ) from None
+
+
+def _without_password(uri: str) -> str:
+    password = urlsplit(uri).password
+    return uri.replace(f":{password}@", ":***@") if password else uri
+
+
 @contextlib.contextmanager
 def told(what: str) -> Iterator[None]:
-    """Turn MLflow's exceptions into ``TrackingError`` that begins with ``what``."""
+    """Turn MLflow's exceptions into ``TrackingError`` that begins with ``what``: ``AwayError`` for what may pass."""
     try:
         yield
     except MlflowException as error:
-        raise TrackingError(f"{what}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
+        kind = AwayError if error.error_code in _PASSING else TrackingError
+        raise kind(f"{what}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
     except OSError as error:
-        raise TrackingError(f"{what}: MLflow cannot be reached or its files not be used: {one_line(error)}") from error
+        raise AwayError(f"{what}: MLflow cannot be reached or its files not be used: {one_line(error)}") from error
 
 
 def _advice(error: Exception) -> str:

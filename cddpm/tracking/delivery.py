@@ -14,7 +14,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from cddpm.errors import ArtifactError, TrackingError
 from cddpm.tracking import connection, names
+from cddpm.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +40,22 @@ def is_refusal(error: Exception) -> bool:
     if isinstance(error, MlflowException):
         return error.error_code in _REFUSALS
     status = getattr(getattr(error, "response", None), "status_code", None)  # of an artifact upload over HTTP
-    return status in _REFUSED_UPLOADS or isinstance(error, FileNotFoundError | ValueError | TypeError | LookupError)
+    return status in _REFUSED_UPLOADS or isinstance(
+        error, FileNotFoundError | ValueError | TypeError | LookupError | ArtifactError
+    )
 
 
 class Delivery:
     """Writes entries with explicit run ids; used by one thread. Every method may raise ``MlflowException`` or ``OSError``."""
 
-    def __init__(self, client: Callable[[], MlflowClient], experiment: str, artifacts: Path | None) -> None:
-        """``client`` is called until it succeeds; ``artifacts``: folder of a new experiment's files (None: the server's)."""
-        self._connect = client
+    def __init__(
+        self, client: Callable[[], MlflowClient], experiment: str, artifacts: Path | None, uri: str = ""
+    ) -> None:
+        """``client`` is called until it succeeds; ``artifacts``: folder of a new experiment's files (None: the server's).
+
+        ``uri``: where the client goes; needed for models only.
+        """
+        self._connect, self._uri = client, uri
         self._client: MlflowClient | None = None
         self._experiment = experiment
         self._experiment_id: str | None = None
@@ -54,6 +63,7 @@ class Delivery:
         self._run_ids: dict[str, str] = {}
         self._last_step: dict[tuple[str, str], int] = {}
         self._created: set[str] = set()
+        self._versions: dict[tuple[str, str], int] = {}
 
     def connect(self) -> MlflowClient:
         """The client, with the experiment there."""
@@ -66,6 +76,19 @@ class Delivery:
     def known(self, key: str) -> str | None:
         """MLflow's id of a run that was delivered in this process."""
         return self._run_ids.get(key)
+
+    @property
+    def home(self) -> dict[str, str | None]:
+        """Where entries go, as journals keep it: ``uri``, ``experiment`` and ``artifacts``."""
+        return {
+            "uri": self._uri,
+            "experiment": self._experiment,
+            "artifacts": str(self._artifacts) if self._artifacts else None,
+        }
+
+    def version(self, run: str, model: str) -> int | None:
+        """The version of ``model`` that was registered for the run with this key by this process."""
+        return self._versions.get((run, model))
 
     def deliver(self, entry: dict[str, Any]) -> None:
         """Carry out one entry."""
@@ -82,6 +105,8 @@ class Delivery:
                 self.connect().log_dict(self.run_id(entry["run"]), entry["value"], entry["file"])
             case "dataset":
                 self._dataset(entry)
+            case "register":
+                self._register(entry)
             case "close":
                 self.connect().set_terminated(self.run_id(entry["run"]), entry["status"], entry["time"])
             case other:
@@ -169,6 +194,20 @@ class Delivery:
         dataset = Dataset(entry["name"], entry["digest"], "local", entry["source"])
         tag = InputTag("mlflow.data.context", entry["context"])
         self.connect().log_inputs(self.run_id(entry["run"]), datasets=[DatasetInput(dataset, [tag])])
+
+    def _register(self, entry: dict[str, Any]) -> None:
+        """Register a package; the same one is registered once, and its promotion is entered once."""
+        run_id, client = self.run_id(entry["run"]), self.connect()
+        registry = Registry(client, self._uri, entry["model"])
+        try:
+            version = registry.register(run_id, Path(entry["package"]), entry["metrics"], entry["tags"])
+            if entry["alias"]:
+                registry.promote_once(version, entry["alias"], entry["why"], entry["who"], entry["id"], entry["time"])
+        except TrackingError as error:
+            if isinstance(error.__cause__, MlflowException | OSError):
+                raise error.__cause__ from None  # whether trying again is in vain, that one says
+            raise ValueError(str(error)) from error
+        self._versions[entry["run"], entry["model"]] = version
 
 
 def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

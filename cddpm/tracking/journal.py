@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,20 +85,49 @@ class Journal:
         """All entries, delivered or not."""
         return _lines(self.path)
 
+    @property
+    def home(self) -> dict[str, str]:
+        """Where its entries were last meant to go: ``uri``, ``experiment`` and ``artifacts``, as far as they were kept."""
+        return _home(self.entries())
+
+    @property
+    def begun(self) -> bool:
+        """Whether MLflow has any of it."""
+        return self._read_bookmark() > 0
+
     def close(self) -> None:
         """Let another process take it over."""
         self._held.close()
 
     def _read_bookmark(self) -> int:
-        try:
-            return int(self._bookmark.read_text())
-        except FileNotFoundError:
-            return 0
-        except ValueError:
-            raise TrackingError(
-                f"{self._bookmark}: not a number; remove it, and the whole journal is sent again (nothing is "
-                "entered twice)"
-            ) from None
+        return _bookmarked(self._bookmark)
+
+
+def waiting_in(path: Path) -> tuple[int, dict[str, str]]:
+    """How many entries of the journal ``path`` wait, and for whom (as ``Journal.home``); it may be in use.
+
+    Raises ``TrackingError`` for a damaged one.
+    """
+    done = _bookmarked(path.with_suffix(".delivered"))
+    entries = list(_lines(path, cut_is_damage=False))
+    return sum(entry["n"] > done for entry in entries), _home(entries)
+
+
+def _home(entries: Iterable[dict[str, Any]]) -> dict[str, str]:
+    found = [entry for entry in entries if "to" in entry]
+    keys = ("uri", "experiment", "artifacts")
+    return {key: found[-1][key] for key in keys if found[-1].get(key)} if found else {}
+
+
+def _bookmarked(bookmark: Path) -> int:
+    try:
+        return int(bookmark.read_text())
+    except FileNotFoundError:
+        return 0
+    except ValueError:
+        raise TrackingError(
+            f"{bookmark}: not a number; remove it, and the whole journal is sent again (nothing is entered twice)"
+        ) from None
 
 
 def _drop_cut_line(path: Path) -> None:
@@ -110,9 +139,11 @@ def _drop_cut_line(path: Path) -> None:
         os.truncate(path, whole)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path, cut_is_damage: bool = True) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
+            if not cut_is_damage and not line.endswith(b"\n"):
+                return  # it is being written
             try:
                 entry: dict[str, Any] = json.loads(line)
                 int(entry["n"])

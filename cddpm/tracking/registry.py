@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote, urlsplit
 
 import mlflow
@@ -30,7 +30,9 @@ from cddpm import artifact
 from cddpm.errors import ArtifactError, TrackingError
 from cddpm.tracking import connection, names
 from cddpm.tracking.package import KIND, verify_package
-from cddpm.tracking.runs import LabBook
+
+if TYPE_CHECKING:  # it imports this module: registrations wait in its journal
+    from cddpm.tracking.runs import LabBook
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class Promotion:
 
 
 def register(
-    lab: LabBook,
+    lab: "LabBook",
     run: str,
     package_dir: Path,
     metrics: Mapping[str, float],
@@ -202,7 +204,7 @@ class Registry:
                 alias=alias,
                 version=version.number,
                 previous=int(previous) if previous is not None else None,
-                who=who or _user(),
+                who=who or user(),
                 when=datetime.now(UTC).isoformat(timespec="microseconds"),
                 why=why.strip(),
             )
@@ -211,6 +213,33 @@ class Registry:
             )
             self._client.set_registered_model_alias(self.name, alias, str(version.number))
         return entry
+
+    def promote_once(self, version: int, alias: str, why: str, who: str, identity: str, time_ms: int) -> bool:
+        """A promotion that was written down at ``time_ms`` and is carried out now, maybe late, maybe for a second time.
+
+        ``identity`` names it in the audit. Returns whether the alias is ours: one that was promoted after ``time_ms`` stays,
+        with a warning. Raises as ``promote``.
+        """
+        _check_alias(alias)
+        found = self.find(str(version))
+        self._verify(found)
+        with connection.told(f"promoting version {version} of '{self.name}' to '{alias}'"):
+            model, when = self._model(), datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="microseconds")
+            later = [entry for entry in self.promotions() if entry.alias == alias and entry.when > when]
+            if later:
+                logger.warning(
+                    "version %d of '%s' does not become '%s': version %d was promoted since",
+                    *(version, self.name, alias, later[-1].version),
+                )
+                return False
+            previous = model.aliases.get(alias) if model else None
+            tag = f"{names.PROMOTION}.{identity}"
+            if model is None or tag not in model.tags:
+                before = int(previous) if previous is not None else None
+                entry = Promotion(alias, version, before, who, when, why)
+                self._client.set_registered_model_tag(self.name, tag, json.dumps(entry.__dict__))
+            self._client.set_registered_model_alias(self.name, alias, str(version))
+        return True
 
     def pull(self, ref: str, directory: Path) -> Path:
         """Copy a version's package to ``directory``; it appears there only after its digests were compared.
@@ -360,7 +389,8 @@ def _check_alias(alias: str) -> None:
         )
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs this program, as the audit names them."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # containers run under numbers without a name

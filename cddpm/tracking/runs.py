@@ -15,6 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -23,10 +24,11 @@ from mlflow import MlflowClient
 
 from cddpm import artifact
 from cddpm.config import TrackingConfig
-from cddpm.errors import TrackingError
+from cddpm.errors import AwayError, TrackingError
 from cddpm.tracking import connection, names
 from cddpm.tracking.delivery import Delivery
 from cddpm.tracking.journal import SUFFIX, Journal
+from cddpm.tracking.registry import user
 from cddpm.tracking.sender import Sender
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,16 @@ logger = logging.getLogger(__name__)
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _COPIED_BYTES = 8 * 2**20
+_PATIENCE_SECONDS = 10.0
 _SWEEP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
+
+
+@dataclass(frozen=True)
+class Promised:
+    """A promotion that follows a registration: ``alias`` shall mean the new version, and ``why``."""
+
+    alias: str
+    why: str
 
 
 class LabBook:
@@ -49,27 +60,46 @@ class LabBook:
         self._sender = Sender(delivery)
         self._journals: dict[str, Journal] = {}
         self._last_step: dict[tuple[str, str], int] = {}
+        self.away: str | None = None
+        """Why MLflow did not answer when the lab book was opened; None if it did."""
 
     @classmethod
-    def open(cls, tracking: TrackingConfig, output_dir: Path, spool: Path, must_answer: bool = True) -> Self:
+    def open(cls, tracking: TrackingConfig, output_dir: Path, spool: Path, must_answer: bool | None = None) -> Self:
         """Open the lab book and deliver what an earlier process left in ``spool`` (folder of journals, made if absent).
 
         Without ``tracking.uri`` it is the SQLite file ``<output_dir>/mlflow.db`` with files in ``<output_dir>/mlartifacts``.
-        With ``must_answer=False`` a server that is away is no error: entries wait in the journal. Raises ``TrackingError``
-        if the server does not answer or refuses, ``StorageError`` if ``spool`` cannot be written.
+        A server that is away is no error, unless ``must_answer`` (by default ``tracking.when_away: refuse``): entries wait in
+        the journal, and ``away`` says why. Raises ``AwayError`` if it is one, ``TrackingError`` for what no waiting mends (a
+        URI that is none, a damaged database, a deleted experiment), ``StorageError`` if ``spool`` cannot be written.
         """
+        if must_answer is None:
+            must_answer = tracking.when_away == "refuse"
         uri = tracking.uri or connection.default_uri(output_dir)
         files = None if tracking.uri else output_dir / "mlartifacts"
         with artifact.storage_errors(spool):
             spool.mkdir(parents=True, exist_ok=True)
-        delivery = Delivery(lambda: connection.connect(uri), tracking.experiment, files)
-        if must_answer:
+        delivery = Delivery(lambda: connection.connect(uri), tracking.experiment, files, uri)
+        book = cls(uri, tracking.experiment, spool, delivery)
+        try:
             with connection.told(uri):
                 delivery.connect()
-        book = cls(uri, tracking.experiment, spool, delivery)
+        except AwayError as error:
+            if must_answer:
+                raise
+            book.away = str(error)
         book._take_over_leftovers()
         book._sender.start()
         return book
+
+    @property
+    def notice(self) -> str | None:
+        """What to tell a person who starts work while MLflow does not answer; None if it does."""
+        if self.away is None:
+            return None
+        return (
+            f"{self.away}. The work goes on: its entries wait in {self._spool} until MLflow answers, or until "
+            "`cddpm registry sync` delivers them (tracking.when_away: refuse would end here)"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -190,6 +220,39 @@ class LabBook:
         )
         self._write(run, "tags", tags={names.FINGERPRINT_STORE: store_fingerprint})
 
+    def register(
+        self,
+        run: str,
+        package: Path,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        model: str,
+        promotion: Promised | None = None,
+    ) -> None:
+        """Register a run's model package, and point an alias to it, once MLflow answers.
+
+        The package is read then: it must stay. Delivered twice it is registered once, and an alias that somebody moved
+        meanwhile stays. ``registered`` tells the version.
+        """
+        promised = promotion or Promised("", "")
+        self._write(
+            run,
+            "register",
+            package=str(package.resolve()),
+            metrics={name: number for name, value in metrics.items() if (number := _finite(value)) is not None},
+            tags=dict(tags),
+            model=model,
+            alias=promised.alias,
+            why=promised.why,
+            who=user(),
+            id=uuid.uuid4().hex,
+            time=_now_ms(),
+        )
+
+    def registered(self, run: str, model: str) -> int | None:
+        """The version of ``model`` that ``register`` made of a run; None if it waits or was refused."""
+        return self._delivery.version(run, model)
+
     # Delivery
 
     @property
@@ -197,9 +260,17 @@ class LabBook:
         """Entries that MLflow will never take; they lie in ``<sweep>.refused`` in the spool."""
         return self._sender.refused
 
+    @property
+    def fault(self) -> str | None:
+        """The last thing that MLflow raised, as one line."""
+        return self._sender.last_fault
+
     def flush(self, timeout_seconds: float) -> int:
-        """Wait until MLflow has everything; returns how many entries it does not have yet (0: all delivered)."""
-        return self._sender.flush(timeout_seconds)
+        """Wait until MLflow has everything; returns how many entries it does not have yet (0: all delivered).
+
+        For a server that does not answer at all it waits no longer than 10 s.
+        """
+        return self._sender.flush(timeout_seconds, _PATIENCE_SECONDS)
 
     def end(self, timeout_seconds: float = 30.0) -> int:
         """Flush, stop the sender and free the journals; returns how many entries wait for the next ``open``."""
@@ -267,7 +338,7 @@ class LabBook:
     def _open_run(self, key: str, kind: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         sweep, _, trial = key.partition("/")
         own = {names.RUN: key, names.SWEEP: sweep, names.KIND: kind} | ({names.TRIAL: str(int(trial))} if trial else {})
-        home = {} if trial else {"to": self._home}
+        home: dict[str, Any] = {} if trial else {"to": self._home, **self._delivery.home}
         self._write(key, "open", tags={**_texts(tags), **own}, params=_texts(params), time=_now_ms(), **home)
 
     def _write(self, run: str, op: str, **fields: Any) -> None:

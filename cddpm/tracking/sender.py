@@ -62,17 +62,22 @@ class Sender:
         """Entries that MLflow does not have yet."""
         return sum(len(journal) for journal in list(self._journals))
 
-    def flush(self, timeout_seconds: float) -> int:
-        """Try again at once and wait until all is delivered or the time is over; returns how many entries are left."""
-        end = time.monotonic() + timeout_seconds
+    def flush(self, timeout_seconds: float, patience_seconds: float | None = None) -> int:
+        """Try again at once and wait until all is delivered or the time is over; returns how many entries are left.
+
+        With ``patience_seconds`` also end when MLflow has not answered for so long: it does not come back for our sake.
+        """
+        begin = time.monotonic()
+        end, patience = begin + timeout_seconds, timeout_seconds if patience_seconds is None else patience_seconds
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
             while self.undelivered() and self._thread.is_alive():
-                left = end - time.monotonic()
-                if left <= 0:
+                silent = self._silent_since
+                until = end if silent is None else min(end, max(silent, begin) + patience)
+                if (left := until - time.monotonic()) <= 0:
                     break
-                self._changed.wait(left)
+                self._changed.wait(min(left, 1.0))
         return self.undelivered()
 
     def stop(self, timeout_seconds: float) -> None:

@@ -116,7 +116,7 @@ def test_interrupted_killed_and_resumed(tmp_path: Path) -> None:
         ),
         (["--data-dir", "/nowhere/at/all"], 3, ["/nowhere/at/all"]),
         (["--resume"], 6, ["no sweep 'small' to resume"]),
-        (["--tracking-uri", "http://127.0.0.1:9"], 5, ["http://127.0.0.1:9"]),
+        (["--tracking-uri", "http://127.0.0.1:9", "--set", "tracking.when_away=refuse"], 5, ["http://127.0.0.1:9"]),
     ],
 )
 def test_a_users_fault_is_one_message(tmp_path: Path, arguments: list[str], code: int, words: list[str]) -> None:

@@ -10,7 +10,7 @@ import mlflow
 import pytest
 
 from cddpm.config import TrackingConfig
-from cddpm.errors import TrackingError
+from cddpm.errors import AwayError, TrackingError
 from cddpm.tracking import connection
 from cddpm.tracking.runs import LabBook
 
@@ -73,9 +73,9 @@ def test_a_damaged_database_is_named(output_dir: Path) -> None:
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    tracking = TrackingConfig(uri="http://127.0.0.1:9")
+    tracking = TrackingConfig(uri="http://127.0.0.1:9", when_away="refuse")
     with pytest.raises(
-        TrackingError, match=r"http://127\.0\.0\.1:9: the MLflow server does not answer .*refused.*Start it"
+        AwayError, match=r"http://127\.0\.0\.1:9: the MLflow server does not answer .*refused.*Start it"
     ):
         LabBook.open(tracking, tmp_path, tmp_path / "spool")
 
@@ -98,8 +98,22 @@ def forbidding() -> Iterator[str]:
 
 
 def test_a_server_that_forbids_is_quoted(forbidding: str, tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match=r"MLflow refuses: .*403.*MLFLOW_TRACKING_USERNAME"):
-        LabBook.open(TrackingConfig(uri=forbidding), tmp_path, tmp_path / "spool")
+    with pytest.raises(AwayError, match=r"MLflow refuses: .*403.*MLFLOW_TRACKING_USERNAME"):
+        LabBook.open(TrackingConfig(uri=forbidding, when_away="refuse"), tmp_path, tmp_path / "spool")
+
+
+@pytest.mark.parametrize("uri", ["htp://host:5000", "localhost:5000", "/srv/mlruns", "file:///srv/mlruns", ""])
+def test_what_is_no_lab_book_is_never_waited_for(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(TrackingError, match=r"is no lab book; allowed are http://HOST:PORT.*sqlite:////.*postgresql"):
+        connection.connect(uri)
+    if uri:
+        with pytest.raises(TrackingError, match="is no lab book"):
+            LabBook.open(TrackingConfig(uri=uri), tmp_path, tmp_path / "spool")
+
+
+def test_a_database_server_that_is_away_is_named_without_its_password() -> None:
+    with pytest.raises(AwayError, match=r"postgresql://me:\*\*\*@127\.0\.0\.1:9/x: the database does not answer"):
+        connection.connect("postgresql://me:secret@127.0.0.1:9/x")
 
 
 def test_a_deleted_experiment_is_named(output_dir: Path) -> None:

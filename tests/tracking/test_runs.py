@@ -14,7 +14,7 @@ import torch
 from mlflow import MlflowClient
 
 from cddpm.config import ExperimentConfig, TrackingConfig, to_dict
-from cddpm.errors import TrackingError
+from cddpm.errors import AwayError, TrackingError
 from cddpm.tracking import names
 from cddpm.tracking.delivery import Delivery
 from cddpm.tracking.runs import LabBook
@@ -209,13 +209,15 @@ def test_what_an_unreachable_server_missed_is_delivered_later(
     open_book: OpenBook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def away(uri: str) -> None:
-        raise TrackingError(f"{uri}: does not answer")
+        raise AwayError(f"{uri}: does not answer")
 
     with monkeypatch.context() as patch:
         patch.setattr("cddpm.tracking.connection.connect", away)
-        with pytest.raises(TrackingError, match="does not answer"):
-            open_book()
-        book = open_book(must_answer=False)
+        with pytest.raises(AwayError, match="does not answer"):
+            open_book(must_answer=True)
+        book = open_book()
+        assert book.notice is not None
+        assert "does not answer. The work goes on" in book.notice
         trial = _one_trial(book)
         book.log_history(trial, ROWS)
         with pytest.raises(TrackingError, match=r"has not reached MLflow within .*does not answer.* safe in"):
