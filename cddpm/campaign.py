@@ -29,6 +29,8 @@ class Campaign:
     name: str
     folder: Path
     identity: Mapping[str, Any]
+    forceable: bool = False
+    """Whether a person may go on in spite of another identity (``--force``)."""
 
     @property
     def stop_file(self) -> Path:
@@ -51,17 +53,18 @@ class Campaign:
         )
 
     @contextlib.contextmanager
-    def held(self, resume: bool, stopping: Callable[[], None]) -> Iterator[None]:
+    def held(self, resume: bool, stopping: Callable[[], None], force: bool = False) -> Iterator[list[str]]:
         """Hold the folder alone until the block ends; ``stopping`` is called at the first request to stop.
 
-        Raises ``SearchError`` if it exists and ``resume`` is not asked for (or the other way round), if its configuration
-        was another, or if another process has it; ``StoppedError`` when it was stopped and can be resumed.
+        Gives what differs from the identity that it was begun with: nothing, unless ``force`` allows it. Raises
+        ``SearchError`` if it exists and ``resume`` is not asked for (or the other way round), if its identity was another,
+        or if another process has it; ``StoppedError`` when it was stopped and can be resumed.
         """
         earlier = (self.folder / HOLDER).exists()
         with self._alone(), self._stoppable(stopping):
-            self._check_same(resume, earlier)
+            changed = self._check_same(resume, earlier, force)
             (self.folder / FINISHED).unlink(missing_ok=True)
-            yield
+            yield changed
             artifact.write_json(self.folder / FINISHED, {"kind": self.kind, "name": self.name})
 
     @contextlib.contextmanager
@@ -79,7 +82,7 @@ class Campaign:
             artifact.write_json(holder, {"pid": os.getpid(), "host": os.uname().nodename})
             yield
 
-    def _check_same(self, resume: bool, earlier: bool) -> None:
+    def _check_same(self, resume: bool, earlier: bool, force: bool) -> list[str]:
         """Refuse to mix. One that was started ``earlier`` but has nothing yet may go on with another configuration."""
         path = self.folder / IDENTITY
         if not path.exists():
@@ -87,23 +90,28 @@ class Campaign:
                 raise SearchError(
                     f"{self.folder}: there is no {self.kind} '{self.name}' to resume; start it without --resume"
                 )
-            return
+            return []
         if not resume:
             raise SearchError(
                 f"{self.folder}: {self.kind} '{self.name}' exists; continue it with --resume, or give this one another "
                 "name (--name)"
             )
-        before, now = json.loads(path.read_text()), self.identity
+        return self.changes("configuration", json.loads(path.read_text()), self.identity, force)
+
+    def changes(self, what: str, before: Mapping[str, Any], now: Mapping[str, Any], force: bool) -> list[str]:
+        """What of ``before`` is another ``now``, a line each. Raises ``SearchError`` that lists it, unless ``force``."""
         changed = [
             f"{k}: was {before.get(k)!r}, is {now.get(k)!r}"
             for k in sorted(before.keys() | now.keys())
             if before.get(k) != now.get(k)
         ]
-        if changed:
+        if changed and not force:
+            otherwise = ", or go on in spite of it with --force" if self.forceable else ""
             raise SearchError(
-                f"{self.kind} '{self.name}' was started with another configuration; put it back or use another name:\n"
+                f"{self.kind} '{self.name}' was started with another {what}; put it back or use another name{otherwise}:\n"
                 + "\n".join(changed)
             )
+        return changed
 
     @contextlib.contextmanager
     def _stoppable(self, stopping: Callable[[], None]) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """Run a sweep on Ray: data check, slice store, training trials, champion, registry.
 
-python launch/sweep.py --config tune_configs/quickstart.yaml [--data-dir DIR] [--resume | --extend 100 | --dry-run]
+python launch/sweep.py --config tune_configs/quickstart.yaml [--data-dir DIR] [--resume [--force] | --extend 100 | --dry-run]
     [--set training.images=5000 ...]
 """
 
@@ -23,6 +23,12 @@ def main(
     trials: Annotated[int | None, typer.Option(help="Training trials, instead of the file's.")] = None,
     resume: Resume = False,
     extend: Annotated[int, typer.Option(help="Add so many trials to a finished sweep.")] = 0,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="With --resume: go on although configuration, data or versions changed; it is kept."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and what it costs, then end.")
     ] = False,
@@ -42,7 +48,7 @@ def main(
     if dry_run:
         _dry_run(loaded, extend, Console())
     else:
-        _sweep(loaded, resume, address, extend, Console())
+        _sweep(loaded, resume, address, extend, force, Console())
 
 
 def _dry_run(config: ExperimentConfig, extend: int, console: Console) -> None:
@@ -51,13 +57,15 @@ def _dry_run(config: ExperimentConfig, extend: int, console: Console) -> None:
     forecast.show(plan.make(sweep.extended(config, extend)), console)
 
 
-def _sweep(config: ExperimentConfig, resume: bool, address: str | None, extend: int, console: Console) -> None:
+def _sweep(
+    config: ExperimentConfig, resume: bool, address: str | None, extend: int, force: bool, console: Console
+) -> None:
     from cddpm.search import report, sweep
     from cddpm.search.display import Display
 
     config_now = sweep.extended(config, extend)
     report.opening(config_now, console)
-    summary = sweep.run(config, resume, address, Display(console), extend)
+    summary = sweep.run(config, resume, address, Display(console), extend, force)
     report.closing(config_now, summary, console)
 
 

@@ -42,6 +42,27 @@ def test_what_has_begun_goes_on_only_when_asked_and_only_as_it_was(tmp_path: Pat
         pass
 
 
+def test_another_identity_can_be_forced_and_is_told(tmp_path: Path) -> None:
+    def changed(work: Campaign, force: bool = False) -> list[str]:
+        with work.held(True, nothing, force) as found:
+            work.begin()
+            return list(found)
+
+    one, other = (
+        Campaign("sweep", "one", tmp_path, {"seed": seed, "version": "1.0"}, forceable=True) for seed in (0, 1)
+    )
+    with one.held(False, nothing) as found:
+        assert found == []
+        one.begin()
+    assert changed(one, force=True) == []
+    with pytest.raises(SearchError, match=r"or go on in spite of it with --force:\nseed: was 0, is 1$"):
+        changed(other)
+    assert changed(other, force=True) == ["seed: was 0, is 1"]
+    assert changed(other) == []
+    with pytest.raises(SearchError, match="another configuration"):
+        changed(one)
+
+
 def test_nothing_to_resume_is_an_error_unless_it_was_started_once(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="there is no sweep 'one' to resume"), campaign(tmp_path).held(True, nothing):
         pass

@@ -182,6 +182,9 @@ class SearchConfig(Frozen):
     """No new training starts after trials have booked so many GPU-hours, over all starts of the sweep."""
     maximum_cpu_hours: Annotated[float, Field(gt=0)] | None = None
     """As ``maximum_gpu_hours``, of CPUs."""
+    equal_failures: Positive | None = 3
+    """No new training starts after so many trials in a row failed with the same message; empty: whatever fails is
+    recorded and the sweep goes on."""
     warm_start: tuple[Name, ...] = ()
     """Earlier sweeps below ``output_dir`` whose finished trials the sampler learns from, where they fit this space, this
     objective and these data; their best scoring settings are tried first."""

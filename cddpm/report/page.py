@@ -104,10 +104,13 @@ def origin(record: SweepRecord) -> Section:
     body = facts(_fingerprints(record, record.champion))
     if record.origin is not None:
         lines = [
-            [Cell(s.when), Cell(s.commit), Cell(s.machine), Cell(_versions(s.versions))] for s in record.origin.starts
+            [Cell(s.when), Cell(s.commit), Cell(s.machine), Cell(_versions(s.versions)), Cell("; ".join(s.forced))]
+            for s in record.origin.starts
         ]
         caption = "Every start of the sweep's driver (UTC)."
-        body += table(caption, ["start", "commit", "driver's machine", "versions"], lines, sortable=False)
+        body += table(
+            caption, ["start", "commit", "driver's machine", "versions", "changed (--force)"], lines, sortable=False
+        )
     text = yaml.safe_dump(to_dict(record.config), sort_keys=False, allow_unicode=True)
     body += details("Configuration of the sweep as YAML", text)
     if record.champion is not None:

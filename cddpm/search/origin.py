@@ -1,6 +1,7 @@
 """Where a sweep comes from: its configuration, the fingerprint of its data, and code and machine of each start."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,9 @@ from cddpm import artifact
 from cddpm.config import ExperimentConfig, to_dict
 from cddpm.errors import SearchError
 from cddpm.evaluation import provenance
+from cddpm.reconstruct import cache
+from cddpm.scoring import score_book
+from cddpm.training import stages
 
 ORIGIN = "origin.json"
 PACKAGES = (*provenance.PACKAGES, "optuna")
@@ -26,6 +30,8 @@ class Start:
     """Processor and GPUs of the driver's machine."""
     versions: dict[str, str]
     """By package."""
+    forced: tuple[str, ...] = ()
+    """What had changed since the start before, and was gone on with in spite of it (``--force``)."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,11 @@ class Origin:
     starts: tuple[Start, ...]
 
 
-def enter(sweep: Path, config: ExperimentConfig, store: str) -> None:
+def enter(sweep: Path, config: ExperimentConfig, store: str, forced: Sequence[str] = ()) -> None:
     """Add a start, now and here, to the folder ``sweep``. Raises ``StorageError`` if the disk refuses."""
     earlier = read(sweep)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    start = Start(now, provenance.commit(), provenance.machine(), provenance.versions(PACKAGES))
+    start = Start(now, provenance.commit(), provenance.machine(), provenance.versions(PACKAGES), tuple(forced))
     starts = (*(earlier.starts if earlier else ()), start)
     artifact.write_json(sweep / ORIGIN, asdict(Origin(to_dict(config), store, starts)))
 
@@ -53,8 +59,18 @@ def read(sweep: Path) -> Origin | None:
         return None
     try:
         raw = json.loads(path.read_text())
-        return Origin(raw["config"], raw["store"], tuple(Start(**start) for start in raw["starts"]))
+        return Origin(raw["config"], raw["store"], tuple(map(_start, raw["starts"])))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SearchError(
             f"{path}: not the origin of a sweep ({error}); delete it, the next start writes it"
         ) from error
+
+
+def _start(raw: dict[str, Any]) -> Start:
+    return Start(**{**raw, "forced": tuple(raw.get("forced", ()))})
+
+
+def versions() -> dict[str, Any]:
+    """What a number depends on beside configuration and data: this method's own versions, and those of its packages."""
+    own = {"method": stages.METHOD_VERSION, "reconstruction": cache.VERSION, "scoring": score_book.SCORING_VERSION}
+    return {f"version of {name}": version for name, version in {**provenance.versions(PACKAGES), **own}.items()}

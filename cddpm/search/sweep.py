@@ -20,6 +20,7 @@ from cddpm.errors import SearchError
 from cddpm.search import budget, champion, extension, leaderboard, origin, pareto, study, warm_start
 from cddpm.search.budget import Meter
 from cddpm.search.display import Display
+from cddpm.search.failures import Failures
 from cddpm.search.lab import Lab
 from cddpm.search.leaderboard import Row
 from cddpm.search.scoring_search import objective_datasets
@@ -86,15 +87,23 @@ def prepare_data(config: ExperimentConfig, display: Display) -> Path:
     return root
 
 
-def run(config: ExperimentConfig, resume: bool, address: str | None, display: Display, extend: int = 0) -> Summary:
+def run(
+    config: ExperimentConfig,
+    resume: bool,
+    address: str | None,
+    display: Display,
+    extend: int = 0,
+    force: bool = False,
+) -> Summary:
     """Run a sweep to its end; ``extend`` adds so many trials to a finished one.
 
-    Raises ``SearchError`` if a sweep of this name exists and ``resume`` is not asked for (or the other way round), if its
-    configuration was another, or if another process is running it; ``StoppedError`` when it was stopped and can be resumed.
+    ``force`` goes on although configuration, data or versions have changed, and enters that. Raises ``SearchError`` if a
+    sweep of this name exists and ``resume`` is not asked for (or the other way round), if any of them was another, or if
+    another process is running it; ``StoppedError`` when it was stopped and can be resumed.
     """
     folder = folder_of(config)
-    campaign = Campaign("sweep", config.name, folder, _identity(config))
-    with campaign.held(resume or extend != 0, display.stop):
+    campaign = Campaign("sweep", config.name, folder, _identity(config), forceable=True)
+    with campaign.held(resume or extend != 0, display.stop, force) as changed:
         if extend:
             extension.extend(folder, config, extend, study.ended(folder / STUDY_FILE))
         config = extension.extended(folder, config)
@@ -106,15 +115,24 @@ def run(config: ExperimentConfig, resume: bool, address: str | None, display: Di
             fits = worker.check_capacity(config.compute, available)
             say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
         place = slice_store(config, root, display)
+        changed += _other_data(campaign, place, force)
+        for line in changed:
+            display.say(f"[yellow]--force: {escape(line)}[/]")
         with Lab.open(config, folder, place) as lab:
             if lab.away:
                 display.say(f"[yellow]{escape(lab.away)}[/]")
             campaign.begin()
-            origin.enter(folder, config, place.store.name)
+            origin.enter(folder, config, place.store.name, changed)
             _tune(config, folder, place, fits, lab, display)
             if campaign.stopped:
                 raise campaign.stopped_error()
             return _finish(config, folder, place, root, lab, display)
+
+
+def _other_data(campaign: Campaign, place: stages.Place, force: bool) -> list[str]:
+    """Scans may change under an unchanged configuration; their store's fingerprint then is another."""
+    entered, name = origin.read(campaign.folder), "data (slice store)"
+    return campaign.changes("data", {name: entered.store}, {name: place.store.name}, force) if entered else []
 
 
 def slice_store(config: ExperimentConfig, root: Path, display: Display) -> stages.Place:
@@ -164,14 +182,25 @@ def _tune(config: ExperimentConfig, folder: Path, place: stages.Place, fits: int
     trials = study.open_study(folder / STUDY_FILE, config, given.trials)
     done = study.finished(trials)
     best = max(((r.objective, r.number) for r in leaderboard.results(folder)), default=None)
-    board = cluster.Board()
+    board, failures = cluster.Board(), Failures(config.search.equal_failures)
     concurrent = min(fits, config.search.concurrent_trials or fits)
     booked = worker.resources_per_worker(config.compute, cluster.capacity().get("GPU", 0.0))
     meter = Meter(folder, {name: config.compute.workers * amount for name, amount in booked.items()})
     with display.tuning(config.search.training.trials, len(done), best, board.look), meter.running():
-        tuning.run(config, trials, folder, place, concurrent, board, _All(lab, display, folder, meter))
+        tuning.run(config, trials, folder, place, concurrent, board, failures, _All(lab, display, folder, meter))
+    if failures.met:
+        raise SearchError(_alike(config, failures.met, len(study.finished(trials))))
     if reason := budget.read(folder).exceeded(config.search):
         display.say(f"[yellow]{reason}; no new training starts. A higher limit and --resume go on[/]")
+
+
+def _alike(config: ExperimentConfig, failures: str, ended: int) -> str:
+    missing, limit = config.search.training.trials - ended, config.search.equal_failures
+    then = f"--resume runs the {missing} trials that are missing" if missing else "--extend N runs N more trials"
+    return (
+        f"sweep '{config.name}': {failures}\nNo new trial was started (search.equal_failures: {limit}). Mend what the "
+        f"message says; then {then}"
+    )
 
 
 def trial_config(config: ExperimentConfig, result: TrialResult) -> ExperimentConfig:
@@ -186,7 +215,8 @@ def _finish(
     if not results:
         failed = [row.note for row in leaderboard.rows(folder) if row.state == "failed"]
         raise SearchError(
-            f"sweep '{config.name}': no trial finished; {failed[0] if failed else 'all were stopped early'}"
+            f"sweep '{config.name}': no trial finished; {failed[0] if failed else 'all were stopped early'}\n"
+            "Mend that, then --extend N runs N more trials"
         )
     lab.catch_up(results)
     best = results[0]
@@ -250,6 +280,13 @@ def _a_scan(config: ExperimentConfig, root: Path, final: champion.Final) -> Path
 
 
 def _identity(config: ExperimentConfig) -> dict[str, Any]:
-    """Settings by dotted path, but those that may change between two starts without changing any number."""
-    free = ("output_dir", "tracking.", "search.concurrent_trials", "search.maximum_", "compute.maximum_failures")
-    return {k: v for k, v in flat(to_dict(config)).items() if not k.startswith(free)}
+    """Versions, and settings by dotted path, but those that may change between two starts without changing any number."""
+    free = (
+        "output_dir",
+        "tracking.",
+        "search.concurrent_trials",
+        "search.maximum_",
+        "search.equal_failures",
+        "compute.maximum_failures",
+    )
+    return {**{k: v for k, v in flat(to_dict(config)).items() if not k.startswith(free)}, **origin.versions()}

@@ -18,6 +18,7 @@ from cddpm.search import budget, halving
 from cddpm.search import space as spaces
 from cddpm.search import study as studies
 from cddpm.search import trial as trials
+from cddpm.search.failures import Failures
 from cddpm.training import stages
 
 logger = logging.getLogger(__name__)
@@ -45,8 +46,10 @@ class StudySearch(OptunaSearch):
     interrupts are not told to the study: they wait for the next start.
     """
 
-    def __init__(self, study: optuna.Study, config: ExperimentConfig, folder: Path) -> None:
-        self._config, self._folder = config, folder
+    def __init__(
+        self, study: optuna.Study, config: ExperimentConfig, folder: Path, failures: Failures | None = None
+    ) -> None:
+        self._config, self._folder, self._failures = config, folder, failures or Failures(None)
         super().__init__(
             space=_no_space,
             metric=OBJECTIVE,
@@ -58,7 +61,8 @@ class StudySearch(OptunaSearch):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next trial: its number and its settings by dotted path; ``FINISHED`` once the sweep shall end."""
-        if stop_requested(self._folder) or budget.read(self._folder).exceeded(self._config.search):
+        spent = budget.read(self._folder).exceeded(self._config.search)
+        if stop_requested(self._folder) or self._failures.met or spent:
             return str(Searcher.FINISHED)
         if trial_id not in self._ot_trials:
             self._ot_trials[trial_id] = self._ot_study.ask()
@@ -115,8 +119,8 @@ def stop_requested(sweep: Path) -> bool:
 class _Events(tune.Callback):
     """Writes how each trial ended into its folder, and tells the listener."""
 
-    def __init__(self, sweep: Path, listener: Listener) -> None:
-        self._sweep, self._listener = sweep, listener
+    def __init__(self, sweep: Path, listener: Listener, failures: Failures) -> None:
+        self._sweep, self._listener, self._failures = sweep, listener, failures
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray keeps callbacks in its snapshots; the terminal and the lab book do not belong there."""
@@ -147,7 +151,15 @@ class _Events(tune.Callback):
             artifact.write_json(folder / trials.STOPPED, row)
         elif how == "failed" and not (folder / trials.FAILED).exists():
             artifact.write_json(folder / trials.FAILED, {"number": number, "error": _last_line(trial.error_file)})
+        self._count(folder, number, how)
         self._listener.ended(number, how)
+
+    def _count(self, folder: Path, number: int, how: str) -> None:
+        if how == "failed":
+            fault = trials.read_ending(folder, trials.FAILED) or {}
+            self._failures.failed(number, str(fault.get("error", "")))
+        elif how != "interrupted":
+            self._failures.ended_well()
 
 
 def _last_line(error_file: str | None) -> str:
@@ -175,13 +187,17 @@ def run(
     place: stages.Place,
     concurrent: int,
     board: cluster.Board,
+    failures: Failures,
     listener: Listener,
 ) -> None:
-    """Run the trials that are still missing. Returns when all are done, the budget is spent, or after a requested stop."""
+    """Run the trials that are still missing.
+
+    Returns when all are done, the budget is spent, ``failures`` are met, or after a requested stop.
+    """
     missing = config.search.training.trials - len(studies.finished(study))
     if missing <= 0 or budget.read(sweep).exceeded(config.search):
         return
-    searcher = StudySearch(study, config, sweep)
+    searcher = StudySearch(study, config, sweep, failures)
     gpus = cluster.capacity().get("GPU", 0.0)
     trainable = tune.with_parameters(_trainable, sweep=sweep, base=to_dict(config), place=place, gpus=gpus, board=board)
     tuner = tune.Tuner(
@@ -195,7 +211,7 @@ def run(
         run_config=tune.RunConfig(
             name=_fresh_name(sweep / "ray"),
             storage_path=str(sweep / "ray"),
-            callbacks=[_Events(sweep, listener)],
+            callbacks=[_Events(sweep, listener, failures)],
             failure_config=tune.FailureConfig(max_failures=1),
             verbose=0,
         ),

@@ -154,6 +154,23 @@ def work(job: dict[str, Any]) -> Outcome | None:
         return run_stages(config, assignment.place, ranks, hooks)
     except Interrupted:
         return None
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise SearchError(_too_large(error)) from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a process or a GPU had no memory left: torch says so on a GPU by a type, on a CPU by words only."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _too_large(error: BaseException) -> str:
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return (
+        f"out of memory: {first}; lower training.batch_size, pretraining.batch_size or reconstruction.batch_size, or take a "
+        "smaller model"
+    )
 
 
 def _reporter(

@@ -13,8 +13,10 @@ from test_warm_start import sweep as earlier_sweep
 
 from cddpm import artifact, cluster
 from cddpm.config import ExperimentConfig
-from cddpm.search import budget, sweep, tuning
+from cddpm.errors import SearchError
+from cddpm.search import budget, leaderboard, origin, sweep, tuning
 from cddpm.search.display import Display
+from cddpm.search.failures import Failures
 from cddpm.training import stages
 
 STORE = "0123456789abcdef"
@@ -42,9 +44,11 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     given: dict[str, Any] = {}
 
     def run(wanted: ExperimentConfig, study: optuna.Study, folder: Path, *rest: Any) -> None:
-        *_, listener = rest
+        *_, failures, listener = rest
         given.update(config=wanted, study=study, spent=budget.read(folder))
         listener.started(0, {})
+        for number, message in enumerate(given.get("faults", ())):
+            failures.failed(number, message)
         listener.ended(0, "failed")
 
     monkeypatch.setattr(tuning, "run", run)
@@ -81,11 +85,18 @@ def test_a_spent_budget_is_told(tuned: dict[str, Any], tmp_path: Path) -> None:
     assert "search.maximum_seconds: 100 of 100 are spent; no new training starts" in tune(wanted, folder)
 
 
-def searcher(wanted: ExperimentConfig, folder: Path) -> tuning.StudySearch:
+class Nobody:
+    """Hears nothing."""
+
+    def ended(self, number: int, how: str) -> None:
+        pass
+
+
+def searcher(wanted: ExperimentConfig, folder: Path, failures: Failures | None = None) -> tuning.StudySearch:
     from cddpm.search import study
 
     folder.mkdir(parents=True, exist_ok=True)
-    return tuning.StudySearch(study.open_study(folder / "study.db", wanted), wanted, folder)
+    return tuning.StudySearch(study.open_study(folder / "study.db", wanted), wanted, folder, failures)
 
 
 def test_no_trial_is_proposed_beyond_the_budget(tmp_path: Path) -> None:
@@ -108,6 +119,49 @@ def test_only_what_its_conditions_allow_is_proposed(tmp_path: Path) -> None:
     assert kinds == {"simplex", "gaussian"}
 
 
+def test_equal_failures_end_the_sweep_in_words(tuned: dict[str, Any], tmp_path: Path) -> None:
+    wanted = config(tmp_path, search__warm_start=[], search__training__trials=9, search__equal_failures=2)
+    tuned["faults"] = ["/a/0/x is gone\nmore", "/a/1/x is gone"]
+    with pytest.raises(SearchError) as raised:
+        tune(wanted, sweep.folder_of(wanted))
+    assert str(raised.value).splitlines() == [
+        "sweep 'new': 2 trials in a row failed alike (0000, 0001): /a/0/x is gone",
+        "more",
+        "No new trial was started (search.equal_failures: 2). Mend what the message says; then --resume runs the 9 trials "
+        "that are missing",
+    ]
+    tune(wanted.model_copy(update={"search": wanted.search.model_copy(update={"equal_failures": None})}), tmp_path)
+
+
+def ended(folder: Path, number: int, result: dict[str, Any] | None, error_file: Path | None) -> Any:
+    return SimpleNamespace(
+        config={"number": number, "params": {}}, last_result=result, error_file=error_file and str(error_file)
+    )
+
+
+def test_after_equal_failures_nothing_is_proposed(tmp_path: Path) -> None:
+    """A user's fault is written by its trial; of any other error Ray keeps the traceback, of a killed process nothing."""
+    failures = Failures(2)
+    wanted = config(tmp_path, search__warm_start=[])
+    search = searcher(wanted, tmp_path, failures)
+    events = tuning._Events(tmp_path, Nobody(), failures)
+    (tmp_path / "error.txt").write_text("Traceback ...\n  more\nValueError: 7 is odd\n")
+    events.on_trial_error(1, [], ended(tmp_path, 0, None, tmp_path / "error.txt"))
+    artifact.write_json(tuning.trial_folder(tmp_path, 1) / "failed.json", {"number": 1, "error": "the loss became nan"})
+    events.on_trial_complete(2, [], ended(tmp_path, 1, {"objective": 0.1, "images": 5}, None))
+    events.on_trial_error(3, [], ended(tmp_path, 2, None, tmp_path / "absent"))
+    assert isinstance(search.suggest("a"), dict)
+    (tmp_path / "error.txt").write_text("ValueError: 9 is odd\n")
+    events.on_trial_error(4, [], ended(tmp_path, 3, None, tmp_path / "error.txt"))
+    assert search.suggest("b") == "FINISHED"
+    assert [row.note for row in leaderboard.rows(tmp_path)] == [
+        "ValueError: 7 is odd",
+        "the loss became nan",
+        "the trial's process died",
+        "ValueError: 9 is odd",
+    ]
+
+
 @pytest.mark.parametrize(("kind", "brackets"), [("asha", 1), ("hyperband", 3)])
 def test_a_trial_is_put_into_the_bracket_of_its_number(tmp_path: Path, kind: str, brackets: int) -> None:
     wanted = config(tmp_path, search__scheduler=kind)
@@ -128,3 +182,30 @@ def test_a_trial_is_put_into_the_bracket_of_its_number(tmp_path: Path, kind: str
 def test_without_a_scheduler_nothing_is_stopped(tmp_path: Path) -> None:
     scheduler = tuning._scheduler(config(tmp_path, search__scheduler="none"))
     assert not hasattr(scheduler, "_brackets")
+
+
+def test_a_resume_on_other_data_or_of_another_version_is_refused_or_entered(tmp_path: Path) -> None:
+    wanted = config(tmp_path)
+    identity = sweep._identity(wanted)
+    assert identity["version of optuna"] == optuna.__version__
+    assert "search.equal_failures" not in identity
+    other = {**identity, "version of torch": "0.1"}
+    campaign = sweep.Campaign("sweep", "new", tmp_path / "new", identity, forceable=True)
+    there, here = (stages.Place(tmp_path / "artifacts", tmp_path / name) for name in ("there", "here"))
+    with campaign.held(False, lambda: None):
+        campaign.begin()
+        assert sweep._other_data(campaign, there, force=False) == []
+        origin.enter(campaign.folder, wanted, "there")
+    artifact.write_json(campaign.folder / "identity.json", other)
+    with (
+        pytest.raises(SearchError, match=r"version of torch: was '0.1', is '\d"),
+        campaign.held(True, lambda: None),
+    ):
+        pass
+    with campaign.held(True, lambda: None, force=True) as changed:
+        assert [line.split(":")[0] for line in changed] == ["version of torch"]
+        with pytest.raises(
+            SearchError, match=r"another data; .*--force:\ndata \(slice store\): was 'there', is 'here'"
+        ):
+            sweep._other_data(campaign, here, force=False)
+        assert sweep._other_data(campaign, here, force=True) == ["data (slice store): was 'there', is 'here'"]

@@ -1,6 +1,8 @@
 """Trials on a real Ray: what a trial that was stopped early still holds, and what the janitor frees."""
 
 import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -16,13 +18,14 @@ from ray import tune
 from ray.util.placement_group import placement_group
 from small_sweep import CONFIG
 
-from cddpm import cluster
+from cddpm import artifact, cluster
 from cddpm.config import override, parse
 from cddpm.data.layout import find_root, read_layout
 from cddpm.data.phantom import make_phantom
 from cddpm.data.store import build_store
 from cddpm.search import study as studies
 from cddpm.search import tuning
+from cddpm.search.failures import Failures
 from cddpm.training import stages
 from cddpm.training.worker import plain_metrics
 
@@ -99,7 +102,7 @@ def test_a_trial_stopped_early_holds_nothing(ray_here: None, tmp_path: Path) -> 
     (sweep / "ray").mkdir(parents=True)
     study, watch = studies.open_study(sweep / "study.db", config), Watch()
 
-    tuning.run(config, study, sweep, place, 1, cluster.Board(), watch)
+    tuning.run(config, study, sweep, place, 1, cluster.Board(), Failures(None), watch)
     watch.join()
 
     assert watch.ends == [(0, "finished"), (1, "stopped")]
@@ -109,6 +112,36 @@ def test_a_trial_stopped_early_holds_nothing(ray_here: None, tmp_path: Path) -> 
     assert stopped["images"] < config.training.images
     assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE"]
     assert all(g["state"] == "REMOVED" for g in ray.util.placement_group_table().values())
+
+
+def _faulty(proposal: dict[str, Any], **given: Any) -> None:
+    """Trial 1 raises, 2 has no memory left, 3 is killed as the kernel kills what has taken too much; 0 and 4 go well."""
+    number, sweep = proposal["number"], given["sweep"]
+    if number == 1:
+        raise ValueError("one of five")
+    if number == 2:
+        np.empty(2**50)
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    artifact.write_json(tuning.trial_folder(sweep, number) / "result.json", {})
+    tune.report(plain_metrics({"objective": 0.5, "images": 10}, "objective", final=True))
+
+
+def test_trials_that_raise_or_run_out_of_memory_leave_the_others_alone(
+    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse(override(CONFIG, {"search.training.trials": 5}, "test"), "test")
+    study, watch = studies.open_study(tmp_path / "study.db", config), Watch()
+    (tmp_path / "ray").mkdir()
+    monkeypatch.setattr(tuning, "_trainable", _faulty)
+    place = stages.Place(tmp_path / "artifacts", tmp_path / "store")
+    tuning.run(config, study, tmp_path, place, 2, cluster.Board(), Failures(3), watch)
+    assert sorted(watch.ends) == [(0, "finished"), (1, "failed"), (2, "failed"), (3, "failed"), (4, "finished")]
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "FAIL", "FAIL", "COMPLETE"]
+    said = [json.loads((tuning.trial_folder(tmp_path, n) / "failed.json").read_text())["error"] for n in (1, 2, 3)]
+    assert said[0] == "ValueError: one of five"
+    assert "Unable to allocate" in said[1]
+    assert said[2]
 
 
 ODD = [float("nan"), float("inf"), None, "missing", np.float64(0.5), torch.tensor(0.25)]

@@ -130,6 +130,17 @@ def test_an_error_that_a_restart_would_meet_again_ends_the_training(failure: Cdd
     assert (type(cause), str(cause)) == (type(failure), str(failure))
 
 
+def test_no_memory_left_is_told_whoever_says_so() -> None:
+    with pytest.raises(RuntimeError) as torch_says:
+        torch.empty(2**50)
+    with pytest.raises(MemoryError) as numpy_says:
+        np.empty(2**50)
+    for error in (torch_says.value, numpy_says.value, torch.OutOfMemoryError("CUDA out of memory")):
+        assert worker.out_of_memory(error)
+        assert "lower training.batch_size" in worker._too_large(error)
+    assert not worker.out_of_memory(RuntimeError("Connection closed by peer"))
+
+
 @pytest.mark.parametrize("error", [DivergedError("nan"), DataError("gone")])
 def test_errors_cross_processes(error: CddpmError) -> None:
     again = pickle.loads(pickle.dumps(error))
