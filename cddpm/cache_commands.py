@@ -162,7 +162,7 @@ def _survey(artifacts: Path, output_dir: Path) -> "tuple[list[Entry], list[Refer
 
 def _models(campaigns: "Iterable[Referrer]", output_dir: Path, uri: str | None) -> dict[str, frozenset[str]]:
     """What registered models were made from, of every lab book that the sweeps use. Raises ``TrackingError``."""
-    from cddpm.tracking.connection import default_uri
+    from cddpm.tracking.address import default_uri
     from cddpm.tracking.lineage import registered
 
     named = {name for one in campaigns for name in one.tracking} or ({None} if uri is None else set())

@@ -116,7 +116,7 @@ def _find_model(ref: str, uri: str | None, registered: str) -> _Model:
 
 
 def _from_registry(ref: str, uri: str | None, registered: str) -> _Model:
-    from cddpm.tracking.connection import default_uri
+    from cddpm.tracking.address import default_uri
     from cddpm.tracking.package import read_package
     from cddpm.tracking.registry import Registry
 

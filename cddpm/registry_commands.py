@@ -127,7 +127,7 @@ def pull(
 
 
 def _open(uri: str | None, model: str) -> "Registry":
-    from cddpm.tracking.connection import default_uri
+    from cddpm.tracking.address import default_uri
     from cddpm.tracking.registry import Registry
 
     return Registry.open(uri or default_uri(Path("outputs")), model)

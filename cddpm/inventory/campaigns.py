@@ -11,7 +11,7 @@ from cddpm.campaign import FINISHED, HOLDER, IDENTITY, LOCK
 from cddpm.config import ExperimentConfig, parse
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.tracking.lineage import origin_of_package
-from cddpm.tracking.package import KIND as MODEL
+from cddpm.tracking.package_files import KIND as MODEL
 from cddpm.training.guide import guide_config
 from cddpm.training.stages import checkpoint_identity, encoder_identity
 

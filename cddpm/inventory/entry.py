@@ -24,7 +24,7 @@ from cddpm.errors import ArtifactError
 from cddpm.reconstruct import cache, part
 from cddpm.reconstruct.cache import MADE_FROM, View, read_view
 from cddpm.scoring import score_book
-from cddpm.tracking.package import KIND as MODEL
+from cddpm.tracking.package_files import KIND as MODEL
 from cddpm.training.stages import CHECKPOINT, ENCODER
 
 Kind = Literal[

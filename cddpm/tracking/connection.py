@@ -17,11 +17,19 @@ from mlflow.exceptions import MlflowException
 
 from cddpm import artifact
 from cddpm.errors import AwayError, TrackingError
+from cddpm.tracking.address import (
+    check_is_database,
+    check_is_there,
+    default_uri,
+    file_uri,
+    one_line,
+    sqlite_file,
+)
+
+__all__ = ["as_global", "connect", "default_uri", "experiment", "one_line", "sqlite_file", "told"]
 
 logger = logging.getLogger(__name__)
 
-_SQLITE = "sqlite:///"
-_SQLITE_MAGIC = b"SQLite format 3\0"
 _ANSWER_SECONDS = 8.0
 _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Kinds of database servers, and where they listen if the URI does not say."""
@@ -41,18 +49,6 @@ for _noisy, _level in (
     logging.getLogger(_noisy).setLevel(_level)
 
 
-def default_uri(output_dir: Path) -> str:
-    """The embedded lab book of an output folder."""
-    return f"{_SQLITE}{output_dir.resolve() / 'mlflow.db'}"
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The database file of a SQLite URI, else None."""
-    if not uri.startswith(_SQLITE):
-        return None
-    return Path(uri.removeprefix(_SQLITE).split("?")[0]).resolve()
-
-
 def connect(uri: str, create: bool = True) -> MlflowClient:
     """A client for ``uri``; a SQLite database is made (or brought up) by one process at a time.
 
@@ -65,14 +61,11 @@ def connect(uri: str, create: bool = True) -> MlflowClient:
     if file is None:
         _check_answers(uri)
         return _opened(uri)
-    if not create and not file.is_file():
-        raise TrackingError(
-            f"{file}: no lab book here. Run a sweep or a training first (it makes one in its output folder), or point to "
-            "another with --tracking-uri or MLFLOW_TRACKING_URI (sqlite:////absolute/path/mlflow.db or http://host:5000)"
-        )
-    _check_is_database(file)
+    if not create:
+        check_is_there(file)
+    check_is_database(file)
     with artifact.lock(file.with_name(f".{file.name}.lock")):
-        return _opened(f"{_SQLITE}{file}")
+        return _opened(file_uri(file))
 
 
 def _opened(uri: str) -> MlflowClient:
@@ -97,19 +90,6 @@ def _check_kind(uri: str) -> None:
             f"tracking.uri: '{uri}' is no lab book; allowed are http://HOST:PORT, https://..., "
             f"sqlite:////absolute/path/mlflow.db and {', '.join(f'{name}://...' for name in _DATABASES)}"
         )
-
-
-def _check_is_database(file: Path) -> None:
-    """MLflow tries for minutes to open what is none."""
-    if not file.exists() or (file.is_file() and file.stat().st_size == 0):
-        return
-    if not file.is_file() or not _begins_with(file, _SQLITE_MAGIC):
-        raise TrackingError(f"{file}: is not a SQLite database; move it away, or set tracking.uri to another")
-
-
-def _begins_with(file: Path, magic: bytes) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(len(magic)) == magic
 
 
 def _check_answers(uri: str) -> None:
@@ -170,12 +150,6 @@ def _advice(error: Exception) -> str:
     if "schema" in str(error):
         return ". The database is of another MLflow version: back it up, then run `mlflow db upgrade <uri>`"
     return ""
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error as one line of at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 _FOR_TRAINING = {"mlflow.experimentKind": "custom_model_development"}

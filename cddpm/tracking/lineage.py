@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 from cddpm import artifact
 from cddpm.errors import ArtifactError, TrackingError
 from cddpm.tracking import connection, names
-from cddpm.tracking.package import KIND
+from cddpm.tracking.package_files import KIND
 from cddpm.tracking.registry import Registry, Version
 
 _TAGS = (

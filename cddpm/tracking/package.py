@@ -28,12 +28,7 @@ from torch import Tensor
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, Frozen, ScoringConfig, parse, to_dict
 from cddpm.errors import ArtifactError, ConfigError
-
-KIND = "model"
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-PIPELINE = "pipeline.json"
-FILES = frozenset({WEIGHTS, CONFIG, PIPELINE})
+from cddpm.tracking.package_files import CONFIG, KIND, PIPELINE, WEIGHTS, verify_package
 
 _LARGEST_HEADER_BYTES = 16 * 2**20
 _LARGEST_JSON_BYTES = 16 * 2**20
@@ -128,20 +123,6 @@ def read_package(directory: Path) -> Package:
     except ValidationError as error:
         raise ArtifactError(f"{pipeline_file}: {_first(error)} (written by another version of this program?)") from None
     return Package(directory, manifest.fingerprint, _weights(directory / WEIGHTS), config, pipeline)
-
-
-def verify_package(directory: Path) -> artifact.Manifest:
-    """Compare the package's files with its manifest; the weights are not loaded. Raises ``ArtifactError``."""
-    listed = set(artifact.read_manifest(directory, KIND).files)
-    if listed != FILES:
-        raise ArtifactError(
-            f"{directory / artifact.MANIFEST}: lists {', '.join(sorted(listed)) or 'nothing'}; a model package has exactly "
-            f"{', '.join(sorted(FILES))}"
-        )
-    for name in (*FILES, artifact.MANIFEST):
-        if (directory / name).is_symlink():
-            raise ArtifactError(f"{directory / name}: is a link; a model package holds its files itself")
-    return artifact.verify(directory, KIND)
 
 
 def _check(weights: Mapping[str, Tensor], pipeline: Pipeline) -> None:

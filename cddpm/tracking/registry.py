@@ -29,7 +29,7 @@ from mlflow.exceptions import MlflowException
 from cddpm import artifact
 from cddpm.errors import ArtifactError, TrackingError
 from cddpm.tracking import connection, names
-from cddpm.tracking.package import KIND, verify_package
+from cddpm.tracking.package_files import KIND, verify_package
 
 if TYPE_CHECKING:  # it imports this module: registrations wait in its journal
     from cddpm.tracking.runs import LabBook

@@ -12,16 +12,8 @@ from torch import Tensor
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, ScoringConfig
 from cddpm.errors import ArtifactError
-from cddpm.tracking.package import (
-    CONFIG,
-    FILES,
-    PIPELINE,
-    WEIGHTS,
-    Pipeline,
-    read_package,
-    verify_package,
-    write_package,
-)
+from cddpm.tracking.package import Pipeline, read_package, write_package
+from cddpm.tracking.package_files import CONFIG, FILES, PIPELINE, WEIGHTS, verify_package
 
 CONFIG_VALUE = ExperimentConfig(name="demo")
 PIPELINE_VALUE = Pipeline(
