@@ -22,8 +22,10 @@ def register(config: ExperimentConfig, folder: Path) -> int:
     results, (winner, *beside) = leaderboard.results(folder), champion.load(folder / champion.TEST)
     with Lab.open(config, folder, stages.Place(artifacts, store)) as lab:
         lab.catch_up(results)
-        version = lab.register(results, winner, beside)
+        lab.register(results, winner, beside)
         assert lab.close() == 0
+        version = lab.version(results[0])
+    assert version is not None
     return version
 
 
