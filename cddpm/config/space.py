@@ -170,6 +170,10 @@ class SearchConfig(Frozen):
     scoring_batch: Positive = 1
     """Points over ``scoring.*`` that are proposed together. More than 1: they are scored at the same time, in as many
     processes as the batch has points and the trial has CPUs, each with store and cache opened once."""
+    preview_trials: Positive = 1
+    """Scoring settings that each validation of a training searches, on ``training.validation_volumes`` volumes of each data
+    set: what trials are stopped by is then the best of them, found as the trial's own end finds it, but for the number of
+    volumes and settings. 1: the configuration's own settings."""
     scheduler: Literal["asha", "hyperband", "none"] = "asha"
     """Which trainings are stopped early. ``hyperband``: ASHA with several brackets, as Hyperband has them (Li et al. 2018);
     none of both pauses a training."""

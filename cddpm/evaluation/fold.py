@@ -122,7 +122,7 @@ def _plain_scorer(config: ExperimentConfig, store: SliceStore, split: str) -> Sc
 
 def _model(run: FoldRun, config: ExperimentConfig, board: Any) -> Outcome | None:
     start = time.monotonic()
-    assignment = worker.assignment(config, run.place, run.number, run.stop_file, board)
+    assignment = worker.assignment(config, run.place, run.number, run.stop_file, board, scoring_search.preview)
     attempts = run.folder / "ray"
     name = f"attempt-{len(list(attempts.glob('attempt-*'))):02d}"
     trained = worker.run(assignment, name, attempts, run.gpus, forward_reports=False)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import optuna
 
-from cddpm.config import ExperimentConfig, LevelConfig
+from cddpm.config import ExperimentConfig, LevelConfig, with_values
 from cddpm.models.noise import slice_seed
 from cddpm.scoring.score import Scorer
 from cddpm.scoring.score_book import ScoreBook
@@ -14,7 +14,7 @@ from cddpm.search.point import Params, Point, ScorePoints, in_process, objective
 from cddpm.search.sampler import Sampler, first_points
 from cddpm.training.loop import Interrupted
 
-__all__ = ["GUIDANCE", "Point", "best", "objective_datasets", "scoring_with", "search"]
+__all__ = ["GUIDANCE", "Point", "best", "objective_datasets", "preview", "scoring_with", "search"]
 
 GUIDANCE = "scoring.guidance_scale"
 
@@ -95,6 +95,16 @@ def search(
         points += walk.next(len(points)) if points else walk.first()
         progress(len(points), walk.trials, max(p.objective for p in points))
     return points
+
+
+def preview(scorer: Scorer, config: ExperimentConfig, guided: bool) -> dict[str, float]:
+    """The inner search of a model in training: ``search.preview_trials`` settings on a few volumes, for one objective.
+
+    Gives the best value by data set. Raises as ``search``.
+    """
+    own = {"search.scoring.trials": config.search.preview_trials, "search.objectives": [], "search.scoring_batch": 1}
+    found = best(search(scorer, with_values(config, own, "preview"), guided))
+    return {name: found.datasets[name][config.search.objective] for name in objective_datasets(config)}
 
 
 def best(points: list[Point]) -> Point:

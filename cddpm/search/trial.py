@@ -98,7 +98,7 @@ def run(job: TrialJob, board: Any, report: Callable[[dict[str, float]], None]) -
 def _run(job: TrialJob, board: Any) -> TrialResult | None:
     start, config = time.monotonic(), job.config
     artifact.write_json(job.folder / CONFIG, to_dict(config))
-    assignment = worker.assignment(config, job.place, job.number, job.stop_file, board)
+    assignment = worker.assignment(config, job.place, job.number, job.stop_file, board, scoring_search.preview)
     attempts = job.folder / "ray"
     name = f"attempt-{len(list(attempts.glob('attempt-*'))):02d}"
     outcome = worker.run(assignment, name, attempts, job.gpus, forward_reports=True)

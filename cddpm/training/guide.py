@@ -26,6 +26,7 @@ _WITHOUT_CONDITION: dict[str, Any] = {
     "search.training.start": [],
     "search.scoring.space": {},
     "search.scoring.start": [],
+    "search.preview_trials": 1,
 }
 
 

@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cddpm.config import ExperimentConfig
 from cddpm.errors import CddpmError
 from cddpm.models.cddpm import memory_format
 from cddpm.models.encoder import draw_paths
 from cddpm.models.noise import slice_seed
+from cddpm.scoring.score import Scorer
 from cddpm.training import best, checkpoint
 from cddpm.training.order import Rows, batch_rows
 from cddpm.training.ranks import Ranks
@@ -95,6 +97,10 @@ class Recipe:
         raise ValueError(f"decay: {self.decay!r}; allowed are none and cosine")
 
 
+InnerSearch = Callable[[Scorer, ExperimentConfig, bool], dict[str, float]]
+"""Searches scoring settings, with guidance or without, and gives the best objective's value by data set."""
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What the loop tells and asks its surroundings."""
@@ -105,6 +111,8 @@ class Hooks:
     """Called on the first rank after some steps: stage, images seen, budget in images, loss."""
     stop: Callable[[], bool] = lambda: False
     """Asked on the first rank now and then: shall the training save and end?"""
+    search: InnerSearch | None = None
+    """Of previews (``search.preview_trials`` above 1)."""
 
 
 class Trainer:

@@ -1,11 +1,13 @@
 """How well a model in training finds anomalies: a few unhealthy validation volumes, scored with the default settings.
 
-Without healthy volumes there are no statistics of healthy residuals, so ``scoring.normalise`` has no say here.
+With ``search.preview_trials`` above 1 settings are searched on them and on some healthy ones, as at the trial's end, and the
+best counts. Otherwise no healthy volume is looked at: without statistics of healthy residuals ``scoring.normalise`` has no say.
 
 The value is comparable between training budgets and between trials, so that a scheduler can stop the weak ones by it.
 It is drawn as ``monitor/...`` and never mixed with final scores.
 """
 
+from collections.abc import Mapping, Sequence
 from itertools import islice, product
 from typing import Any
 
@@ -13,15 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cddpm.config import ExperimentConfig, ReconstructionConfig, ScoringConfig
+from cddpm.config import ExperimentConfig, ReconstructionConfig, ScoringConfig, to_dict, with_values
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion
-from cddpm.reconstruct.part import Key
+from cddpm.reconstruct.part import Key, rounded
 from cddpm.reconstruct.predict import Manner, Request, predict_volumes
 from cddpm.scoring import ensemble, operating_point
 from cddpm.scoring.metrics import mean
 from cddpm.scoring.postprocess import anomaly_map
 from cddpm.scoring.residual import eroded_mask
+from cddpm.scoring.score import Scorer
+from cddpm.training.loop import InnerSearch
+from cddpm.training.preview_cache import PreviewCache, Rounded
 from cddpm.training.ranks import Ranks
 
 OBJECTIVE = "monitor/objective"
@@ -30,11 +35,18 @@ OBJECTIVE = "monitor/objective"
 class Preview:
     """The first ``training.validation_volumes`` volumes with a lesion of each data set of the search's objective.
 
-    ``guide`` is the DDPM that guides the model, if one does and the guidance scale asks for it.
+    ``guide`` is the DDPM that guides the model, if one does and the guidance scale asks for it; ``search`` is needed if
+    ``search.preview_trials`` asks for more than one setting.
     """
 
-    def __init__(self, config: ExperimentConfig, store: SliceStore, guide: ConditionedDiffusion | None = None) -> None:
-        self.config, self.store, self.guide = config, store, guide
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        store: SliceStore,
+        guide: ConditionedDiffusion | None = None,
+        search: InnerSearch | None = None,
+    ) -> None:
+        self.config, self.store, self.guide, self.search = config, store, guide, search
         count, fold = config.training.validation_volumes, config.data.fold
         names = _datasets(config)
         self.volumes = [
@@ -45,14 +57,46 @@ class Preview:
 
     def score(self, model: ConditionedDiffusion, ranks: Ranks) -> dict[str, float]:
         """``monitor/<data set>/dice`` (or auprc) and their mean ``monitor/objective``; the same on all ranks."""
+        if self.config.search.preview_trials > 1 and self.volumes:
+            return self._searched(model, ranks)
         mine = self._histograms(model, self.volumes[ranks.rank :: ranks.world], ranks.device)
         everyone = [item for part in ranks.gather(mine) for item in part]
         groups: dict[str, list[operating_point.Histogram]] = {}
         for name, histogram in everyone:
             groups.setdefault(name, []).append(histogram)
-        measure = self.config.search.objective
-        scores = {f"monitor/{name}/{measure}": self._measure(group) for name, group in groups.items()}
+        return self._named({name: self._measure(group) for name, group in groups.items()})
+
+    def _named(self, values: Mapping[str, float]) -> dict[str, float]:
+        scores = {f"monitor/{name}/{self.config.search.objective}": value for name, value in values.items()}
         return {**scores, OBJECTIVE: mean(scores.values()) or 0.0}
+
+    def _searched(self, model: ConditionedDiffusion, ranks: Ranks) -> dict[str, float]:
+        """All ranks predict, the first one searches."""
+        if self.search is None:
+            raise ValueError("search.preview_trials: nobody gave the preview a search")
+        data, unhealthy = self.config.data, dict[str, list[int]]()
+        for name, v in self.volumes:
+            unhealthy.setdefault(name, []).append(v)
+        healthy = self.store.cohort(data.healthy, "val", data.fold)[: self.config.training.validation_volumes]
+        asked = [*(v for _, v in self.volumes), *healthy]
+        parts = ranks.gather(self._predictions(model, asked[ranks.rank :: ranks.world], ranks.device))
+        values: dict[str, float] | None = None
+        if ranks.first:
+            cache = PreviewCache({volume: arrays for part in parts for volume, arrays in part.items()})
+            scorer = Scorer(self.store, cache, unhealthy, healthy, threads=torch.get_num_threads())
+            there = with_values(self.config, {"search.datasets": list(unhealthy)}, "preview")
+            values = self.search(scorer, there, cache.guided)
+        return self._named(ranks.share(values))
+
+    def _predictions(
+        self, model: ConditionedDiffusion, volumes: Sequence[int], device: torch.device
+    ) -> dict[str, Rounded]:
+        """Everything that a reconstruction of ``volumes`` would hold."""
+        settings = self.config.reconstruction
+        steps = tuple(product(sorted(set(settings.noise_levels)), sorted(set(settings.noise_seeds))))
+        requests = (Request(self.store.volumes[v].id, self.store.image(v), steps) for v in volumes)
+        predicted = predict_volumes(model, requests, manner(self.config, settings, device), self.guide)
+        return {request.key: rounded(request.key, arrays) for request, arrays in predicted}
 
     def _measure(self, histograms: list[operating_point.Histogram]) -> float:
         if self.config.search.objective == "auprc":
@@ -101,6 +145,21 @@ def preview_settings(config: ExperimentConfig) -> dict[str, Any]:
         "erosion_divisor": scoring.erosion_divisor,
         "median_kernel": scoring.median_kernel,
         **_others(scoring),
+        **_searched_settings(config),
+    }
+
+
+def _searched_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """What a search depends on beside them."""
+    search, reconstruction = config.search, config.reconstruction
+    if search.preview_trials == 1:
+        return {}
+    return {
+        "trials": search.preview_trials,
+        "scoring": to_dict(config.scoring),
+        "space": to_dict(search.scoring),
+        "all_noise_levels": sorted(set(reconstruction.noise_levels)),
+        "noise_seeds": sorted(set(reconstruction.noise_seeds)),
     }
 
 

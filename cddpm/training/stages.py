@@ -185,8 +185,8 @@ def _train_model(
     ranks: Ranks,
     hooks: Hooks,
 ) -> dict[str, Tensor]:
-    wanted = guide if config.scoring.guidance_scale != 1 else None  # with s = 1 the preview asks nobody
-    preview = Preview(config, store, _load_guide(wanted, ranks.device))
+    asked = config.scoring.guidance_scale != 1 or config.search.preview_trials > 1  # with s = 1 nobody is
+    preview = Preview(config, store, _load_guide(guide if asked else None, ranks.device), hooks.search)
     objective = diffusion.DiffusionObjective(config, store, _rows(config, store, "val"), preview, ranks.device)
     if encoder is not None:
         _load_encoder(objective.model, encoder)

@@ -13,7 +13,7 @@ from cddpm.config import ComputeConfig, ExperimentConfig, parse, to_dict
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError, SearchError
 from cddpm.training import speed, stages
-from cddpm.training.loop import Hooks, Interrupted
+from cddpm.training.loop import Hooks, InnerSearch, Interrupted
 from cddpm.training.preview import OBJECTIVE
 from cddpm.training.ranks import Ranks
 
@@ -28,6 +28,8 @@ class Assignment:
     stop_file: Path
     """Its appearance asks the training to save its state and end."""
     board: Board | None = None
+    search: InnerSearch | None = None
+    """Of previews (``search.preview_trials``); a function of a module, so that a worker finds it."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def work(job: dict[str, Any]) -> Outcome | None:
         report=_reporter(config, train.report),
         progress=_progress(assignment),
         stop=assignment.stop_file.exists,
+        search=assignment.search,
     )
     try:
         return run_stages(config, assignment.place, ranks, hooks)
@@ -247,7 +250,12 @@ def _predict(assignment: Assignment, checkpoint: Path, part: list[int], gpu: boo
 
 
 def assignment(
-    config: ExperimentConfig, place: stages.Place, trial: int, stop: Path, board: Board | None
+    config: ExperimentConfig,
+    place: stages.Place,
+    trial: int,
+    stop: Path,
+    board: Board | None,
+    search: InnerSearch | None = None,
 ) -> Assignment:
     """Plain data for a worker group."""
-    return Assignment(to_dict(config), place, trial, stop, board)
+    return Assignment(to_dict(config), place, trial, stop, board, search)

@@ -77,6 +77,7 @@ SMALL: dict[str, Any] = {
     "compute.workers": 1,
     "search.asha.grace_images": 128,
     "search.scoring.trials": 6,
+    "search.preview_trials": 2,
 }
 """What makes any file of ``tune_configs/`` small enough for a test on the phantom."""
 

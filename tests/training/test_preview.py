@@ -1,18 +1,21 @@
 """The preview during training says what the scorer says of the same model."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_training import tiny_config
+from tiny_training import tiny_config, train
 
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.reconstruct.cache import ReconstructionCache
 from cddpm.scoring.score import Scorer
+from cddpm.search import scoring_search
 from cddpm.training import stages
+from cddpm.training.loop import Hooks
 from cddpm.training.preview import OBJECTIVE, Preview, preview_settings
 from cddpm.training.ranks import Ranks
 
@@ -63,6 +66,88 @@ def test_preview_knows_every_way_to_a_residual(
     config = tiny_config(search__objective="auprc", **values)
     score = scorer.score(config.scoring, "auprc", config.search.datasets)
     assert Preview(config, store).score(model, Ranks())[OBJECTIVE] == pytest.approx(score.objective, abs=5e-3)
+
+
+SPACE = {
+    "scoring.guidance_scale": {"float": [0.0, 3.0]},
+    "scoring.noise_levels": {"choice": [[10], [25], [10, 25]]},
+    "scoring.residual": {"choice": ["l1", "positive"]},
+    "scoring.normalise": {"choice": ["none", "healthy-z"]},
+}
+SEARCHED = {"search__preview_trials": 8, "search__scoring__space": SPACE, "search__datasets": ["A", "B"]}
+
+
+@pytest.mark.parametrize("objective", ["dice", "auprc"])
+def test_a_searched_preview_is_the_search_at_the_end_on_fewer_volumes(
+    model: Any, scorer: Scorer, store: SliceStore, objective: str
+) -> None:
+    """The same eight settings on the same volumes, from memory and from the cache on the disk."""
+    config = tiny_config(**SEARCHED, search__objective=objective, training__validation_volumes=2)
+    found = Preview(config, store, search=scoring_search.preview).score(model, Ranks())
+    few = {name: store.cohort(name, "val")[:2] for name in ("A", "B")}
+    same = Scorer(store, scorer._ensemble.cache, few, store.cohort("IXI", "val")[:2])
+    at_the_end = tiny_config(**{**SEARCHED, "search__scoring__trials": 8}, search__objective=objective)
+    points = scoring_search.search(same, at_the_end, guided=True)
+    assert found[OBJECTIVE] == scoring_search.best(points).objective > points[0].objective
+    assert set(found) == {OBJECTIVE, f"monitor/A/{objective}", f"monitor/B/{objective}"}
+
+
+def test_a_searched_preview_looks_at_one_objective_and_leaves_out_what_has_no_lesion(
+    model: Any, store: SliceStore
+) -> None:
+    several = [{"metric": "dice", "goal": "maximize"}, {"metric": "seconds_per_volume", "goal": "minimize"}]
+    config = tiny_config(**SEARCHED, search__objectives=several)
+    without = WithoutSomeLesions(store, set(store.cohort("A", "val")))
+    found = Preview(config, without, search=scoring_search.preview).score(model, Ranks())
+    assert set(found) == {OBJECTIVE, "monitor/B/dice"}
+    nothing = WithoutSomeLesions(store, {v for name in ("A", "B") for v in store.cohort(name, "val")})
+    assert Preview(config, nothing, search=scoring_search.preview).score(model, Ranks()) == {OBJECTIVE: 0.0}
+    with pytest.raises(ValueError, match="nobody gave the preview a search"):
+        Preview(config, store).score(model, Ranks())
+
+
+class TwoRanks(Ranks):
+    """The first of two, which hears of the other what it would have said."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, self.other]
+
+    def share(self, value: Any) -> Any:
+        return value
+
+
+def test_ranks_share_the_predictions_of_a_searched_preview(model: Any, store: SliceStore) -> None:
+    config = tiny_config(**SEARCHED)
+    preview = Preview(config, store, search=scoring_search.preview)
+    volumes = [*(v for _, v in preview.volumes), *store.cohort("IXI", "val")]
+    ranks = TwoRanks(0, 2)
+    object.__setattr__(ranks, "other", preview._predictions(model, volumes[1::2], ranks.device))
+    # other volumes share a forward pass, which moves some float16 by their last digit
+    assert preview.score(model, ranks) == pytest.approx(preview.score(model, Ranks()), abs=5e-3)
+
+
+def test_a_training_reports_its_searched_previews(store_path: Path, tmp_path: Path) -> None:
+    values = {**SEARCHED, "pretraining__enabled": False, "training__images": 16, "training__evaluations": 2}
+    reports: list[dict[str, float]] = []
+    asked: list[bool] = []
+
+    def search(scorer: Scorer, config: ExperimentConfig, guided: bool) -> dict[str, float]:
+        asked.append(guided)
+        return scoring_search.preview(scorer, config, guided)
+
+    train(tiny_config(**values), store_path, tmp_path, Hooks(report=reports.append, search=search))
+    assert asked == [True, True]
+    assert all(report[OBJECTIVE] > 0 for report in reports)
+
+
+def test_a_search_of_previews_names_the_weights_only_where_it_chooses_them() -> None:
+    def name(**values: Any) -> str:
+        return stages.checkpoint_identity(tiny_config(**values), "s")[0]
+
+    best = {"training__keep": "best-score"}
+    assert name(**SEARCHED) == name()
+    assert name(**SEARCHED, **best) != name(**best)
+    assert name(**{**SEARCHED, "search__preview_trials": 9}, **best) != name(**SEARCHED, **best)
 
 
 def test_settings_at_their_defaults_leave_the_name_of_a_preview_alone() -> None:
