@@ -8,7 +8,7 @@ from cddpm.config.benchmark import BenchmarkConfig, CohortConfig, MethodConfig
 from cddpm.config.condition import Test, same
 from cddpm.config.experiment import FIELDS, ExperimentConfig
 from cddpm.config.loading import explain, load, override, parse, read_yaml, resolve_paths, to_dict, with_values
-from cddpm.config.paths import did_you_mean, field_paths, value_at
+from cddpm.config.paths import changed, did_you_mean, field_paths, value_at
 from cddpm.config.scoring import ScoringConfig
 from cddpm.config.sections import (
     SSIM_WINDOW,
@@ -80,6 +80,7 @@ __all__ = [
     "TrackingConfig",
     "TrainingConfig",
     "active",
+    "changed",
     "did_you_mean",
     "explain",
     "field_paths",

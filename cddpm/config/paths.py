@@ -35,6 +35,20 @@ def value_at(config: BaseModel, path: str) -> Any:
     return value
 
 
+def changed(config: BaseModel, default: BaseModel) -> dict[str, Any]:
+    """Settings of ``config`` that differ from ``default``, as plain data by dotted path; a dict is taken apart by its keys."""
+    found: dict[str, Any] = {}
+    for path in field_paths(type(config)):
+        if value_at(config, path) != value_at(default, path):
+            *section, name = path.split(".")
+            holder = value_at(config, ".".join(section)) if section else config
+            value = holder.model_dump(mode="json", include={name}, by_alias=True)[name]
+            if isinstance(value, dict):  # a space: what its parameters leave out is left out
+                value = holder.model_dump(mode="json", include={name}, by_alias=True, exclude_defaults=True)[name]
+            found |= {f"{path}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {path: value}
+    return found
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the most similar of ``allowed``, or nothing."""
     near = difflib.get_close_matches(word, sorted(allowed), n=1, cutoff=0.5)

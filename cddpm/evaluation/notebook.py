@@ -11,7 +11,7 @@ from cddpm.errors import StoppedError
 from cddpm.evaluation.fold import RESULT, FoldRun, Outcome
 from cddpm.tracking import names
 from cddpm.tracking.runs import LabBook
-from cddpm.tracking.surroundings import surroundings
+from cddpm.tracking.surroundings import noted, surroundings
 from cddpm.training import checkpoint, stages
 
 
@@ -28,7 +28,7 @@ class Notebook:
     def open(cls, config: ExperimentConfig, kind: str, name: str, runs: Sequence[FoldRun]) -> Self:
         """Open the lab book and the evaluation's run. Raises as ``LabBook.open``."""
         book = LabBook.open(config.tracking, config.output_dir, config.output_dir / "spool")
-        key = book.parent(f"{kind}-{name}", to_dict(config), surroundings(), names.KIND_EVALUATION)
+        key = book.parent(f"{kind}-{name}", to_dict(config), surroundings(), names.KIND_EVALUATION, noted(config))
         for store, modality in {(r.place.store, r.parsed.data.modality): None for r in runs}:
             fingerprint = SliceStore.open(store, verify=False).fingerprint
             book.log_dataset_inputs(key, fingerprint, name=f"slices {modality}", source=str(store))
@@ -57,7 +57,8 @@ class Notebook:
         run = self.runs[number]
         data = run.parsed.data
         params = {"method": run.method, "data.modality": data.modality, "data.fold": data.fold}
-        self._keys[number] = self.book.trial(self.run, number, params, {"cddpm.fold_run": run.name})
+        tags = {names.FOLD_RUN: run.name, names.TRIAL: str(number)}
+        self._keys[number] = self.book.child(self.run, f"{number:04d}", names.KIND_FOLD, run.name, params, tags)
 
     def ended(self, outcome: Outcome) -> None:
         """Enter what a run found: curves of its training, measures on test, and its files."""

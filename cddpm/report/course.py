@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from cddpm.report.chart import INK, LINE, MARK, SERIES, Chart
 from cddpm.report.document import Cell, Section, cell, charts, duration, figure, paragraph, table
 from cddpm.search.record import History, SweepRecord, TrialRecord
+from cddpm.tracking import names
 from cddpm.training import stages
 
 MOST_CURVES = 40
@@ -113,21 +114,26 @@ def training(record: SweepRecord) -> Section:
     wanted = [
         (
             stages.CHECKPOINT,
-            "train/loss",
+            names.TRAIN_LOSS,
             "training loss",
             "Training loss (mean since the point before), on training slices",
         ),
-        (stages.CHECKPOINT, "val/loss", "validation loss", "Loss on healthy validation slices"),
+        (stages.CHECKPOINT, names.VAL_LOSS, "validation loss", "Loss on healthy validation slices"),
         (
             stages.CHECKPOINT,
-            "monitor/objective",
+            names.MONITOR_OBJECTIVE,
             f"preview {record.config.search.objective}",
             "Preview of the objective on a few unhealthy validation volumes; schedulers judge trials by it",
         ),
-        (stages.ENCODER, "pretrain/loss", "pretraining loss", "Loss of the encoder's pretraining, on training slices"),
         (
             stages.ENCODER,
-            "pretrain/val_loss",
+            names.PRETRAIN_LOSS,
+            "pretraining loss",
+            "Loss of the encoder's pretraining, on training slices",
+        ),
+        (
+            stages.ENCODER,
+            names.PRETRAIN_VAL_LOSS,
             "pretraining validation loss",
             "Pretraining loss on healthy validation slices",
         ),

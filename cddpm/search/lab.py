@@ -16,7 +16,7 @@ from cddpm.search.trial import TrialResult
 from cddpm.tracking import names
 from cddpm.tracking.package import Pipeline, write_package
 from cddpm.tracking.runs import LabBook, Promised
-from cddpm.tracking.surroundings import surroundings
+from cddpm.tracking.surroundings import noted, surroundings
 from cddpm.training import checkpoint, stages
 
 ALIAS = "champion"
@@ -50,7 +50,7 @@ class Lab:
         book = LabBook.open(config.tracking, config.output_dir, config.output_dir / "spool")
         store = SliceStore.open(place.store, verify=False).fingerprint
         lab = cls(config, folder, place, store, book)
-        lab.run = book.parent(config.name, to_dict(config), surroundings())
+        lab.run = book.parent(config.name, to_dict(config), surroundings(), params=noted(config))
         book.log_dataset_inputs(lab.run, store, name=f"slices {config.data.modality}", source=str(place.store))
         return lab
 
@@ -92,7 +92,7 @@ class Lab:
             file = self.folder / "trials" / f"{number:04d}" / name
             if file.exists():
                 self.book.log_artifact(run, file)
-        self.book.set_tags(run, {"cddpm.ending": how})
+        self.book.set_tags(run, {names.ENDING: how})
         self.book.close(run, _STATUS[how])
 
     def catch_up(self, results: list[TrialResult]) -> None:
@@ -110,9 +110,9 @@ class Lab:
             names.FINGERPRINT_RECONSTRUCTION: result.reconstruction,
             **({names.FINGERPRINT_ENCODER: result.encoder} if result.encoder else {}),
             **({names.FINGERPRINT_GUIDE: result.guide} if result.guide else {}),
-            **{f"cddpm.best.{path}": str(value) for path, value in result.best.params.items()},
         }
         self.book.set_tags(run, tags)
+        self.book.set_params(run, result.best.params)
         folder = self.folder / "trials" / f"{result.number:04d}"
         self.book.log_artifact(run, folder / trials.RESULT)
         self.book.log_table(run, folder / point_table.LOGGED)
@@ -192,7 +192,7 @@ class Lab:
         }
         own = {names.OBJECTIVE: result.objective, **_validation(result), **test}
         self.book.log_metrics(self.run, _chosen({**own, **others}), step)
-        self.book.set_tags(self.run, {"cddpm.champion": names.trial_key(self.config.name, result.number)})
+        self.book.set_tags(self.run, {names.CHAMPION: names.trial_key(self.config.name, result.number)})
         self.book.log_dict(self.run, {"rows": winner.test.rows}, "test_volumes.json")
 
     def keep(self, files: list[Path]) -> None:

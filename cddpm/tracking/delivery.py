@@ -29,6 +29,7 @@ _LONGEST_PARAM = 6000
 _REFUSALS = frozenset(
     {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 )
+_MADE_FROM = "Made from:\n"
 _REFUSED_UPLOADS = (400, 405, 413, 422)
 
 
@@ -91,26 +92,22 @@ class Delivery:
         return self._versions.get((run, model))
 
     def deliver(self, entry: dict[str, Any]) -> None:
-        """Carry out one entry."""
-        match entry["op"]:
-            case "open":
-                self._open(entry)
-            case "points":
-                self._points(entry)
-            case "tags":
-                self._tags(self.run_id(entry["run"]), entry["tags"])
-            case "artifact":
-                self._artifact(entry)
-            case "dict":
-                self.connect().log_dict(self.run_id(entry["run"]), entry["value"], entry["file"])
-            case "dataset":
-                self._dataset(entry)
-            case "register":
-                self._register(entry)
-            case "close":
-                self.connect().set_terminated(self.run_id(entry["run"]), entry["status"], entry["time"])
-            case other:
-                raise ValueError(f"journal entry '{other}' is not known to this version of the program")
+        """Carry out one entry. Raises ``ValueError`` for one of another version of the program."""
+        steps: dict[str, Callable[[dict[str, Any]], None]] = {
+            "open": self._open,
+            "points": self._points,
+            "tags": lambda e: self._tags(self.run_id(e["run"]), e["tags"]),
+            "params": self._late_params,
+            "link": self._link,
+            "artifact": self._artifact,
+            "dict": lambda e: self.connect().log_dict(self.run_id(e["run"]), e["value"], e["file"]),
+            "dataset": self._dataset,
+            "register": self._register,
+            "close": lambda e: self.connect().set_terminated(self.run_id(e["run"]), e["status"], e["time"]),
+        }
+        if entry["op"] not in steps:
+            raise ValueError(f"journal entry '{entry['op']}' is not known to this version of the program")
+        steps[entry["op"]](entry)
 
     def run_id(self, key: str) -> str:
         """MLflow's id of the run ``key``: remembered, found by its tag, or created."""
@@ -128,11 +125,10 @@ class Delivery:
         return runs[0] if runs else None
 
     def _create(self, key: str, tags: dict[str, str], time_ms: int | None) -> str:
-        sweep, _, trial = key.partition("/")
-        identity = {names.RUN: key, names.SWEEP: sweep, "mlflow.runName": f"trial-{trial}" if trial else sweep}
-        if trial:
-            identity |= {names.TRIAL: str(int(trial)), names.PARENT: self.run_id(sweep)}
-        run = self.connect().create_run(self._experiment_id, start_time=time_ms, tags=_cut_tags({**tags, **identity}))
+        sweep, _, child = key.partition("/")
+        identity = {names.RUN: key, names.SWEEP: sweep} | ({names.PARENT: self.run_id(sweep)} if child else {})
+        named = {names.RUN_NAME: child or sweep, **tags, **identity}
+        run = self.connect().create_run(self._experiment_id, start_time=time_ms, tags=_cut_tags(named))
         self._created.add(key)
         return str(run.info.run_id)
 
@@ -159,6 +155,27 @@ class Delivery:
         for part in _parts(new, _PAIRS_PER_REQUEST):
             self.connect().log_batch(run_id, params=part)
 
+    def _late_params(self, entry: dict[str, Any]) -> None:
+        run_id = self.run_id(entry["run"])
+        self._params(run_id, entry["params"], self.connect().get_run(run_id).data.params)
+
+    def _link(self, entry: dict[str, Any]) -> None:
+        """Name the run that made an artifact, in whichever sweep of this lab book; nothing if none is known."""
+        run_id, stage = self.run_id(entry["run"]), entry["stage"]
+        wanted = f"tags.`{names.STAGE}` = '{stage}' AND tags.`{names.FINGERPRINT}` = '{entry['fingerprint']}'"
+        found = self.connect().search_runs(
+            [self._experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1
+        )
+        if not found:
+            return
+        maker = found[0].info
+        tags = self.connect().get_run(run_id).data.tags
+        line = f"- {stage}: [{maker.run_name}](#/experiments/{maker.experiment_id}/runs/{maker.run_id})"
+        note = tags.get(names.NOTE, _MADE_FROM)
+        if line not in note.splitlines():
+            note = f"{note}\n{line}"
+        self._tags(run_id, {f"{names.MADE_BY}.{stage}": maker.run_id, names.NOTE: note})
+
     def _tags(self, run_id: str, tags: dict[str, str]) -> None:
         pairs = [RunTag(name, value) for name, value in _cut_tags(tags).items()]
         for part in _parts(pairs, _PAIRS_PER_REQUEST):
@@ -167,8 +184,8 @@ class Delivery:
     def _points(self, entry: dict[str, Any]) -> None:
         key, run_id = entry["run"], self.run_id(entry["run"])
         new = [
-            Metric(name, value, entry["time"], step)
-            for name, value, step in entry["points"]
+            Metric(name, value, own[0] if own else entry["time"], step)
+            for name, value, step, *own in entry["points"]
             if key in self._created or step > self._last(key, run_id, name)
         ]
         for part in _parts(new, _POINTS_PER_REQUEST):

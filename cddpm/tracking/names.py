@@ -5,43 +5,98 @@ a training draws over few volumes are ``monitor/...``, so that they never mix wi
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 # Tags of runs
 RUN = "cddpm.run"
-"""Identity of a run: the sweep's name, or ``<sweep>/<trial number, 4 digits>``."""
 KIND = "cddpm.kind"
 SWEEP = "cddpm.sweep"
 TRIAL = "cddpm.trial"
-VERSION = "cddpm.version"
-FINGERPRINT_DATA = "cddpm.fingerprint.data"
+POINT = "cddpm.point"
+STAGE = "cddpm.stage"
+FINGERPRINT = "cddpm.fingerprint"
 FINGERPRINT_STORE = "cddpm.fingerprint.store"
 FINGERPRINT_ENCODER = "cddpm.fingerprint.encoder"
 FINGERPRINT_GUIDE = "cddpm.fingerprint.guide"
 FINGERPRINT_CHECKPOINT = "cddpm.fingerprint.checkpoint"
 FINGERPRINT_RECONSTRUCTION = "cddpm.fingerprint.reconstruction"
 FINGERPRINT_PACKAGE = "cddpm.fingerprint.package"
-NONFINITE = "cddpm.nonfinite"
-"""Prefix: ``cddpm.nonfinite.<metric>`` says which value was dropped and after how many images."""
+MADE_BY = "cddpm.made_by"
+MADE = "cddpm.made"
+REUSED = "cddpm.reused"
+ENDING = "cddpm.ending"
 ERROR = "cddpm.error"
-"""Message of the error that ended a trial."""
+CHAMPION = "cddpm.champion"
+FOLD_RUN = "cddpm.fold_run"
+NONFINITE = "cddpm.nonfinite"
+VERSION = "cddpm.version"
+COMMIT = "cddpm.commit"
+LOCK = "cddpm.lock"
+HOST = "cddpm.host"
+PROCESSOR = "cddpm.processor"
+CPUS = "cddpm.cpus"
+MEMORY = "cddpm.memory_gb"
+GPUS = "cddpm.gpus"
+TORCH = "cddpm.torch"
+RAY = "cddpm.ray"
 
 # Tags of model versions and registered models
 METRICS = "cddpm.metrics"
-"""JSON of a version's metrics."""
 PROMOTION = "cddpm.promotion"
-"""Prefix: one tag per promotion, JSON of {version, alias, previous, who, when, why}."""
+
+TAGS = {
+    RUN: "identity of the run, the same after every restart: `SWEEP`, `SWEEP/0003`, `SWEEP/checkpoint-FINGERPRINT`",
+    KIND: "`sweep`, `evaluation`, `trial`, `fold`, `stage` or `point`",
+    SWEEP: "name of the sweep or evaluation",
+    TRIAL: "number of the trial",
+    POINT: "number of the scoring point within its trial",
+    STAGE: "of a stage: `store`, `encoder`, `guide`, `checkpoint` or `reconstruction`",
+    FINGERPRINT: "of a stage: fingerprint of what it made",
+    FINGERPRINT_STORE: "slice store that the run used",
+    FINGERPRINT_ENCODER: "pretrained encoder that the run used",
+    FINGERPRINT_GUIDE: "checkpoint of the DDPM that guides the model",
+    FINGERPRINT_CHECKPOINT: "trained model of the run",
+    FINGERPRINT_RECONSTRUCTION: "validation predictions of the run",
+    FINGERPRINT_PACKAGE: "of a version: the model package",
+    f"{MADE_BY}.*": "run id of the stage that made the run's store, encoder, checkpoint ...; maybe one of an earlier sweep",
+    MADE: "stages that this trial computed",
+    REUSED: "stages that this trial found ready",
+    ENDING: "how a trial ended: `finished`, `stopped` (by the scheduler), `failed` or `interrupted`",
+    ERROR: "message of the error that ended a run",
+    CHAMPION: "identity of the sweep's best trial",
+    FOLD_RUN: "name of the method, modality and fold of an evaluation",
+    f"{NONFINITE}.*": "which value of a metric was no finite number, and after how many images",
+    VERSION: "version of this program",
+    COMMIT: "commit of the code; `+` behind it: tracked files were changed",
+    LOCK: "SHA-256 of `requirements.lock`; without that file, of the list of installed packages",
+    HOST: "name of the machine that drove the run, or made the stage",
+    PROCESSOR: "its processor",
+    CPUS: "its CPU threads",
+    MEMORY: "its memory in GB",
+    GPUS: "its GPUs",
+    TORCH: "version of PyTorch",
+    RAY: "version of Ray",
+    METRICS: "of a version: its metrics as JSON",
+    f"{PROMOTION}.*": "of a registered model: one per promotion, JSON of version, alias, previous version, who, when, why",
+}
+"""What each tag means; ``*`` stands for more words. README's table is this one."""
 
 # Values of KIND
 KIND_SWEEP = "sweep"
 KIND_TRIAL = "trial"
+KIND_STAGE = "stage"
+KIND_POINT = "point"
 KIND_TRAINING = "training"
 KIND_PRETRAINING = "pretraining"
 KIND_EVALUATION = "evaluation"
 KIND_FOLD = "fold"
 
 # MLflow's own tags
+RUN_NAME = "mlflow.runName"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
+SOURCE_COMMIT = "mlflow.source.git.commit"
 LOGGED_ARTIFACTS = "mlflow.loggedArtifacts"
 """JSON that says which files of a run are tables."""
 
@@ -50,11 +105,44 @@ IMAGES = "images"
 """Key of a history row that holds its step: slices seen."""
 TRAIN_LOSS = "train/loss"
 VAL_LOSS = "val/loss"
-LEARNING_RATE = "train/learning_rate"
 IMAGES_PER_SECOND = "train/images_per_second"
 PRETRAIN_LOSS = "pretrain/loss"
 PRETRAIN_VAL_LOSS = "pretrain/val_loss"
+PRETRAIN_IMAGES_PER_SECOND = "pretrain/images_per_second"
+MONITOR_OBJECTIVE = "monitor/objective"
 OBJECTIVE = "objective"
+SECONDS = "cost/seconds"
+CPU_HOURS = "cost/cpu_hours"
+GPU_SECONDS = "cost/gpu_seconds"
+CPU_USED = "system/cpu_utilization_percentage"
+MEMORY_USED = "system/system_memory_usage_megabytes"
+MEMORY_USED_PERCENT = "system/system_memory_usage_percentage"
+PROCESS_MEMORY = "system/process_memory_megabytes"
+
+CURVES = {
+    TRAIN_LOSS: "training loss, mean since the last validation",
+    VAL_LOSS: "loss on healthy validation slices",
+    IMAGES_PER_SECOND: "training slices per second since the last validation",
+    PRETRAIN_LOSS: "loss of the encoder's pretraining on training slices",
+    PRETRAIN_VAL_LOSS: "the same on validation slices",
+    PRETRAIN_IMAGES_PER_SECOND: "pretraining slices per second",
+    MONITOR_OBJECTIVE: "objective over a few validation volumes while training goes on",
+    "monitor/*": "the same per data set and metric; never a final score",
+    OBJECTIVE: "best validation value of the trial: what the sweep compares by",
+    "val/*": "final scores on validation: `val/METRIC` is the mean over data sets, `val/DATASET/METRIC` one data set",
+    "test/*": "the same on test: of the champion (on the sweep's run) and of evaluations",
+    SECONDS: "wall-clock seconds of the stage, trial or sweep (of a sweep: of running trials, over all its starts)",
+    CPU_HOURS: "booked CPU-hours of a sweep",
+    GPU_SECONDS: "booked GPU-seconds of the stage, trial or sweep",
+    CPU_USED: "CPUs in use on the node of the first worker, in percent; step: number of the sample",
+    MEMORY_USED: "memory in use on that node",
+    MEMORY_USED_PERCENT: "the same in percent",
+    PROCESS_MEMORY: "memory of the first worker's process",
+    "system/gpu_*_memory_usage_megabytes": "memory in use on its GPU",
+    "system/gpu_*_utilization_percentage": "time in which its GPU did anything, in percent",
+}
+"""What each metric means; ``*`` stands for more words. The step is slices seen, where nothing else is said."""
+
 SPLITS = ("val", "test")
 LOWER_IS_BETTER = frozenset({"loss", "hd95", "surface_distance", "fpr", "false_positive_rate", "threshold"})
 
@@ -81,6 +169,54 @@ def safe(name: str) -> str:
     """
     parts = _UNSAFE.sub("_", name)[:_LONGEST_KEY].split("/")
     return "/".join(part for part in parts if part not in ("", ".", "..")) or "_"
+
+
+def gpu_metric(number: int, what: str) -> str:
+    """Name of a system metric of a GPU, as MLflow has it: ``system/gpu_0_utilization_percentage``."""
+    return f"system/gpu_{number}_{what}"
+
+
+def child_key(parent: str, slug: str) -> str:
+    """Identity of a child run of a sweep: ``child_key("demo", "checkpoint-0a1b")`` is ``demo/checkpoint-0a1b``."""
+    return f"{parent}/{slug}"
+
+
+_SHORT = {
+    "learning_rate": "lr",
+    "batch_size": "batch",
+    "condition_dropout": "dropout",
+    "guidance_scale": "guidance",
+    "noise_levels": "levels",
+    "minimum_component_voxels": "component",
+    "median_kernel": "median",
+}
+_LONGEST_RUN_NAME = 90
+
+
+def run_name(number: str, params: Mapping[str, Any]) -> str:
+    """What a person reads in a list of runs: ``run_name("0003", {"training.learning_rate": 3e-4})`` is ``0003 lr 3e-4``."""
+    words = {path: _SHORT.get(leaf := path.rsplit(".", 1)[-1], leaf.replace("_", " ")) for path in params}
+    for path, word in dict(words).items():
+        if list(words.values()).count(word) > 1 and "." in path:
+            words[path] = f"{path.split('.')[-2]} {word}"
+    name = " ".join([number, *(f"{words[path]} {_brief(value)}" for path, value in params.items())])
+    return name if len(name) <= _LONGEST_RUN_NAME else name[: _LONGEST_RUN_NAME - 3] + "..."
+
+
+def _brief(value: Any) -> str:
+    match value:
+        case bool():
+            return "on" if value else "off"
+        case None:
+            return "none"
+        case float() if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
+            mantissa, exponent = f"{value:.1e}".split("e")
+            return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+        case float():
+            return f"{value:.3g}"
+        case list() | tuple():
+            return "+".join(_brief(part) for part in value)
+    return str(value)
 
 
 def trial_key(sweep: str, number: int) -> str:

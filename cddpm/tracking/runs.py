@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _COPIED_BYTES = 8 * 2**20
 _PATIENCE_SECONDS = 10.0
+_SLUG = re.compile(r"[A-Za-z0-9_.-]{1,120}")
 _SWEEP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
 
 
@@ -60,6 +61,7 @@ class LabBook:
         self._sender = Sender(delivery)
         self._journals: dict[str, Journal] = {}
         self._last_step: dict[tuple[str, str], int] = {}
+        self._tables: dict[str, dict[str, None]] = {}
         self.away: str | None = None
         """Why MLflow did not answer when the lab book was opened; None if it did."""
 
@@ -112,35 +114,61 @@ class LabBook:
     # Runs
 
     def parent(
-        self, sweep: str, config: Mapping[str, Any], tags: Mapping[str, str], kind: str = names.KIND_SWEEP
+        self,
+        sweep: str,
+        config: Mapping[str, Any],
+        tags: Mapping[str, str],
+        kind: str = names.KIND_SWEEP,
+        params: Mapping[str, Any] | None = None,
     ) -> str:
-        """Find or create (and reopen) the run of a sweep, or of a single training by ``kind``; returns its key, ``sweep``.
+        """Find or create (and reopen) the run of a sweep, or of an evaluation by ``kind``; returns its key, ``sweep``.
 
-        ``config`` (plain JSON data) becomes params by dotted path and the file ``config.json``; params of an earlier start
-        stay. Raises ``ValueError`` for a name that is no file name, ``TrackingError`` if another process holds the sweep.
+        ``config`` (plain JSON data, whole) becomes the file ``config.json``; ``params`` (dotted path -> value) what a person
+        looks at in a list: what differs from the defaults. Params of an earlier start stay. Raises ``ValueError`` for a name
+        that is no file name, ``TrackingError`` if another process holds the sweep.
         """
         if not _SWEEP.fullmatch(sweep):
             raise ValueError(
                 f"sweep: '{sweep}': allowed are up to 120 letters, digits, '_', '.', '-', no dot or dash first"
             )
         self._take(sweep)
-        self._open_run(sweep, kind, _flat(config), tags)
+        self._open_run(sweep, params or {}, {**tags, names.KIND: kind, names.RUN_NAME: sweep})
         self.log_dict(sweep, config, "config.json")
         return sweep
 
     def trial(self, parent: str, number: int, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-        """Find or create (and reopen) the child run ``trial-0003`` of a sweep; returns its key ``<sweep>/0003``.
+        """Find or create (and reopen) the run of a trial; returns its key ``<sweep>/0003``.
 
-        ``params``: dotted configuration path -> value; those of an earlier start stay.
+        ``params``: dotted configuration path -> value; those of an earlier start stay. They are in its name.
+        """
+        number_tag, name = {names.TRIAL: str(number)}, names.run_name(f"{number:04d}", params)
+        return self.child(parent, f"{number:04d}", names.KIND_TRIAL, name, params, {**tags, **number_tag})
+
+    def child(
+        self,
+        parent: str,
+        slug: str,
+        kind: str,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        began: float | None = None,
+    ) -> str:
+        """Find or create (and reopen) a child run of a sweep; returns its key ``<sweep>/<slug>``.
+
+        Children have no children: MLflow's pages draw deeper nesting flat. ``name``: what a person reads; ``began``: seconds
+        since 1970, if it was not now.
         """
         self._journal_of(parent)
-        key = names.trial_key(parent, number)
-        self._open_run(key, names.KIND_TRIAL, params, tags)
+        if not _SLUG.fullmatch(slug):
+            raise ValueError(f"slug: '{slug}': allowed are up to 120 letters, digits, '_', '.', '-'")
+        key = names.child_key(parent, slug)
+        self._open_run(key, params, {**tags, names.KIND: kind, names.RUN_NAME: name}, began)
         return key
 
-    def close(self, run: str, status: Status) -> None:
-        """Mark a run as ended."""
-        self._write(run, "close", status=status, time=_now_ms())
+    def close(self, run: str, status: Status, ended: float | None = None) -> None:
+        """Mark a run as ended, now or at ``ended`` (seconds since 1970)."""
+        self._write(run, "close", status=status, time=_ms(ended))
 
     def mlflow_id(self, run: str, timeout_seconds: float = 30.0) -> str:
         """MLflow's id of a run; waits for its delivery. Raises ``TrackingError`` if MLflow does not answer in time."""
@@ -195,16 +223,48 @@ class LabBook:
         source = self._copy(path) if copied else path.resolve()
         self._write(run, "artifact", path=str(source), folder=folder, copied=copied)
 
+    def log_samples(self, run: str, rows: Iterable[Mapping[str, float]]) -> None:
+        """Enter system metrics: rows ``{"time": seconds since 1970, metric: value, ...}``; the step is the row's number."""
+        points = [
+            (name, value, step, int(row["time"] * 1000))
+            for step, row in enumerate(rows)
+            for name, value in row.items()
+            if name != "time" and math.isfinite(value)
+        ]
+        if points:
+            self._write(run, "points", points=points, time=_now_ms())
+
+    def set_params(self, run: str, params: Mapping[str, Any]) -> None:
+        """Add params that are known only later; those that are there stay."""
+        self._write(run, "params", params=_texts(params))
+
+    def link(self, run: str, stage: str, fingerprint: str) -> None:
+        """Name the run of this lab book that made the artifact ``fingerprint``: tag ``cddpm.made_by.<stage>`` and a link."""
+        self._write(run, "link", stage=stage, fingerprint=fingerprint)
+
     def log_dict(self, run: str, value: Mapping[str, Any], file: str) -> None:
         """Keep JSON data as the run's file ``file`` (``.json`` or ``.yaml``)."""
         self._write(run, "dict", value=dict(value), file=file)
 
     def log_table(self, run: str, path: Path) -> None:
-        """Keep a JSON file ``{"columns": [...], "data": [[...], ...]}`` as the run's one table: ``mlflow.load_table`` and
+        """Keep a JSON file ``{"columns": [...], "data": [[...], ...]}`` as a table of the run: ``mlflow.load_table`` and
         MLflow's pages show it. Raises as ``log_artifact``.
         """
         self.log_artifact(run, path)
-        self.set_tags(run, {names.LOGGED_ARTIFACTS: json.dumps([{"path": path.name, "type": "table"}])})
+        self._name_table(run, path.name)
+
+    def log_rows(self, run: str, rows: Sequence[Mapping[str, Any]], file: str) -> None:
+        """Keep rows of plain values as a table of the run, by the name ``file`` (``.json``); see ``log_table``."""
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        data = [[_plain(row.get(name)) for name in columns] for row in rows]
+        self.log_dict(run, {"columns": columns, "data": data}, file)
+        self._name_table(run, file)
+
+    def _name_table(self, run: str, file: str) -> None:
+        known = self._tables.setdefault(run, {})
+        known[file] = None
+        tables = [{"path": name, "type": "table"} for name in known]
+        self.set_tags(run, {names.LOGGED_ARTIFACTS: json.dumps(tables)})
 
     def log_dataset_inputs(
         self, run: str, store_fingerprint: str, name: str = "slice store", source: str = "", context: str = "training"
@@ -322,7 +382,7 @@ class LabBook:
                 "%s: what came before was written for %s; from here it goes to %s", sweep, elsewhere, self._home
             )
         for entry in journal.entries():
-            for metric, _, step in entry.get("points", ()):
+            for metric, _, step, *_ in entry.get("points", ()):
                 self._remember(entry["run"], metric, step)
 
     @property
@@ -335,11 +395,13 @@ class LabBook:
             raise ValueError(f"run: '{run}' is not open here; call LabBook.parent first")
         return self._journals[sweep]
 
-    def _open_run(self, key: str, kind: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        sweep, _, trial = key.partition("/")
-        own = {names.RUN: key, names.SWEEP: sweep, names.KIND: kind} | ({names.TRIAL: str(int(trial))} if trial else {})
-        home: dict[str, Any] = {} if trial else {"to": self._home, **self._delivery.home}
-        self._write(key, "open", tags={**_texts(tags), **own}, params=_texts(params), time=_now_ms(), **home)
+    def _open_run(
+        self, key: str, params: Mapping[str, Any], tags: Mapping[str, str], began: float | None = None
+    ) -> None:
+        sweep, _, child = key.partition("/")
+        own = {names.RUN: key, names.SWEEP: sweep}
+        home: dict[str, Any] = {} if child else {"to": self._home, **self._delivery.home}
+        self._write(key, "open", tags={**_texts(tags), **own}, params=_texts(params), time=_ms(began), **home)
 
     def _write(self, run: str, op: str, **fields: Any) -> None:
         self._journal_of(run).append({"op": op, "run": run, **fields})
@@ -375,6 +437,10 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _ms(seconds: float | None) -> int:
+    return _now_ms() if seconds is None else int(seconds * 1000)
+
+
 def _finite(value: Any) -> float | None:
     """``value`` (number, numpy scalar, one-element tensor) as a finite float, else None."""
     try:
@@ -384,21 +450,16 @@ def _finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _plain(value: Any) -> Any:
+    """A cell of a table: JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     return {
         names.safe(name): value if isinstance(value, str) else json.dumps(value, default=str)
         for name, value in values.items()
     }
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _bytes(path: Path) -> int:

@@ -1,25 +1,72 @@
 """Where a result came from: code and machine, as tags of its run."""
 
+import hashlib
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
+from typing import Any
 
+import psutil
+import torch
+
+from cddpm.config import ExperimentConfig, changed
 from cddpm.tracking import names
+
+LOCK_FILE = "requirements.lock"
+
+
+_PLACES = ("name", "output_dir", "tracking.")
 
 
 def surroundings() -> dict[str, str]:
-    """Versions, host, CPUs and the commit of the code, where they can be known."""
+    """Versions, machine, the packages' lock and the commit of the code, where they can be known."""
     found = {
         names.VERSION: version("cddpm"),
-        "cddpm.host": platform.node(),
-        "cddpm.cpus": str(os.cpu_count()),
-        "cddpm.torch": version("torch"),
-        "cddpm.ray": version("ray"),
+        names.LOCK: lock_hash(),
+        names.HOST: platform.node(),
+        names.PROCESSOR: processor(),
+        names.CPUS: str(os.cpu_count()),
+        names.MEMORY: f"{psutil.virtual_memory().total / 2**30:.0f}",
+        names.GPUS: ", ".join(_gpus()) or "none",
+        names.TORCH: version("torch"),
+        names.RAY: version("ray"),
     }
     commit = git_commit()
-    return {**found, "cddpm.commit": commit} if commit else found
+    return {**found, names.COMMIT: commit, names.SOURCE_COMMIT: commit.rstrip("+")} if commit else found
+
+
+def noted(config: ExperimentConfig) -> dict[str, Any]:
+    """Settings that a person looks at in a list of runs: those that differ from the defaults, by dotted path.
+
+    Where things lie is left out; the whole configuration is a file of the run.
+    """
+    default = ExperimentConfig(name=config.name)
+    return {path: value for path, value in changed(config, default).items() if not path.startswith(_PLACES)}
+
+
+def lock_hash() -> str:
+    """SHA-256 of ``requirements.lock``, or of the installed packages where the program was installed without that file."""
+    file = Path(__file__).parents[2] / LOCK_FILE
+    if file.is_file():
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    found = sorted(f"{package.name}=={package.version}" for package in distributions())
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()
+
+
+def processor() -> str:
+    """Name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _gpus() -> list[str]:
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def git_commit() -> str | None:

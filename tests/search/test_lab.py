@@ -25,7 +25,7 @@ def register(config: ExperimentConfig, folder: Path) -> int:
         lab.register(results, winner, beside)
         assert lab.close() == 0
         version = lab.version(results[0])
-    assert version is not None
+        assert version is not None
     return version
 
 

@@ -97,7 +97,7 @@ def test_an_outage_costs_no_time_and_no_point(server: Server, tmp_path: Path) ->
         history = client.get_metric_history(book.mlflow_id(trial), "train/loss")
         runs = client.search_runs([client.get_experiment_by_name("outage").experiment_id])
     assert [(point.step, point.value) for point in history] == [(step, 1 / step) for step in range(1, 61)]
-    assert sorted(run.info.run_name for run in runs) == ["demo", "trial-0000", "trial-0001"]
+    assert sorted(run.info.run_name for run in runs) == ["0000 b 2", "0001 b 3", "demo"]
 
 
 def test_the_registry_over_http(server: Server, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def _points(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, f
 
 
 def _one_trial(book: LabBook) -> str:
-    return book.trial(book.parent("demo", CONFIG, {}), 3, {"training.learning_rate": 1e-3}, {"colour": "red"})
+    parent = book.parent("demo", CONFIG, {}, params={"training.images": 9})
+    return book.trial(parent, 3, {"training.learning_rate": 1e-3}, {"colour": "red"})
 
 
 def test_runs_are_found_by_their_tags(open_book: OpenBook) -> None:
@@ -43,12 +44,14 @@ def test_runs_are_found_by_their_tags(open_book: OpenBook) -> None:
     assert ids[0] == ids[1]
     parent, child = (client.get_run(run_id) for run_id in ids[0])
     assert child.data.tags[names.PARENT] == parent.info.run_id
-    assert child.info.run_name == "trial-0003"
+    assert child.info.run_name == "0003 lr 0.001"
     assert child.info.status == "FINISHED"
     assert child.data.params == {"training.learning_rate": "0.001"}
     assert child.data.tags["colour"] == "red"
     assert parent.data.tags[names.KIND] == "sweep"
-    assert parent.data.params["diffusion.noise.kind"] == "simplex"
+    assert parent.info.run_name == "demo"
+    assert parent.data.params == {"training.images": "9"}
+    assert child.data.tags[names.TRIAL] == "3"
     assert len(client.search_runs([parent.info.experiment_id])) == 2
 
 
@@ -161,7 +164,7 @@ def test_data_sets_are_inputs(open_book: OpenBook) -> None:
 
 def test_odd_names_and_long_values_do_not_stop_anything(open_book: OpenBook) -> None:
     with open_book() as book:
-        trial = book.trial(book.parent("demo", {"a": "x" * 9000}, {"note": "y" * 9000}), 0, {}, {})
+        trial = book.trial(book.parent("demo", {}, {"note": "y" * 9000}, params={"a": "x" * 9000}), 0, {}, {})
         book.log_metrics(trial, {"dice@0.5": 1.0}, 1)
         assert book.flush(10) == 0
         assert book.refused == 0
