@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from cddpm.errors import ArtifactError, StorageError
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 
@@ -157,6 +160,36 @@ def verify(path: Path, kind: str) -> Manifest:
     return manifest
 
 
+def is_sound(path: Path, kind: str) -> bool:
+    """Whether ``path`` is a finished artifact with the digests of its manifest. All files are read (about 1 s per GB)."""
+    return is_complete(path) and _damage(path, kind) is None
+
+
+def set_aside_damaged(path: Path, kind: str) -> bool:
+    """Move a finished artifact that is damaged out of the way, saying so, that it be made again; whether it was.
+
+    Call it under the lock that its makers hold. It goes to ``.damaged`` beside it: who still has a sound copy of the file that
+    is named can mend it. Raises ``StorageError`` if the disk refuses.
+    """
+    damage = _damage(path, kind) if is_complete(path) else None
+    if damage is None:
+        return False
+    aside = path.parent / ".damaged" / f"{path.name}-{uuid.uuid4().hex[:8]}"
+    with storage_errors(path):
+        aside.parent.mkdir(exist_ok=True)
+        path.rename(aside)
+    logger.warning("%s; this %s is made again, the damaged one lies in %s", damage, kind, aside)
+    return True
+
+
+def _damage(path: Path, kind: str) -> ArtifactError | None:
+    try:
+        verify(path, kind)
+    except ArtifactError as error:
+        return error
+    return None
+
+
 @contextlib.contextmanager
 def lock(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on the file ``path`` (created); freed by the kernel when this process dies.
@@ -174,11 +207,11 @@ def lock(path: Path, wait: bool = True) -> Iterator[None]:
 def ensure(
     path: Path, kind: str, name: str, made_from: dict[str, Any], fill: Callable[[Path], None]
 ) -> tuple[Path, bool]:
-    """Return ``(path, made)``: the artifact if it is there, else made now. Of several callers one makes, others wait."""
-    if is_complete(path):
+    """Return ``(path, made)``: the artifact if it is there and sound, else made now. Of several callers one makes it."""
+    if is_sound(path, kind):
         return path, False
     with lock(path.with_name(f".{path.name}.lock")):
-        if is_complete(path):
+        if is_complete(path) and not set_aside_damaged(path, kind):
             return path, False
         create(path, kind, name, made_from, fill)
         return path, True

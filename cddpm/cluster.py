@@ -254,10 +254,45 @@ class Board:
         """Forget a trial that has ended."""
         self._actor.clear.remote(trial)
 
+    def tell(self, line: str) -> None:
+        """Leave a line for the person at the driver; the same line comes once."""
+        self._actor.tell.remote(line)
+
+    def told(self, timeout_seconds: float = 2.0) -> list[str]:
+        """Lines that were left since the last look; none if the actor does not answer in time."""
+        import ray
+
+        try:
+            lines: list[str] = ray.get(self._actor.told.remote(), timeout=timeout_seconds)
+        except (ray.exceptions.RayError, TimeoutError):
+            return []
+        return lines
+
+    @contextlib.contextmanager
+    def warnings(self, name: str) -> Iterator[None]:
+        """Leave every warning of this program's own for the person, until the block ends; a worker's output is seen by nobody."""
+        handler, source = _Warnings(self, name), logging.getLogger("cddpm")
+        source.addHandler(handler)
+        try:
+            yield
+        finally:
+            source.removeHandler(handler)
+
+
+class _Warnings(logging.Handler):
+    def __init__(self, board: Board, name: str) -> None:
+        super().__init__(logging.WARNING)
+        self._board, self._name = board, name
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As ``logging`` asks."""
+        self._board.tell(f"{self._name}: {record.getMessage()}")
+
 
 class _BoardActor:
     def __init__(self) -> None:
         self.state: dict[int, tuple[str, int, int, float]] = {}
+        self.lines: dict[str, bool] = {}  # and whether it was read
 
     def post(self, trial: int, stage: str, images: int, budget: int, loss: float) -> None:
         self.state[trial] = (stage, images, budget, loss)
@@ -267,6 +302,14 @@ class _BoardActor:
 
     def clear(self, trial: int) -> None:
         self.state.pop(trial, None)
+
+    def tell(self, line: str) -> None:
+        self.lines.setdefault(line, False)
+
+    def told(self) -> list[str]:
+        new = [line for line, read in self.lines.items() if not read]
+        self.lines.update(dict.fromkeys(new, True))
+        return new
 
 
 def abandoned_placement_groups() -> Iterable[str]:

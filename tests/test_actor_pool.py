@@ -1,5 +1,6 @@
 """A pool of processes on a real Ray: order, one factory call per process, errors whole, a death survived once."""
 
+import logging
 import os
 import sys
 import time
@@ -110,3 +111,22 @@ def test_the_block_leaves_no_process_and_no_cpu_taken() -> None:
     while ray.available_resources().get("CPU", 0.0) < everything and time.monotonic() < end:
         time.sleep(0.2)
     assert ray.available_resources()["CPU"] == everything
+
+
+def warn(board: cluster.Board, *words: str) -> None:
+    with board.warnings("trial 0003"):
+        for word in words:
+            logging.getLogger("cddpm.somewhere").warning("%s is damaged", word)
+        logging.getLogger("cddpm.somewhere").info("nothing to say")
+    logging.getLogger("cddpm.somewhere").warning("after the end")
+
+
+def test_warnings_of_a_worker_reach_the_driver_once() -> None:
+    board = cluster.Board()
+    task = ray.remote(num_cpus=0)(warn)
+    ray.get([task.remote(board, "a", "b"), task.remote(board, "b")])
+    end, told = time.monotonic() + 30, list[str]()
+    while len(told) < 2 and time.monotonic() < end:
+        told += board.told()
+    assert sorted(told) == ["trial 0003: a is damaged", "trial 0003: b is damaged"]
+    assert board.told() == []

@@ -281,6 +281,18 @@ def test_what_is_there_is_not_made_again(made: Path) -> None:
     assert artifact.ensure(made, "slice store", "f00d", {}, never) == (made, False)
 
 
+@pytest.mark.parametrize("name", ["deep/b.bin", artifact.MANIFEST])
+def test_what_is_damaged_is_made_again_and_said_once(made: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    (made / name).write_bytes((made / name).read_bytes()[:100])
+    assert not artifact.is_sound(made, "slice store")
+    assert artifact.ensure(made, "slice store", "f00d", {}, fill) == (made, True)
+    artifact.verify(made, "slice store")
+    assert artifact.ensure(made, "slice store", "f00d", {}, fill) == (made, False)
+    assert [record.message.count(str(made / name)) for record in caplog.records] == [1]
+    (aside,) = (made.parent / ".damaged").iterdir()
+    assert (aside / name).exists()
+
+
 # full and read-only disks
 
 

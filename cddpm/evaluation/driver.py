@@ -141,7 +141,7 @@ def _carry_out(runs: list[FoldRun], fits: int, notebook: Notebook, display: Disp
         notebook.started(run.number)
 
     missing = [run for run in runs if run.number not in found]
-    with display.tuning(len(runs), len(found), None, board.look), cluster.janitor():
+    with display.tuning(len(runs), len(found), None, board.look, board.told), cluster.janitor():
         for run, outcome in cluster.drive(partial(fold.evaluate, board=board), missing, fits, started):
             board.clear(run.number)
             if isinstance(outcome, BaseException):

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -41,6 +42,7 @@ class Display:
         self._done = self._total = 0
         self._best: tuple[float, int] | None = None
         self._tuning_start, self._done_before = self.start, 0
+        self._told: Callable[[], list[str]] = list
 
     def stop(self) -> None:
         """Say from here on that everything is ending."""
@@ -60,12 +62,22 @@ class Display:
         return self.console.status(f"{title} …") if self.console.is_terminal else contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def tuning(self, total: int, done: int, best: tuple[float, int] | None, look: Look) -> Iterator[None]:
-        """Show trials until the block ends. ``look`` asks where the running ones are; ``best``: (objective, trial) so far."""
+    def tuning(
+        self,
+        total: int,
+        done: int,
+        best: tuple[float, int] | None,
+        look: Look,
+        told: Callable[[], list[str]] = list,
+    ) -> Iterator[None]:
+        """Show trials until the block ends. ``look`` asks where the running ones are; ``best``: (objective, trial) so far.
+
+        ``told`` gives new lines that they left.
+        """
         self._total, self._done, self._done_before, self._best = total, done, done, best
         self._tuning_start = time.monotonic()
         over = threading.Event()
-        show = self._live if self.console.is_terminal else self._lines
+        show, self._told = self._live if self.console.is_terminal else self._lines, told
         thread = threading.Thread(target=show, args=(look, over), name="display", daemon=True)
         thread.start()
         try:
@@ -73,6 +85,7 @@ class Display:
         finally:
             over.set()
             thread.join(timeout=5)
+            self._pass_on()
 
     def started(self, number: int, params: dict[str, Any]) -> None:
         """A trial starts, or is continued."""
@@ -106,13 +119,19 @@ class Display:
         stamp = _clock(time.monotonic() - self.start)
         self.console.print(f"[dim]{stamp}[/] {text}", highlight=False)
 
+    def _pass_on(self) -> None:
+        for line in self._told():
+            self._say(f"[yellow]{escape(line)}[/]")
+
     def _live(self, look: Look, over: threading.Event) -> None:
         with Live(console=self.console, refresh_per_second=4, transient=True) as live:
             while not over.wait(REFRESH_SECONDS):
                 live.update(self._table(look()))
+                self._pass_on()
 
     def _lines(self, look: Look, over: threading.Event) -> None:
         while not over.wait(LINE_SECONDS):
+            self._pass_on()
             for number, (stage, seen, budget, loss) in sorted(look().items()):
                 if number in self._trials:
                     self._say(

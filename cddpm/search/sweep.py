@@ -140,7 +140,7 @@ def slice_store(config: ExperimentConfig, root: Path, display: Display) -> stage
     with display.stage("slice store") as say:
         rows = read_layout(config.data, root).rows
         path = build_store(config.data, root, rows, config.output_dir / "artifacts", cluster.parallel_map)
-        store = SliceStore.open(path)
+        store = SliceStore.open(path, verify=False)  # `build_store` has
         say(
             f"{len(store.volumes)} volumes, {len(store)} slices of {store.slice_shape[0]}x{store.slice_shape[1]}, {path.name}"
         )
@@ -186,7 +186,7 @@ def _tune(config: ExperimentConfig, folder: Path, place: stages.Place, fits: int
     concurrent = min(fits, config.search.concurrent_trials or fits)
     booked = worker.resources_per_worker(config.compute, cluster.capacity().get("GPU", 0.0))
     meter = Meter(folder, {name: config.compute.workers * amount for name, amount in booked.items()})
-    with display.tuning(config.search.training.trials, len(done), best, board.look), meter.running():
+    with display.tuning(config.search.training.trials, len(done), best, board.look, board.told), meter.running():
         tuning.run(config, trials, folder, place, concurrent, board, failures, _All(lab, display, folder, meter))
     if failures.met:
         raise SearchError(_alike(config, failures.met, len(study.finished(trials))))

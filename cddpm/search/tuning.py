@@ -175,7 +175,8 @@ def _trainable(
 ) -> None:
     job = trials.TrialJob(sweep, proposal["number"], proposal["params"], base, place, gpus)
     try:
-        trials.run(job, board, tune.report)
+        with board.warnings(f"trial {job.number:04d}"):
+            trials.run(job, board, tune.report)
     except CddpmError as error:  # a user's fault is the same at a second try
         artifact.write_json(job.folder / trials.FAILED, {"number": job.number, "error": str(error)})
 

@@ -232,7 +232,7 @@ def _ensure(
     """Make the artifact with all ranks unless it is there; resumable work lies in a folder beside it meanwhile."""
     name, made_from = identity
     work = path.parent / ".work" / name
-    with _claimed(path, work.with_name(f"{name}.lock"), ranks, hooks) as found:
+    with _claimed(path, kind, work.with_name(f"{name}.lock"), ranks, hooks) as found:
         if found:
             return False
         weights = make(work)
@@ -244,28 +244,28 @@ def _ensure(
 
 
 @contextmanager
-def _claimed(path: Path, lock: Path, ranks: Ranks, hooks: Hooks) -> Iterator[bool]:
-    """Whether the artifact is there; if not, it is this worker group's to make until the block ends.
+def _claimed(path: Path, kind: str, lock: Path, ranks: Ranks, hooks: Hooks) -> Iterator[bool]:
+    """Whether the artifact is there; if not, or if it is damaged, it is this worker group's to make until the block ends.
 
     While another group makes it, all ranks wait in short steps (one long wait of the first rank alone would let the
     others' broadcast time out). Raises ``Interrupted`` when asked to stop meanwhile.
     """
     with ExitStack() as stack:
-        while (state := ranks.share(_claim(path, lock, stack, hooks) if ranks.first else None)) == "busy":
+        while (state := ranks.share(_claim(path, kind, lock, stack, hooks) if ranks.first else None)) == "busy":
             time.sleep(WAIT_SECONDS)
         if state == "stop":
             raise Interrupted(f"{path.name}: stopped while another trial makes this {path.parent.name}")
         yield state == "found"
 
 
-def _claim(path: Path, lock: Path, stack: ExitStack, hooks: Hooks) -> str:
-    if artifact.is_complete(path):
+def _claim(path: Path, kind: str, lock: Path, stack: ExitStack, hooks: Hooks) -> str:
+    if artifact.is_sound(path, kind):
         return "found"
     try:
         stack.enter_context(artifact.lock(lock, wait=False))  # freed when this process dies
     except BlockingIOError:
         return "stop" if hooks.stop() else "busy"
-    return "found" if artifact.is_complete(path) else "mine"
+    return "found" if artifact.is_complete(path) and not artifact.set_aside_damaged(path, kind) else "mine"
 
 
 def _fill(folder: Path, weights: dict[str, Tensor], work: Path, config: ExperimentConfig) -> None:

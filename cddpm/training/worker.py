@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,8 @@ def work(job: dict[str, Any]) -> Outcome | None:
         search=assignment.search,
     )
     try:
-        return run_stages(config, assignment.place, ranks, hooks)
+        with _warnings(assignment):
+            return run_stages(config, assignment.place, ranks, hooks)
     except Interrupted:
         return None
     except (MemoryError, RuntimeError) as error:
@@ -225,6 +227,11 @@ def _progress(assignment: Assignment) -> Callable[[str, int, int, float], None]:
     if board is None:
         return lambda stage, images, budget, loss: None
     return lambda stage, images, budget, loss: board.post(trial, stage, images, budget, loss)
+
+
+def _warnings(assignment: Assignment) -> AbstractContextManager[None]:
+    board = assignment.board
+    return board.warnings(f"trial {assignment.trial:04d}") if isinstance(board, Board) else nullcontext()
 
 
 def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int], gpus: float) -> Path:

@@ -110,3 +110,12 @@ def test_clock(seconds: float, shown: str) -> None:
 def test_markup_in_settings_is_shown_as_it_is(display: Display, text: io.StringIO) -> None:
     display.started(0, {"reconstruction.noise_levels": [10, 25]})
     assert "noise_levels [10, 25]" in text.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_trials_left_to_say_is_said_once_and_as_it_is(text: io.StringIO, terminal: bool) -> None:
+    display = Display(Console(file=text, width=200, force_terminal=terminal))
+    lines = [["trial 0001: a[0] is damaged"]]
+    with display.tuning(1, 0, None, dict, lambda: lines.pop() if lines else []):
+        pass
+    assert text.getvalue().count("trial 0001: a[0] is damaged") == 1

@@ -52,7 +52,7 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         listener.ended(0, "failed")
 
     monkeypatch.setattr(tuning, "run", run)
-    monkeypatch.setattr(cluster, "Board", lambda: SimpleNamespace(look=dict))
+    monkeypatch.setattr(cluster, "Board", lambda: SimpleNamespace(look=dict, told=list))
     monkeypatch.setattr(cluster, "capacity", lambda: {"CPU": 8.0})
     return given
 

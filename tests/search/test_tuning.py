@@ -135,7 +135,7 @@ def test_trials_that_raise_or_run_out_of_memory_leave_the_others_alone(
     (tmp_path / "ray").mkdir()
     monkeypatch.setattr(tuning, "_trainable", _faulty)
     place = stages.Place(tmp_path / "artifacts", tmp_path / "store")
-    tuning.run(config, study, tmp_path, place, 2, cluster.Board(), Failures(3), watch)
+    tuning.run(config, study, tmp_path, place, 5, cluster.Board(), Failures(3), watch)
     assert sorted(watch.ends) == [(0, "finished"), (1, "failed"), (2, "failed"), (3, "failed"), (4, "finished")]
     assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "FAIL", "FAIL", "COMPLETE"]
     said = [json.loads((tuning.trial_folder(tmp_path, n) / "failed.json").read_text())["error"] for n in (1, 2, 3)]

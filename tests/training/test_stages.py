@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,14 +148,34 @@ def test_the_pretrained_encoder_starts_the_model(finished: Any, store: SliceStor
     assert all(p.requires_grad for p in made.model.parameters())
 
 
-def test_a_damaged_encoder_is_refused_by_name(finished: Any, store_path: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "encoder" / finished.made.encoder.name
-    folder.mkdir(parents=True)
-    for file in finished.made.encoder.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    (folder / checkpoint.WEIGHTS).write_bytes(b"x")
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
+def test_what_is_damaged_is_made_again_and_said_once(
+    finished: Any, store_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any
+) -> None:
+    for made in (finished.made.encoder, finished.made.checkpoint):
+        shutil.copytree(made, tmp_path / made.parent.name / made.name)
+    file = tmp_path / "checkpoint" / finished.made.checkpoint.name / checkpoint.WEIGHTS
+    file.write_bytes(damage(file.read_bytes()))
+    again = train(finished.config, store_path, tmp_path)
+    assert again.made == ("checkpoint",)
+    assert train(finished.config, store_path, tmp_path).made == ()
+    assert same(again.checkpoint, finished.made.checkpoint)
+    said = [record.message for record in caplog.records if "altered or damaged" in record.message]
+    assert len(said) == 1
+    assert said[0].startswith(f"{file}: ")
+    aside = tmp_path / "checkpoint" / ".damaged"
+    assert f"is made again, the damaged one lies in {aside}/{again.checkpoint.name}-" in said[0]
+    assert len(list(aside.iterdir())) == 1
+
+
+def test_a_damaged_encoder_that_the_configuration_names_is_refused(
+    finished: Any, store_path: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.made.encoder, tmp_path / "encoder" / finished.made.encoder.name)
+    (tmp_path / "encoder" / finished.made.encoder.name / checkpoint.WEIGHTS).write_bytes(b"x")
+    named = tiny_config(**QUICK, pretraining__artifact=finished.made.encoder.name)
     with pytest.raises(ArtifactError, match=r"model\.safetensors: altered or damaged"):
-        train(finished.config, store_path, tmp_path)
+        train(named, store_path, tmp_path)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(finished: Any, tmp_path: Path) -> None:
