@@ -109,16 +109,17 @@ def _apply(function: Callable[[T], R], item: T) -> R:
 
 
 class ActorPool(Generic[T, R]):
-    """``count`` processes of one CPU; ``factory()`` makes in each, once, the function that ``map`` applies.
+    """``count`` processes of one CPU and ``gpus`` GPUs; ``factory()`` makes in each, once, the function that is applied.
 
     A context manager that ends them. A process that dies is started again, with the item it was at, once. They lie outside
     of the placement group of a Tune trial that opens the pool: that group holds no CPU.
     """
 
-    def __init__(self, factory: Callable[[], Callable[[T], R]], count: int) -> None:
+    def __init__(self, factory: Callable[[], Callable[[T], R]], count: int, gpus: float = 0) -> None:
         import ray
 
-        actor = ray.remote(num_cpus=1, max_restarts=1, max_task_retries=1, scheduling_strategy="DEFAULT")(_PoolActor)
+        resources = {"num_cpus": 1, "num_gpus": gpus, "scheduling_strategy": "DEFAULT"}
+        actor = ray.remote(max_restarts=-1, max_task_retries=1, **resources)(_PoolActor)
         packed = ray.put(ray.cloudpickle.dumps(factory))
         self._actors = [actor.remote(packed) for _ in range(count)]
 
@@ -134,27 +135,43 @@ class ActorPool(Generic[T, R]):
     def map(self, items: Sequence[T]) -> list[R]:
         """The function of each item, in their order. Errors of the function, or of ``factory``, are raised as they were.
 
-        Raises ``SearchError`` when a process dies a second time.
+        Raises ``SearchError`` when a process dies a second time with the same item.
+        """
+        results: dict[int, R] = {}
+        for number, result in self.each(items):
+            if isinstance(result, SearchError):
+                raise result
+            results[number] = result
+        return [results[number] for number in range(len(items))]
+
+    def each(self, items: Sequence[T]) -> Iterator[tuple[int, R | SearchError]]:
+        """(number of an item, the function of it), as soon as it is there; errors are raised as with ``map``.
+
+        An item with which a process died twice comes as ``SearchError``, and the others go on.
         """
         import ray
 
         waiting, idle = list(enumerate(items))[::-1], list(self._actors)
         running: dict[Any, tuple[int, Any]] = {}
-        results: dict[int, R] = {}
-        try:
-            while waiting or running:
-                while waiting and idle:
-                    (number, item), actor = waiting.pop(), idle.pop()
-                    running[actor.apply.remote(item)] = (number, actor)
-                (done, *_), _ = ray.wait(list(running), num_returns=1)
-                number, actor = running.pop(done)
-                idle.append(actor)
-                results[number] = ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except ray.exceptions.RayActorError as error:
-            raise SearchError(f"a process of a pool died twice ({error}); give its node more memory") from error
-        return [results[number] for number in range(len(items))]
+        while waiting or running:
+            while waiting and idle:
+                (number, item), actor = waiting.pop(), idle.pop()
+                running[actor.apply.remote(item)] = (number, actor)
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            number, actor = running.pop(done)
+            idle.append(actor)
+            yield number, _result_of(done)
+
+
+def _result_of(done: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayActorError as error:
+        return SearchError(f"a process of a pool died twice ({error}); give its node more memory")
 
 
 class _PoolActor:

@@ -1,10 +1,10 @@
 """``cddpm predict``: anomaly maps of scans, from a model package or a registered model."""
 
-import os
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,12 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from cddpm.data.volume import Volume
-    from cddpm.predict.predictor import Prediction, Predictor
+    from cddpm.predict.batch import Outcome
+    from cddpm.predict.scans import Job
     from cddpm.tracking.package import Package
-
-ANOMALY_MAP, RECONSTRUCTION, SEGMENTATION = "anomaly_map.nii.gz", "reconstruction.nii.gz", "segmentation.nii.gz"
-PICTURE, RESULT = "overview.png", "result.json"
 
 
 @dataclass(frozen=True)
@@ -31,9 +28,20 @@ class _Model:
 
 def predict(
     scans: Annotated[
-        list[Path], typer.Argument(metavar="SCAN...", help="Skull-stripped NIfTI files.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="SCAN...",
+            help="Skull-stripped NIfTI files; folders, searched for them (masks and segmentations are left out by their "
+            "names); CSV tables (columns scan, mask, volume_id, dataset, name; only scan must be there).",
+            show_default=False,
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Results go to OUT/<name of the scan>.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", help="Results go to OUT/<name of the scan>, of a folder OUT/<path in it>.", show_default=False
+        ),
+    ],
     masks: Annotated[
         list[Path] | None,
         typer.Option(
@@ -62,6 +70,18 @@ def predict(
             "--volume-id", help="Seeds the noise; once per scan. Without it the scan's name.", show_default=False
         ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip scans whose whole result, of this model, lies in OUT.")
+    ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="auto|local|HOST:PORT",
+            help="Share the scans out over a Ray cluster: one process per GPU, or per CPU. local starts one here.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Find anomalies in scans: anomaly map, reconstruction and segmentation in each scan's own grid, a picture, scores.
 
@@ -69,37 +89,36 @@ def predict(
     """
     _one_per_scan("--mask", scans, masks)
     _one_per_scan("--volume-id", scans, volume_ids)
-    folders = _folders(scans, out)
+    jobs = _jobs(scans, out, dataset, masks, volume_ids)
     chosen = _find_model(model, tracking_uri, registered_model)
-    predictor = _predictor(chosen.package, device, dataset)
-    failed = 0
-    for number, (scan, folder) in enumerate(zip(scans, folders, strict=True)):
-        mask = masks[number] if masks else None
-        key = volume_ids[number] if volume_ids else None
-        failed += not _predict_one(predictor, chosen, scan, mask, key, dataset, folder)
-    if failed:
-        _stderr().print(f"{failed} of {len(scans)} scans failed")
-        raise typer.Exit(1)
+    _check(chosen.package, jobs, resume)
+    _print_outcomes(_outcomes(chosen, jobs, device, resume, address), len(jobs))
 
 
 def _one_per_scan(option: str, scans: Sequence[Path], values: Sequence[Any] | None) -> None:
+    from cddpm.predict.scans import is_many
+
     if values and len(values) != len(scans):
         raise typer.BadParameter(
             f"{len(values)} given for {len(scans)} scans; give it once per scan, or never", None, None, option
         )
+    if values and any(is_many(place) for place in scans):
+        raise typer.BadParameter(
+            "goes with single files; for many scans give a CSV table with such a column", None, None, option
+        )
 
 
-def _folders(scans: Sequence[Path], out: Path) -> list[Path]:
-    from cddpm.errors import DataError
-    from cddpm.predict.predictor import stem
+def _jobs(
+    scans: list[Path], out: Path, dataset: str, masks: list[Path] | None, volume_ids: list[str] | None
+) -> "list[Job]":
+    from cddpm.predict.scans import collect
 
-    names = [stem(scan) for scan in scans]
-    for first, second in ((names.index(n), i) for i, n in enumerate(names)):
-        if first != second:
-            raise DataError(
-                f"{scans[first]} and {scans[second]}: both would go to {out / names[first]}; run them apart, with another --out"
-            )
-    return [out / name for name in names]
+    jobs = collect(scans, out, dataset)
+    if masks:
+        jobs = [replace(job, mask=mask) for job, mask in zip(jobs, masks, strict=True)]
+    if volume_ids:
+        jobs = [replace(job, volume_id=key) for job, key in zip(jobs, volume_ids, strict=True)]
+    return jobs
 
 
 def _find_model(ref: str, uri: str | None, registered: str) -> _Model:
@@ -128,121 +147,59 @@ def _from_registry(ref: str, uri: str | None, registered: str) -> _Model:
     return _Model(package, found)
 
 
-def _predictor(package: "Package", device: str, dataset: str) -> "Predictor":
+def _check(package: "Package", jobs: "Sequence[Job]", resume: bool) -> None:
+    """Faults of the call, told before any scan is looked at."""
+    from cddpm.errors import ConfigError
+    from cddpm.predict.predictor import threshold_of
+    from cddpm.predict.result import check_same
+
+    for job in {job.dataset: job for job in jobs}.values():
+        try:
+            threshold_of(package, job.dataset)
+        except ConfigError as error:
+            raise ConfigError(f"{job.source}: {error}") from None
+    for job in jobs if resume else ():
+        check_same(job.folder, package.fingerprint, job)
+
+
+def _outcomes(
+    model: _Model, jobs: "Sequence[Job]", device: str, resume: bool, address: str | None
+) -> "Iterable[Outcome]":
+    from cddpm.predict import batch
+
+    work = batch.Work(model.package, model.found, resume=resume)
+    if address is not None:
+        return batch.on_ray(work, jobs, device, address)
+    return batch.here(replace(work, device=_device(device)), jobs)
+
+
+def _device(wanted: str) -> str:
     import torch
 
     from cddpm.errors import ConfigError
-    from cddpm.predict.predictor import Predictor, threshold_of
 
-    threshold_of(package, dataset)
     there = torch.cuda.is_available()
-    if device == "cuda" and not there:
+    if wanted == "cuda" and not there:
         raise ConfigError("--device cuda: PyTorch sees no CUDA device here; allowed are auto and cpu")
-    return Predictor(package, "cuda" if there and device != "cpu" else "cpu")
+    return "cuda" if there and wanted != "cpu" else "cpu"
 
 
-def _predict_one(
-    predictor: "Predictor", model: _Model, scan: Path, mask: Path | None, key: str | None, dataset: str, folder: Path
-) -> bool:
-    """Whether the scan could be used; if not, that is told."""
-    from cddpm.data.volume import read_image, read_mask
-    from cddpm.errors import CddpmError, StorageError
-
-    try:
-        image = read_image(scan)
-        prediction = predictor.predict_scan(image, read_mask(mask) if mask else None, key, dataset)
-    except StorageError:
-        raise  # a full disk concerns all scans
-    except CddpmError as error:
-        _stderr().print(f"[bold red]error[/] {escape(str(error))}")
-        return False
-    for warning in prediction.warnings:
-        _stderr().print(f"[yellow]warning[/] {escape(f'{scan}: {warning}')}")
-    about = {"scan": str(scan.resolve()), "mask": str(mask.resolve()) if mask else "estimated", "dataset": dataset}
-    _write(folder, image, prediction, {**about, **_provenance(predictor, model)})
-    Console(soft_wrap=True, highlight=False).print(escape(_summary(scan, prediction, folder)))
-    return True
-
-
-def _summary(scan: Path, prediction: "Prediction", folder: Path) -> str:
-    scores = prediction.scores
-    places = "1 place" if scores["components"] == 1 else f"{scores['components']:.0f} places"
-    found = f"{scores['segmented_ml']:.1f} ml in {places} above {prediction.threshold:.4g}"
-    return f"{scan.name}: {found} -> {folder}"
-
-
-def _provenance(predictor: "Predictor", model: _Model) -> dict[str, Any]:
-    from importlib.metadata import version
-
-    from cddpm.predict.predictor import settings
-
-    package = predictor.package
-    return {
-        "model": {
-            **model.found,
-            "fingerprint": package.fingerprint,
-            "made_from": package.pipeline.fingerprints,
-            "sweep": package.pipeline.sweep,
-            "trial": package.pipeline.trial,
-            "validation": package.pipeline.validation,
-        },
-        "settings": settings(package),
-        "device": str(predictor.device),
-        "versions": {name: version(name) for name in ("cddpm", "torch")},
-    }
-
-
-def _write(folder: Path, image: "Volume", prediction: "Prediction", about: dict[str, Any]) -> None:
-    """Replace the results of a scan, file by file, each whole; ``result.json`` is there only beside files of its own."""
-    from cddpm import artifact
-    from cddpm.data.volume import write_volume
-
-    with artifact.storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).unlink(missing_ok=True)
-    for name, array in (
-        (ANOMALY_MAP, prediction.anomaly_map),
-        (RECONSTRUCTION, prediction.reconstruction),
-        (SEGMENTATION, prediction.segmentation),
-    ):
-        write_volume(folder / name, array, image.affine, header=image.header)
-    _draw(folder / PICTURE, prediction)
-    artifact.write_json(folder / RESULT, {**_result(image, prediction), **about})
-
-
-def _result(image: "Volume", prediction: "Prediction") -> dict[str, Any]:
-    from cddpm.predict.predictor import INTENSITIES
-
-    low, high = prediction.intensities
-    geometry = prediction.working.geometry
-    return {
-        "volume_id": prediction.volume_key,
-        "threshold": prediction.threshold,
-        "scores": prediction.scores,
-        "warnings": list(prediction.warnings),
-        "intensities": {"reconstruction": INTENSITIES, "at_0": low, "at_1": high},
-        "grid": {
-            "shape": list(geometry.shape),
-            "voxel_size_mm": list(image.voxel_size_mm),
-            "orientation": geometry.orientation,
-            "affine": image.affine.tolist(),
-        },
-        "working_grid": geometry.to_dict(),
-        "files": [ANOMALY_MAP, RECONSTRUCTION, SEGMENTATION, PICTURE],
-    }
-
-
-def _draw(path: Path, prediction: "Prediction") -> None:
-    from cddpm.predict.predictor import overview_rows
-    from cddpm.scoring.figures import overview
-
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        overview(overview_rows(prediction), temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _stderr() -> Console:
-    return Console(file=sys.stderr, soft_wrap=True, highlight=False)
+def _print_outcomes(outcomes: "Iterable[Outcome]", count: int) -> None:
+    """Tell each as it comes, and at the end, of many, how many there were of each kind."""
+    stdout, stderr = (Console(file=file, soft_wrap=True, highlight=False) for file in (sys.stdout, sys.stderr))
+    kinds: Counter[str] = Counter()
+    for outcome in outcomes:
+        scan = outcome.job.scan
+        for warning in outcome.warnings:
+            stderr.print(f"[yellow]warning[/] {escape(f'{scan}: {warning}')}")
+        if outcome.error is not None:
+            stderr.print(f"[bold red]error[/] {escape(outcome.error)}")
+        else:
+            said = "was there already, kept" if outcome.kept else outcome.summary
+            stdout.print(escape(f"{scan.name}: {said} -> {outcome.job.folder}"))
+        kinds["failed" if outcome.error is not None else "kept" if outcome.kept else "done"] += 1
+    if kinds["failed"]:
+        stderr.print(f"{kinds['failed']} of {count} scans failed")
+        raise typer.Exit(1)
+    if count > 1:
+        stdout.print(f"{count} scans: {kinds['done']} done, {kinds['kept']} kept")

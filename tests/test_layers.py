@@ -27,6 +27,7 @@ HOMES = {
         "cddpm.training.worker",
         "cddpm.search.*",
         "cddpm.evaluation.*",
+        "cddpm.predict.batch",
         "cddpm.campaign",
         "cddpm.speed.memory",
         *COMMAND_LINES,

@@ -7,7 +7,6 @@ the scorer's (on the same kind of device).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from cddpm.data.prepare import Prepared, prepare
 from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.errors import ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
+from cddpm.predict.scans import stem
 from cddpm.reconstruct.part import Key, rounded
 from cddpm.scoring.calibration import given
 from cddpm.scoring.ensemble import levels_of
@@ -132,11 +132,6 @@ def threshold_of(package: Package, dataset: str) -> float:
             f"data set '{dataset}': this model has no threshold for it; there are {', '.join(thresholds)}"
         )
     return thresholds[dataset]
-
-
-def stem(path: Path) -> str:
-    """A NIfTI file's name without its endings."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def settings(package: Package) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from cddpm.search.trial import TrialResult
 from cddpm.tracking import names
 from cddpm.tracking.package import Pipeline, write_package
 from cddpm.tracking.runs import LabBook, Promised
-from cddpm.tracking.surroundings import noted, surroundings
+from cddpm.tracking.surroundings import code, noted, surroundings
 from cddpm.training import checkpoint, stages
 
 ALIAS = "champion"
@@ -177,7 +177,7 @@ class Lab:
         )
         package = self._package(result)
         write_package(package, weights_of(self.place, result), config, pipeline)
-        tags = {names.SWEEP: self.config.name, names.TRIAL: str(result.number)}
+        tags = {names.SWEEP: self.config.name, names.TRIAL: str(result.number), **code(), **_searched(result)}
         model = self.config.tracking.registered_model
         own = {**_chosen(validation), **metrics}
         self.book.register(self._runs[result.number], package, own, tags, model, promotion)
@@ -205,6 +205,12 @@ class Lab:
         self.book.close(self.run, "FINISHED")
         self._left = self.book.flush(_SECONDS_AT_END)
         return self._left
+
+
+def _searched(result: TrialResult) -> dict[str, str]:
+    """What the searches over training and scoring chose, as tags."""
+    chosen = {**result.params, **result.best.params}
+    return {names.safe(f"{names.SETTING}.{path}"): str(value) for path, value in chosen.items()}
 
 
 def _validation(result: TrialResult) -> dict[str, float]:

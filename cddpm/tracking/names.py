@@ -42,6 +42,9 @@ TORCH = "cddpm.torch"
 RAY = "cddpm.ray"
 
 # Tags of model versions and registered models
+FINGERPRINT_CONFIG = "cddpm.fingerprint.config"
+DATA = "cddpm.data"
+SETTING = "cddpm.setting"
 METRICS = "cddpm.metrics"
 PROMOTION = "cddpm.promotion"
 
@@ -77,6 +80,9 @@ TAGS = {
     GPUS: "its GPUs",
     TORCH: "version of PyTorch",
     RAY: "version of Ray",
+    FINGERPRINT_CONFIG: "of a version: digest of all settings, which are its package's `config.json`",
+    DATA: "of a version: modality, data sets, fold and place of the data",
+    f"{SETTING}.*": "of a version: what the searches chose for a setting, by dotted path",
     METRICS: "of a version: its metrics as JSON",
     f"{PROMOTION}.*": "of a registered model: one per promotion, JSON of version, alias, previous version, who, when, why",
 }

@@ -28,7 +28,7 @@ from mlflow.exceptions import MlflowException
 
 from cddpm import artifact
 from cddpm.errors import ArtifactError, TrackingError
-from cddpm.tracking import connection, names
+from cddpm.tracking import connection, logged_model, names
 from cddpm.tracking.package_files import KIND, verify_package
 
 if TYPE_CHECKING:  # it imports this module: registrations wait in its journal
@@ -117,7 +117,8 @@ class Registry:
                 if version.fingerprint == manifest.fingerprint and version.run_id == run_id:
                     return version.number
             model_id = self._logged_model(run_id, package_dir, manifest.fingerprint)
-            return self._new_version(run_id, model_id, {**tags, **_labels(manifest.fingerprint, metrics)})
+            labels = _labels(manifest.fingerprint, metrics)
+            return self._new_version(run_id, model_id, {**logged_model.tags(package_dir), **tags, **labels})
 
     def versions(self) -> list[Version]:
         """All versions, newest first; empty if nothing was registered."""
@@ -285,7 +286,8 @@ class Registry:
                 model_type=_MODEL_TYPE,
             )
         if model.status != "READY":
-            self._client.log_model_artifacts(model.model_id, str(package_dir))
+            with logged_model.built(package_dir, run_id, model.model_id) as folder:
+                self._client.log_model_artifacts(model.model_id, str(folder))
             self._client.finalize_logged_model(model.model_id, "READY")
         return str(model.model_id)
 
@@ -304,14 +306,14 @@ class Registry:
 
     def _verify(self, version: Version) -> None:
         with tempfile.TemporaryDirectory(prefix="cddpm-") as folder:
-            self._checked(version, lambda: self.local_package(version) or self._download(version, Path(folder)))
+            self._checked(version, lambda: self._local(version) or self._download(version, Path(folder)))
 
     def _checked(self, version: Version, fetch: Callable[[], Path]) -> Path:
-        """Where ``fetch`` put the package, its digests compared. Raises ``ArtifactError`` that names the version."""
+        """The package in what ``fetch`` gave, all digests compared. Raises ``ArtifactError`` that names the version."""
         where = f"version {version.number} of '{self.name}'"
         try:
-            path = fetch()
-            found = verify_package(path).fingerprint
+            path = logged_model.verify(fetch())
+            found = artifact.read_manifest(path, KIND).fingerprint
         except ArtifactError as error:
             raise ArtifactError(
                 f"{where}: its registered package is damaged or gone: {error}. Nothing was loaded"
@@ -332,13 +334,19 @@ class Registry:
 
     def local_package(self, version: Version) -> Path | None:
         """Folder of the registered package itself, where this machine can read it; else None."""
+        found = self._local(version)
+        return found / logged_model.PACKAGE if found else None
+
+    def _local(self, version: Version) -> Path | None:
+        """Folder of the logged model, where this machine can read it; else None."""
         parts = urlsplit(self._client.get_logged_model(version.model_id).artifact_location)
         return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
 
     def _download(self, version: Version, target: Path) -> Path:
-        local = self.local_package(version)
+        """The folder of the logged model, below ``target``."""
+        local = self._local(version)
         if local is not None:
-            artifact.read_manifest(local, KIND)  # MLflow copies an empty folder without a word
+            artifact.read_manifest(local, logged_model.KIND)  # MLflow copies an empty folder without a word
         # Not "models:/<id>": MLflow would look that up at its process-wide URI, whatever tracking_uri says.
         location = self._client.get_logged_model(version.model_id).artifact_location
         fetched = mlflow.artifacts.download_artifacts(

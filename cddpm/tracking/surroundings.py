@@ -23,7 +23,7 @@ _PLACES = ("name", "output_dir", "tracking.")
 def surroundings() -> dict[str, str]:
     """Versions, machine, the packages' lock and the commit of the code, where they can be known."""
     found = {
-        names.VERSION: version("cddpm"),
+        **code(),
         names.LOCK: lock_hash(),
         names.HOST: platform.node(),
         names.PROCESSOR: processor(),
@@ -33,8 +33,14 @@ def surroundings() -> dict[str, str]:
         names.TORCH: version("torch"),
         names.RAY: version("ray"),
     }
+    commit = found.get(names.COMMIT)
+    return {**found, names.SOURCE_COMMIT: commit.rstrip("+")} if commit else found
+
+
+def code() -> dict[str, str]:
+    """Version of this program, and the commit where it can be known."""
     commit = git_commit()
-    return {**found, names.COMMIT: commit, names.SOURCE_COMMIT: commit.rstrip("+")} if commit else found
+    return {names.VERSION: version("cddpm"), **({names.COMMIT: commit} if commit else {})}
 
 
 def noted(config: ExperimentConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from cddpm.config import ExperimentConfig, ScoringConfig
 from cddpm.errors import ArtifactError, TrackingError
 from cddpm.tracking import connection
+from cddpm.tracking.logged_model import PACKAGE
 from cddpm.tracking.package import Pipeline, read_package, write_package
 from cddpm.tracking.registry import Registry, register
 from cddpm.tracking.runs import LabBook
@@ -205,7 +206,7 @@ def test_nothing_is_made_in_the_working_directory(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("harm", ["alter", "weights", "manifest", "all", "swap"])
+@pytest.mark.parametrize("harm", ["alter", "weights", "manifest", "all", "swap", "loader", "requirements"])
 def test_a_harmed_package_is_named_and_nothing_comes(filled: Path, tmp_path: Path, harm: str) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(filled / "mlartifacts", copy)
@@ -215,9 +216,14 @@ def test_a_harmed_package_is_named_and_nothing_comes(filled: Path, tmp_path: Pat
     try:
         match harm:
             case "alter":
-                (home / "model.safetensors").write_bytes(b"x")
+                (home / PACKAGE / "model.safetensors").write_bytes(b"x")
             case "weights":
-                (home / "model.safetensors").unlink()
+                (home / PACKAGE / "model.safetensors").unlink()
+            case "loader":
+                mlmodel = home / "MLmodel"
+                mlmodel.write_text(mlmodel.read_text().replace("cddpm.predict.pyfunc", "antigravity"))
+            case "requirements":
+                (home / "requirements.txt").unlink()
             case "manifest":
                 (home / "manifest.json").unlink()
             case "all":

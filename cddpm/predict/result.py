@@ -1,0 +1,149 @@
+"""The folder of one scan's results: written whole, found again, never mixed with those of another model.
+
+====================================================  ==============================================================
+``anomaly_map``, ``reconstruction``, ``segmentation``  ``.nii.gz`` on the scan's own grid, with its affine and header
+``overview.png``                                      three slices
+``result.json``                                       scores, warnings, provenance, digests; written last
+====================================================  ==============================================================
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cddpm import artifact
+from cddpm.data.volume import Volume, write_volume
+from cddpm.errors import ArtifactError
+from cddpm.predict.predictor import INTENSITIES, Prediction, Predictor, overview_rows, settings
+from cddpm.predict.scans import Job
+
+ANOMALY_MAP, RECONSTRUCTION, SEGMENTATION = "anomaly_map.nii.gz", "reconstruction.nii.gz", "segmentation.nii.gz"
+PICTURE, RESULT = "overview.png", "result.json"
+FILES = (ANOMALY_MAP, RECONSTRUCTION, SEGMENTATION, PICTURE)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All that a result depends on; equal ones mean equal results (on the same kind of device)."""
+
+    model: str
+    """Fingerprint of the package; it covers weights and settings."""
+    dataset: str
+    volume_id: str
+    scan_sha256: str
+    mask_sha256: str | None
+    """None if the mask was estimated."""
+
+    @classmethod
+    def of(cls, model: str, job: Job) -> "Identity":
+        """Of ``job`` for the package with the fingerprint ``model``; reads the job's files. Raises ``OSError``."""
+        mask = artifact.file_digest(job.mask) if job.mask else None
+        return cls(model, job.dataset, job.key, artifact.file_digest(job.scan), mask)
+
+
+def check_same(folder: Path, model: str, job: Job) -> None:
+    """Raises ``ArtifactError`` if ``folder`` holds a result of another model, data set's threshold or volume id."""
+    before = _read(folder).get("identity", {})
+    wanted = {"model": model, "dataset": job.dataset, "volume_id": job.key}
+    other = [
+        f"{name} '{before[name]}', not '{value}'" for name, value in wanted.items() if before.get(name, value) != value
+    ]
+    if other:
+        raise ArtifactError(
+            f"{folder}: holds a result of {', '.join(other)}; give another --out, or leave --resume out to replace it"
+        )
+
+
+def is_done(folder: Path, identity: Identity) -> bool:
+    """Whether ``folder`` holds the whole result of ``identity``: every file is there as it was written."""
+    found = _read(folder)
+    digests = found.get("digests", {})
+    return (
+        found.get("identity") == asdict(identity)
+        and set(digests) == set(FILES)
+        and all((folder / name).is_file() and artifact.file_digest(folder / name) == digests[name] for name in FILES)
+    )
+
+
+def write(folder: Path, image: Volume, prediction: Prediction, identity: Identity, about: dict[str, Any]) -> None:
+    """Replace the results of a scan, file by file, each whole; ``result.json`` is there only beside files of its own.
+
+    ``about`` (JSON data) is kept beside what the result says of itself. Raises ``StorageError`` if the disk refuses.
+    """
+    with artifact.storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULT).unlink(missing_ok=True)
+    for name, array in (
+        (ANOMALY_MAP, prediction.anomaly_map),
+        (RECONSTRUCTION, prediction.reconstruction),
+        (SEGMENTATION, prediction.segmentation),
+    ):
+        write_volume(folder / name, array, image.affine, header=image.header)
+    _draw(folder / PICTURE, prediction)
+    digests = {name: artifact.file_digest(folder / name) for name in FILES}
+    found = {**_result(image, prediction), "identity": asdict(identity), "digests": digests}
+    artifact.write_json(folder / RESULT, {**found, **about})
+
+
+def provenance(predictor: Predictor, job: Job, found: dict[str, Any]) -> dict[str, Any]:
+    """Where a result comes from, as plain JSON data; ``found`` says where the model was found."""
+    package = predictor.package
+    return {
+        "scan": str(job.scan.resolve()),
+        "mask": str(job.mask.resolve()) if job.mask else "estimated",
+        "dataset": job.dataset,
+        "model": {
+            **found,
+            "fingerprint": package.fingerprint,
+            "made_from": package.pipeline.fingerprints,
+            "sweep": package.pipeline.sweep,
+            "trial": package.pipeline.trial,
+            "validation": package.pipeline.validation,
+        },
+        "settings": settings(package),
+        "device": str(predictor.device),
+        "versions": {name: version(name) for name in ("cddpm", "torch")},
+    }
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """``result.json`` of a folder; empty if there is none, or none that was finished."""
+    try:
+        found = json.loads((folder / RESULT).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _result(image: Volume, prediction: Prediction) -> dict[str, Any]:
+    low, high = prediction.intensities
+    geometry = prediction.working.geometry
+    return {
+        "volume_id": prediction.volume_key,
+        "threshold": prediction.threshold,
+        "scores": prediction.scores,
+        "warnings": list(prediction.warnings),
+        "intensities": {"reconstruction": INTENSITIES, "at_0": low, "at_1": high},
+        "grid": {
+            "shape": list(geometry.shape),
+            "voxel_size_mm": list(image.voxel_size_mm),
+            "orientation": geometry.orientation,
+            "affine": image.affine.tolist(),
+        },
+        "working_grid": geometry.to_dict(),
+        "files": list(FILES),
+    }
+
+
+def _draw(path: Path, prediction: Prediction) -> None:
+    from cddpm.scoring.figures import overview
+
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        overview(overview_rows(prediction), temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
