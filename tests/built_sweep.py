@@ -18,7 +18,7 @@ from cddpm.config import ExperimentConfig, parse, to_dict
 from cddpm.search import champion, leaderboard, origin, trial
 from cddpm.search.scoring_search import Point
 from cddpm.search.sweep import trial_config
-from cddpm.training import stages, worker
+from cddpm.training import ledger, stages, worker
 from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks
 
@@ -76,7 +76,8 @@ def _in_process(patch: pytest.MonkeyPatch) -> None:
 
     def run(assignment: Any, name: str, folder: Path, gpus: float, forward_reports: bool) -> Any:
         (folder / name).mkdir(parents=True)
-        return worker.run_stages(parse(assignment.config, "test"), assignment.place, Ranks(), Hooks())
+        hooks = Hooks(made=lambda record: ledger.enter(assignment.campaign, record, assignment.trial))
+        return worker.run_stages(parse(assignment.config, "test"), assignment.place, Ranks(), hooks)
 
     def predict(assignment: Any, checkpoint: Path, volumes: list[int], gpus: float) -> Path:
         settings = parse(assignment.config, "test")

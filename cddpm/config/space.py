@@ -167,6 +167,9 @@ class SearchConfig(Frozen):
     """Space over training settings: a trial costs a training."""
     scoring: LevelConfig = LevelConfig(trials=64)
     """Space over ``scoring.*``: a trial is arithmetic on the cache."""
+    logged_points: Annotated[int, Field(ge=0)] = 20
+    """The best so many points over ``scoring.*`` of a finished sweep become MLflow runs of their own; the others are rows of
+    their trial's table."""
     scoring_batch: Positive = 1
     """Points over ``scoring.*`` that are proposed together. More than 1: they are scored at the same time, in as many
     processes as the batch has points and the trial has CPUs, each with store and cache opened once."""

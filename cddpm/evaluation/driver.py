@@ -104,7 +104,7 @@ def _runs(plan: Plan, roots: Mapping[str, Path], gpus: float, display: Display) 
     def place(config: ExperimentConfig) -> stages.Place:
         key = _data_key(config)
         if key not in places:
-            places[key] = slice_store(config, roots[key], display)
+            places[key] = slice_store(config, roots[key], display, plan.folder)
         return places[key]
 
     runs: list[FoldRun] = []

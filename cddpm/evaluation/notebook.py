@@ -9,8 +9,11 @@ from cddpm.config import ExperimentConfig, to_dict
 from cddpm.data.store import SliceStore
 from cddpm.errors import StoppedError
 from cddpm.evaluation.fold import RESULT, FoldRun, Outcome
+from cddpm.evaluation.plan import FOLDER
+from cddpm.search.lab import TEST_VOLUMES
 from cddpm.tracking import names
 from cddpm.tracking.runs import LabBook
+from cddpm.tracking.stage_runs import StageRuns
 from cddpm.tracking.surroundings import noted, surroundings
 from cddpm.training import checkpoint, stages
 
@@ -22,6 +25,7 @@ class Notebook:
     runs: dict[int, FoldRun]
     book: LabBook
     run: str
+    stages: StageRuns
     _keys: dict[int, str] = field(default_factory=dict)
 
     @classmethod
@@ -32,7 +36,10 @@ class Notebook:
         for store, modality in {(r.place.store, r.parsed.data.modality): None for r in runs}:
             fingerprint = SliceStore.open(store, verify=False).fingerprint
             book.log_dataset_inputs(key, fingerprint, name=f"slices {modality}", source=str(store))
-        return cls({r.number: r for r in runs}, book, key)
+        folder = config.output_dir / FOLDER / name
+        return cls(
+            {r.number: r for r in runs}, book, key, StageRuns(book, key, folder, config.output_dir / "artifacts")
+        )
 
     @property
     def uri(self) -> str:
@@ -67,9 +74,21 @@ class Notebook:
             history = run.place.artifacts / stages.CHECKPOINT / outcome.checkpoint / checkpoint.HISTORY
             self.book.log_history(key, checkpoint.read_history(history))
             self.book.set_tags(key, _fingerprints(outcome))
+        used = {
+            "store": run.place.store.name,
+            stages.ENCODER: outcome.encoder,
+            stages.GUIDE: outcome.guide,
+            stages.CHECKPOINT: outcome.checkpoint,
+        }
+        self.stages.link(key, outcome.number, used)
+        cost = {
+            names.SECONDS: sum(outcome.seconds.values()),
+            names.GPU_SECONDS: self.stages.gpu_seconds(outcome.number),
+        }
         step = run.parsed.training.images
-        self.book.log_metrics(key, {names.OBJECTIVE: outcome.validation, **_measures(outcome)}, step)
+        self.book.log_metrics(key, {names.OBJECTIVE: outcome.validation, **_measures(outcome), **cost}, step)
         self.book.log_artifact(key, run.folder / RESULT)
+        self.book.log_rows(key, [row for result in outcome.results for row in result.rows], TEST_VOLUMES)
         self.book.close(key, "FINISHED")
 
     def failed(self, number: int, why: str) -> None:

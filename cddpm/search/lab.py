@@ -1,5 +1,6 @@
 """What a sweep writes into the lab book: one parent run, a child per trial, curves, files, and the registered champion."""
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,17 +10,21 @@ from cddpm.config import ExperimentConfig, to_dict, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import StoppedError, TrackingError
 from cddpm.scoring.metrics import mean
-from cddpm.search import point_table, scoring_search
+from cddpm.search import budget, point_table, scoring_search, showcase
 from cddpm.search import trial as trials
 from cddpm.search.champion import Contender, weights_of
+from cddpm.search.point import Point
 from cddpm.search.trial import TrialResult
 from cddpm.tracking import names
 from cddpm.tracking.package import Pipeline, write_package
 from cddpm.tracking.runs import LabBook, Promised
+from cddpm.tracking.stage_runs import StageRuns
 from cddpm.tracking.surroundings import code, noted, surroundings
 from cddpm.training import checkpoint, stages
 
 ALIAS = "champion"
+TEST_VOLUMES = "test_volumes.json"
+"""Table of the sweep's run: what was scored on test, a row per contender and volume."""
 _SECONDS_AT_END, _SECONDS_TO_END = 60.0, 5.0
 """How long the last entries of a sweep, and those of one that was cut off, may take; what is left then waits."""
 _STATUS: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
@@ -43,6 +48,7 @@ class Lab:
     _runs: dict[int, str] = field(default_factory=dict)
     _params: dict[int, dict[str, Any]] = field(default_factory=dict)
     _left: int = 0
+    _stages: StageRuns = field(init=False)
 
     @classmethod
     def open(cls, config: ExperimentConfig, folder: Path, place: stages.Place) -> Self:
@@ -51,8 +57,13 @@ class Lab:
         store = SliceStore.open(place.store, verify=False).fingerprint
         lab = cls(config, folder, place, store, book)
         lab.run = book.parent(config.name, to_dict(config), surroundings(), params=noted(config))
-        book.log_dataset_inputs(lab.run, store, name=f"slices {config.data.modality}", source=str(place.store))
+        lab._stages = StageRuns(book, lab.run, folder, place.artifacts)
+        lab._enter_data(lab.run)
         return lab
+
+    def _enter_data(self, run: str) -> None:
+        name = f"slices {self.config.data.modality}"
+        self.book.log_dataset_inputs(run, self.store, name=name, source=str(self.place.store))
 
     @property
     def uri(self) -> str:
@@ -76,9 +87,11 @@ class Lab:
         """A trial starts, or is continued: its run is made or opened again."""
         self._params[number] = params
         self._runs[number] = self.book.trial(self.run, number, params, {names.FINGERPRINT_STORE: self.store})
+        self._enter_data(self._runs[number])
 
     def reported(self, number: int) -> None:
-        """Enter the points of a trial's curves that are new."""
+        """Enter the points of a trial's curves that are new, and stages that were computed meanwhile."""
+        self._stages.enter()
         for history in self._histories(number):
             self.book.log_history(self._runs[number], checkpoint.read_history(history))
 
@@ -104,7 +117,10 @@ class Lab:
 
     def _enter_result(self, run: str, result: TrialResult) -> None:
         step = self._trial_config(result.number).training.images
-        self.book.log_metrics(run, {names.OBJECTIVE: result.objective, **_validation(result)}, step)
+        used = {"store": self.store, **_fingerprints(result, self.store)}
+        self._stages.link(run, result.number, used)
+        cost = {names.SECONDS: result.seconds, names.GPU_SECONDS: self._stages.gpu_seconds(result.number)}
+        self.book.log_metrics(run, {names.OBJECTIVE: result.objective, **_validation(result), **cost}, step)
         tags = {
             names.FINGERPRINT_CHECKPOINT: result.checkpoint,
             names.FINGERPRINT_RECONSTRUCTION: result.reconstruction,
@@ -116,6 +132,26 @@ class Lab:
         folder = self.folder / "trials" / f"{result.number:04d}"
         self.book.log_artifact(run, folder / trials.RESULT)
         self.book.log_table(run, folder / point_table.LOGGED)
+        for name, keep in ((showcase.VOLUMES, self.book.log_table), (showcase.PICTURE, self.book.log_artifact)):
+            if (folder / name).exists():
+                keep(run, folder / name)
+
+    def enter_points(self, results: list[TrialResult]) -> None:
+        """The best scoring points over all trials become runs of their own (``search.logged_points``)."""
+        wanted = self.config.search.logged_points
+        found = ((r, point) for r in results for point in trials.read_points(trials.folder_of(self.folder, r.number)))
+        best = heapq.nsmallest(wanted, found, key=lambda pair: (-pair[1].objective, pair[0].number, pair[1].number))
+        for result, point in best:
+            self._enter_point(result, point)
+
+    def _enter_point(self, result: TrialResult, point: Point) -> None:
+        number, tags = f"{result.number:04d}.{point.number:04d}", {names.TRIAL: str(result.number)}
+        tags = {**tags, names.POINT: str(point.number), names.FINGERPRINT_RECONSTRUCTION: result.reconstruction}
+        name = names.run_name(number, point.params)
+        run = self.book.child(self.run, f"point-{number}", names.KIND_POINT, name, point.params, tags)
+        metrics = {names.OBJECTIVE: point.objective, **_chosen(_named("val", point.datasets))}
+        self.book.log_metrics(run, metrics, self._trial_config(result.number).training.images)
+        self.book.close(run, "FINISHED")
 
     def _histories(self, number: int) -> Iterator[Path]:
         """Curve files of the trial's stages: finished ones, or those in the making."""
@@ -193,15 +229,24 @@ class Lab:
         own = {names.OBJECTIVE: result.objective, **_validation(result), **test}
         self.book.log_metrics(self.run, _chosen({**own, **others}), step)
         self.book.set_tags(self.run, {names.CHAMPION: names.trial_key(self.config.name, result.number)})
-        self.book.log_dict(self.run, {"rows": winner.test.rows}, "test_volumes.json")
+        rows = [{"contender": c.name, **row} for c in (winner, *beside) for row in c.test.rows]
+        self.book.log_rows(self.run, rows, TEST_VOLUMES)
 
-    def keep(self, files: list[Path]) -> None:
-        """Files of the whole sweep."""
+    def keep(self, files: list[Path], folder: str | None = None) -> None:
+        """Files of the whole sweep, in ``folder`` of its run."""
         for file in files:
-            self.book.log_artifact(self.run, file)
+            self.book.log_artifact(self.run, file, folder)
 
     def close(self) -> int:
         """The sweep is over; returns how many entries MLflow does not have yet."""
+        self._stages.enter()
+        spent = budget.read(self.folder)
+        cost = {
+            names.SECONDS: spent.seconds,
+            names.CPU_HOURS: spent.cpu_hours,
+            names.GPU_SECONDS: spent.gpu_hours * 3600,
+        }
+        self.book.log_metrics(self.run, cost, self.config.search.training.trials)
         self.book.close(self.run, "FINISHED")
         self._left = self.book.flush(_SECONDS_AT_END)
         return self._left

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.markup import escape
 
 from cddpm import artifact, cluster
@@ -25,7 +26,8 @@ from cddpm.search.lab import Lab
 from cddpm.search.leaderboard import Row
 from cddpm.search.scoring_search import objective_datasets
 from cddpm.search.trial import TrialResult
-from cddpm.training import stages, worker
+from cddpm.training import ledger, stages, worker
+from cddpm.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ def run(
             available = cluster.capacity()
             fits = worker.check_capacity(config.compute, available)
             say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
-        place = slice_store(config, root, display)
+        place = slice_store(config, root, display, folder)
         changed += _other_data(campaign, place, force)
         for line in changed:
             display.say(f"[yellow]--force: {escape(line)}[/]")
@@ -135,11 +137,15 @@ def _other_data(campaign: Campaign, place: stages.Place, force: bool) -> list[st
     return campaign.changes("data", {name: entered.store}, {name: place.store.name}, force) if entered else []
 
 
-def slice_store(config: ExperimentConfig, root: Path, display: Display) -> stages.Place:
-    """Build (or find) the slice store of ``config.data`` on the cluster."""
+def slice_store(config: ExperimentConfig, root: Path, display: Display, campaign: Path) -> stages.Place:
+    """Build (or find) the slice store of ``config.data`` on the cluster; ``campaign`` keeps what building it cost."""
     with display.stage("slice store") as say:
         rows = read_layout(config.data, root).rows
-        path = build_store(config.data, root, rows, config.output_dir / "artifacts", cluster.parallel_map)
+        before = {p.name for p in (config.output_dir / "artifacts" / "store").glob("*") if artifact.is_complete(p)}
+        with Watch(torch.device("cpu")) as watch:
+            path = build_store(config.data, root, rows, config.output_dir / "artifacts", cluster.parallel_map)
+        if path.name not in before:
+            ledger.enter(campaign, watch.record("store", path.name), None)
         store = SliceStore.open(path, verify=False)  # `build_store` has
         say(
             f"{len(store.volumes)} volumes, {len(store)} slices of {store.slice_shape[0]}x{store.slice_shape[1]}, {path.name}"
@@ -238,7 +244,9 @@ def _finish(
         kept.append(pareto.save(folder, config, front))
     with display.stage("registry") as say:
         lab.register(results, winner, contenders[1:])
+        lab.enter_points(results)
         lab.keep(kept)
+        lab.keep(sorted((folder / champion.PICTURES).glob("*.png")), champion.PICTURES)
         undelivered, version = lab.close(), lab.version(best)
         which = "its registration waits for MLflow" if version is None else f"version {version} is the champion"
         say(f"'{config.tracking.registered_model}': {which}")
@@ -285,6 +293,7 @@ def _identity(config: ExperimentConfig) -> dict[str, Any]:
         "output_dir",
         "tracking.",
         "search.concurrent_trials",
+        "search.logged_points",
         "search.maximum_",
         "search.equal_failures",
         "compute.maximum_failures",

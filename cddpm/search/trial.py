@@ -17,7 +17,7 @@ from cddpm.errors import SearchError
 from cddpm.reconstruct.cache import ReconstructionCache
 from cddpm.scoring.score import Scorer
 from cddpm.scoring.score_book import ScoreBook
-from cddpm.search import point_table, point_workers, scoring_search
+from cddpm.search import point_table, point_workers, scoring_search, showcase
 from cddpm.search.point import Point
 from cddpm.training import stages, worker
 from cddpm.training.loop import Interrupted
@@ -135,7 +135,9 @@ def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, bo
     scorer = Scorer(store, cache, *cohorts, threads=threads, seconds_per_pass=outcome.pass_seconds)
     book = ScoreBook.open(scorer, job.place.artifacts, cache.fingerprint, store.fingerprint)
     with point_workers.point_workers(book, config) as score:
-        return scoring_search.search(score, config, cache.guided, progress, job.stop_file.exists)
+        points = scoring_search.search(score, config, cache.guided, progress, job.stop_file.exists)
+    showcase.keep(job.folder, scorer, config, scoring_search.best(points))
+    return points
 
 
 def read_result(folder: Path) -> TrialResult | None:
@@ -158,6 +160,15 @@ def read_config(folder: Path) -> ExperimentConfig:
         return parse(json.loads(path.read_text()), str(path))
     except (OSError, ValueError) as error:
         raise SearchError(f"{path}: not the configuration of a trial ({error}); restore it") from error
+
+
+def read_points(folder: Path) -> list[Point]:
+    """Every scoring setting that a trial has tried; none if its table is not there. Raises ``SearchError`` if it is damaged."""
+    path = folder / POINTS
+    try:
+        return [Point(**row) for row in json.loads(path.read_text())] if path.exists() else []
+    except (OSError, ValueError, TypeError) as error:
+        raise SearchError(f"{path}: not a table of scoring points ({error}); restore it") from error
 
 
 def read_ending(folder: Path, name: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ import torch
 
 from cddpm.config import ExperimentConfig, changed
 from cddpm.tracking import names
+from cddpm.training.watch import processor
 
 LOCK_FILE = "requirements.lock"
 
@@ -59,16 +60,6 @@ def lock_hash() -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     found = sorted(f"{package.name}=={package.version}" for package in distributions())
     return hashlib.sha256("\n".join(found).encode()).hexdigest()
-
-
-def processor() -> str:
-    """Name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def _gpus() -> list[str]:

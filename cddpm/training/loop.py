@@ -27,6 +27,7 @@ from cddpm.scoring.score import Scorer
 from cddpm.training import best, checkpoint
 from cddpm.training.order import Rows, batch_rows
 from cddpm.training.ranks import Ranks
+from cddpm.training.watch import StageRecord
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,8 @@ class Hooks:
     """Called on the first rank after some steps: stage, images seen, budget in images, loss."""
     stop: Callable[[], bool] = lambda: False
     """Asked on the first rank now and then: shall the training save and end?"""
+    made: Callable[[StageRecord], None] = lambda record: None
+    """Called on the first rank when a stage was computed (not found): what it cost."""
     search: InnerSearch | None = None
     """Of previews (``search.preview_trials`` above 1)."""
 

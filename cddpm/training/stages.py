@@ -7,8 +7,8 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from cddpm.training.loop import Hooks, Interrupted, Objective, Recipe, Trainer
 from cddpm.training.order import Rows
 from cddpm.training.preview import Preview, preview_settings
 from cddpm.training.ranks import Ranks
+from cddpm.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-ENCODER, CHECKPOINT, GUIDE = "encoder", "checkpoint", "guide"
+ENCODER, CHECKPOINT, GUIDE, RECONSTRUCTION = "encoder", "checkpoint", "guide", "reconstruction"
 WAIT_SECONDS = 1.0
 """Between looks at an artifact that another trial is making."""
 METHOD_VERSION = 2
@@ -149,7 +150,11 @@ def _make_guide(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hoo
     if guide is None:
         return None, []
     # Its validations are not reported: a trial is judged by its conditioned model alone.
-    quiet = Hooks(progress=lambda stage, *rest: hooks.progress(GUIDE, *rest), stop=hooks.stop)
+    quiet = Hooks(
+        progress=lambda stage, *rest: hooks.progress(GUIDE, *rest),
+        stop=hooks.stop,
+        made=lambda record: hooks.made(replace(record, stage=GUIDE)),
+    )
     made = train(guide, place, ranks, quiet)
     return made.checkpoint, [GUIDE] if made.made else []
 
@@ -235,12 +240,25 @@ def _ensure(
     with _claimed(path, kind, work.with_name(f"{name}.lock"), ranks, hooks) as found:
         if found:
             return False
-        weights = make(work)
-        if ranks.first:
-            artifact.create(path, kind, name, made_from, lambda folder: _fill(folder, weights, work, config))
-            shutil.rmtree(work, ignore_errors=True)
-        ranks.barrier()
+        with _watched(kind, name, config, ranks, hooks):
+            weights = make(work)
+            if ranks.first:
+                artifact.create(path, kind, name, made_from, lambda folder: _fill(folder, weights, work, config))
+                shutil.rmtree(work, ignore_errors=True)
+            ranks.barrier()
     return True
+
+
+@contextmanager
+def _watched(kind: str, name: str, config: ExperimentConfig, ranks: Ranks, hooks: Hooks) -> Iterator[None]:
+    """Measure what the stage costs that is made inside, and tell it if it comes to its end."""
+    if not ranks.first:
+        yield
+        return
+    with Watch(ranks.device) as watch:
+        yield
+    gpus = ranks.world * config.compute.gpus_per_worker if ranks.device.type == "cuda" else 0.0
+    hooks.made(watch.record(kind, name, ranks.world, gpus))
 
 
 @contextmanager
@@ -328,14 +346,22 @@ def reconstruct(
     cohort, prediction, made_from, networks = _predictions(config, place, path, volumes, ranks.device)
     if ranks.first:
         reconstructions.found_prediction(cohort.parts, made_from)
-    reconstruction.complete(cohort, networks, ranks, hooks)
     view = cohort.view
     name, made_from = view.identity(prediction, made_from)
+    missing = bool(cohort.missing(cohort.volumes)) if ranks.first else False  # for the record; ``complete`` looks again
+    with _watched(RECONSTRUCTION, name, config, ranks, hooks) if missing else nullcontext():
+        reconstruction.complete(cohort, networks, ranks, hooks)
     target = reconstructions.cache_path(place.artifacts, name)
     if ranks.first:
         reconstructions.finish(target, view.volumes, name, made_from, cohort.parts, view)
     ranks.barrier()
     return target
+
+
+def unpredicted(config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int]) -> list[int]:
+    """Those of ``volumes`` of which the checkpoint ``path`` has not predicted all that ``config`` asks for."""
+    cohort, _, _, _ = _predictions(config, place, path, volumes, torch.device("cpu"))
+    return cohort.missing(volumes)
 
 
 def predict_part(

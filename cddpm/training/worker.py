@@ -13,10 +13,11 @@ from cddpm.cluster import Board, capacity
 from cddpm.config import ComputeConfig, ExperimentConfig, parse, to_dict
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError, SearchError
-from cddpm.training import speed, stages
+from cddpm.training import ledger, speed, stages
 from cddpm.training.loop import Hooks, InnerSearch, Interrupted
 from cddpm.training.preview import OBJECTIVE
 from cddpm.training.ranks import Ranks
+from cddpm.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Assignment:
     board: Board | None = None
     search: InnerSearch | None = None
     """Of previews (``search.preview_trials``); a function of a module, so that a worker finds it."""
+
+    @property
+    def campaign(self) -> Path:
+        """Folder of the sweep or evaluation: what was computed is written down there."""
+        return self.stop_file.parent
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,7 @@ def work(job: dict[str, Any]) -> Outcome | None:
         progress=_progress(assignment),
         stop=assignment.stop_file.exists,
         search=assignment.search,
+        made=lambda record: ledger.enter(assignment.campaign, record, assignment.trial),
     )
     try:
         with _warnings(assignment):
@@ -242,12 +249,18 @@ def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int],
     needed = resources_per_worker(config.compute, gpus)
     task = ray.remote(_predict).options(num_cpus=needed["CPU"], num_gpus=needed.get("GPU", 0), max_retries=2)
     count = max(1, min(int(capacity().get(name, 0.0) // amount) for name, amount in needed.items()))
-    parts = [part for part in (volumes[i::count] for i in range(count)) if part]
-    try:
-        ray.get([task.remote(assignment, checkpoint, part, "GPU" in needed) for part in parts])
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    return stages.reconstruct(config, assignment.place, checkpoint, volumes, Ranks(), Hooks())
+    missing = stages.unpredicted(config, assignment.place, checkpoint, volumes)
+    parts = [part for part in (missing[i::count] for i in range(count)) if part]
+    with Watch(torch.device("cpu")) as watch:
+        try:
+            ray.get([task.remote(assignment, checkpoint, part, "GPU" in needed) for part in parts])
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        path = stages.reconstruct(config, assignment.place, checkpoint, volumes, Ranks(), Hooks())
+    if missing:
+        record = watch.record(stages.RECONSTRUCTION, path.name, len(parts), len(parts) * needed.get("GPU", 0.0))
+        ledger.enter(assignment.campaign, record, assignment.trial)
+    return path
 
 
 def _predict(assignment: Assignment, checkpoint: Path, part: list[int], gpu: bool) -> None:

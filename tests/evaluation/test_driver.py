@@ -10,6 +10,8 @@ import pytest
 import yaml
 from launched import Launched
 
+from cddpm.tracking import names
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 METHOD: dict[str, Any] = {
@@ -106,7 +108,9 @@ def test_stopped_resumed_and_told_in_one_table(tmp_path: Path) -> None:
 
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/out/mlflow.db")
     found = client.search_runs([client.get_experiment_by_name("cddpm").experiment_id])
-    runs = {run.data.tags["cddpm.run"]: run for run in found}
+    runs = {run.data.tags[names.RUN]: run for run in found if run.data.tags[names.KIND] != names.KIND_STAGE}
+    made = [run.data.tags[names.STAGE] for run in found if run.data.tags[names.KIND] == names.KIND_STAGE]
+    assert {"store", "checkpoint", "reconstruction"} <= set(made)
     assert set(runs) == {"benchmark-small", "benchmark-small/0000", "benchmark-small/0001"}
     assert runs["benchmark-small/0001"].data.metrics["test/Brats21/dice"] == pytest.approx(
         outcome["results"][0]["measures"]["dice"]

@@ -1,14 +1,21 @@
 """What a sweep enters into the lab book, without Ray: the driver's own code on a sweep that was really trained."""
 
+import json
 from pathlib import Path
 
 import built_sweep
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from cddpm.config import ExperimentConfig, with_values
-from cddpm.search import champion, leaderboard
-from cddpm.search.lab import Lab
+from cddpm.search import champion, leaderboard, trial
+from cddpm.search.lab import TEST_VOLUMES, Lab
+from cddpm.search.showcase import PICTURE, VOLUMES
+from cddpm.tracking import connection, names
 from cddpm.training import stages
+
+TRIAL = "tiny/0000"
 
 
 @pytest.fixture(scope="module")
@@ -16,21 +23,102 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built_sweep.trained(tmp_path_factory.mktemp("lab") / "out", trials=1)
 
 
-def register(config: ExperimentConfig, folder: Path) -> int:
+@pytest.fixture(scope="module")
+def config(sweep: Path) -> ExperimentConfig:
+    own = built_sweep.config(sweep.parents[1], trials=1, points=8)
+    return with_values(own, {"search.logged_points": 3}, "test")
+
+
+@pytest.fixture(scope="module")
+def version(config: ExperimentConfig, sweep: Path) -> int:
+    return enter(config, sweep)
+
+
+def enter(config: ExperimentConfig, folder: Path) -> int:
     artifacts = config.output_dir / "artifacts"
     (store,) = artifacts.glob("store/*")
     results, (winner, *beside) = leaderboard.results(folder), champion.load(folder / champion.TEST)
     with Lab.open(config, folder, stages.Place(artifacts, store)) as lab:
         lab.catch_up(results)
         lab.register(results, winner, beside)
+        lab.enter_points(results)
+        lab.keep(sorted((folder / champion.PICTURES).glob("*.png")), champion.PICTURES)
         assert lab.close() == 0
-        version = lab.version(results[0])
-        assert version is not None
-    return version
+        assert lab.book.refused == 0
+        found = lab.version(results[0])
+        assert found is not None
+    return found
 
 
-def test_a_champion_that_outlives_an_extension_is_registered_once(sweep: Path) -> None:
-    config = built_sweep.config(sweep.parents[1], trials=1, points=8)
-    first = register(config, sweep)
+@pytest.fixture(scope="module")
+def client(config: ExperimentConfig, version: int) -> MlflowClient:
+    return connection.connect(connection.default_uri(config.output_dir), create=False)
+
+
+@pytest.fixture(scope="module")
+def runs(client: MlflowClient) -> dict[str, Run]:
+    found = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert all(run.info.status == "FINISHED" for run in found)
+    return {run.data.tags[names.RUN]: run for run in found}
+
+
+def files(client: MlflowClient, run: Run, folder: str | None = None) -> set[str]:
+    return {file.path for file in client.list_artifacts(run.info.run_id, folder)}
+
+
+def test_the_sweeps_run_says_what_was_asked_and_what_came_out(client: MlflowClient, runs: dict[str, Run]) -> None:
+    parent = runs["tiny"]
+    assert parent.data.params["search.training.space.diffusion.loss"] == '{"choice": ["l1", "l2"]}'
+    assert parent.data.params["training.images"] == "16"
+    assert not {"output_dir", "name", "diffusion.schedule"} & parent.data.params.keys()
+    assert {"config.json", TEST_VOLUMES, champion.PICTURES} <= files(client, parent)
+    assert {f"{champion.PICTURES}/A.png", f"{champion.PICTURES}/B.png"} == files(client, parent, champion.PICTURES)
+    for tag in (names.COMMIT, names.LOCK, names.PROCESSOR, names.MEMORY, names.GPUS, names.TORCH, names.RAY):
+        assert parent.data.tags[tag]
+    assert {names.SECONDS, names.CPU_HOURS, names.GPU_SECONDS, "test/A/dice", "val/dice"} <= parent.data.metrics.keys()
+    assert [i.dataset.digest for i in parent.inputs.dataset_inputs] == [parent.data.tags[names.FINGERPRINT_STORE]]
+    assert parent.data.tags[names.CHAMPION] == TRIAL
+
+
+def test_a_trials_run_has_its_settings_curves_volumes_and_picture(client: MlflowClient, runs: dict[str, Run]) -> None:
+    run = runs[TRIAL]
+    assert run.info.run_name == "0000 loss l1 batch 4 lr 0.001"
+    assert run.data.params["training.learning_rate"] == "0.001"
+    assert {names.TRAIN_LOSS, names.VAL_LOSS, names.OBJECTIVE, "val/A/dice", names.SECONDS} <= run.data.metrics.keys()
+    assert [point.step for point in client.get_metric_history(run.info.run_id, names.VAL_LOSS)] == [8, 16]
+    assert {trial.RESULT, VOLUMES, PICTURE, "scoring_table.json"} <= files(client, run)
+    tables = {entry["path"] for entry in json.loads(run.data.tags[names.LOGGED_ARTIFACTS])}
+    assert tables == {VOLUMES, "scoring_table.json"}
+    assert [i.dataset.digest for i in run.inputs.dataset_inputs] == [run.data.tags[names.FINGERPRINT_STORE]]
+
+
+def test_what_was_computed_is_a_run_and_the_trial_is_linked_to_it(runs: dict[str, Run]) -> None:
+    tags = runs[TRIAL].data.tags
+    assert (tags[names.MADE], tags[names.REUSED]) == ("checkpoint, reconstruction", "store")
+    for stage in ("checkpoint", "reconstruction"):
+        (made,) = (run for run in runs.values() if run.info.run_id == tags[f"{names.MADE_BY}.{stage}"])
+        assert made.data.tags[names.FINGERPRINT] == tags[f"cddpm.fingerprint.{stage}"]
+        assert made.data.tags[names.PARENT] == runs["tiny"].info.run_id
+        assert {names.SECONDS, names.CPU_USED, names.MEMORY_USED} <= made.data.metrics.keys()
+
+
+def test_the_best_points_are_runs_and_no_others(config: ExperimentConfig, sweep: Path, runs: dict[str, Run]) -> None:
+    points = trial.read_points(trial.folder_of(sweep, 0))
+    best = sorted(points, key=lambda point: (-point.objective, point.number))[:3]
+    found = {key: run for key, run in runs.items() if run.data.tags[names.KIND] == names.KIND_POINT}
+    assert set(found) == {f"tiny/point-0000.{point.number:04d}" for point in best}
+    for point in best:
+        run = found[f"tiny/point-0000.{point.number:04d}"]
+        assert run.data.metrics[names.OBJECTIVE] == pytest.approx(point.objective)
+        assert run.data.metrics["val/A/dice"] == pytest.approx(point.datasets["A"]["dice"])
+        assert set(run.data.params) == set(point.params)
+        assert run.info.run_name.startswith(f"0000.{point.number:04d}")
+
+
+def test_a_champion_that_outlives_an_extension_is_registered_once(
+    config: ExperimentConfig, sweep: Path, version: int, client: MlflowClient, runs: dict[str, Run]
+) -> None:
     longer = with_values(config, {"search.training.trials": 3, "search.concurrent_trials": 1}, "extension")
-    assert register(longer, sweep) == first
+    assert enter(longer, sweep) == version
+    again = client.search_runs([runs["tiny"].info.experiment_id])
+    assert {run.data.tags[names.RUN]: run.info.run_id for run in again} == {k: r.info.run_id for k, r in runs.items()}

@@ -12,6 +12,8 @@ import psutil
 import pytest
 from small_sweep import CONFIG, Sweep
 
+from cddpm.tracking import names as tags
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -30,9 +32,10 @@ def runs(folder: Path) -> dict[str, str]:
     client = mlflow.MlflowClient(f"sqlite:///{folder}/out/mlflow.db")
     experiment = client.get_experiment_by_name("cddpm")
     found = client.search_runs([experiment.experiment_id])
-    identities = [run.data.tags["cddpm.run"] for run in found]
+    identities = [run.data.tags[tags.RUN] for run in found]
     assert len(set(identities)) == len(identities), identities
-    return {run.data.tags["cddpm.run"]: run.info.run_id for run in found}
+    inner = (tags.KIND_STAGE, tags.KIND_POINT)
+    return {run.data.tags[tags.RUN]: run.info.run_id for run in found if run.data.tags[tags.KIND] not in inner}
 
 
 def test_foreign_data_becomes_a_champion(tmp_path: Path) -> None:
