@@ -1,11 +1,25 @@
 """Sweeps to report on; made once, read only."""
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
 import built_sweep
 import pytest
 import torch
+from browser import Browser
+from tiny_package import Scan, package, scan, turned, turned_array
+from typer.testing import CliRunner
 
+from cddpm.cli import app
+from cddpm.data.volume import read_segmentation, write_volume
 from cddpm.search import record
 from cddpm.search.record import SweepRecord
+from cddpm.tracking.package import Package
+
+__all__ = ["package", "scan"]
+AXES, FLIPS = (2, 0, 1), (0, 2)
+"""Of the scan that lies otherwise in its file."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,3 +43,43 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> SweepRecord:
 def empty(tmp_path_factory: pytest.TempPathFactory) -> SweepRecord:
     """Begun, no trial yet."""
     return record.read(built_sweep.begin(built_sweep.config(tmp_path_factory.mktemp("empty"), "empty")))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """One browser for all; it reaches no host."""
+    with Browser() as made:
+        yield made
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Browser:
+    """As a new window: wide, light."""
+    chromium.resize(1280)
+    chromium.dark(False)
+    return chromium
+
+
+@pytest.fixture(scope="session")
+def predicted(package: Package, scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scan as it is, and with its axes in another order: ``patient`` and ``turned``, beside their truths."""
+    folder = tmp_path_factory.mktemp("predicted")
+    other = turned(scan.image, AXES, FLIPS)
+    write_volume(folder / "turned.nii.gz", other.data, other.affine)
+    write_volume(folder / "turned_mask.nii.gz", turned_array(scan.mask.data, AXES, FLIPS), other.affine)
+    truth = read_segmentation(scan.segmentation)
+    write_volume(folder / "turned_seg.nii.gz", turned_array(truth.data, AXES, FLIPS), other.affine)
+    shutil.copy(scan.segmentation, folder / "patient_seg.nii.gz")
+    given = [
+        scan.image.path,
+        folder / "turned.nii.gz",
+        "--mask",
+        scan.mask.path,
+        "--mask",
+        folder / "turned_mask.nii.gz",
+    ]
+    keys = ["--volume-id", "Brats21/patient", "--volume-id", "Brats21/patient"]
+    command = ["predict", *given, *keys, "--out", folder / "out", "--model", package.directory]
+    done = CliRunner().invoke(app, [str(part) for part in command], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return folder
