@@ -1,6 +1,7 @@
-"""``cddpm report``: a sweep as one HTML page."""
+"""``cddpm report``: a sweep, or predicted scans, as one HTML page."""
 
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,25 +12,74 @@ from rich.markup import escape
 
 def report(
     sweep: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="SWEEP", help="Name of a sweep below --output-dir, or its folder.", show_default=False),
-    ],
+    ] = None,
+    scans: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--scan",
+            help="Instead of a sweep: what 'cddpm predict --out' named, or the folder of one scan in it. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    truths: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--truth",
+            help="Segmentation of a scan by a person; once per scan, in their order (those of one folder by name).",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", help="File to write; without it report.html in the sweep's folder.", show_default=False
+            "--output",
+            help="File to write; without it report.html in the sweep's folder, or in that of the scans.",
+            show_default=False,
         ),
     ] = None,
     output_dir: Annotated[Path, typer.Option("--output-dir", help="Where sweeps keep everything.")] = Path("outputs"),
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
-    """Write a sweep, finished or not, as one HTML page that opens without network."""
-    from cddpm.report import page
-    from cddpm.search import record
+    """Write a sweep, finished or not, or predicted scans, as one HTML page that opens without network.
 
-    folder = record.find(sweep, output_dir)
-    path = page.write(folder, output or folder / page.PAGE).resolve()
+    Scans can be looked through slice by slice, with a threshold that moves and, beside a truth, the Dice that it has.
+    """
+    if (sweep is None) == (not scans):
+        raise typer.BadParameter("give the name of a sweep, or --scan FOLDER", param_hint="SWEEP")
+    if truths and not scans:
+        raise typer.BadParameter("goes with --scan; of a sweep the truth is known", param_hint="--truth")
+    path = _of_scans(scans, truths or [], output) if scans else _of_sweep(str(sweep), output, output_dir)
     size = path.stat().st_size / 1e6
     Console().print(f"{escape(str(path))} ({size:.1f} MB)", soft_wrap=True, highlight=False)
     if show and not webbrowser.open(path.as_uri()):
         Console(stderr=True).print("no browser was found here; open the file yourself", highlight=False)
+
+
+def _of_sweep(sweep: str, output: Path | None, output_dir: Path) -> Path:
+    from cddpm.report import page
+    from cddpm.report.document import PAGE
+    from cddpm.search import record
+
+    folder = record.find(sweep, output_dir)
+    return page.write(folder, output or folder / PAGE).resolve()
+
+
+def _of_scans(places: Sequence[Path], truths: Sequence[Path], output: Path | None) -> Path:
+    from cddpm.report import scan
+    from cddpm.report.document import PAGE
+
+    folders = scan.find(places)
+    if truths and len(truths) != len(folders):
+        named = ", ".join(folder.name for folder in folders[:10])
+        raise typer.BadParameter(
+            f"{len(truths)} given for {len(folders)} scans ({named}); give it once per scan, in this order, or never",
+            param_hint="--truth",
+        )
+    if output is None and len(places) > 1:
+        raise typer.BadParameter(
+            "several --scan have no folder in common; name the file to write", param_hint="--output"
+        )
+    read = [scan.read(folder, truths[i] if truths else None) for i, folder in enumerate(folders)]
+    return scan.write(read, output or places[0] / PAGE).resolve()

@@ -92,6 +92,12 @@ def reorient(array: npt.NDArray[Any], stored: str, working: str) -> npt.NDArray[
     return turned[tuple(slice(None, None, -1 if flipped else None) for _, flipped in axes)]
 
 
+def reorient_sizes(sizes: Sequence[float], stored: str, working: str) -> tuple[float, float, float]:
+    """Sizes along the axes of an array, after ``reorient``."""
+    x, y, z = (sizes[axis] for axis, _ in _axes(stored, working))
+    return x, y, z
+
+
 def crop_or_pad(array: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
     """Centred crop or zero padding to ``shape``; of an odd difference the larger half is at the start (as TorchIO)."""
     result = np.zeros(shape, array.dtype)

@@ -120,6 +120,11 @@ def read_segmentation(path: Path) -> Volume:
     return _with_data(volume, labels > 0)
 
 
+def read_map(path: Path) -> Volume:
+    """Read any finite numbers as float32 (X, Y, Z): an anomaly map may be 0 throughout. Raises ``VolumeFileError``."""
+    return _read(path)
+
+
 def describe(path: Path) -> Description:
     """Read the header only. Raises ``VolumeFileError`` when it is no NIfTI header; voxels are not looked at."""
     raw = _file_bytes(path, limit=1 << 16)

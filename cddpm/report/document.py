@@ -37,6 +37,8 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
+PAGE = "report.html"
+"""Where a page goes that was not told where."""
 NOTHING = "-"
 """What stands for a missing value; a sorted table has it last."""
 _NUMBER = ' class="number"'
@@ -177,8 +179,8 @@ def details(summary: str, text: str) -> str:
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>\n"
 
 
-def page(title: str, header: str, sections: Sequence[Section]) -> str:
-    """The whole page. ``header`` is HTML."""
+def page(title: str, header: str, sections: Sequence[Section], parts: Sequence[str] = ("page",)) -> str:
+    """The whole page. ``header`` is HTML; ``parts`` names the style sheets and scripts that are needed."""
     links = " ".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in sections)
     main = "".join(
         f'<section id="{s.anchor}"><h2>{escape(s.title)}</h2>\n{s.body}</section>\n' for s in sections if s.body
@@ -189,6 +191,6 @@ def page(title: str, header: str, sections: Sequence[Section]) -> str:
         header=header,
         links=links,
         main=main,
-        style=(own / "page.css").read_text(),
-        script=(own / "page.js").read_text(),
+        style="".join((own / f"{part}.css").read_text() for part in parts),
+        script="".join((own / f"{part}.js").read_text() for part in parts),
     )

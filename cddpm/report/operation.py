@@ -1,8 +1,7 @@
-"""How the champion works: Dice and precision over all thresholds on validation, and test volumes as pictures."""
+"""How the champion works: Dice and precision over all thresholds on validation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +11,16 @@ from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError
 from cddpm.reconstruct.cache import ReconstructionCache, cache_path
 from cddpm.report.chart import INK, SERIES, Chart
-from cddpm.report.document import Section, charts, figure, paragraph, picture
+from cddpm.report.document import Section, charts, figure, paragraph
 from cddpm.scoring import operating_point
 from cddpm.scoring.operating_point import Histogram
 from cddpm.scoring.score import ALL, HEALTHY, Scorer
 from cddpm.search import scoring_search
-from cddpm.search.champion import PICTURES
 from cddpm.search.record import SweepRecord, TrialRecord
 from cddpm.training import stages
 
 STEPS = 240
 """Points of a drawn curve."""
-MOST_PICTURE_BYTES = 3_000_000
-"""All pictures of a page together; they grow by a third inside of it."""
 
 
 @dataclass(frozen=True)
@@ -166,26 +162,3 @@ def _healthy(curves: Curves) -> list[str]:
         chart.legend()
     words = "Part of the brain voxels of healthy validation volumes above each threshold: what a threshold costs in the healthy."
     return [figure(chart.svg(), words)]
-
-
-def pictures(record: SweepRecord) -> Section:
-    """Best, median and worst test volumes of the champion."""
-    title = "Best, median and worst test volumes"
-    files = sorted((record.folder / PICTURES).glob("*.png")) or sorted(record.folder.glob("champion.png"))
-    if not files:
-        return Section(
-            "pictures", title, paragraph("Pictures are drawn when test is scored, at the sweep's end.", "missing")
-        )
-    body, left = [], MOST_PICTURE_BYTES
-    for path in files:
-        name = unquote(path.stem) if path.parent.name == PICTURES else "all data sets"
-        left -= path.stat().st_size
-        if left < 0:
-            body.append(paragraph(f"{name}: left out to keep this page small; see {path}", "missing"))
-            continue
-        words = (
-            f"{name}: the champion's best, median and worst test volume by Dice, at the operating point of validation; input, "
-            "reconstruction, anomaly map (green line: threshold), segmentation (red) and truth (green)."
-        )
-        body.append(figure(picture(path, words), words, wide=True))
-    return Section("pictures", title, "".join(body))

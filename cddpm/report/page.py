@@ -6,14 +6,13 @@ import yaml
 
 from cddpm import artifact
 from cddpm.config import to_dict
-from cddpm.report import course, landscape, operation, standing, tradeoff
+from cddpm.report import course, landscape, operation, standing, tradeoff, volumes
 from cddpm.report.document import Cell, Section, details, duration, escape, facts, number, page, paragraph, score, table
 from cddpm.report.setting import described
+from cddpm.report.viewer import PARTS
 from cddpm.search import record as records
 from cddpm.search.record import SweepRecord, TrialRecord
 from cddpm.search.scoring_search import objective_datasets
-
-PAGE = "report.html"
 
 
 def write(folder: Path, path: Path) -> Path:
@@ -35,12 +34,12 @@ def html(record: SweepRecord) -> str:
         landscape.slices(record),
         tradeoff.section(record),
         operation.section(record),
-        operation.pictures(record),
+        volumes.section(record),
         course.training(record),
         course.cost(record),
         origin(record),
     ]
-    return page(f"Sweep {record.config.name}", _header(record), sections)
+    return page(f"Sweep {record.config.name}", _header(record), sections, PARTS)
 
 
 def _header(record: SweepRecord) -> str:

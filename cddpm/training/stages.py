@@ -364,6 +364,12 @@ def unpredicted(config: ExperimentConfig, place: Place, path: Path, volumes: Seq
     return cohort.missing(volumes)
 
 
+def reconstruction_path(config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int]) -> Path:
+    """Where ``reconstruct`` leaves the reconstruction of ``volumes``; nothing is predicted. Raises as it does."""
+    cohort, prediction, made_from, _ = _predictions(config, place, path, volumes, torch.device("cpu"))
+    return reconstructions.cache_path(place.artifacts, cohort.view.identity(prediction, made_from)[0])
+
+
 def predict_part(
     config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int], device: torch.device
 ) -> None:

@@ -8,7 +8,16 @@ import numpy.typing as npt
 import pytest
 
 from cddpm.config import DataConfig
-from cddpm.data.geometry import Geometry, crop_or_pad, crop_or_pad_back, crop_window, plan, reorient, to_input_grid
+from cddpm.data.geometry import (
+    Geometry,
+    crop_or_pad,
+    crop_or_pad_back,
+    crop_window,
+    plan,
+    reorient,
+    reorient_sizes,
+    to_input_grid,
+)
 from cddpm.data.prepare import prepare
 from cddpm.data.volume import Volume, axis_codes
 from cddpm.errors import DataError
@@ -127,6 +136,11 @@ def test_reorient_and_back() -> None:
     assert turned.shape == (11, 14, 9)
     assert turned[3, 2, 1] == data[7, 11, 3]
     np.testing.assert_array_equal(reorient(turned, "SPL", "RAS"), data)
+
+
+def test_sizes_follow_the_axes() -> None:
+    assert reorient_sizes((3.0, 2.0, 1.0), "SPL", "LPS") == (1.0, 2.0, 3.0)
+    assert reorient_sizes((1.0, 2.0, 3.0), "RAS", "LPS") == (1.0, 2.0, 3.0)
 
 
 def test_voxels_of_the_working_grid_are_those_of_the_oriented_scan_times_the_factor() -> None:

@@ -1,8 +1,4 @@
-"""Curves over all thresholds, against each threshold tried by itself; and pictures within their budget."""
-
-import dataclasses
-import shutil
-from pathlib import Path
+"""Curves over all thresholds, against each threshold tried by itself."""
 
 import numpy as np
 import pytest
@@ -72,21 +68,3 @@ def test_without_artifacts_the_reason_is_told(long: SweepRecord, empty: SweepRec
     assert "Curves over all thresholds are not shown" in body
     assert "does not exist" in body
     assert "No trial has finished" in operation.section(empty).body
-
-
-def test_pictures_of_each_data_set_within_a_budget(
-    finished: SweepRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert operation.pictures(finished).body.count("<img") == 2
-    largest = max(p.stat().st_size for p in (finished.folder / "pictures").iterdir())
-    monkeypatch.setattr(operation, "MOST_PICTURE_BYTES", largest)
-    body = operation.pictures(finished).body
-    assert body.count("<img") == 1
-    assert "B: left out to keep this page small" in body
-    monkeypatch.undo()
-    shutil.copy(finished.folder / "pictures/A.png", tmp_path / "champion.png")  # all that an older sweep has
-    assert operation.pictures(dataclasses.replace(finished, folder=tmp_path)).body.count("<img") == 1
-
-
-def test_without_pictures_it_is_said(long: SweepRecord) -> None:
-    assert 'class="missing"' in operation.pictures(long).body

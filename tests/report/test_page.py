@@ -9,6 +9,7 @@ import built_sweep
 import pytest
 
 from cddpm.report import page
+from cddpm.report.document import PAGE
 from cddpm.search.record import SweepRecord
 
 LOADED = re.compile(r"""(?:src|href|action|data)\s*=\s*["'](?!data:|#)|@import|url\((?!#|["']?data:)""")
@@ -72,7 +73,7 @@ def test_a_better_trial_since_test_is_told(finished: SweepRecord) -> None:
 
 def test_the_same_page_in_a_file(finished: SweepRecord, tmp_path: Path, text: str) -> None:
     assert page.write(finished.folder, tmp_path / "deep" / "page.html").read_text() == text
-    assert not (finished.folder / page.PAGE).exists()
+    assert not (finished.folder / PAGE).exists()
 
 
 @pytest.mark.slow

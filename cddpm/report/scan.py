@@ -1,0 +1,184 @@
+"""Predicted scans as one page to look through: what ``cddpm predict`` left of them, beside their truth where there is one."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cddpm import artifact
+from cddpm.config import ScoringConfig
+from cddpm.data import volume
+from cddpm.data.geometry import reorient, reorient_sizes
+from cddpm.data.volume import Volume
+from cddpm.errors import ArtifactError
+from cddpm.report.document import Cell, Section, cell, escape, facts, page, paragraph, score, table
+from cddpm.report.exhibit import Exhibit
+from cddpm.report.viewer import PARTS, described, viewer
+from cddpm.scoring import metrics
+
+ANOMALY_MAP, RECONSTRUCTION, SEGMENTATION = "anomaly_map.nii.gz", "reconstruction.nii.gz", "segmentation.nii.gz"
+RESULT = "result.json"
+MOST_BYTES = 200_000_000
+"""A larger page is refused: browsers do not open it in reasonable time."""
+
+
+@dataclass(frozen=True)
+class PredictedScan:
+    """A scan with its prediction, all on the scan's own grid."""
+
+    folder: Path
+    result: Mapping[str, Any]
+    exhibit: Exhibit
+
+    @property
+    def dice(self) -> float | None:
+        """Of the kept segmentation; none without truth, or where both are empty."""
+        truth = self.exhibit.truth
+        return None if truth is None else metrics.dice(self.exhibit.segmentation, truth)
+
+
+def find(places: Sequence[Path]) -> list[Path]:
+    """Folders with a prediction: each place is one, or holds some; those of one place by name.
+
+    Raises ``ArtifactError`` for a place without any.
+    """
+    found: list[Path] = []
+    for place in places:
+        folders = [place] if (place / RESULT).is_file() else sorted(p.parent for p in place.glob(f"*/{RESULT}"))
+        if not folders:
+            raise ArtifactError(
+                f"{place}: no prediction here (no {RESULT}, nor in a folder below); give what 'cddpm predict --out' named"
+            )
+        found += folders
+    return list(dict.fromkeys(found))
+
+
+def read(folder: Path, truth: Path | None = None) -> PredictedScan:
+    """Read a prediction, its scan and ``truth``, a segmentation on the scan's grid.
+
+    Raises ``ArtifactError`` for a folder that is no whole prediction, ``VolumeFileError`` for a file of it or a scan that
+    cannot be read, or that lies on another grid.
+    """
+    result = _result(folder)
+    try:
+        image = volume.read_image(Path(result["scan"]))
+        low, high = float(result["intensities"]["at_0"]), float(result["intensities"]["at_1"])
+        threshold, note = float(result["threshold"]), _note(result)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{folder / RESULT}: not the result of a prediction ({error!r}); predict this scan again"
+        ) from error
+    anomaly, reconstruction = (volume.read_map(folder / file) for file in (ANOMALY_MAP, RECONSTRUCTION))
+    kept = volume.read_segmentation(folder / SEGMENTATION)
+    true = None if truth is None else volume.read_segmentation(truth)
+    for other in (anomaly, reconstruction, kept, *([] if true is None else [true])):
+        volume.require_same_grid(image, other)
+    exhibit = Exhibit(
+        name=folder.resolve().name,
+        image=_lps(image),
+        reconstruction=_lps(reconstruction),
+        window=(low, high),
+        anomaly_map=_lps(anomaly),
+        segmentation=_lps(kept) > 0,
+        truth=None if true is None else _lps(true) > 0,
+        threshold=threshold,
+        voxel_size_mm=reorient_sizes(image.voxel_size_mm, volume.axis_codes(image.affine), "LPS"),
+        note=note,
+    )
+    return PredictedScan(folder, result, exhibit)
+
+
+def write(scans: Sequence[PredictedScan], path: Path) -> Path:
+    """Write the page of ``scans`` to the file ``path``; returns it.
+
+    Raises ``ArtifactError`` for more than a page can hold, ``StorageError`` if the disk refuses.
+    """
+    text = html(scans)
+    if len(text) > MOST_BYTES:
+        raise ArtifactError(
+            f"{len(scans)} scans make a page of {len(text) / 1e6:.0f} MB; browsers open up to {MOST_BYTES / 1e6:.0f} MB: give "
+            "fewer scans at a time"
+        )
+    artifact.write_text(path, text)
+    return path
+
+
+def html(scans: Sequence[PredictedScan]) -> str:
+    """The page of one scan or several."""
+    title = f"Scan {scans[0].exhibit.name}" if len(scans) == 1 else f"{len(scans)} scans"
+    sections = [
+        Section("viewer-section", "Look through", viewer([scan.exhibit for scan in scans])),
+        Section("findings", "Findings", _findings(scans)),
+        Section("provenance", "Provenance", "".join(_origin(scan, len(scans) > 1) for scan in scans)),
+    ]
+    warnings = [
+        paragraph(f"{scan.exhibit.name}: {text}", "missing")
+        for scan in scans
+        for text in scan.result.get("warnings", [])
+    ]
+    words = paragraph("Anomalies by a model that was trained on healthy scans. For research, not for diagnosis.")
+    return page(title, f"<h1>{escape(title)}</h1>\n{words}{''.join(warnings)}", sections, PARTS)
+
+
+def _findings(scans: Sequence[PredictedScan]) -> str:
+    measured = list(dict.fromkeys(name for scan in scans for name in scan.result["scores"]))
+    lines = [
+        [
+            Cell(scan.exhibit.name),
+            cell(scan.exhibit.threshold),
+            *([cell(scan.dice, score)] if any(s.exhibit.truth is not None for s in scans) else []),
+            *(cell(scan.result["scores"].get(name)) for name in measured),
+        ]
+        for scan in scans
+    ]
+    dice = ["Dice"] if any(s.exhibit.truth is not None for s in scans) else []
+    caption = (
+        "At the operating point, after the component filter. Dice is that of the kept segmentation, on the scan's grid."
+    )
+    return table(caption, ["scan", "threshold", *dice, *(name.replace("_", " ") for name in measured)], lines)
+
+
+def _origin(scan: PredictedScan, several: bool) -> str:
+    result, model = scan.result, scan.result.get("model", {})
+    known = {
+        "scan": result.get("scan"),
+        "brain mask": result.get("mask"),
+        "prediction": str(scan.folder),
+        "threshold of": result.get("dataset"),
+        "registered model": model.get("registered_model"),
+        "version": model.get("version"),
+        "sweep": model.get("sweep"),
+        "trial": model.get("trial"),
+        "package": model.get("fingerprint"),
+        **{f"{kind} (fingerprint)": name for kind, name in model.get("made_from", {}).items()},
+        **result.get("versions", {}),
+    }
+    heading = f"<h3>{escape(scan.exhibit.name)}</h3>\n" if several else ""
+    return heading + facts({name: str(value) for name, value in known.items() if value is not None})
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder / RESULT}: cannot be read ({error}); predict this scan again") from error
+    return result
+
+
+def _note(result: Mapping[str, Any]) -> str:
+    grid, working = result["grid"], result["working_grid"]
+    shape, size = (" x ".join(f"{n:.3g}" for n in grid[key]) for key in ("shape", "voxel_size_mm"))
+    own = " x ".join(str(n) for n in working["working_shape"])
+    scoring = ScoringConfig.model_validate(result["settings"]["scoring"])
+    return (
+        f"Everything is on the scan's own grid ({shape} voxels of {size} mm). The threshold acts on {ANOMALY_MAP}, the model's "
+        f"map (on {own} voxels) brought to this grid by linear interpolation; a voxel counts if its score is strictly above, "
+        f"and Dice is over all voxels of the scan. {described(scoring)} The kept segmentation was made on the model's grid and "
+        "brought here by the nearest voxel, so that its Dice may differ from that at the operating point. The best Dice of a "
+        "volume is looked up in its truth: a bound, not a result."
+    )
+
+
+def _lps(scan: Volume) -> Any:
+    return reorient(scan.data, volume.axis_codes(scan.affine), "LPS")

@@ -1,0 +1,36 @@
+"""Volumes to look through in a page: slices, overlays, and a threshold with the Dice that it has."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from cddpm.config import ScoringConfig
+from cddpm.report.document import number
+from cddpm.report.exhibit import Exhibit, packed
+
+PARTS = ("page", "viewer")
+"""Style sheets and scripts of a page with a viewer."""
+
+
+def viewer(exhibits: Sequence[Exhibit]) -> str:
+    """The viewer of one or more volumes as HTML; once per page, which needs ``PARTS``."""
+    return assembled([packed(exhibit) for exhibit in exhibits])
+
+
+def assembled(packs: Sequence[str]) -> str:
+    """As ``viewer``, of volumes that are packed already."""
+    volumes = "".join(f'<script type="application/json" class="exhibit">{pack}</script>\n' for pack in packs)
+    return (files("cddpm.report") / "viewer.html").read_text() + volumes
+
+
+def described(scoring: ScoringConfig) -> str:
+    """What stands between residual and threshold, and what comes after it, in words."""
+    eroded = "" if scoring.erosion_divisor is None else f", brain mask eroded (divisor {scoring.erosion_divisor})"
+    median = "no median filter" if scoring.median_kernel == 1 else f"3D median filter of {scoring.median_kernel} voxels"
+    before = f"The anomaly map is post-processed: residual {scoring.residual}{eroded}, {median}."
+    if scoring.minimum_component_voxels <= 1:
+        return f"{before} The kept segmentation has no component filter either."
+    size = "holes filled" if scoring.component_size == "filled" else "holes not counted"
+    return (
+        f"{before} The kept segmentation is also without components of fewer than {number(scoring.minimum_component_voxels)} "
+        f"voxels ({scoring.connectivity} neighbours, {size}); the live threshold works without that filter."
+    )
