@@ -44,8 +44,8 @@ class Case:
     dataset: str
     box: Box
     """Bounding box of the brain mask: nothing outside of it can score."""
-    brain: NDArray[np.int64]
-    """Flat indices of brain voxels."""
+    brain: NDArray[np.int32]
+    """Flat indices of brain voxels; half as wide as the usual, since a process holds those of every volume."""
     lesion: NDArray[np.int64]
     """Flat indices of lesion voxels."""
     voxel_ml: float | None = None
@@ -60,7 +60,7 @@ def case_of(store: VolumeStore, v: int, dataset: str) -> Case:
     if box is None:
         raise DataError(f"volume '{record.id}' of {dataset}: its brain mask is empty; there is nothing to score")
     lesion = np.flatnonzero(store.segmentation(v))
-    return Case(v, record.id, dataset, box, np.flatnonzero(brain), lesion, _voxel_ml(record))
+    return Case(v, record.id, dataset, box, np.flatnonzero(brain).astype(np.int32), lesion, _voxel_ml(record))
 
 
 def _voxel_ml(record: Any) -> float | None:
