@@ -19,7 +19,7 @@ from cddpm.search import space as spaces
 from cddpm.search import study as studies
 from cddpm.search import trial as trials
 from cddpm.search.failures import Failures
-from cddpm.training import stages
+from cddpm.training import stages, worker
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ class StudySearch(OptunaSearch):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep a validation as an intermediate value of the study, at the number of images seen."""
+        if not result[IMAGES]:  # the mark of a trial that ended without a result
+            return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # after a resume a point may come twice; the first stays
             self._ot_trials[trial_id].report(result[OBJECTIVE], int(result[IMAGES]))
@@ -176,9 +178,12 @@ def _trainable(
     job = trials.TrialJob(sweep, proposal["number"], proposal["params"], base, place, gpus)
     try:
         with board.warnings(f"trial {job.number:04d}"):
-            trials.run(job, board, tune.report)
+            if trials.run(job, board, tune.report) is not None:
+                return
     except CddpmError as error:  # a user's fault is the same at a second try
         artifact.write_json(job.folder / trials.FAILED, {"number": job.number, "error": str(error)})
+    # a trial that ends without having reported its objective would end the whole sweep
+    tune.report(worker.plain_metrics({IMAGES: 0}, OBJECTIVE, final=True))
 
 
 def run(

@@ -1,6 +1,7 @@
 """What a sweep gives to Ray Tune and hears from it; Tune itself is replaced."""
 
 import io
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,6 +161,36 @@ def test_after_equal_failures_nothing_is_proposed(tmp_path: Path) -> None:
         "the trial's process died",
         "ValueError: 9 is odd",
     ]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [(SearchError("gone"), [0.0]), (None, [0.0]), ("a result", [])],
+    ids=["failed", "stopped", "done"],
+)
+def test_no_trial_ends_without_a_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Any, told: list[float]
+) -> None:
+    """Ray Tune ends the whole sweep over a trial that has never told the objective."""
+
+    def run(*_: Any) -> Any:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    reports: list[dict[str, float]] = []
+    monkeypatch.setattr(tuning.trials, "run", run)
+    monkeypatch.setattr(tuning.tune, "report", reports.append)
+    board = SimpleNamespace(warnings=lambda name: nullcontext())
+    place = stages.Place(tmp_path / "artifacts", tmp_path / "store")
+    tuning._trainable({"number": 0, "params": {}}, tmp_path, {}, place, 0.0, board)
+    assert [row["objective"] for row in reports] == told
+    assert (tuning.trial_folder(tmp_path, 0) / "failed.json").exists() == isinstance(outcome, Exception)
+    search = searcher(config(tmp_path, search__warm_start=[]), tmp_path / "sweep")
+    search.suggest("a")
+    for row in reports:
+        search.on_trial_result("a", row)
+    assert search._ot_study.trials[0].intermediate_values == {}
 
 
 @pytest.mark.parametrize(("kind", "brackets"), [("asha", 1), ("hyperband", 3)])
