@@ -168,15 +168,14 @@ def is_sound(path: Path, kind: str) -> bool:
 def set_aside_damaged(path: Path, kind: str) -> bool:
     """Move a finished artifact that is damaged out of the way, saying so, that it be made again; whether it was.
 
-    Call it under the lock that its makers hold. It goes to ``.damaged`` beside it: who still has a sound copy of the file that
-    is named can mend it. Raises ``StorageError`` if the disk refuses.
+    Call it under the lock that its makers hold. It stays beside the new one, as a leftover, for who has a sound copy of the
+    file that is named. Raises ``StorageError`` if the disk refuses.
     """
     damage = _damage(path, kind) if is_complete(path) else None
     if damage is None:
         return False
-    aside = path.parent / ".damaged" / f"{path.name}-{uuid.uuid4().hex[:8]}"
+    aside = path.with_name(f".{path.name}.damaged-{uuid.uuid4().hex[:8]}.partial")
     with storage_errors(path):
-        aside.parent.mkdir(exist_ok=True)
         path.rename(aside)
     logger.warning("%s; this %s is made again, the damaged one lies in %s", damage, kind, aside)
     return True
