@@ -9,6 +9,7 @@ from rich.table import Table
 
 from cddpm.config import Choice, Conditional, Float, Integer, LevelConfig, Parameter, Test, value_at
 from cddpm.search.plan import Plan
+from cddpm.search.sampler import point_count
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -26,7 +27,8 @@ def show(plan: Plan, console: Console) -> None:
 
 
 def _space(plan: Plan, level: str, section: LevelConfig) -> Table:
-    table = Table(title=f"{level}: {section.trials} trials by {section.sampler}", title_justify="left")
+    count = point_count(section, plan.config)
+    table = Table(title=f"{level}: {_many(count, 'trial')} by {section.sampler}", title_justify="left")
     for column in ("setting", "searched", "own value", "only if"):
         table.add_column(column, overflow="fold")
     for path, parameter in sorted(section.space.items()):
@@ -70,6 +72,10 @@ def _how(plan: Plan) -> Iterator[str]:
     yield f"objectives: {', '.join(f'{aim.goal} {aim.metric}' for aim in search.aims)}"
     rungs = "; ".join(", ".join(f"{images:,}" for images in bracket) or "none" for bracket in plan.rungs)
     yield f"scheduler: {search.scheduler}" + (f", trials are compared after images: {rungs}" if plan.rungs else "")
+    if search.preview_trials > 1 and plan.work.preview_points:
+        tried = _many(min(search.preview_trials, point_count(search.scoring, plan.config)), "scoring setting")
+        volumes = _many(plan.config.training.validation_volumes, "volume")
+        yield f"  by the best of {tried} on up to {volumes} of each data set"
     if search.warm_start:
         yield f"warm start: {', '.join(search.warm_start)}"
     limits = {
@@ -89,13 +95,20 @@ def _cost(plan: Plan) -> Iterator[str]:
         f"[bold]cost[/], at most (trials that are stopped early or find their stages cost less; {plan.validation_volumes} "
         "validation volumes):"
     )
-    yield f"  training: {work.training_images:,} images in {config.search.training.trials} trials, {_time(seconds['training'])}"
+    trials = _many(config.search.training.trials, "trial")
+    yield f"  training: {work.training_images:,} images in {trials}, {_time(seconds['training'])}"
     yield f"  pretraining: {work.pretraining_images:,} images, {_time(seconds['pretraining'])}"
     yield f"  reconstruction: {work.predicted_slices:,} forward passes of slices"
-    yield f"  scoring: {work.scoring_points:,} points, {_time(seconds['scoring'])}"
+    if config.search.preview_trials > 1:
+        yield f"  previews: {work.preview_points:,} points on fewer volumes"
+    yield f"  scoring: {_many(work.scoring_points, 'point')}, {_time(seconds['scoring'])}"
     known = [value for value in seconds.values() if value]
     if known:
         yield f"  what is known of it: {_clock(sum(known))}, one training at a time, without validations and start-up"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _time(seconds: float | None) -> str:

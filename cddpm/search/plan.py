@@ -16,7 +16,7 @@ from cddpm.data.split import ScanRow
 from cddpm.data.store import SliceStore, store_fingerprint
 from cddpm.reconstruct import cache
 from cddpm.reconstruct.part import parts_of
-from cddpm.search import budget, halving, leaderboard, origin
+from cddpm.search import budget, halving, leaderboard, origin, sampler
 from cddpm.search import trial as trials
 from cddpm.search.sweep import folder_of, phantom_folder
 from cddpm.training import checkpoint, diffusion, pretraining, stages
@@ -44,6 +44,8 @@ class Work:
     predicted_slices: int
     """Forward passes of single slices on validation: levels x noise seeds x branches x slices x volumes x trials."""
     scoring_points: int
+    preview_points: int
+    """At the validations of trainings: scoring settings on a few volumes."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,14 @@ def _work(config: ExperimentConfig, volumes: int) -> Work:
     levels = _most(config, "reconstruction.noise_levels", len)
     seeds = _most(config, "reconstruction.noise_seeds", len)
     branches = 2 if guided or _most(config, "diffusion.condition_dropout", float) > 0 else 1
-    points = config.search.scoring.trials if config.search.scoring.space else 1
+    points = sampler.point_count(config.search.scoring, config)
     images = 0 if config.training.artifact else int(_most(config, "training.images", float))
     return Work(
         training_images=count * images * (2 if guided else 1),
         pretraining_images=(count if several else 1) * config.pretraining.images if pretrained else 0,
         predicted_slices=int(count * levels * seeds * branches * volumes * config.data.working_shape[2]),
         scoring_points=count * points,
+        preview_points=count * config.training.evaluations * min(points, config.search.preview_trials) if images else 0,
     )
 
 

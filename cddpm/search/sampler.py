@@ -107,6 +107,20 @@ def first_points(level: LevelConfig, config: ExperimentConfig, seed: int) -> lis
     return [rest[key] for key in dict.fromkeys([*first, *(keys[i] for i in order)])]
 
 
+def point_count(level: LevelConfig, config: ExperimentConfig) -> int:
+    """How many points a search of ``level`` tries: ``trials``, but a grid ends with its last, and an empty space has one.
+
+    The configuration as it is comes first, though it be no point of a grid.
+    """
+    if not level.space:
+        return 1
+    if level.sampler != "grid":
+        return level.trials
+    own = spaces.point(level.space, spaces.defaults(level.space, config))
+    beside = not spaces.is_complete(level.space, own, config)
+    return min(level.trials, sum(1 for _ in grid(level.space, config)) + beside)
+
+
 def _key(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(params.items()))
 

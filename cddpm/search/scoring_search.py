@@ -11,7 +11,7 @@ from cddpm.scoring.score_book import ScoreBook
 from cddpm.search import objectives
 from cddpm.search import space as spaces
 from cddpm.search.point import Params, Point, ScorePoints, in_process, objective_datasets, scoring_with
-from cddpm.search.sampler import Sampler, first_points
+from cddpm.search.sampler import Sampler, first_points, point_count
 from cddpm.training.loop import Interrupted
 
 __all__ = ["GUIDANCE", "Point", "best", "objective_datasets", "preview", "scoring_with", "search"]
@@ -36,9 +36,7 @@ class _Search:
             queue = queue[1:]
         for params in queue[: self.level.trials]:
             self._study.enqueue_trial(params)
-        self.trials = self.level.trials if self.level.space else 1
-        if grid:
-            self.trials = min(self.trials, len(queue) + (not self._whole))
+        self.trials = point_count(self.level, config)
 
     def first(self) -> list[Point]:
         """The configuration as it is; the sampler learns from it if it lies in the space."""

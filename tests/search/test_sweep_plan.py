@@ -56,14 +56,25 @@ def test_the_work_by_hand(tmp_path: Path) -> None:
     space = {"diffusion.loss": {"choice": ["l1", "l2"]}}
     made = plan.make(config(tmp_path, **levels, training__images=100, search__training__space=space))
     assert made.validation_volumes == 3
-    assert made.work == plan.Work(300, 128, 3 * 2 * 2 * 3 * 16, 3)
+    assert made.work == plan.Work(300, 128, 3 * 2 * 2 * 3 * 16, 3, 3 * 4 * 1)
     space["pretraining.mask_ratio"] = {"float": [0.4, 0.8]}
     space["training.images"] = {"choice": [100, 400]}
     made = plan.make(config(tmp_path, **levels, training__images=100, search__training__space=space))
     assert (made.work.training_images, made.work.pretraining_images) == (1200, 384)
     plain = {"model__conditioned": False, "diffusion__condition_dropout": 0.0, "search__training__space": {}}
     made = plan.make(config(tmp_path, **{**levels, **plain, "search__training__trials": 1}))
-    assert made.work == plan.Work(512, 0, 2 * 3 * 16, 1)
+    assert made.work == plan.Work(512, 0, 2 * 3 * 16, 1, 4)
+
+
+def test_a_grid_and_the_previews_are_counted(tmp_path: Path) -> None:
+    """24 sets of levels, 3 residuals and 2 medians, of which 500 trials are asked for; none of 7 is left out."""
+    made = plan.make(load(ROOT / "tune_configs/noise_levels.yaml", {"output_dir": str(tmp_path)}))
+    assert made.work.scoring_points == 144
+    assert "scoring: 144 trials by grid" in shown(made)
+    assert plan.make(config(tmp_path, "noise_levels", search__scoring__trials=7)).work.scoring_points == 7
+    joint = plan.make(load(ROOT / "tune_configs/joint.yaml", {"output_dir": str(tmp_path)}))
+    assert joint.work.preview_points == 24 * 16 * 40
+    assert "by the best of 40 scoring settings on up to 4 volumes of each data set" in shown(joint)
 
 
 def test_rungs_and_budget_are_told(tmp_path: Path) -> None:
