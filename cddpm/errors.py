@@ -8,7 +8,9 @@
     │   └── VolumeError    3   one NIfTI file cannot be used
     ├── ArtifactError      4   a store, checkpoint, cache or model package is missing, damaged or of another kind
     ├── TrackingError      5   the MLflow server or the registry refuses or cannot be reached
-    │   └── AwayError      5   it does not answer now, or does not let us in: later it may
+    │   ├── AwayError      5   it does not answer now, or does not let us in: later it may
+    │   ├── RefusedError   8   a promotion or archiving that a condition, an alias or another promotion forbids
+    │   └── UndeliveredError  9   entries of the lab book still wait for MLflow
     ├── SearchError        6   a sweep cannot start, resume or finish
     ├── StorageError       7   the disk or the storage path refuses a write
     └── StoppedError     130   the user asked the work to stop; it can be resumed
@@ -54,6 +56,18 @@ class TrackingError(CddpmError):
 
 class AwayError(TrackingError):
     """MLflow does not answer or does not let us in; what is to be entered can wait for it."""
+
+
+class RefusedError(TrackingError):
+    """Nothing was changed: a condition does not hold, an alias is in the way, or somebody else was faster."""
+
+    exit_code = 8
+
+
+class UndeliveredError(TrackingError):
+    """Entries of the lab book have not reached MLflow; they are safe in the spool."""
+
+    exit_code = 9
 
 
 class SearchError(CddpmError):

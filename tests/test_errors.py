@@ -20,6 +20,8 @@ EXIT_CODES = {
     "ArtifactError": 4,
     "TrackingError": 5,
     "AwayError": 5,
+    "RefusedError": 8,
+    "UndeliveredError": 9,
     "SearchError": 6,
     "StorageError": 7,
     "StoppedError": 130,

@@ -194,6 +194,21 @@ class Lab:
             )
         return found
 
+    def verdict(self, result: TrialResult) -> str:
+        """What became of the best trial's model, as the person reads it. Raises as ``version``."""
+        number, model = self.version(result), self.config.tracking.registered_model
+        if number is None:
+            return f"'{model}': its registration waits for MLflow"
+        moved = self.book.promotion(self._runs[result.number], model)
+        if moved is None or not moved.refused:
+            return f"'{model}': version {number} is the {ALIAS}"
+        return f"'{model}': version {number} is registered; version {moved.previous} stays {ALIAS}: {moved.refused}"
+
+    def is_champion(self, result: TrialResult) -> bool:
+        """Whether the alias means the best trial's model."""
+        moved = self.book.promotion(self._runs[result.number], self.config.tracking.registered_model)
+        return moved is not None and not moved.refused
+
     def _package(self, result: TrialResult) -> Path:
         return self.folder / "packages" / f"{result.number:04d}"  # two trials may have found one checkpoint
 
@@ -214,6 +229,9 @@ class Lab:
         package = self._package(result)
         write_package(package, weights_of(self.place, result), config, pipeline)
         tags = {names.SWEEP: self.config.name, names.TRIAL: str(result.number), **code(), **_searched(result)}
+        tags[names.AIM] = (
+            f"{self.config.search.objective} on {', '.join(scoring_search.objective_datasets(self.config))}"
+        )
         model = self.config.tracking.registered_model
         own = {**_chosen(validation), **metrics}
         self.book.register(self._runs[result.number], package, own, tags, model, promotion)

@@ -23,6 +23,7 @@ def keep(folder: Path, scorer: Scorer, config: ExperimentConfig, best: Point) ->
     """
     scoring = scoring_search.scoring_with(config, best.params)
     rows = evaluate(scorer, scoring, best.thresholds).rows
+    rows = [{**row, "subject": scorer.store.volumes[row["volume_index"]].subject} for row in rows]
     artifact.write_text(folder / VOLUMES, json.dumps(table(rows)))
     if shown := overview_rows(scorer, scoring, rows):
         overview(shown, folder / PICTURE)

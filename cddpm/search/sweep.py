@@ -50,6 +50,8 @@ class Summary:
     """A test scan to try ``cddpm predict`` on."""
     front: list[dict[str, Any]]
     """Pareto front over all points of all trials, if there are several objectives; see ``pareto.members``."""
+    promoted: bool = True
+    """Whether the champion of the registry is this sweep's; false if a better one, or one of other data, stays."""
 
 
 def folder_of(config: ExperimentConfig) -> Path:
@@ -248,11 +250,9 @@ def _finish(
         lab.keep(kept)
         lab.keep(sorted((folder / champion.PICTURES).glob("*.png")), champion.PICTURES)
         undelivered, version = lab.close(), lab.version(best)
-        which = "its registration waits for MLflow" if version is None else f"version {version} is the champion"
-        say(f"'{config.tracking.registered_model}': {which}")
-    return Summary(
-        folder, rows, contenders, version, picture, lab.uri, undelivered, _a_scan(config, root, final), front
-    )
+        say(escape(lab.verdict(best)))
+    scan, promoted = _a_scan(config, root, final), lab.is_champion(best)
+    return Summary(folder, rows, contenders, version, picture, lab.uri, undelivered, scan, front, promoted)
 
 
 def _beside(config: ExperimentConfig, results: list[TrialResult], final: champion.Final) -> list[champion.Contender]:

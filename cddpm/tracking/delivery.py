@@ -14,8 +14,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from cddpm.errors import ArtifactError, TrackingError
+from cddpm.errors import ArtifactError, AwayError, TrackingError
 from cddpm.tracking import connection, names
+from cddpm.tracking.promotion import Promotion
 from cddpm.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Delivery:
         self._last_step: dict[tuple[str, str], int] = {}
         self._created: set[str] = set()
         self._versions: dict[tuple[str, str], int] = {}
+        self._promotions: dict[tuple[str, str], Promotion] = {}
 
     def connect(self) -> MlflowClient:
         """The client, with the experiment there."""
@@ -90,6 +92,10 @@ class Delivery:
     def version(self, run: str, model: str) -> int | None:
         """The version of ``model`` that was registered for the run with this key by this process."""
         return self._versions.get((run, model))
+
+    def promotion(self, run: str, model: str) -> Promotion | None:
+        """What became of the promotion that followed this registration; None if there was none in this process."""
+        return self._promotions.get((run, model))
 
     def deliver(self, entry: dict[str, Any]) -> None:
         """Carry out one entry. Raises ``ValueError`` for one of another version of the program."""
@@ -219,7 +225,11 @@ class Delivery:
         try:
             version = registry.register(run_id, Path(entry["package"]), entry["metrics"], entry["tags"])
             if entry["alias"]:
-                registry.promote_once(version, entry["alias"], entry["why"], entry["who"], entry["id"], entry["time"])
+                self._promotions[entry["run"], entry["model"]] = registry.promote_once(
+                    version, entry["alias"], entry["why"], entry["who"], entry["id"], entry["time"]
+                )
+        except AwayError:
+            raise
         except TrackingError as error:
             if isinstance(error.__cause__, MlflowException | OSError):
                 raise error.__cause__ from None  # whether trying again is in vain, that one says

@@ -9,7 +9,8 @@ from cddpm import artifact
 from cddpm.errors import ArtifactError, TrackingError
 from cddpm.tracking import connection, names
 from cddpm.tracking.package_files import KIND
-from cddpm.tracking.registry import Registry, Version
+from cddpm.tracking.registry import Registry
+from cddpm.tracking.version import Version
 
 _TAGS = (
     names.FINGERPRINT_STORE,

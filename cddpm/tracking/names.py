@@ -46,6 +46,8 @@ FINGERPRINT_CONFIG = "cddpm.fingerprint.config"
 DATA = "cddpm.data"
 SETTING = "cddpm.setting"
 METRICS = "cddpm.metrics"
+AIM = "cddpm.aim"
+ARCHIVED = "cddpm.archived"
 PROMOTION = "cddpm.promotion"
 
 TAGS = {
@@ -84,6 +86,8 @@ TAGS = {
     DATA: "of a version: modality, data sets, fold and place of the data",
     f"{SETTING}.*": "of a version: what the searches chose for a setting, by dotted path",
     METRICS: "of a version: its metrics as JSON",
+    AIM: "of a version: what its sweep searched for on validation, as in `dice on Brats21, MSLUB`",
+    ARCHIVED: "of a version that is hidden from lists: JSON of who, when, why",
     f"{PROMOTION}.*": "of a registered model: one per promotion, JSON of version, alias, previous version, who, when, why",
 }
 """What each tag means; ``*`` stands for more words. README's table is this one."""
@@ -150,6 +154,10 @@ CURVES = {
 """What each metric means; ``*`` stands for more words. The step is slices seen, where nothing else is said."""
 
 SPLITS = ("val", "test")
+CONTENDER = "champion"
+"""Name of a sweep's best trial in its table of test volumes; the others are what it had to beat."""
+VOLUMES = {"val": "val_volumes.json", "test": "test_volumes.json"}
+"""Tables with a row per volume, by split: of validation with each trial's run, of test with the sweep's (its champion alone)."""
 LOWER_IS_BETTER = frozenset({"loss", "hd95", "surface_distance", "fpr", "false_positive_rate", "threshold"})
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_\-. /]")

@@ -17,14 +17,7 @@ FILES = frozenset({WEIGHTS, CONFIG, PIPELINE})
 
 def verify_package(directory: Path) -> artifact.Manifest:
     """Compare the package's files with its manifest; the weights are not loaded. Raises ``ArtifactError``."""
-    check_files(directory)
-    return artifact.verify(directory, KIND)
-
-
-def check_files(directory: Path) -> artifact.Manifest:
-    """Whether the manifest lists exactly a package's files, and none is a link. Raises ``ArtifactError``."""
-    manifest = artifact.read_manifest(directory, KIND)
-    listed = set(manifest.files)
+    listed = set(artifact.read_manifest(directory, KIND).files)
     if listed != FILES:
         raise ArtifactError(
             f"{directory / artifact.MANIFEST}: lists {', '.join(sorted(listed)) or 'nothing'}; a model package has exactly "
@@ -33,4 +26,4 @@ def check_files(directory: Path) -> artifact.Manifest:
     for name in (*FILES, artifact.MANIFEST):
         if (directory / name).is_symlink():
             raise ArtifactError(f"{directory / name}: is a link; a model package holds its files itself")
-    return manifest
+    return artifact.verify(directory, KIND)

@@ -4,34 +4,35 @@ A version is found by a **reference**: its number, an alias, MLflow's run id, or
 Metrics lie with the version, so that the best one is found without reading any run.
 """
 
-import difflib
-import errno
 import getpass
 import json
 import logging
-import math
 import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import unquote, urlsplit
-
-import mlflow
-from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-from mlflow.exceptions import MlflowException
 
 from cddpm import artifact
-from cddpm.errors import ArtifactError, TrackingError
-from cddpm.tracking import connection, logged_model, names
-from cddpm.tracking.package_files import KIND, verify_package
+from cddpm.errors import ArtifactError, RefusedError, TrackingError
+from cddpm.tracking import address, logged_model, names, promotion, reference, registered_files, selection, volume_table
+from cddpm.tracking.catalogue import Catalogue
+from cddpm.tracking.catalogue_file import CatalogueFile
+from cddpm.tracking.guard import Guard, not_worse_than_of_same_aim
+from cddpm.tracking.package_files import verify_package
+from cddpm.tracking.promotion import Promotion
+from cddpm.tracking.settings import settings_of
+from cddpm.tracking.version import Version, is_ours, version_of
+from cddpm.tracking.version_condition import Comparison
 
-if TYPE_CHECKING:  # it imports this module: registrations wait in its journal
+if TYPE_CHECKING:  # a second and a half to import: only what registers, or talks to a server, pays for it
+    from mlflow import MlflowClient
+
     from cddpm.tracking.runs import LabBook
 
 logger = logging.getLogger(__name__)
@@ -39,41 +40,12 @@ logger = logging.getLogger(__name__)
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _RESERVED = re.compile(r"latest|v\d+", re.IGNORECASE)
 _LONGEST_WHY = 2000
-_MODEL_TYPE = "cddpm"
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
-class Version:
-    """A registered model package."""
+class Archiving:
+    """Who hid a version from lists, when and why."""
 
-    number: int
-    aliases: tuple[str, ...]
-    sweep: str | None
-    trial: int | None
-    run_id: str
-    model_id: str
-    fingerprint: str
-    created: str
-    """ISO 8601, UTC."""
-    metrics: dict[str, float]
-    tags: dict[str, str]
-
-    @property
-    def trial_name(self) -> str | None:
-        """``<sweep>/0003``, or the sweep's name for a model that no trial made."""
-        if self.sweep is None or self.trial is None:
-            return self.sweep
-        return names.trial_key(self.sweep, self.trial)
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """An entry of the audit. It is written before the alias moves: a crash between leaves the intent on record."""
-
-    alias: str
-    version: int
-    previous: int | None
     who: str
     when: str
     why: str
@@ -98,149 +70,215 @@ def register(
 class Registry:
     """The versions of one registered model. Every method raises ``TrackingError`` if MLflow refuses."""
 
-    def __init__(self, client: MlflowClient, uri: str, name: str = "cddpm") -> None:
-        """``name``: the registered model; it need not exist yet."""
+    def __init__(self, client: "MlflowClient | None", uri: str, name: str = "cddpm") -> None:
+        """``name``: the registered model; it need not exist yet. Without ``client`` one is made when it is needed."""
         self.name = name
         self.uri = uri
-        self._client = client
+        self._given_client = client
 
     @classmethod
     def open(cls, uri: str, name: str = "cddpm") -> Self:
         """Open the registry at a tracking URI. Raises ``TrackingError`` if nothing is there."""
-        return cls(connection.connect(uri, create=False), uri, name)
+        registry = cls(None, uri, name)
+        registry._catalogue  # noqa: B018 - looks whether anything is there
+        return registry
 
-    def register(self, run_id: str, package_dir: Path, metrics: Mapping[str, float], tags: Mapping[str, str]) -> int:
-        """Register a package under MLflow's run id; see ``register`` of this module."""
-        manifest = verify_package(package_dir)
-        with connection.told(f"registering {package_dir} as '{self.name}'"):
-            for version in self.versions():
-                if version.fingerprint == manifest.fingerprint and version.run_id == run_id:
-                    return version.number
-            model_id = self._logged_model(run_id, package_dir, manifest.fingerprint)
-            labels = _labels(manifest.fingerprint, metrics)
-            return self._new_version(run_id, model_id, {**logged_model.tags(package_dir), **tags, **labels})
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        from cddpm.tracking import connection
+
+        return self._given_client or connection.connect(self.uri, create=False)
+
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        file = address.sqlite_file(self.uri)
+        if file is not None:
+            direct = CatalogueFile(file)
+            if direct.readable:
+                return direct
+            logger.info("%s: tables of another MLflow version; MLflow reads them", file)
+        from cddpm.tracking.catalogue_client import CatalogueClient
+
+        return CatalogueClient(self._client, self.uri)
+
+    # Versions
 
     def versions(self) -> list[Version]:
         """All versions, newest first; empty if nothing was registered."""
-        with connection.told(self.uri):
-            model = self._model()
-            if model is None:
-                return []
-            found: list[ModelVersion] = []
-            page = None
-            while page != "":
-                part = self._client.search_model_versions(f"name = '{self.name}'", max_results=200, page_token=page)
-                found += part
-                page = part.token or ""
-        ours = [_version(entry, model) for entry in found if names.FINGERPRINT_PACKAGE in entry.tags]
+        model = self._catalogue.model(self.name)
+        if model is None:
+            return []
+        ours = [version_of(record, model) for record in self._catalogue.versions(self.name) if is_ours(record)]
         return sorted(ours, key=lambda version: -version.number)
 
-    def best(self, metric: str = "dice", dataset: str | None = None, split: str = "val", top: int = 1) -> list[Version]:
+    def select(
+        self, comparisons: Sequence[Comparison] = (), sweep: str | None = None, archived: bool = False
+    ) -> list[Version]:
+        """Versions that fulfil ``comparisons``, newest first; of one sweep; archived ones too if asked for."""
+        found = [v for v in self.versions() if sweep in (None, v.sweep) and (archived or not v.archived)]
+        return selection.where(found, comparisons, lambda versions: settings_of(versions, self._catalogue))
+
+    def best(
+        self,
+        metric: str = "dice",
+        dataset: str | None = None,
+        split: str = "val",
+        top: int = 1,
+        comparisons: Sequence[Comparison] = (),
+        archived: bool = False,
+    ) -> list[Version]:
         """The ``top`` versions by a metric, best first; of one data set or the mean over them; on *validation*.
 
         Test metrics are looked at only with ``split="test"``. Raises ``TrackingError`` if no version has the metric.
         """
-        key = self.metric_key(metric, dataset, split)
-        versions = self.versions()
-        having = [version for version in versions if key in version.metrics]
-        if not having:
-            known = sorted({name for version in versions for name in version.metrics})
-            near = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or known[:8]
-            raise TrackingError(
-                f"'{self.name}': none of {len(versions)} versions has the metric '{key}'; "
-                + (f"there are {', '.join(near)}" if near else "register a model first")
-            )
-        sign = -1.0 if names.higher_is_better(key) else 1.0
-        return sorted(having, key=lambda version: (sign * version.metrics[key], -version.number))[:top]
+        key = selection.metric_key(metric, dataset, split)
+        every = self.select(archived=archived)
+        chosen = selection.ranked(every, key, self.name)
+        kept = {version.number for version in self.select(comparisons, archived=archived)}
+        return [version for version in chosen if version.number in kept][:top]
 
     @staticmethod
     def metric_key(metric: str, dataset: str | None = None, split: str = "val") -> str:
         """The name under which ``best`` looks. Raises ``TrackingError`` for another split than val or test."""
-        if split not in names.SPLITS:
-            raise TrackingError(f"split: '{split}': allowed are {', '.join(names.SPLITS)}")
-        if metric == names.OBJECTIVE and split == "val" and dataset is None:
-            return metric
-        return names.metric(split, metric, dataset)
+        return selection.metric_key(metric, dataset, split)
 
     def find(self, ref: str) -> Version:
         """The version that ``ref`` means (the newest, if a run has several). Raises ``TrackingError`` with the nearest names."""
-        versions = self.versions()
-        for version in versions:
-            if ref in (str(version.number), version.run_id, version.trial_name, *version.aliases):
-                return version
-        known = [name for version in versions for name in _references(version)]
-        near = difflib.get_close_matches(ref, known, n=3, cutoff=0.4)
-        short = [name for name in known if len(name) != 32]  # without run ids
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(short[:9]) or 'none yet'}"
-        raise TrackingError(
-            f"'{ref}' is no version of '{self.name}' in {self.uri}; {hint} "
-            "(allowed: a version number, an alias, a run id or <sweep>/<trial>)"
-        )
+        return reference.find(ref, self.versions(), f"'{self.name}' in {self.uri}")
+
+    def settings(self, version: Version) -> dict[str, str]:
+        """Settings by dotted path as the runs of sweep and trial say; empty if they are gone."""
+        return settings_of([version], self._catalogue)[version.number]
+
+    # Aliases
 
     def promotions(self, version: int | None = None) -> list[Promotion]:
         """The audit, oldest first; of one version or of all."""
-        with connection.told(self.uri):
-            model = self._model()
-        records = [
-            json.loads(v) for k, v in (model.tags if model else {}).items() if k.startswith(names.PROMOTION + ".")
-        ]
-        entries = [Promotion(**record) for record in records]
-        return sorted((e for e in entries if version in (None, e.version)), key=lambda e: e.when)
+        entries = promotion.audit(self._catalogue.model(self.name)).values()
+        return [entry for entry in entries if version in (None, entry.version)]
 
-    def promote(self, ref: str, alias: str, why: str, who: str | None = None) -> Promotion:
-        """Point ``alias`` to a version whose package verifies, and write down who, when and why.
+    def promote(
+        self, ref: str, alias: str, why: str, who: str | None = None, guards: Sequence[Guard] = (), forced: bool = False
+    ) -> Promotion:
+        """Point ``alias`` to a version whose package verifies and of which all ``guards`` hold; write down who, when and why.
 
-        Two promotions at once both stay in the audit (one tag each), and the alias is one of the two. Raises
-        ``TrackingError`` for an alias that MLflow reserves or an empty reason, ``ArtifactError`` for a damaged package.
+        Of two promotions at once one wins. Raises ``RefusedError`` for the other, for an archived version and for a guard
+        that does not hold; ``TrackingError`` for an alias that MLflow reserves or an empty reason, ``ArtifactError`` for a
+        damaged package.
         """
         _check_alias(alias)
-        if not why.strip() or len(why) > _LONGEST_WHY:
-            raise TrackingError(f"why: {len(why)} characters; a reason of 1 to {_LONGEST_WHY} characters is needed")
-        version = self.find(ref)
-        self._verify(version)
-        with connection.told(f"promoting version {version.number} of '{self.name}' to '{alias}'"):
-            model = self._model()
-            previous = model.aliases.get(alias) if model else None
-            entry = Promotion(
-                alias=alias,
-                version=version.number,
-                previous=int(previous) if previous is not None else None,
-                who=who or user(),
-                when=datetime.now(UTC).isoformat(timespec="microseconds"),
-                why=why.strip(),
-            )
-            self._client.set_registered_model_tag(
-                self.name, f"{names.PROMOTION}.{uuid.uuid4().hex}", json.dumps(entry.__dict__)
-            )
-            self._client.set_registered_model_alias(self.name, alias, str(version.number))
+        _check_why(why)
+        before = self._alias(alias)
+        version = self._promotable(self.find(ref))
+        texts = tuple(guard.text for guard in guards)
+        attempt = Promotion(
+            alias, version.number, before, who or user(), _now(), why.strip(), conditions=texts, forced=forced
+        )
+        return self._moved(self._move(attempt, version, guards))
+
+    def rollback(self, alias: str, why: str | None = None, who: str | None = None) -> Promotion:
+        """Point ``alias`` to what it meant before its last promotion; again, and it goes one further back.
+
+        Raises ``TrackingError`` for an unknown alias or one without a past, else as ``promote``.
+        """
+        before = self._alias(alias)
+        past = promotion.history(self.promotions(), alias, before)
+        if before is None:
+            known = sorted({name for version in self.versions() for name in version.aliases})
+            near = reference.nearest(alias, known) or known
+            raise TrackingError(f"'{alias}' is no alias of '{self.name}'; there are {', '.join(near) or 'none yet'}")
+        if len(past) < 2:
+            raise TrackingError(f"'{alias}' of '{self.name}' never meant anything else than version {before}")
+        version = self._promotable(self.find(str(past[-2])))
+        reason = why if why is not None else f"rollback of version {before}"
+        _check_why(reason)
+        attempt = Promotion(alias, version.number, before, who or user(), _now(), reason.strip(), action="rollback")
+        return self._moved(self._move(attempt, version, ()))
+
+    def promote_once(self, version: int, alias: str, why: str, who: str, identity: str, time_ms: int) -> Promotion:
+        """A sweep's promotion that was written down at ``time_ms`` and is carried out now, maybe late, maybe a second time.
+
+        ``identity`` names it in the audit. A champion of other data or another aim stays, as does a better one and one that
+        was promoted after ``time_ms``: then the entry that comes back is ``refused``. Raises as ``promote``, but for that.
+        """
+        _check_alias(alias)
+        found = self._promotable(self.find(str(version)))
+        when = datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="microseconds")
+        entry = Promotion(alias, version, self._alias(alias), who, when, why)
+        entry = self._move(entry, found, [not_worse_than_of_same_aim(alias)], identity)
+        if entry.refused:
+            logger.warning("version %d of '%s' does not become '%s': %s", version, self.name, alias, entry.refused)
         return entry
 
-    def promote_once(self, version: int, alias: str, why: str, who: str, identity: str, time_ms: int) -> bool:
-        """A promotion that was written down at ``time_ms`` and is carried out now, maybe late, maybe for a second time.
+    def _alias(self, alias: str) -> int | None:
+        model = self._catalogue.model(self.name)
+        return model.aliases.get(alias) if model else None
 
-        ``identity`` names it in the audit. Returns whether the alias is ours: one that was promoted after ``time_ms`` stays,
-        with a warning. Raises as ``promote``.
-        """
-        _check_alias(alias)
-        found = self.find(str(version))
-        self._verify(found)
-        with connection.told(f"promoting version {version} of '{self.name}' to '{alias}'"):
-            model, when = self._model(), datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="microseconds")
-            later = [entry for entry in self.promotions() if entry.alias == alias and entry.when > when]
-            if later:
-                logger.warning(
-                    "version %d of '%s' does not become '%s': version %d was promoted since",
-                    *(version, self.name, alias, later[-1].version),
+    def _promotable(self, version: Version) -> Version:
+        if version.archived:
+            raise RefusedError(
+                f"version {version.number} of '{self.name}' is archived; bring it back first (cddpm registry restore "
+                f"{version.number})"
+            )
+        self.verify(version)
+        return version
+
+    def _move(
+        self, attempt: Promotion, version: Version, guards: Sequence[Guard], identity: str | None = None
+    ) -> Promotion:
+        """Enter the attempt and move the alias if nothing speaks against it; one that has only begun is carried on."""
+        key = f"{names.PROMOTION}.{identity or uuid.uuid4().hex}"
+        known = promotion.audit(self._catalogue.model(self.name)).get(key)
+        if known is None:
+            promotion.begin(self._catalogue, self.name, key, attempt)
+        elif known.refused != promotion.BEGUN:
+            return known
+        with self._catalogue.exclusive():
+            model = self._catalogue.model(self.name)
+            now = model.aliases.get(attempt.alias) if model else None
+            since = _promoted_since(promotion.audit(model), key, attempt) if identity else ""
+            refusal = since or promotion.moved(attempt.alias, attempt.previous, now)
+            refusal = refusal or next((why for guard in guards if (why := guard.refusal(version, self._lookup))), "")
+            return promotion.move(self._catalogue, self.name, key, attempt, refusal)
+
+    def _lookup(self, ref: str) -> Version | None:
+        try:
+            return self.find(ref)
+        except TrackingError:
+            return None
+
+    def _moved(self, entry: Promotion) -> Promotion:
+        if entry.refused:
+            raise RefusedError(
+                f"version {entry.version} of '{self.name}' does not become '{entry.alias}': {entry.refused}. "
+                "Nothing was moved; the audit keeps the attempt"
+            )
+        return entry
+
+    # Archive
+
+    def archive(self, ref: str, why: str, who: str | None = None) -> Version:
+        """Hide a version from lists; nothing is deleted. Raises ``RefusedError`` if an alias points to it."""
+        _check_why(why)
+        entry = Archiving(who or user(), _now(), why.strip())
+        with self._catalogue.exclusive():
+            version = self.find(ref)
+            if version.aliases:
+                raise RefusedError(
+                    f"version {version.number} of '{self.name}' is {', '.join(version.aliases)}; promote another one to that "
+                    "first (cddpm registry promote), or roll it back"
                 )
-                return False
-            previous = model.aliases.get(alias) if model else None
-            tag = f"{names.PROMOTION}.{identity}"
-            if model is None or tag not in model.tags:
-                before = int(previous) if previous is not None else None
-                entry = Promotion(alias, version, before, who, when, why)
-                self._client.set_registered_model_tag(self.name, tag, json.dumps(entry.__dict__))
-            self._client.set_registered_model_alias(self.name, alias, str(version))
-        return True
+            self._catalogue.tag_version(self.name, version.number, names.ARCHIVED, json.dumps(asdict(entry)))
+        return self.find(str(version.number))
+
+    def restore(self, ref: str) -> Version:
+        """Show an archived version again; one that is not archived stays as it is."""
+        version = self.find(ref)
+        if version.archived:
+            self._catalogue.tag_version(self.name, version.number, names.ARCHIVED, None)
+        return self.find(str(version.number))
+
+    # Files
 
     def pull(self, ref: str, directory: Path) -> Path:
         """Copy a version's package to ``directory``; it appears there only after its digests were compared.
@@ -259,134 +297,79 @@ class Registry:
             directory.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent))
             try:
-                self._checked(version, lambda: self._download(version, temporary)).replace(directory)
+                fetched = registered_files.checked(
+                    version, self._where(version), lambda: self._fetched(version, temporary)
+                )
+                fetched.replace(directory)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         return directory
 
-    def _model(self) -> RegisteredModel | None:
-        try:
-            return self._client.get_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
-
-    def _logged_model(self, run_id: str, package_dir: Path, name: str) -> str:
-        """MLflow's model id of the package, uploaded; one that an earlier attempt left unfinished is used again."""
-        experiment_id = self._client.get_run(run_id).info.experiment_id
-        mine = self._client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'")
-        model = next((m for m in mine if m.tags.get(names.FINGERPRINT_PACKAGE) == name), None)
-        if model is None:
-            model = self._client.create_logged_model(
-                experiment_id,
-                name=f"{self.name}-{name}",
-                source_run_id=run_id,
-                tags={names.FINGERPRINT_PACKAGE: name},
-                model_type=_MODEL_TYPE,
-            )
-        if model.status != "READY":
-            with logged_model.built(package_dir, run_id, model.model_id) as folder:
-                self._client.log_model_artifacts(model.model_id, str(folder))
-            self._client.finalize_logged_model(model.model_id, "READY")
-        return str(model.model_id)
-
-    def _new_version(self, run_id: str, model_id: str, tags: dict[str, str]) -> int:
-        try:
-            self._client.create_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        identity = _identity(self._client.get_run(run_id).data.tags)
-        with connection.as_global(self.uri):
-            version = self._client.create_model_version(
-                self.name, f"models:/{model_id}", run_id, {**tags, **identity}, await_creation_for=60, model_id=model_id
-            )
-        return int(version.version)
-
-    def _verify(self, version: Version) -> None:
+    def verify(self, version: Version) -> None:
+        """Compare the digests of a version's package. Raises ``ArtifactError`` that names the version."""
         with tempfile.TemporaryDirectory(prefix="cddpm-") as folder:
-            self._checked(version, lambda: self._local(version) or self._download(version, Path(folder)))
-
-    def _checked(self, version: Version, fetch: Callable[[], Path]) -> Path:
-        """The package in what ``fetch`` gave, all digests compared. Raises ``ArtifactError`` that names the version."""
-        where = f"version {version.number} of '{self.name}'"
-        try:
-            path = logged_model.verify(fetch())
-            found = artifact.read_manifest(path, KIND).fingerprint
-        except ArtifactError as error:
-            raise ArtifactError(
-                f"{where}: its registered package is damaged or gone: {error}. Nothing was loaded"
-            ) from None
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise TrackingError(f"{where}: cannot be fetched: {connection.one_line(error)}") from error
-            raise ArtifactError(f"{where}: its files were deleted from MLflow ({connection.one_line(error)})") from None
-        except OSError as error:
-            if error.errno in _OF_THE_DISK:
-                raise  # ours, not the registry's
-            raise TrackingError(f"{where}: cannot be fetched: {connection.one_line(error)}") from error
-        if found != version.fingerprint:
-            raise ArtifactError(
-                f"{where}: was registered as {version.fingerprint}, but {found} lies there. Nothing was loaded"
+            registered_files.checked(
+                version,
+                self._where(version),
+                lambda: self._local(version) or self._fetched(version, Path(folder)),
             )
-        return path
 
     def local_package(self, version: Version) -> Path | None:
-        """Folder of the registered package itself, where this machine can read it; else None."""
+        """Folder of the registered package itself, where this machine can read it; else None.
+
+        Raises ``ArtifactError`` if MLflow knows no such model, or says that it lies outside of its folder.
+        """
         found = self._local(version)
         return found / logged_model.PACKAGE if found else None
 
+    def volumes(self, version: Version, split: str = "val") -> list[dict[str, Any]] | None:
+        """A row of numbers per volume of ``split``; see ``volume_table.rows``."""
+        return volume_table.rows(self._catalogue, self.uri, version, split)
+
+    def file_of_package(self, version: Version, name: str) -> bytes | None:
+        """A file of the registered package, its digest not compared; None if there is none."""
+        with tempfile.TemporaryDirectory(prefix="cddpm-") as folder:
+            place = f"{self._location(version)}/{logged_model.PACKAGE}"
+            return registered_files.read_file(place, name, Path(folder), self.uri)
+
+    def _where(self, version: Version) -> str:
+        return f"version {version.number} of '{self.name}'"
+
     def _local(self, version: Version) -> Path | None:
         """Folder of the logged model, where this machine can read it; else None."""
-        parts = urlsplit(self._client.get_logged_model(version.model_id).artifact_location)
-        return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
+        return registered_files.local_path(self._location(version))
 
-    def _download(self, version: Version, target: Path) -> Path:
-        """The folder of the logged model, below ``target``."""
-        local = self._local(version)
-        if local is not None:
-            artifact.read_manifest(local, logged_model.KIND)  # MLflow copies an empty folder without a word
-        # Not "models:/<id>": MLflow would look that up at its process-wide URI, whatever tracking_uri says.
-        location = self._client.get_logged_model(version.model_id).artifact_location
-        fetched = mlflow.artifacts.download_artifacts(
-            artifact_uri=location, dst_path=str(target), tracking_uri=self.uri
-        )
-        return Path(fetched)
+    def _location(self, version: Version) -> str:
+        registered_files.check_model_id(version.model_id)
+        found = self._catalogue.location(version.model_id)
+        if found is None:
+            raise ArtifactError(f"its files were deleted from MLflow (no model {version.model_id})")
+        return found
 
+    def _fetched(self, version: Version, target: Path) -> Path:
+        return registered_files.fetch_model(self._location(version), target, self.uri)
 
-def _labels(name: str, metrics: Mapping[str, float]) -> dict[str, str]:
-    finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
-    for key in sorted(metrics.keys() - finite.keys()):
-        logger.warning("metric %s of package %s is %s and left out", key, name, metrics[key])
-    return {names.FINGERPRINT_PACKAGE: name, names.METRICS: json.dumps(finite, sort_keys=True)}
+    # Registration
 
+    def register(self, run_id: str, package_dir: Path, metrics: Mapping[str, float], tags: Mapping[str, str]) -> int:
+        """Register a package under MLflow's run id; see ``register`` of this module."""
+        from cddpm.tracking.registration import Registration
 
-def _identity(tags: Mapping[str, str]) -> dict[str, str]:
-    return {name: tags[name] for name in (names.SWEEP, names.TRIAL, names.KIND) if name in tags}
-
-
-def _version(entry: ModelVersion, model: RegisteredModel) -> Version:
-    tags: dict[str, Any] = dict(entry.tags)
-    number = int(entry.version)
-    trial = tags.get(names.TRIAL)
-    return Version(
-        number=number,
-        aliases=tuple(sorted(alias for alias, target in model.aliases.items() if int(target) == number)),
-        sweep=tags.get(names.SWEEP),
-        trial=int(trial) if trial else None,
-        run_id=entry.run_id or "",
-        model_id=str(entry.source).removeprefix("models:/"),
-        fingerprint=tags[names.FINGERPRINT_PACKAGE],
-        created=datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
-        metrics=json.loads(tags.get(names.METRICS, "{}")),
-        tags={key: value for key, value in tags.items() if key != names.METRICS},
-    )
+        manifest = verify_package(package_dir)
+        for version in self.versions():
+            if version.fingerprint == manifest.fingerprint and version.run_id == run_id:
+                return version.number
+        new = Registration(self._client, self.uri, self.name)
+        return new.register(run_id, package_dir, manifest.fingerprint, metrics, tags)
 
 
-def _references(version: Version) -> list[str]:
-    trial = [version.trial_name] if version.trial_name else []
-    return [*version.aliases, *trial, str(version.number), version.run_id]
+def _promoted_since(entries: Mapping[str, Promotion], key: str, attempt: Promotion) -> str:
+    later = [
+        e
+        for k, e in entries.items()
+        if k != key and e.alias == attempt.alias and e.when > attempt.when and not e.refused
+    ]
+    return f"version {later[-1].version} was promoted since" if later else ""
 
 
 def _check_alias(alias: str) -> None:
@@ -395,6 +378,15 @@ def _check_alias(alias: str) -> None:
             f"alias: '{alias}': allowed are up to 64 letters, digits, '_' and '-', a letter first; "
             "'latest' and 'v<number>' are MLflow's own"
         )
+
+
+def _check_why(why: str) -> None:
+    if not why.strip() or len(why) > _LONGEST_WHY:
+        raise TrackingError(f"why: {len(why)} characters; a reason of 1 to {_LONGEST_WHY} characters is needed")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def user() -> str:

@@ -28,6 +28,7 @@ from cddpm.errors import AwayError, TrackingError
 from cddpm.tracking import connection, names
 from cddpm.tracking.delivery import Delivery
 from cddpm.tracking.journal import SUFFIX, Journal
+from cddpm.tracking.promotion import Promotion
 from cddpm.tracking.registry import user
 from cddpm.tracking.sender import Sender
 
@@ -312,6 +313,10 @@ class LabBook:
     def registered(self, run: str, model: str) -> int | None:
         """The version of ``model`` that ``register`` made of a run; None if it waits or was refused."""
         return self._delivery.version(run, model)
+
+    def promotion(self, run: str, model: str) -> Promotion | None:
+        """What became of the promotion that ``register`` was given; None if it waits. See ``Registry.promote_once``."""
+        return self._delivery.promotion(run, model)
 
     # Delivery
 

@@ -1,6 +1,8 @@
 """What a sweep enters into the lab book, without Ray: the driver's own code on a sweep that was really trained."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import built_sweep
@@ -13,6 +15,8 @@ from cddpm.search import champion, leaderboard, trial
 from cddpm.search.lab import TEST_VOLUMES, Lab
 from cddpm.search.showcase import PICTURE, VOLUMES
 from cddpm.tracking import connection, names
+from cddpm.tracking.address import default_uri
+from cddpm.tracking.registry import Registry
 from cddpm.training import stages
 
 TRIAL = "tiny/0000"
@@ -122,3 +126,37 @@ def test_a_champion_that_outlives_an_extension_is_registered_once(
     assert enter(longer, sweep) == version
     again = client.search_runs([runs["tiny"].info.experiment_id])
     assert {run.data.tags[names.RUN]: run.info.run_id for run in again} == {k: r.info.run_id for k, r in runs.items()}
+
+
+def entered(config: ExperimentConfig, folder: Path, objective: float) -> tuple[str, bool]:
+    """The verdict on a sweep whose only trial reached ``objective``, and whether it became the champion."""
+    artifacts, own = config.output_dir / "artifacts", folder.with_name(f"{config.name}-{objective}")
+    (store,) = artifacts.glob("store/*")
+    shutil.copytree(folder / "trials", own / "trials")
+    (found,), (winner, *_) = leaderboard.results(folder), champion.load(folder / champion.TEST)
+    result = replace(found, best=replace(found.best, objective=objective))
+    with Lab.open(config, own, stages.Place(artifacts, store)) as lab:
+        lab.catch_up([result])
+        lab.register([result], winner, [])
+        assert lab.close() == 0
+        return lab.verdict(result), lab.is_champion(result)
+
+
+def test_a_sweep_replaces_no_better_champion_and_none_of_another_aim(sweep: Path) -> None:
+    config = with_values(
+        built_sweep.config(sweep.parents[1], trials=1, points=8), {"tracking.registered_model": "aims"}, "test"
+    )
+    assert entered(config, sweep, 0.4) == ("'aims': version 1 is the champion", True)
+    worse, better = (with_values(config, {"name": name}, "test") for name in ("worse", "better"))
+    verdict, moved = entered(worse, sweep, 0.3)
+    assert verdict == (
+        "'aims': version 2 is registered; version 1 stays champion: its objective is 0.3000, that of version 1 is 0.4000"
+    )
+    assert not moved
+    assert entered(better, sweep, 0.5) == ("'aims': version 3 is the champion", True)
+    other = with_values(better, {"name": "other", "search.objective": "auprc"}, "test")
+    verdict, moved = entered(other, sweep, 0.9)
+    assert "version 3 was chosen by another aim (dice on A, B, not auprc on A, B)" in verdict
+    assert not moved
+    audit = Registry.open(default_uri(config.output_dir), "aims").promotions()
+    assert [(entry.version, entry.refused == "") for entry in audit] == [(1, True), (2, False), (3, True), (4, False)]

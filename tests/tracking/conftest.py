@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import registered
 
 from cddpm.config import TrackingConfig
 from cddpm.tracking import connection
@@ -18,6 +19,18 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("database")
     connection.connect(connection.default_uri(folder))
     return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def _three_versions(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Path:
+    return registered.filled(tmp_path_factory.mktemp("three"), database)
+
+
+@pytest.fixture
+def three_versions(_three_versions: Path, tmp_path: Path) -> Path:
+    """A database of its own with three registered versions; their files are shared and stay as they are."""
+    shutil.copyfile(_three_versions / "mlflow.db", tmp_path / "mlflow.db")
+    return tmp_path / "mlflow.db"
 
 
 @pytest.fixture

@@ -1,56 +1,25 @@
 import json
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+import registered
 
-from cddpm.config import ExperimentConfig, ScoringConfig
+from cddpm.config import TrackingConfig
 from cddpm.errors import ArtifactError, TrackingError
 from cddpm.tracking import connection
 from cddpm.tracking.logged_model import PACKAGE
-from cddpm.tracking.package import Pipeline, read_package, write_package
+from cddpm.tracking.package import read_package
 from cddpm.tracking.registry import Registry, register
 from cddpm.tracking.runs import LabBook
 
 OpenBook = Callable[..., LabBook]
-METRICS = [
-    {"val/dice": 0.3, "val/Brats21/dice": 0.6, "test/dice": 0.9, "val/loss": 0.2, "objective": 0.3},
-    {"val/dice": 0.5, "val/Brats21/dice": 0.4, "test/dice": 0.1, "val/loss": 0.3},
-    {"val/dice": 0.4, "val/Brats21/dice": 0.5, "val/loss": 0.1, "val/hd95": float("inf")},
-]
-
-
-def _package(folder: Path, number: int) -> Path:
-    path = folder / "packages" / str(number)
-    write_package(
-        path,
-        {"weight": torch.full((2, 2), float(number))},
-        ExperimentConfig(name="demo"),
-        Pipeline(scoring=ScoringConfig(), thresholds={"all": 0.1}, sweep="demo", trial=number),
-    )
-    return path
-
-
-def _fill(book: LabBook, folder: Path) -> list[int]:
-    parent = book.parent("demo", {}, {})
-    return [
-        register(book, book.trial(parent, number, {}, {}), _package(folder, number), metrics, {"cddpm.version": "0.1"})
-        for number, metrics in enumerate(METRICS)
-    ]
 
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Path:
-    from cddpm.config import TrackingConfig
-
-    folder = tmp_path_factory.mktemp("filled")
-    shutil.copyfile(database, folder / "mlflow.db")
-    with LabBook.open(TrackingConfig(), folder, folder / "spool") as book:
-        assert _fill(book, folder) == [1, 2, 3]
-    return folder
+    return registered.filled(tmp_path_factory.mktemp("filled"), database)
 
 
 @pytest.fixture
@@ -61,16 +30,14 @@ def registry(filled: Path) -> Registry:
 def test_versions_know_their_origin(registry: Registry) -> None:
     versions = registry.versions()
     assert [(v.number, v.trial_name) for v in versions] == [(3, "demo/0002"), (2, "demo/0001"), (1, "demo/0000")]
-    assert versions[2].metrics == METRICS[0]
+    assert versions[2].metrics == registered.METRICS[0]
     assert "val/hd95" not in versions[0].metrics  # not finite
     assert versions[0].tags["cddpm.version"] == "0.1"
 
 
 def test_registering_again_gives_the_same_version(filled: Path) -> None:
-    from cddpm.config import TrackingConfig
-
     with LabBook.open(TrackingConfig(), filled, filled / "spool") as book:
-        assert _fill(book, filled) == [1, 2, 3]
+        assert registered.fill(book, filled) == [1, 2, 3]
 
 
 def test_an_upload_that_a_crash_cut_is_finished(
@@ -78,7 +45,7 @@ def test_an_upload_that_a_crash_cut_is_finished(
 ) -> None:
     with open_book() as book:
         run = book.mlflow_id(book.parent("demo", {}, {}))
-        registry, package = Registry(book.client(), book.uri), _package(output_dir, 0)
+        registry, package = Registry(book.client(), book.uri), registered.make_package(output_dir, 0)
         with monkeypatch.context() as patch:
             patch.setattr(registry._client, "finalize_logged_model", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
@@ -153,39 +120,6 @@ def test_a_promotion_needs_a_reason(registry: Registry) -> None:
         registry.promote("1", "champion", "  ")
 
 
-def test_promotions_at_once_all_stay_in_the_audit(filled: Path) -> None:
-    registries = [Registry.open(connection.default_uri(filled)) for _ in range(3)]
-    faults: list[Exception] = []
-
-    def promote(number: int) -> None:
-        try:
-            registries[number].promote(str(number + 1), "busy", f"reason {number}")
-        except TrackingError as error:
-            faults.append(error)
-
-    threads = [threading.Thread(target=promote, args=(number,)) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert faults == []
-    audit = [entry for entry in registries[0].promotions() if entry.alias == "busy"]
-    assert {entry.why for entry in audit} == {"reason 0", "reason 1", "reason 2"}
-    assert registries[0].find("busy").number in (1, 2, 3)
-
-
-def test_killed_between_the_steps_the_alias_stays_and_the_intent_is_known(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    registry.promote("1", "steady", "good")
-    with monkeypatch.context() as patch:
-        patch.setattr(registry._client, "set_registered_model_alias", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            registry.promote("2", "steady", "better")
-    assert registry.find("steady").number == 1
-    assert [entry.why for entry in registry.promotions() if entry.alias == "steady"] == ["good", "better"]
-
-
 def test_pull_brings_a_package_that_verifies(registry: Registry, tmp_path: Path) -> None:
     target = registry.pull("demo/0001", tmp_path / "model")
     assert read_package(target).pipeline.trial == 1
@@ -242,7 +176,7 @@ def test_a_harmed_package_is_named_and_nothing_comes(filled: Path, tmp_path: Pat
 
 
 def test_a_damaged_package_is_not_registered(open_book: OpenBook, output_dir: Path) -> None:
-    package = _package(output_dir, 0)
+    package = registered.make_package(output_dir, 0)
     (package / "pipeline.json").write_text(json.dumps({}))
     with open_book() as book:
         run = book.parent("demo", {}, {})

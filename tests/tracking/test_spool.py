@@ -9,7 +9,9 @@ from mlflow import MlflowClient
 from cddpm.config import ExperimentConfig, ScoringConfig, TrackingConfig, to_dict
 from cddpm.errors import TrackingError
 from cddpm.tracking import connection, names
+from cddpm.tracking.catalogue_file import CatalogueFile
 from cddpm.tracking.package import Pipeline, write_package
+from cddpm.tracking.promotion import BEGUN
 from cddpm.tracking.registry import Registry
 from cddpm.tracking.runs import LabBook, Promised
 from cddpm.tracking.spool import Waiting, deliver_spool, to_deliver, waiting
@@ -112,7 +114,9 @@ def test_a_damaged_package_is_refused_and_the_rest_arrives(output_dir: Path, lef
 
 
 @pytest.mark.parametrize("killed", ["before", "between", "after"])
-def test_a_promotion_that_was_cut_off_is_completed_once(output_dir: Path, killed: str) -> None:
+def test_a_promotion_that_was_cut_off_is_completed_once(
+    output_dir: Path, killed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tracking = TrackingConfig()
     with LabBook.open(tracking, output_dir, output_dir / "spool") as book:
         trial = book.trial(book.parent("demo", {}, {}), 0, {}, {})
@@ -121,11 +125,15 @@ def test_a_promotion_that_was_cut_off_is_completed_once(output_dir: Path, killed
         assert book.registered(trial, "cddpm") == 1
     registry = Registry.open(connection.default_uri(output_dir))
     time_ms = 1_700_000_000_000
-    if killed != "before":
-        registry.promote_once(1, "champion", "why", "me", "abc", time_ms)
     if killed == "between":
-        registry._client.delete_registered_model_alias("cddpm", "champion")
-    assert registry.promote_once(1, "champion", "why", "me", "abc", time_ms)
+        with monkeypatch.context() as patch:
+            patch.setattr(CatalogueFile, "set_alias", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                registry.promote_once(1, "champion", "why", "me", "abc", time_ms)
+        assert [entry.refused for entry in registry.promotions()] == [BEGUN]
+    if killed == "after":
+        registry.promote_once(1, "champion", "why", "me", "abc", time_ms)
+    assert not registry.promote_once(1, "champion", "why", "me", "abc", time_ms).refused
     assert registry.find("champion").number == 1
     assert len(registry.promotions()) == 1
 
@@ -139,7 +147,8 @@ def test_a_late_delivery_takes_no_alias_from_a_later_promotion(output_dir: Path)
         assert book.flush(30) == 0
     registry = Registry.open(connection.default_uri(output_dir))
     registry.promote("demo/0001", "champion", "by hand")
-    assert not registry.promote_once(1, "champion", "why", "me", "abc", 1_700_000_000_000)
+    late = registry.promote_once(1, "champion", "why", "me", "abc", 1_700_000_000_000)
+    assert late.refused == "version 2 was promoted since"
     assert registry.find("champion").trial_name == "demo/0001"
 
 

@@ -1,0 +1,128 @@
+"""The catalogue behind MLflow's client: a server, or a database that only MLflow knows how to read."""
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+
+from cddpm import artifact
+from cddpm.tracking import address, connection
+from cddpm.tracking.catalogue import ModelRecord, RunRecord, VersionRecord
+
+_PAGE = 200
+_ONE_BY_ONE = 4
+_AT_ONCE = 100
+
+
+class CatalogueClient:
+    """MLflow has no transactions: what must not be cut in two is written in an order in which a cut does no harm."""
+
+    def __init__(self, client: MlflowClient, uri: str) -> None:
+        self._client, self._uri = client, uri
+        self._file = address.sqlite_file(uri)
+
+    @property
+    def contested(self) -> bool:
+        """Whether several machines may write."""
+        return self._file is None
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keeps other processes of this program out where the database is a file; a server knows no such thing."""
+        if self._file is None:
+            yield
+            return
+        with artifact.lock(self._file.with_name(f".{self._file.name}.registry.lock")):
+            yield
+
+    def model(self, name: str) -> ModelRecord | None:
+        """See ``Catalogue``."""
+        with connection.told(self._uri):
+            found = _unless_absent(lambda: self._client.get_registered_model(name))
+        if found is None:
+            return None
+        return ModelRecord({alias: int(number) for alias, number in found.aliases.items()}, dict(found.tags))
+
+    def versions(self, name: str) -> list[VersionRecord]:
+        """See ``Catalogue``."""
+        found: list[Any] = []
+        page = None
+        with connection.told(self._uri):
+            while page != "":
+                part = self._client.search_model_versions(f"name = '{name}'", max_results=_PAGE, page_token=page)
+                found += part
+                page = part.token or ""
+        return [
+            VersionRecord(int(e.version), e.run_id or "", str(e.source or ""), e.creation_timestamp, dict(e.tags))
+            for e in found
+        ]
+
+    def runs(self, ids: Collection[str]) -> dict[str, RunRecord]:
+        """See ``Catalogue``."""
+        wanted = sorted(set(ids))
+        with connection.told(self._uri):
+            if len(wanted) <= _ONE_BY_ONE:
+                found = [_unless_absent(partial(self._client.get_run, run)) for run in wanted]
+            else:
+                found = self._searched(wanted)
+        return {run.info.run_id: _run(run) for run in found if run is not None}
+
+    def location(self, model_id: str) -> str | None:
+        """See ``Catalogue``."""
+        with connection.told(self._uri):
+            found = _unless_absent(lambda: self._client.get_logged_model(model_id))
+        return None if found is None else str(found.artifact_location)
+
+    def tag_model(self, name: str, key: str, value: str) -> None:
+        """See ``Catalogue``."""
+        with connection.told(self._uri):
+            self._client.set_registered_model_tag(name, key, value)
+
+    def tag_version(self, name: str, number: int, key: str, value: str | None) -> None:
+        """See ``Catalogue``."""
+        with connection.told(self._uri):
+            if value is None:
+                self._client.delete_model_version_tag(name, str(number), key)
+            else:
+                self._client.set_model_version_tag(name, str(number), key, value)
+
+    def set_alias(self, name: str, alias: str, number: int) -> None:
+        """See ``Catalogue``."""
+        with connection.told(self._uri):
+            self._client.set_registered_model_alias(name, alias, str(number))
+
+    def _searched(self, ids: list[str]) -> list[Any]:
+        experiments = [e.experiment_id for e in self._client.search_experiments(ViewType.ALL, max_results=1000)]
+        found: list[Any] = []
+        for start in range(0, len(ids), _AT_ONCE):
+            some = ", ".join(f"'{run}'" for run in ids[start : start + _AT_ONCE])
+            found += self._client.search_runs(
+                experiments, f"attributes.run_id IN ({some})", ViewType.ALL, max_results=_AT_ONCE
+            )
+        return found
+
+
+def _run(run: Any) -> RunRecord:
+    info, data = run.info, run.data
+    return RunRecord(
+        info.run_id,
+        info.run_name or "",
+        info.status,
+        info.artifact_uri or "",
+        dict(data.params),
+        dict(data.tags),
+        dict(data.metrics),
+    )
+
+
+def _unless_absent(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
