@@ -20,7 +20,7 @@ ROWS = (  # lowest first; a name stands for the module or the whole package cddp
     ("report",),
     ("cli", "__main__", "shell", "*_commands", "launch"),
 )
-COMMAND_LINES = ("cddpm.cli", "cddpm.shell", "cddpm.*_commands", "launch.*")
+COMMAND_LINES = ("cddpm.cli", "cddpm.shell", "cddpm.*_commands", "cddpm.*_commands.*", "launch.*")
 HOMES = {
     "ray": ("cddpm.cluster", "cddpm.training.worker", "cddpm.search.tuning"),
     "cddpm.cluster": (

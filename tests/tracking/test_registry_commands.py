@@ -59,8 +59,9 @@ def test_tables_read_whole_in_100_columns() -> None:
 @pytest.mark.usefixtures("two_models")
 def test_json_is_data() -> None:
     assert [version["number"] for version in json.loads(_run("list", "--json"))] == [2, 1]
-    assert [version["number"] for version in json.loads(_run("best", "--json", "--dataset", "Brats21"))] == [1, 2]
-    assert [version["number"] for version in json.loads(_run("best", "--json", "--split", "test", "--top", "1"))] == [1]
+    by_dataset = json.loads(_run("best", "--json", "--dataset", "Brats21"))
+    assert [version["number"] for version in by_dataset["versions"]] == [1, 2]
+    assert (by_dataset["metric"], by_dataset["chosen_on_test"]) == ("val/Brats21/dice", False)
 
 
 @pytest.mark.usefixtures("two_models")

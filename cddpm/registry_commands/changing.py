@@ -1,0 +1,166 @@
+"""The commands of ``cddpm registry`` that write: promote, rollback, archive, restore, sync."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from cddpm.errors import ConfigError, UndeliveredError
+from cddpm.registry_commands.options import (
+    AsJson,
+    Dataset,
+    Metric,
+    Model,
+    OutputDir,
+    Ref,
+    Split,
+    Uri,
+    Who,
+    opened,
+    print_json,
+    say_loudly,
+)
+
+if TYPE_CHECKING:
+    from cddpm.tracking.guard import Guard
+    from cddpm.tracking.promotion import Promotion
+
+Why = Annotated[str | None, typer.Option("--why", help="The reason; it is kept.", show_default=False)]
+
+
+def promote(
+    ref: Ref,
+    alias_argument: Annotated[str | None, typer.Argument(metavar="[ALIAS]", hidden=True)] = None,
+    alias: Annotated[str | None, typer.Option("--alias", help="Such as champion.", show_default=False)] = None,
+    why: Why = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", help="Only if its metrics fulfil this, as in 'dice>=0.4 and Brats21/auprc>0.3'."),
+    ] = None,
+    not_worse_than: Annotated[
+        str | None,
+        typer.Option("--not-worse-than", metavar="REF", help="Only if --metric is at least as good as that of REF."),
+    ] = None,
+    metric: Metric = "dice",
+    dataset: Dataset = None,
+    split: Split = "val",
+    force: Annotated[bool, typer.Option("--force", help="Allow conditions on test metrics, and other data.")] = False,
+    who: Who = None,
+    uri: Uri = None,
+    model: Model = "cddpm",
+    as_json: AsJson = False,
+) -> None:
+    """Point an alias to a version whose package verifies, and keep who did it, when and why."""
+    target = alias or alias_argument
+    if target is None:
+        raise ConfigError(f"promote {ref}: --alias is missing, as in --alias champion")
+    guards = _guards(require or [], not_worse_than, (metric, dataset, split), force)
+    registry = opened(uri, model)
+    if not_worse_than is not None and not_worse_than != target:
+        registry.find(not_worse_than)
+    reason = why or "; ".join(guard.text for guard in guards)
+    if not reason:
+        raise ConfigError(f"promote {ref}: --why is missing: say in a sentence why; it is kept")
+    if force:
+        say_loudly("--force: conditions on test or on other data are let through; the audit keeps it")
+    _told(registry.promote(ref, target, reason, who, guards, force), model, as_json)
+
+
+def rollback(
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="Such as champion.", show_default=False)],
+    why: Why = None,
+    who: Who = None,
+    uri: Uri = None,
+    model: Model = "cddpm",
+    as_json: AsJson = False,
+) -> None:
+    """Point an alias to what it meant before; again, and it goes one further back."""
+    _told(opened(uri, model).rollback(alias, why, who), model, as_json)
+
+
+def archive(
+    ref: Ref,
+    why: Annotated[str, typer.Option("--why", help="The reason; it is kept.", show_default=False)],
+    who: Who = None,
+    uri: Uri = None,
+    model: Model = "cddpm",
+    as_json: AsJson = False,
+) -> None:
+    """Hide a version from list and best; nothing is deleted, and what an alias points to is refused."""
+    version = opened(uri, model).archive(ref, why, who)
+    if as_json:
+        print_json(version.plain())
+    else:
+        Console().print(
+            f"Version {version.number} of '{escape(model)}' is archived; cddpm registry restore {version.number} brings it back.",
+            soft_wrap=True,
+        )
+
+
+def restore(ref: Ref, uri: Uri = None, model: Model = "cddpm", as_json: AsJson = False) -> None:
+    """Show an archived version again."""
+    version = opened(uri, model).restore(ref)
+    if as_json:
+        print_json(version.plain())
+    else:
+        Console().print(f"Version {version.number} of '{escape(model)}' is in the lists again.", soft_wrap=True)
+
+
+def sync(
+    output_dir: OutputDir = Path("outputs"),
+    uri: Annotated[
+        str | None,
+        typer.Option(
+            "--tracking-uri",
+            help="Deliver to this lab book, not to that which the entries were written for.",
+            show_default=False,
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds for each sweep's entries.")] = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Deliver what the lab book keeps in its spool; exit code 9 if something remains."""
+    from cddpm.tracking.spool import deliver_spool, waiting
+
+    spool = output_dir / "spool"
+    console = Console()
+    if not waiting(spool):
+        done = {"delivered": 0, "waiting": 0, "refused": 0, "faults": []}
+        print_json(done) if as_json else console.print(f"Nothing waits in {escape(str(spool))}.", soft_wrap=True)
+        return
+    outcome = deliver_spool(
+        spool,
+        uri,
+        timeout,
+        lambda one: None if as_json else console.print(f"{escape(one.sweep)}: {one.entries} entries", soft_wrap=True),
+    )
+    if as_json:
+        print_json({**dataclasses.asdict(outcome), "faults": list(outcome.faults)})
+    else:
+        console.print(f"{outcome.delivered} entries delivered, {outcome.waiting} wait, {outcome.refused} refused.")
+    if outcome.waiting or outcome.refused:
+        rest = f"{outcome.waiting} entries wait in {spool}" if outcome.waiting else ""
+        no = f"{outcome.refused} were refused (see *.refused in {spool})" if outcome.refused else ""
+        raise UndeliveredError("\n".join([", ".join(part for part in (rest, no) if part), *outcome.faults]))
+
+
+def _guards(
+    require: Sequence[str], not_worse_than: str | None, metric: tuple[str, str | None, str], force: bool
+) -> "list[Guard]":
+    from cddpm.tracking.guard import not_worse, required
+    from cddpm.tracking.selection import metric_key
+
+    guards = [required(text, force) for text in require]
+    return guards + ([not_worse(not_worse_than, metric_key(*metric), force)] if not_worse_than is not None else [])
+
+
+def _told(entry: "Promotion", model: str, as_json: bool) -> None:
+    if as_json:
+        print_json(entry.plain())
+        return
+    before = f" (was version {entry.previous})" if entry.previous not in (None, entry.version) else ""
+    Console().print(f"'{entry.alias}' is now version {entry.version} of '{escape(model)}'{before}.", soft_wrap=True)
