@@ -79,7 +79,7 @@ def test_the_lock_holds_all_that_the_project_asks_for() -> None:
 
 
 def test_the_lock_leaves_a_gpus_packages_to_torch() -> None:
-    assert not [name for name in locked() if name.startswith(("nvidia", "cuda", "triton"))]
+    assert not [name for name in locked() if name.startswith(("nvidia", "cuda", "triton")) and name != "nvidia-ml-py"]
 
 
 def asked(*extras: str) -> set[str]:
@@ -91,7 +91,7 @@ def asked(*extras: str) -> set[str]:
 
 def imported(*folders: str) -> set[str]:
     """Packages of others that the files in ``folders`` import."""
-    named = {"yaml": "pyyaml", "pydantic_core": "pydantic", "sklearn": "scikit-learn"}
+    named = {"yaml": "pyyaml", "pydantic_core": "pydantic", "sklearn": "scikit-learn", "psycopg2": "psycopg2-binary"}
     files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]

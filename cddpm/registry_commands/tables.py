@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from cddpm.tracking import names
+
 if TYPE_CHECKING:
     from cddpm.evaluation.statistics import Comparison, Interval
     from cddpm.evaluation.version_comparison import SideBySide
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from cddpm.tracking.promotion import Promotion
     from cddpm.tracking.version import Version
 
-_SHOWN_ELSEWHERE = ("mlflow.", "cddpm.sweep", "cddpm.trial", "cddpm.kind", "cddpm.fingerprint.package")
+_SHOWN_ELSEWHERE = ("mlflow.", names.SWEEP, names.TRIAL, names.KIND, names.FINGERPRINT_PACKAGE)
 _SHORT = 12
 
 

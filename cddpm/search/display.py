@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cddpm.tracking import names
+
 Look = Callable[[], dict[int, tuple[str, int, int, float]]]
 
 REFRESH_SECONDS = 0.5
@@ -97,7 +99,7 @@ class Display:
         """A validation."""
         self._say(
             f"{self.unit} {number:04d} after {int(metrics['images']):>7,} images: "
-            f"validation loss {metrics.get('val/loss', 0):.4f}, preview {metrics['objective']:.3f}"
+            f"validation loss {metrics.get(names.VAL_LOSS, 0):.4f}, preview {metrics['objective']:.3f}"
         )
 
     def ended(self, number: int, how: str, objective: float | None = None) -> None:

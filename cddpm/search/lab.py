@@ -17,9 +17,10 @@ from cddpm.search.point import Point
 from cddpm.search.trial import TrialResult
 from cddpm.tracking import names
 from cddpm.tracking.package import Pipeline, write_package
-from cddpm.tracking.runs import LabBook, Promised
+from cddpm.tracking.runs import LabBook
 from cddpm.tracking.stage_runs import StageRuns
 from cddpm.tracking.surroundings import code, noted, surroundings
+from cddpm.tracking.values import Promised
 from cddpm.training import checkpoint, stages
 
 ALIAS = "champion"

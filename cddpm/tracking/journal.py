@@ -90,6 +90,11 @@ class Journal:
         """Where its entries were last meant to go: ``uri``, ``experiment`` and ``artifacts``, as far as they were kept."""
         return _home(self.entries())
 
+    def written_for(self, home: str) -> str | None:
+        """The lab book that it was last written for, if that is another than ``home``."""
+        homes = [entry["to"] for entry in self.entries() if "to" in entry]
+        return homes[-1] if homes and homes[-1] != home else None
+
     @property
     def begun(self) -> bool:
         """Whether MLflow has any of it."""

@@ -9,13 +9,11 @@ before MLflow answers and is the same after a restart. ``LabBook.mlflow_id`` tel
 
 import json
 import logging
-import math
 import re
 import shutil
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -31,6 +29,7 @@ from cddpm.tracking.journal import SUFFIX, Journal
 from cddpm.tracking.promotion import Promotion
 from cddpm.tracking.registry import user
 from cddpm.tracking.sender import Sender
+from cddpm.tracking.values import Promised, finite, now_ms, samples, size_bytes, table, texts
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +39,6 @@ _COPIED_BYTES = 8 * 2**20
 _PATIENCE_SECONDS = 10.0
 _SLUG = re.compile(r"[A-Za-z0-9_.-]{1,120}")
 _SWEEP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
-
-
-@dataclass(frozen=True)
-class Promised:
-    """A promotion that follows a registration: ``alias`` shall mean the new version, and ``why``."""
-
-    alias: str
-    why: str
 
 
 class LabBook:
@@ -169,7 +160,7 @@ class LabBook:
 
     def close(self, run: str, status: Status, ended: float | None = None) -> None:
         """Mark a run as ended, now or at ``ended`` (seconds since 1970)."""
-        self._write(run, "close", status=status, time=_ms(ended))
+        self._write(run, "close", status=status, time=now_ms(ended))
 
     def mlflow_id(self, run: str, timeout_seconds: float = 30.0) -> str:
         """MLflow's id of a run; waits for its delivery. Raises ``TrackingError`` if MLflow does not answer in time."""
@@ -202,7 +193,7 @@ class LabBook:
                 if metric != names.IMAGES:
                     self._point(run, names.safe(metric), value, step, points, flags)
         if points:
-            self._write(run, "points", points=points, time=_now_ms())
+            self._write(run, "points", points=points, time=now_ms())
         if flags:
             self._write(run, "tags", tags=flags)
 
@@ -212,7 +203,7 @@ class LabBook:
 
     def set_tags(self, run: str, tags: Mapping[str, Any]) -> None:
         """Set or replace tags."""
-        self._write(run, "tags", tags=_texts(tags))
+        self._write(run, "tags", tags=texts(tags))
 
     def log_artifact(self, run: str, path: Path, folder: str | None = None) -> None:
         """Keep a file or directory with the run, below ``folder``. Up to 8 MiB are copied at once, so that the original may
@@ -220,24 +211,19 @@ class LabBook:
         """
         if not path.exists():
             raise TrackingError(f"{path}: no such file to keep with run '{run}'")
-        copied = _bytes(path) <= _COPIED_BYTES
+        copied = size_bytes(path) <= _COPIED_BYTES
         source = self._copy(path) if copied else path.resolve()
         self._write(run, "artifact", path=str(source), folder=folder, copied=copied)
 
     def log_samples(self, run: str, rows: Iterable[Mapping[str, float]]) -> None:
         """Enter system metrics: rows ``{"time": seconds since 1970, metric: value, ...}``; the step is the row's number."""
-        points = [
-            (name, value, step, int(row["time"] * 1000))
-            for step, row in enumerate(rows)
-            for name, value in row.items()
-            if name != "time" and math.isfinite(value)
-        ]
+        points = samples(rows)
         if points:
-            self._write(run, "points", points=points, time=_now_ms())
+            self._write(run, "points", points=points, time=now_ms())
 
     def set_params(self, run: str, params: Mapping[str, Any]) -> None:
         """Add params that are known only later; those that are there stay."""
-        self._write(run, "params", params=_texts(params))
+        self._write(run, "params", params=texts(params))
 
     def link(self, run: str, stage: str, fingerprint: str) -> None:
         """Name the run of this lab book that made the artifact ``fingerprint``: tag ``cddpm.made_by.<stage>`` and a link."""
@@ -256,9 +242,7 @@ class LabBook:
 
     def log_rows(self, run: str, rows: Sequence[Mapping[str, Any]], file: str) -> None:
         """Keep rows of plain values as a table of the run, by the name ``file`` (``.json``); see ``log_table``."""
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        data = [[_plain(row.get(name)) for name in columns] for row in rows]
-        self.log_dict(run, {"columns": columns, "data": data}, file)
+        self.log_dict(run, table(rows), file)
         self._name_table(run, file)
 
     def _name_table(self, run: str, file: str) -> None:
@@ -300,14 +284,14 @@ class LabBook:
             run,
             "register",
             package=str(package.resolve()),
-            metrics={name: number for name, value in metrics.items() if (number := _finite(value)) is not None},
+            metrics={name: number for name, value in metrics.items() if (number := finite(value)) is not None},
             tags=dict(tags),
             model=model,
             alias=promised.alias,
             why=promised.why,
             who=user(),
             id=uuid.uuid4().hex,
-            time=_now_ms(),
+            time=now_ms(),
         )
 
     def registered(self, run: str, model: str) -> int | None:
@@ -360,7 +344,7 @@ class LabBook:
             except TrackingError as error:
                 logger.info("%s", error)  # a living process delivers it, or a person must look: parent() raises it
                 continue
-            elsewhere = self._written_for(journal)
+            elsewhere = journal.written_for(self._home)
             if len(journal) and not elsewhere:
                 self._journals[path.name.removesuffix(SUFFIX)] = journal
                 self._sender.add(journal, until_empty=True)
@@ -371,17 +355,12 @@ class LabBook:
                 )
             journal.close()
 
-    def _written_for(self, journal: Journal) -> str | None:
-        """The lab book that a journal was last written for, if it is another one."""
-        homes = [entry["to"] for entry in journal.entries() if "to" in entry]
-        return homes[-1] if homes and homes[-1] != self._home else None
-
     def _take(self, sweep: str) -> None:
         journal = self._journals.get(sweep)
         if journal is None or not self._sender.keep(journal):
             journal = self._journals[sweep] = Journal(self._spool / f"{sweep}{SUFFIX}")
             self._sender.add(journal)
-        elsewhere = self._written_for(journal)
+        elsewhere = journal.written_for(self._home)
         if elsewhere:
             logger.warning(
                 "%s: what came before was written for %s; from here it goes to %s", sweep, elsewhere, self._home
@@ -406,7 +385,7 @@ class LabBook:
         sweep, _, child = key.partition("/")
         own = {names.RUN: key, names.SWEEP: sweep}
         home: dict[str, Any] = {} if child else {"to": self._home, **self._delivery.home}
-        self._write(key, "open", tags={**_texts(tags), **own}, params=_texts(params), time=_ms(began), **home)
+        self._write(key, "open", tags={**texts(tags), **own}, params=texts(params), time=now_ms(began), **home)
 
     def _write(self, run: str, op: str, **fields: Any) -> None:
         self._journal_of(run).append({"op": op, "run": run, **fields})
@@ -418,7 +397,7 @@ class LabBook:
         if step <= self._last_step.get((run, metric), -1):
             return
         self._remember(run, metric, step)
-        number = _finite(value)
+        number = finite(value)
         if number is None:
             flags[f"{names.NONFINITE}.{metric}"[:250]] = f"{value} at {step}"[:500]
         else:
@@ -436,36 +415,3 @@ class LabBook:
             else:
                 shutil.copyfile(path, target)
         return target
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _ms(seconds: float | None) -> int:
-    return _now_ms() if seconds is None else int(seconds * 1000)
-
-
-def _finite(value: Any) -> float | None:
-    """``value`` (number, numpy scalar, one-element tensor) as a finite float, else None."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _plain(value: Any) -> Any:
-    """A cell of a table: JSON has no NaN."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        names.safe(name): value if isinstance(value, str) else json.dumps(value, default=str)
-        for name, value in values.items()
-    }
-
-
-def _bytes(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

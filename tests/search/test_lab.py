@@ -1,11 +1,14 @@
 """What a sweep enters into the lab book, without Ray: the driver's own code on a sweep that was really trained."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import built_sweep
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -24,7 +27,7 @@ TRIAL = "tiny/0000"
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built_sweep.trained(tmp_path_factory.mktemp("lab") / "out", trials=1)
+    return built_sweep.trained(tmp_path_factory.mktemp("lab") / "outputs", trials=1)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +120,28 @@ def test_the_best_points_are_runs_and_no_others(config: ExperimentConfig, sweep:
         assert run.data.metrics["val/A/dice"] == pytest.approx(point.datasets["A"]["dice"])
         assert set(run.data.params) == set(point.params)
         assert run.info.run_name.startswith(f"0000.{point.number:04d}")
+
+
+def test_readmes_lines_for_pandas_run(
+    sweep: Path, version: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leaderboard.write_csv(sweep / "leaderboard.csv", leaderboard.rows(sweep))
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = (part for part in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "import pandas" in part)
+    monkeypatch.chdir(sweep.parents[2])
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")  # set_experiment changes both for the whole process
+    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
+    found: dict[str, Any] = {}
+    try:
+        exec(code.replace("sweeps/quickstart", f"sweeps/{sweep.name}"), found)
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert list(found["trials"]["tags.cddpm.run"]) == [TRIAL]
+    assert len(found["volumes"]) == 7  # 3 of A, 2 of B, 2 healthy
+    assert len(found["curve"]) == 2
+    assert len(found["board"]) == 1
+    assert len(found["points"]) == 8
+    assert "0000 loss l1 batch 4 lr 0.001" in capsys.readouterr().out
 
 
 def test_a_champion_that_outlives_an_extension_is_registered_once(

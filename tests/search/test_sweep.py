@@ -13,6 +13,7 @@ import pytest
 from small_sweep import CONFIG, Sweep
 
 from cddpm.tracking import names as tags
+from cddpm.tracking.spool import deliver_spool
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -62,10 +63,29 @@ def test_foreign_data_becomes_a_champion(tmp_path: Path) -> None:
     assert again.finish() == 6
     assert "--resume" in again.output
     assert "Traceback" not in again.output
-    second = Sweep(tmp_path, "--data-dir", str(data), "--name", "second", "--trials", "1")
+    never_there = ["--tracking-uri", "http://127.0.0.1:9"]
+    second = Sweep(tmp_path, "--data-dir", str(data), "--name", "second", "--trials", "1", *never_there)
     assert second.finish() == 0, second.output
     assert "0 of 512" not in second.output  # the first trial's checkpoint was found, not trained again
     assert len(list((tmp_path / "out/artifacts/checkpoint").glob("[0-9a-f]*"))) == 2
+    _delivered_later(tmp_path, second.output, found)
+
+
+def _delivered_later(tmp_path: Path, output: str, first: dict[str, str]) -> None:
+    """A sweep whose MLflow was never there ends well; what it wrote down is delivered by hand, its champion too."""
+    assert "The work goes on" in output
+    assert "The champion is not yet registered" in output
+    assert "registry sync" in output
+    uri = f"sqlite:///{tmp_path}/out/mlflow.db"
+    done = deliver_spool(tmp_path / "out" / "spool", uri)
+    assert (done.waiting, done.refused, done.faults) == (0, 0, ())
+    assert done.delivered > 20
+    found, client = runs(tmp_path), mlflow.MlflowClient(uri)
+    assert set(found) == set(first) | {"second", "second/0000"}
+    trial = client.get_run(found["second/0000"]).data.tags
+    maker = client.get_run(trial[f"{tags.MADE_BY}.checkpoint"]).data.tags
+    assert (maker[tags.SWEEP], maker[tags.FINGERPRINT]) == ("small", trial[tags.FINGERPRINT_CHECKPOINT])
+    assert client.get_model_version_by_alias("cddpm", "champion").tags[tags.SWEEP] == "second"
 
 
 def test_interrupted_killed_and_resumed(tmp_path: Path) -> None:

@@ -1,83 +1,64 @@
-"""A real MLflow server on loopback that is killed and comes back, slow, or for the registry."""
+"""A real MLflow server (SQLite, PostgreSQL) that is killed and comes back, forbids, or is slow. See also test_spool.py."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow_process import Gate, Server, postgresql, running
 
 from cddpm.config import ExperimentConfig, ScoringConfig, TrackingConfig
-from cddpm.errors import TrackingError
+from cddpm.errors import AwayError, TrackingError
+from cddpm.tracking import names
 from cddpm.tracking.package import Pipeline, read_package, write_package
-from cddpm.tracking.registry import Registry, register
+from cddpm.tracking.registry import Registry
 from cddpm.tracking.runs import LabBook
+from cddpm.tracking.values import Promised
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-
-class Server:
-    """``mlflow server`` with one worker, on a port of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
-        command += ["--artifacts-destination", str(self.folder / "files")]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        log = (self.folder / "server.log").open("ab")
-        self.process = subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-        self._wait(90)
-
-    def kill(self) -> None:
-        """SIGKILL to the server and its workers (its own process group)."""
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-    def _wait(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
-        pytest.fail(f"the MLflow server did not start: {(self.folder / 'server.log').read_text()[-2000:]}")
+STEPS = 60
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.kill()
+    with running(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
-def test_an_outage_costs_no_time_and_no_point(server: Server, tmp_path: Path) -> None:
-    with LabBook.open(TrackingConfig(uri=server.uri, experiment="outage"), tmp_path, tmp_path / "spool") as book:
-        trial = book.trial(book.parent("demo", {"a": 1}, {}), 0, {"b": 2}, {})
-        slowest, restart = 0.0, threading.Thread(target=server.start)
-        for step in range(1, 61):
+def _package(folder: Path, value: float = 1.0) -> Path:
+    pipeline = Pipeline(scoring=ScoringConfig(), thresholds={"all": 0.1})
+    write_package(folder, {"w": torch.full((3,), value)}, ExperimentConfig(name="demo"), pipeline)
+    return folder
+
+
+def _history(client: MlflowClient, run_id: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in client.get_metric_history(run_id, names.TRAIN_LOSS)]
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_server_killed_in_the_middle_has_everything_in_the_end(database: str, tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    with nullcontext("") if database == "sqlite" else postgresql() as backend:
+        options = ["--backend", backend] if backend else []
+        with running(tmp_path / "server", *options) as server:
+            slowest = _work_through_an_outage(server, tmp_path)
+            _check_nothing_is_missing_or_double(server)
+    assert slowest < 4  # no entry waits for a request: this one takes as long as a slow disk does
+
+
+def _work_through_an_outage(server: Server, folder: Path) -> float:
+    """Write all kinds of entries; returns the longest time that one of them took."""
+    slowest = 0.0
+    tracking = TrackingConfig(uri=server.uri, experiment="outage")
+    with LabBook.open(tracking, folder, folder / "spool") as book:
+        trial = book.trial(book.parent("demo", {"a": 1}, {}, params={"a": 1}), 0, {"b": 2}, {})
+        restart = threading.Thread(target=server.start)
+        for step in range(1, STEPS + 1):
             if step == 20:
                 server.kill()
             if step == 40:
@@ -85,28 +66,92 @@ def test_an_outage_costs_no_time_and_no_point(server: Server, tmp_path: Path) ->
                 restart.start()
             start = time.monotonic()
             book.log_history(trial, [{"images": step, "train/loss": 1 / step}])
-            if step == 30:
-                book.trial("demo", 1, {"b": 3}, {})
+            if step in (10, 30, 50):  # before, during and after
+                late = book.trial("demo", step, {"b": step}, {})
+                (folder / "note.txt").write_text(f"note {step}")
+                book.log_artifact(late, folder / "note.txt")
+                promised = Promised("champion", f"step {step}")
+                book.register(
+                    late, _package(folder / f"package{step}", step), {"val/dice": 0.5}, {}, "outage", promised
+                )
             slowest = max(slowest, time.monotonic() - start)
             time.sleep(0.01)
         restart.join()
-        assert book.flush(60) == 0
-        assert slowest < 0.5
+        book.close("demo", "FINISHED")
+        assert book.flush(100) == 0
         assert book.refused == 0
-        client = book.client()
-        history = client.get_metric_history(book.mlflow_id(trial), "train/loss")
-        runs = client.search_runs([client.get_experiment_by_name("outage").experiment_id])
-    assert [(point.step, point.value) for point in history] == [(step, 1 / step) for step in range(1, 61)]
-    assert sorted(run.info.run_name for run in runs) == ["0000 b 2", "0001 b 3", "demo"]
+    return slowest
+
+
+def _check_nothing_is_missing_or_double(server: Server) -> None:
+    client = MlflowClient(server.uri, server.uri)
+    experiment = client.get_experiment_by_name("outage")
+    found = client.search_runs([experiment.experiment_id])
+    runs = {run.data.tags[names.RUN]: run for run in found}
+    assert sorted(run.data.tags[names.RUN] for run in found) == [
+        "demo",
+        "demo/0000",
+        "demo/0010",
+        "demo/0030",
+        "demo/0050",
+    ]
+    expected = [(step, 1 / step) for step in range(1, STEPS + 1)]
+    assert _history(client, runs["demo/0000"].info.run_id) == pytest.approx(expected)
+    assert runs["demo"].data.params == {"a": "1"}
+    assert runs["demo"].info.status == "FINISHED"
+    registry = Registry.open(server.uri, "outage")
+    for step in (10, 30, 50):
+        run = runs[f"demo/{step:04d}"]
+        assert run.data.params == {"b": str(step)}
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["note.txt"]
+        assert registry.find(f"demo/{step:04d}").run_id == run.info.run_id
+    assert len(registry.versions()) == len(registry.promotions()) == 3
+    assert registry.find("champion").trial_name == "demo/0050"
+
+
+def test_a_server_that_forbids_or_is_slow_holds_nothing_up(server: Server, tmp_path: Path) -> None:
+    gate = Gate(server)
+    tracking, slowest = TrackingConfig(uri=gate.uri, experiment="gate"), 0.0
+    with LabBook.open(tracking, tmp_path, tmp_path / "spool") as book:
+        trial = book.trial(book.parent("gate", {}, {}), 0, {}, {})
+        assert book.flush(60) == 0
+        for step in range(1, STEPS + 1):
+            gate.forbids, gate.seconds = 10 < step <= 30, 5.0 if step > 30 else 0.0
+            start = time.monotonic()
+            book.log_history(trial, [{"images": step, "train/loss": 1 / step}])
+            slowest = max(slowest, time.monotonic() - start)
+            time.sleep(0.05)
+        before = gate.requests
+        assert book.flush(0.1) > 0
+        gate.seconds = 0.0
+        assert book.flush(100) == 0
+        assert gate.requests > before
+        assert book.refused == 0
+        assert slowest < 4
+        history = _history(book.client(), book.mlflow_id(trial))
+    gate.close()
+    assert history == [(step, 1 / step) for step in range(1, STEPS + 1)]
+
+
+def test_a_server_that_forbids_at_the_start_is_waited_for(server: Server, tmp_path: Path) -> None:
+    gate = Gate(server)
+    gate.forbids = True
+    tracking = TrackingConfig(uri=gate.uri, experiment="gate")
+    with LabBook.open(tracking, tmp_path, tmp_path / "spool") as book:
+        assert "403" in (book.notice or "")
+        book.parent("late", {}, {})
+        gate.forbids = False
+        assert book.flush(60) == 0
+    gate.close()
 
 
 def test_the_registry_over_http(server: Server, tmp_path: Path) -> None:
-    pipeline = Pipeline(scoring=ScoringConfig(), thresholds={"all": 0.1})
-    write_package(tmp_path / "package", {"w": torch.ones(3)}, ExperimentConfig(name="demo"), pipeline)
     with LabBook.open(TrackingConfig(uri=server.uri), tmp_path, tmp_path / "spool") as book:
         run = book.trial(book.parent("demo", {}, {}), 0, {}, {})
         for _ in range(2):
-            assert register(book, run, tmp_path / "package", {"val/dice": 0.5}, {}) == 1
+            book.register(run, _package(tmp_path / "package"), {"val/dice": 0.5}, {}, "cddpm")
+        assert book.flush(60) == 0
+        assert book.registered(run, "cddpm") == 1
     registry = Registry.open(server.uri)
     registry.promote("demo/0000", "champion", "the only one")
     assert registry.best()[0].aliases == ("champion",)
@@ -120,7 +165,7 @@ def test_a_registry_that_goes_away_is_named(server: Server) -> None:
     try:
         with pytest.raises(TrackingError, match=server.uri):
             registry.versions()
-        with pytest.raises(TrackingError, match=r"does not answer .*Start it"):
+        with pytest.raises(AwayError, match=r"does not answer .*Start it"):
             Registry.open(server.uri)
     finally:
         server.start()

@@ -13,8 +13,9 @@ from cddpm.tracking.catalogue_file import CatalogueFile
 from cddpm.tracking.package import Pipeline, write_package
 from cddpm.tracking.promotion import BEGUN
 from cddpm.tracking.registry import Registry
-from cddpm.tracking.runs import LabBook, Promised
+from cddpm.tracking.runs import LabBook
 from cddpm.tracking.spool import Waiting, deliver_spool, to_deliver, waiting
+from cddpm.tracking.values import Promised
 
 NOBODY = "http://127.0.0.1:9"
 
