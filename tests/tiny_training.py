@@ -1,6 +1,6 @@
 """A slice store of a few tiny volumes and a model that trains on it in a second; also a process that trains, to be killed.
 
-``python tiny_training.py STORE ARTIFACTS`` trains the tiny model until it is done or killed.
+``python tiny_training.py STORE ARTIFACTS SETTINGS`` trains the tiny model until it is done or killed, and says what it made.
 """
 
 import json
@@ -121,4 +121,5 @@ def train(config: ExperimentConfig, store: Path, artifacts: Path, hooks: Hooks |
 
 
 if __name__ == "__main__":
-    train(tiny_config(**json.loads(sys.argv[3])), Path(sys.argv[1]), Path(sys.argv[2]))
+    made = train(tiny_config(**json.loads(sys.argv[3])), Path(sys.argv[1]), Path(sys.argv[2]))
+    print(json.dumps(made.made))

@@ -6,6 +6,8 @@ A *checkpoint* (kinds ``encoder`` and ``checkpoint``) holds what later stages ne
 
 import json
 import logging
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,7 +53,13 @@ class State:
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors (each made contiguous and moved to the CPU)."""
     with artifact.storage_errors(path):
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
+        except SafetensorError as error:  # which hides what the system said in its words
+            said = re.search(r"os error (\d+)", str(error))
+            if said is None:
+                raise
+            raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -1,12 +1,8 @@
 """Failures that are alike end a sweep; others do not."""
 
-import csv
-import json
 import pickle
-from pathlib import Path
 
 import pytest
-from small_sweep import CONFIG, Sweep
 
 from cddpm.search.failures import Failures, kind_of
 
@@ -72,38 +68,3 @@ def test_one_failure_can_be_enough_and_survives_a_snapshot() -> None:
     failures = Failures(1)
     failures.failed(7, "")
     assert pickle.loads(pickle.dumps(failures)).met == "1 trials in a row failed alike (0007): "
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_sweep_ends_after_equal_failures_and_is_resumed(tmp_path: Path) -> None:
-    """The first two trials diverge; the third is another."""
-    config = json.loads(json.dumps(CONFIG))
-    config["pretraining"] = {"enabled": False}
-    config["training"]["learning_rate"] = 1.0e30
-    config["search"]["equal_failures"] = 2
-    config["search"]["training"] = {
-        "trials": 3,
-        "space": {
-            "training.learning_rate": {"choice": [1.0e30, 1.0e-3]},
-            "training.warmup_images": {"choice": [0, 16]},
-        },
-        "start": [
-            {"training.learning_rate": 1.0e30, "training.warmup_images": 16},
-            {"training.learning_rate": 1.0e-3, "training.warmup_images": 0},
-        ],
-    }
-    first = Sweep(tmp_path, config=config)
-    assert first.finish() == 6, first.output
-    assert "2 trials in a row failed alike (0000, 0001)" in first.output
-    assert "--resume runs the 1 trials that are missing" in first.output
-    assert "Traceback" not in first.output
-    second = Sweep(tmp_path, "--resume", config=config)
-    assert second.finish() == 0, second.output
-    with (tmp_path / "out/sweeps/small/leaderboard.csv").open() as stream:
-        states = {row["name"]: (row["state"], row["note"]) for row in csv.DictReader(stream)}
-    assert states["champion = 0002"][0] == "finished"
-    for name in ("0000", "0001"):
-        assert states[name][0] == "failed"
-        assert "the loss became" in states[name][1]

@@ -116,13 +116,38 @@ def test_a_trial_stopped_early_holds_nothing(ray_here: None, tmp_path: Path) -> 
 
 def _faulty(proposal: dict[str, Any], **given: Any) -> None:
     """Trial 0 has no memory left, 1 is killed as the kernel kills what has taken too much; 2 goes well."""
-    number, sweep = proposal["number"], given["sweep"]
+    number = proposal["number"]
     if number == 0:
         np.empty(2**50)
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    artifact.write_json(tuning.trial_folder(sweep, number) / "result.json", {})
+    _well(proposal, **given)
+
+
+def _well(proposal: dict[str, Any], **given: Any) -> None:
+    artifact.write_json(tuning.trial_folder(given["sweep"], proposal["number"]) / "result.json", {})
     tune.report(plain_metrics({"objective": 0.5, "images": 10}, "objective", final=True))
+
+
+@pytest.mark.timeout(600)
+def test_equal_failures_before_any_report_end_a_start_and_the_next_goes_on(
+    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real trial, of a configuration that cannot be, says so and nothing else."""
+    config = parse(override(CONFIG, {"search.training.trials": 3}, "test"), "test")
+    study, watch = studies.open_study(tmp_path / "study.db", config), Watch()
+    (tmp_path / "ray").mkdir()
+    place = stages.Place(tmp_path / "artifacts", tmp_path / "store")
+    failures = Failures(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning.spaces, "suggest", lambda *_: {"reconstruction.noise_levels": [5000]})
+        tuning.run(config, study, tmp_path, place, 1, cluster.Board(), failures, watch)
+    assert failures.met is not None
+    assert "2 trials in a row failed alike (0000, 0001): trial 0: reconstruction.noise_levels: 5000" in failures.met
+    assert [t.state.name for t in study.trials] == ["FAIL", "FAIL"]
+    monkeypatch.setattr(tuning, "_trainable", _well)
+    tuning.run(config, study, tmp_path, place, 1, cluster.Board(), Failures(2), watch)
+    assert watch.ends == [(0, "failed"), (1, "failed"), (2, "finished")]
 
 
 @pytest.mark.timeout(600)

@@ -1,5 +1,6 @@
 """Stages are made once and found afterwards, whatever interrupted them; two processes train as one does."""
 
+import itertools
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from two_ranks import join, launch
 
 from cddpm import artifact
 from cddpm.data.store import SliceStore
-from cddpm.errors import ArtifactError
+from cddpm.errors import ArtifactError, StorageError
 from cddpm.training import checkpoint, diffusion, stages
 from cddpm.training.loop import Hooks, Interrupted
 from cddpm.training.preview import Preview
@@ -233,7 +235,48 @@ def test_reconstructions_are_made_once(finished: Any, store: SliceStore) -> None
 
 def start(store: Path, artifacts: Path, values: dict[str, Any]) -> subprocess.Popen[bytes]:
     command = [sys.executable, tiny_training.__file__, str(store), str(artifacts), json.dumps(values)]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_sweeps_at_once_make_each_stage_once(store_path: Path, tmp_path: Path) -> None:
+    """A trial of each has the same settings."""
+    both = [start(store_path, tmp_path, QUICK) for _ in range(2)]
+    made = [json.loads(process.communicate(timeout=280)[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(itertools.chain(*made)) == ["checkpoint", "encoder"]
+    found = [path for kind in ("checkpoint", "encoder") for path in (tmp_path / kind).glob("[0-9a-f]*")]
+    assert len(found) == 2
+    for path in found:
+        artifact.verify(path, path.parent.name)
+    assert train(tiny_config(**QUICK), store_path, tmp_path).made == ()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that is too small for what a training keeps."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here (root is needed): {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_a_training_by_name_and_a_larger_one_goes_on(
+    finished: Any, store_path: Path, small_disk: Path
+) -> None:
+    with pytest.raises(StorageError, match=rf"{small_disk}/.*: no space left while writing; free space"):
+        train(finished.config, store_path, small_disk)
+    for path in small_disk.glob("*/[0-9a-f]*"):
+        artifact.verify(path, path.parent.name)  # what is there is whole
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    made = train(finished.config, store_path, small_disk)
+    assert same(made.checkpoint, finished.made.checkpoint)
+    assert same(made.encoder, finished.made.encoder)
 
 
 @pytest.mark.slow
