@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,9 +30,9 @@ def find() -> str:
 
 
 class Browser:
-    """One page in one browser; a context manager. ``network=False``: no host can be reached."""
+    """One page in one browser; a context manager. No host can be reached but this one by its number, 127.0.0.1."""
 
-    def __init__(self, network: bool = False, width: int = 1280, seconds: float = 60) -> None:
+    def __init__(self, width: int = 1280, seconds: float = 60) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
         self._seconds = seconds
         self._number = 0
@@ -41,9 +42,9 @@ class Browser:
         """Errors and warnings, exceptions among them, since the last ``open``."""
         self.requested: list[str] = []
         """What was asked from anywhere since the last ``open``, the page itself and data URLs aside."""
-        self._start(network, width)
+        self._start(width)
 
-    def _start(self, network: bool, width: int) -> None:
+    def _start(self, width: int) -> None:
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
         command = [
@@ -59,7 +60,7 @@ class Browser:
             "--remote-debugging-pipe",
             f"--user-data-dir={self._folder.name}",
             f"--window-size={width},{HEIGHT}",
-            *([] if network else ["--host-resolver-rules=MAP * ~NOTFOUND"]),
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
             "about:blank",
         ]
         # the protocol's pipes are the browser's file descriptors 3 and 4
@@ -190,3 +191,18 @@ class Browser:
                 address = told["request"]["url"]
                 if not address.startswith("data:") and told.get("type") != "Document":
                     self.requested.append(address)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """One browser for all."""
+    with Browser() as made:
+        yield made
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Browser:
+    """As a new window: wide, light."""
+    chromium.resize(1280)
+    chromium.dark(False)
+    return chromium

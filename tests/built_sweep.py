@@ -15,9 +15,10 @@ import tiny_training
 from cddpm import artifact
 from cddpm.campaign import IDENTITY
 from cddpm.config import ExperimentConfig, parse, to_dict
-from cddpm.search import champion, leaderboard, origin, trial
+from cddpm.search import champion, leaderboard, note, origin, trial
+from cddpm.search.lab import Lab
 from cddpm.search.scoring_search import Point
-from cddpm.search.sweep import trial_config
+from cddpm.search.sweep import trial_config, with_test
 from cddpm.training import ledger, stages, worker
 from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks
@@ -88,8 +89,8 @@ def _in_process(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(tiny_training, "COHORTS", COHORTS)
 
 
-def trained(output_dir: Path, trials: int = 2, finish: bool = True) -> Path:
-    """A sweep whose trials are really trained, searched and scored; with ``finish`` to its end, without the lab book."""
+def trained(output_dir: Path, trials: int = 2, finish: bool = True, book: bool = False) -> Path:
+    """A sweep whose trials are really trained, searched and scored; with ``finish`` to its end, with ``book`` in MLflow."""
     settings = config(output_dir, trials=trials, points=8)
     with pytest.MonkeyPatch.context() as patch:
         _in_process(patch)
@@ -100,11 +101,13 @@ def trained(output_dir: Path, trials: int = 2, finish: bool = True) -> Path:
             job = trial.TrialJob(folder, number, params, to_dict(settings), place, 0.0)
             assert trial.run(job, None, lambda metrics: None) is not None
         if finish:
-            _end(settings, folder, place)
+            contenders = _end(settings, folder, place)
+            if book:
+                _enter(settings, folder, place, contenders)
     return folder
 
 
-def _end(settings: ExperimentConfig, folder: Path, place: stages.Place) -> None:
+def _end(settings: ExperimentConfig, folder: Path, place: stages.Place) -> list[champion.Contender]:
     results = leaderboard.results(folder)
     final = champion.Final(settings, place, folder / "stop", None, 0.0)
     winner, scorer = final.champion(results[0], trial_config(settings, results[0]))
@@ -112,6 +115,23 @@ def _end(settings: ExperimentConfig, folder: Path, place: stages.Place) -> None:
     contenders = [winner, final.unswept(first, trial_config(settings, first)), final.intensity()]
     champion.save(folder / champion.TEST, contenders)
     champion.draw_each(scorer, winner, folder / champion.PICTURES)
+    return contenders
+
+
+def _enter(settings: ExperimentConfig, folder: Path, place: stages.Place, contenders: list[champion.Contender]) -> None:
+    """The whole sweep into the lab book and the registry, as a driver that comes late enters what it has missed."""
+    results = leaderboard.results(folder)
+    rows = with_test(settings, leaderboard.rows(folder), results[0], contenders)
+    leaderboard.write_csv(folder / "leaderboard.csv", rows)
+    with Lab.open(settings, folder, place) as lab:
+        lab.catch_up(results)
+        lab.register(results, contenders[0], contenders[1:])
+        lab.enter_points(results)
+        lab.note(note.markdown(settings, rows))
+        lab.keep([folder / "leaderboard.csv"])
+        lab.keep(sorted((folder / champion.PICTURES).glob("*.png")), champion.PICTURES)
+        assert lab.close() == 0
+        assert lab.version(results[0]) == 1
 
 
 def drawn(output_dir: Path, trials: int = 100, points: int = 400, name: str = "drawn") -> Path:

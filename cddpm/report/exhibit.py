@@ -70,12 +70,12 @@ def packed(exhibit: Exhibit) -> str:
     box = _box(exhibit)
     truth = np.zeros(exhibit.segmentation.shape, bool) if exhibit.truth is None else exhibit.truth
     blocks = [
-        _shades(exhibit.image, exhibit.window),
-        _shades(exhibit.reconstruction, exhibit.window),
-        levels(exhibit.anomaly_map, thresholds),
-        SEGMENTED * exhibit.segmentation.astype(np.uint8) + LESION * truth.astype(np.uint8),
+        _shades(exhibit.image[box], exhibit.window),
+        _shades(exhibit.reconstruction[box], exhibit.window),
+        levels(exhibit.anomaly_map[box], thresholds),
+        SEGMENTED * exhibit.segmentation[box].astype(np.uint8) + LESION * truth[box].astype(np.uint8),
     ]
-    voxels = np.concatenate([block[box].transpose(2, 1, 0).ravel() for block in blocks])
+    voxels = np.concatenate([block.transpose(2, 1, 0).ravel() for block in blocks])
     steps = np.diff(voxels, prepend=np.uint8(0))
     found = {
         "name": exhibit.name,
@@ -89,7 +89,7 @@ def packed(exhibit: Exhibit) -> str:
         "kept_dice": None if exhibit.truth is None else metrics.dice(exhibit.segmentation, truth),
         "slice": _first_slice(exhibit) - box[2].start,
         "note": exhibit.note,
-        "voxels": base64.b64encode(gzip.compress(steps.tobytes(), mtime=0)).decode(),
+        "voxels": base64.b64encode(gzip.compress(steps.tobytes(), compresslevel=6, mtime=0)).decode(),
     }
     return json.dumps(found).replace("<", "\\u003c")
 

@@ -251,6 +251,10 @@ class Lab:
         rows = [{"contender": c.name, **row} for c in (winner, *beside) for row in c.test.rows]
         self.book.log_rows(self.run, rows, TEST_VOLUMES)
 
+    def note(self, markdown: str) -> None:
+        """What MLflow shows on top of the sweep's run."""
+        self.book.set_tags(self.run, {names.NOTE: markdown})
+
     def keep(self, files: list[Path], folder: str | None = None) -> None:
         """Files of the whole sweep, in ``folder`` of its run."""
         for file in files:

@@ -18,7 +18,7 @@ from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError
-from cddpm.search import budget, champion, extension, leaderboard, origin, pareto, study, warm_start
+from cddpm.search import budget, champion, extension, leaderboard, note, origin, pareto, study, warm_start
 from cddpm.search.budget import Meter
 from cddpm.search.display import Display
 from cddpm.search.failures import Failures
@@ -238,7 +238,7 @@ def _finish(
     picture = folder / "champion.png"
     champion.draw(scorer, winner, picture)
     champion.draw_each(scorer, winner, folder / champion.PICTURES)
-    rows = _with_test(config, leaderboard.rows(folder), best, contenders)
+    rows = with_test(config, leaderboard.rows(folder), best, contenders)
     leaderboard.write_csv(folder / "leaderboard.csv", rows)
     front = pareto.members(folder, config, results) if config.search.objectives else []
     kept = [picture, folder / "leaderboard.csv", folder / champion.TEST]
@@ -247,6 +247,7 @@ def _finish(
     with display.stage("registry") as say:
         lab.register(results, winner, contenders[1:])
         lab.enter_points(results)
+        lab.note(note.markdown(config, rows))
         lab.keep(kept)
         lab.keep(sorted((folder / champion.PICTURES).glob("*.png")), champion.PICTURES)
         undelivered, version = lab.close(), lab.version(best)
@@ -261,7 +262,7 @@ def _beside(config: ExperimentConfig, results: list[TrialResult], final: champio
     return [*unswept, final.intensity()]
 
 
-def _with_test(
+def with_test(
     config: ExperimentConfig, rows: list[Row], best: TrialResult, contenders: list[champion.Contender]
 ) -> list[Row]:
     """The champion's row gets its test scores; the other contenders get rows of their own."""

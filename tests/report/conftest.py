@@ -1,13 +1,12 @@
 """Sweeps to report on; made once, read only."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import built_sweep
 import pytest
 import torch
-from browser import Browser
+from browser import browser, chromium
 from tiny_package import Scan, package, scan, turned, turned_array
 from typer.testing import CliRunner
 
@@ -17,7 +16,7 @@ from cddpm.search import record
 from cddpm.search.record import SweepRecord
 from cddpm.tracking.package import Package
 
-__all__ = ["package", "scan"]
+__all__ = ["browser", "chromium", "package", "scan"]
 AXES, FLIPS = (2, 0, 1), (0, 2)
 """Of the scan that lies otherwise in its file."""
 
@@ -43,21 +42,6 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> SweepRecord:
 def empty(tmp_path_factory: pytest.TempPathFactory) -> SweepRecord:
     """Begun, no trial yet."""
     return record.read(built_sweep.begin(built_sweep.config(tmp_path_factory.mktemp("empty"), "empty")))
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    """One browser for all; it reaches no host."""
-    with Browser() as made:
-        yield made
-
-
-@pytest.fixture
-def browser(chromium: Browser) -> Browser:
-    """As a new window: wide, light."""
-    chromium.resize(1280)
-    chromium.dark(False)
-    return chromium
 
 
 @pytest.fixture(scope="session")
