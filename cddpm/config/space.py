@@ -184,9 +184,10 @@ class SearchConfig(Frozen):
     concurrent_trials: Positive | None = None
     """Trainings at the same time; empty: as many as the cluster holds."""
     maximum_seconds: Annotated[float, Field(gt=0)] | None = None
-    """No new training starts after this wall-clock time of running trials, over all starts of the sweep."""
+    """After this wall-clock time of running trials, over all starts of the sweep, no new training starts, and those that run
+    save their state and end: a higher limit and ``--resume`` go on."""
     maximum_gpu_hours: Annotated[float, Field(gt=0)] | None = None
-    """No new training starts after trials have booked so many GPU-hours, over all starts of the sweep."""
+    """As ``maximum_seconds``, of the GPU-hours that trials have booked."""
     maximum_cpu_hours: Annotated[float, Field(gt=0)] | None = None
     """As ``maximum_gpu_hours``, of CPUs."""
     equal_failures: Positive | None = 3

@@ -15,6 +15,7 @@ from pathlib import Path
 from cddpm import artifact
 from cddpm.config import SearchConfig
 from cddpm.errors import SearchError, StorageError
+from cddpm.training.worker import SPENT
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ class Meter:
     per_trial: Mapping[str, float]
     """CPUs and GPUs that one trial books, by Ray's names ``CPU`` and ``GPU``."""
     clock: Callable[[], float] = time.monotonic
+    limits: SearchConfig | None = None
+    """When they are reached, running trials are asked to save their state and end."""
     _spent: Spent = field(default_factory=Spent, init=False)
     _trials: set[int] = field(default_factory=set, init=False)
     _last: float | None = field(default=None, init=False)
@@ -73,6 +76,7 @@ class Meter:
         """Count until the block ends, and keep what was counted every few seconds."""
         with self._lock:
             self._spent, self._last = read(self.sweep), self.clock()
+        (self.sweep / SPENT).unlink(missing_ok=True)  # a higher limit goes on
         over = threading.Event()
         thread = threading.Thread(target=self._count, args=(over, every_seconds), name="budget", daemon=True)
         thread.start()
@@ -110,6 +114,8 @@ class Meter:
             )
             try:
                 artifact.write_json(self.sweep / FILE, asdict(self._spent))
+                if self.limits is not None and self._spent.exceeded(self.limits):
+                    (self.sweep / SPENT).touch()
             except (StorageError, OSError) as error:
                 logger.warning("what was spent is not kept now: %s", error)
             return self._spent

@@ -193,13 +193,17 @@ def _tune(config: ExperimentConfig, folder: Path, place: stages.Place, fits: int
     board, failures = cluster.Board(), Failures(config.search.equal_failures)
     concurrent = min(fits, config.search.concurrent_trials or fits)
     booked = worker.resources_per_worker(config.compute, cluster.capacity().get("GPU", 0.0))
-    meter = Meter(folder, {name: config.compute.workers * amount for name, amount in booked.items()})
+    each = {name: config.compute.workers * amount for name, amount in booked.items()}
+    meter = Meter(folder, each, limits=config.search)
     with display.tuning(config.search.training.trials, len(done), best, board.look, board.told), meter.running():
         tuning.run(config, trials, folder, place, concurrent, board, failures, _All(lab, display, folder, meter))
     if failures.met:
         raise SearchError(_alike(config, failures.met, len(study.finished(trials))))
     if reason := budget.read(folder).exceeded(config.search):
-        display.say(f"[yellow]{reason}; no new training starts. A higher limit and --resume go on[/]")
+        display.say(
+            f"[yellow]{reason}; no new training starts, and those that ran have saved their state. A higher limit and --resume "
+            "go on[/]"
+        )
 
 
 def _alike(config: ExperimentConfig, failures: str, ended: int) -> str:
@@ -221,6 +225,8 @@ def _finish(
 ) -> Summary:
     results = leaderboard.results(folder)
     if not results:
+        if spent := budget.read(folder).exceeded(config.search):
+            raise SearchError(f"sweep '{config.name}': no trial finished; {spent}: a higher limit and --resume go on")
         failed = [row.note for row in leaderboard.rows(folder) if row.state == "failed"]
         raise SearchError(
             f"sweep '{config.name}': no trial finished; {failed[0] if failed else 'all were stopped early'}\n"

@@ -135,7 +135,7 @@ def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, bo
     scorer = Scorer(store, cache, *cohorts, threads=threads, seconds_per_pass=outcome.pass_seconds)
     book = ScoreBook.open(scorer, job.place.artifacts, cache.fingerprint, store.fingerprint)
     with point_workers.point_workers(book, config) as score:
-        points = scoring_search.search(score, config, cache.guided, progress, job.stop_file.exists)
+        points = scoring_search.search(score, config, cache.guided, progress, lambda: worker.stop_asked(job.stop_file))
     showcase.keep(job.folder, scorer, config, scoring_search.best(points))
     return points
 

@@ -114,8 +114,8 @@ def trial_folder(sweep: Path, number: int) -> Path:
 
 
 def stop_requested(sweep: Path) -> bool:
-    """Whether the sweep was asked to save and end."""
-    return (sweep / "stop").exists()
+    """Whether the sweep's trials shall save and end."""
+    return worker.stop_asked(sweep / "stop")
 
 
 class _Events(tune.Callback):

@@ -19,6 +19,14 @@ from cddpm.training.preview import OBJECTIVE
 from cddpm.training.ranks import Ranks
 from cddpm.training.watch import Watch
 
+SPENT = "spent"
+"""Beside the stop file: the sweep's budget is used up, which ends trainings as a request to stop does."""
+
+
+def stop_asked(stop_file: Path) -> bool:
+    """Whether trainings shall save their state and end: somebody asked for it, or the budget is spent."""
+    return stop_file.exists() or stop_file.with_name(SPENT).exists()
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -157,7 +165,7 @@ def work(job: dict[str, Any]) -> Outcome | None:
     hooks = Hooks(
         report=_reporter(config, train.report),
         progress=_progress(assignment),
-        stop=assignment.stop_file.exists,
+        stop=lambda: stop_asked(assignment.stop_file),
         search=assignment.search,
         made=lambda record: ledger.enter(assignment.campaign, record, assignment.trial),
     )

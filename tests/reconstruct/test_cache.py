@@ -45,11 +45,11 @@ def make(path: Path, volumes: dict[str, dict]) -> ReconstructionCache:
     return ReconstructionCache.open(path)
 
 
-def test_every_guidance_scale_up_to_2_is_within_a_thousandth(tmp_path):
+def test_every_guidance_scale_up_to_4_is_within_a_thousandth(tmp_path):
     arrays = predictions(0)
     cache = make(tmp_path / "cache", {"A/1": arrays})
     assert (cache.levels, cache.seeds, cache.guided) == ((250, 500), (0,), True)
-    for scale in (0.0, 0.5, 1.0, 1.3, 2.0):
+    for scale in (0.0, 0.5, 1.0, 1.3, 2.0, 4.0):
         for level in cache.levels:
             c, u = arrays["c", level, 0], arrays["u", level, 0]
             found = cache.x0("A/1", level, 0, scale)

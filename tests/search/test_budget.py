@@ -1,6 +1,7 @@
 """Budgets: spent over all starts of a sweep, by a clock of its own, and never lost."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from cddpm.config import SearchConfig
 from cddpm.errors import SearchError, StorageError
 from cddpm.search import budget
 from cddpm.search.budget import Meter, Spent
+from cddpm.training.worker import stop_asked
 
 
 class Clock:
@@ -72,6 +74,27 @@ def test_a_clock_that_goes_back_takes_nothing_away(tmp_path: Path) -> None:
         meter.tick()
         clock.now += 10
     assert budget.read(tmp_path).seconds == pytest.approx(110)
+
+
+def test_a_spent_budget_asks_running_trials_to_end_and_a_higher_one_lets_them_go_on(tmp_path: Path) -> None:
+    def asked(seconds: float, limit: float | None) -> bool:
+        clock = Clock()
+        meter = Meter(tmp_path, {"CPU": 1.0}, clock, SearchConfig(maximum_seconds=limit))
+        with meter.running(every_seconds=1000):
+            assert not stop_asked(tmp_path / "stop")
+            clock.now += seconds
+            meter.tick()
+            return stop_asked(tmp_path / "stop")
+
+    assert not asked(50, 60)
+    assert asked(10, 60)
+    assert asked(0, 60)  # at once
+    assert not asked(10, 100)
+    assert not asked(1000, None)
+
+
+def test_the_clock_is_one_that_nobody_sets(tmp_path: Path) -> None:
+    assert Meter(tmp_path, {}).clock is time.monotonic
 
 
 @pytest.mark.parametrize(
