@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import sqlite3
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,3 +67,80 @@ def altered(package: Path) -> None:
     value = json.loads(file.read_text())
     value["thresholds"]["all"] = 0.2
     file.write_text(json.dumps(value))
+
+
+def many(file: Path, sweeps: int, trials: int, versions: int) -> None:
+    """Fill an empty lab book with ``sweeps`` x ``trials`` runs and ``versions`` versions, by SQL: a big one in seconds.
+
+    The versions have no files.
+    """
+    numbers = [(sweep, trial) for sweep in range(sweeps) for trial in range(-1, trials)]
+    ids = {key: f"{key[0]:016x}{key[1] + 1:016x}" for key in numbers}
+    with sqlite3.connect(file) as connection:
+        insert = partial(_insert, connection)
+        insert("runs", [_run_row(ids[key]) for key in numbers])
+        insert("tags", [row for key in numbers for row in _run_tags(*key, ids)])
+        insert("params", [row for key in numbers for row in _run_params(*key, ids)])
+        insert("latest_metrics", [row for key in numbers for row in _run_metrics(*key, ids)])
+        insert("registered_models", [{"name": "cddpm", "creation_time": 1, "workspace": "default"}])
+        chosen = [key for key in numbers if key[1] >= 0][:versions]
+        insert("model_versions", [_version_row(n, ids[key]) for n, key in enumerate(chosen, 1)])
+        insert("model_version_tags", [row for n, key in enumerate(chosen, 1) for row in _version_tags(n, *key)])
+
+
+def _insert(connection: sqlite3.Connection, table: str, rows: list[dict[str, Any]]) -> None:
+    names_of = list(rows[0])
+    marks = ", ".join("?" * len(names_of))
+    columns = ", ".join(f'"{name}"' for name in names_of)
+    connection.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", [tuple(row.values()) for row in rows])
+
+
+def _run_row(run_id: str) -> dict[str, Any]:
+    return {
+        "run_uuid": run_id,
+        "name": "run",
+        "source_type": "LOCAL",
+        "status": "FINISHED",
+        "start_time": 1,
+        "end_time": 2,
+        "lifecycle_stage": "active",
+        "artifact_uri": f"/nowhere/{run_id}",
+        "experiment_id": 0,
+    }
+
+
+def _run_tags(sweep: int, trial: int, ids: dict[tuple[int, int], str]) -> list[dict[str, Any]]:
+    found = {names.SWEEP: f"sweep-{sweep:03d}", names.COMMIT: "abc", names.HOST: "node"}
+    if trial >= 0:
+        found |= {names.TRIAL: str(trial), names.PARENT: ids[sweep, -1]}
+    return [{"run_uuid": ids[sweep, trial], "key": key, "value": value} for key, value in found.items()]
+
+
+def _run_params(sweep: int, trial: int, ids: dict[tuple[int, int], str]) -> list[dict[str, Any]]:
+    trial_params = {"scoring.guidance_scale": str(trial / 10), "training.learning_rate": f"{1e-4 * (trial + 1)}"}
+    found = trial_params if trial >= 0 else {f"training.setting_{n}": str(n) for n in range(20)}
+    return [{"run_uuid": ids[sweep, trial], "key": key, "value": value} for key, value in found.items()]
+
+
+def _run_metrics(sweep: int, trial: int, ids: dict[tuple[int, int], str]) -> list[dict[str, Any]]:
+    run = {"run_uuid": ids[sweep, trial], "timestamp": 1, "step": 500, "is_nan": 0}
+    return [{**run, "key": f"val/D{n}/dice", "value": (trial + n) / 100} for n in range(10)]
+
+
+def _version_row(number: int, run_id: str) -> dict[str, Any]:
+    own = {"source": f"models:/m-{number:032x}", "run_id": run_id, "status": "READY", "current_stage": "None"}
+    return {"name": "cddpm", "version": number, "creation_time": number * 1000, "workspace": "default", **own}
+
+
+def _version_tags(number: int, sweep: int, trial: int) -> list[dict[str, Any]]:
+    metrics = {f"val/D{n}/dice": (number + n) / 1000 for n in range(10)} | {"val/dice": number / 1000}
+    found = {
+        names.SWEEP: f"sweep-{sweep:03d}",
+        names.TRIAL: str(trial),
+        names.METRICS: json.dumps(metrics),
+        names.FINGERPRINT_PACKAGE: f"{number:016x}",
+        names.AIM: "dice on D0",
+        **{f"{names.FINGERPRINT}.{kind}": f"{kind}{number}" for kind in ("store", "checkpoint", "reconstruction")},
+    }
+    own = {"name": "cddpm", "version": number, "workspace": "default"}
+    return [{**own, "key": key, "value": value} for key, value in found.items()]

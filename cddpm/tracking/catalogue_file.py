@@ -46,7 +46,7 @@ class CatalogueFile:
     @property
     def readable(self) -> bool:
         """Whether the file has the tables that this class knows."""
-        with self._open() as connection:
+        with self._open() as connection, _told(self._file):
             return all(wanted <= _columns(connection, table) for table, wanted in _COLUMNS.items())
 
     @contextlib.contextmanager
