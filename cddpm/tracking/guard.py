@@ -68,6 +68,8 @@ def not_worse_than_of_same_aim(alias: str) -> Guard:
         other = find(alias)
         if other is None or other.number == version.number:
             return ""
+        if version.sweep is not None and version.sweep == other.sweep:  # a sweep has one aim and one cohort
+            return _worse(version, other, names.OBJECTIVE)
         aims = version.tags.get(names.AIM), other.tags.get(names.AIM)
         if None in aims or aims[0] != aims[1]:
             return (

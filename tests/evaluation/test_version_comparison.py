@@ -59,7 +59,8 @@ def test_an_altered_package_is_not_compared(registry: Registry) -> None:
     registered.altered(local)
     try:
         with pytest.raises(
-            ArtifactError, match=r"version 3 of 'cddpm': .*pipeline\.json is missing or was altered\. Nothing was compared"
+            ArtifactError,
+            match=r"version 3 of 'cddpm': .*pipeline\.json is missing or was altered\. Nothing was compared",
         ):
             side_by_side(registry, [registry.find("1"), version])
     finally:

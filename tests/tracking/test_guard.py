@@ -12,9 +12,13 @@ from cddpm.tracking.version import Version
 DATA = {names.FINGERPRINT_STORE: "s1", names.AIM: "dice on A"}
 
 
-def _version(number: int, metrics: dict[str, float], tags: dict[str, str] | None = None) -> Version:
+def _version(
+    number: int, metrics: dict[str, float], tags: dict[str, str] | None = None, sweep: str | None = None
+) -> Version:
     at = DATA if tags is None else tags
-    return Version(number, (), "demo", number, "run", "m-1", "f", "2026-01-01T00:00:00+00:00", metrics, at)
+    return Version(
+        number, (), sweep or f"sweep-{number}", number, "run", "m-1", "f", "2026-01-01T00:00:00+00:00", metrics, at
+    )
 
 
 def _finding(version: Version | None) -> Any:
@@ -102,3 +106,11 @@ def test_a_sweep_compares_with_its_own_kind(tags: dict[str, str], told: str) -> 
     assert guard.refusal(_version(1, {"objective": 0.5}), _finding(other)) == told
     if not told:
         assert "its objective is 0.3000" in guard.refusal(_version(1, {"objective": 0.3}), _finding(other))
+
+
+def test_a_sweep_has_one_aim() -> None:
+    guard = not_worse_than_of_same_aim("champion")
+    mine, other = (_version(number, {"objective": 0.4}, {}, "demo") for number in (1, 2))
+    assert guard.refusal(mine, _finding(other)) == ""
+    better = _version(2, {"objective": 0.5}, {}, "demo")
+    assert "its objective is 0.4000" in guard.refusal(mine, _finding(better))

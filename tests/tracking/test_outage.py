@@ -1,19 +1,26 @@
 """A real MLflow server (SQLite, PostgreSQL) that is killed and comes back, forbids, or is slow. See also test_spool.py."""
 
+import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+import registered
 import torch
 from mlflow import MlflowClient
 from mlflow_process import Gate, Server, postgresql, running
+from typer.testing import CliRunner
 
+from cddpm import registry_commands
 from cddpm.config import ExperimentConfig, ScoringConfig, TrackingConfig
-from cddpm.errors import AwayError, TrackingError
+from cddpm.errors import ArtifactError, AwayError, RefusedError, TrackingError
 from cddpm.tracking import names
+from cddpm.tracking.logged_model import PACKAGE
 from cddpm.tracking.package import Pipeline, read_package, write_package
 from cddpm.tracking.registry import Registry
 from cddpm.tracking.runs import LabBook
@@ -71,9 +78,8 @@ def _work_through_an_outage(server: Server, folder: Path) -> float:
                 (folder / "note.txt").write_text(f"note {step}")
                 book.log_artifact(late, folder / "note.txt")
                 promised = Promised("champion", f"step {step}")
-                book.register(
-                    late, _package(folder / f"package{step}", step), {"val/dice": 0.5}, {}, "outage", promised
-                )
+                metrics = {names.OBJECTIVE: step / 100}
+                book.register(late, _package(folder / f"package{step}", step), metrics, {}, "outage", promised)
             slowest = max(slowest, time.monotonic() - start)
             time.sleep(0.01)
         restart.join()
@@ -145,18 +151,85 @@ def test_a_server_that_forbids_at_the_start_is_waited_for(server: Server, tmp_pa
     gate.close()
 
 
-def test_the_registry_over_http(server: Server, tmp_path: Path) -> None:
-    with LabBook.open(TrackingConfig(uri=server.uri), tmp_path, tmp_path / "spool") as book:
-        run = book.trial(book.parent("demo", {}, {}), 0, {}, {})
-        for _ in range(2):
-            book.register(run, _package(tmp_path / "package"), {"val/dice": 0.5}, {}, "cddpm")
-        assert book.flush(60) == 0
-        assert book.registered(run, "cddpm") == 1
-    registry = Registry.open(server.uri)
-    registry.promote("demo/0000", "champion", "the only one")
-    assert registry.best()[0].aliases == ("champion",)
-    pulled = registry.pull("champion", tmp_path / "pulled")
-    assert torch.equal(read_package(pulled).weights["w"], torch.ones(3))
+def _registry(server: Server, *arguments: str) -> Any:
+    """``cddpm registry ... --json`` over HTTP."""
+    command = [*arguments, "--json", "--tracking-uri", server.uri]
+    done = CliRunner().invoke(registry_commands.app, command, catch_exceptions=False)
+    assert done.exit_code == 0
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def filled(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """The server with three registered versions."""
+    folder = tmp_path_factory.mktemp("filled")
+    with LabBook.open(TrackingConfig(uri=server.uri), folder, folder / "spool") as book:
+        assert registered.fill(book, folder) == [1, 2, 3]
+        assert registered.fill(book, folder) == [1, 2, 3]
+    return server
+
+
+def test_the_registry_over_http(filled: Server, tmp_path: Path) -> None:
+    assert [version["number"] for version in _registry(filled, "list", "--sort", "dice")] == [2, 3, 1]
+    fitting = _registry(filled, "best", "--where", "params.guidance_scale > 0.5", "--dataset", "Brats21")
+    assert [version["number"] for version in fitting["versions"]] == [3, 2]
+    _registry(filled, "promote", "demo/0000", "--alias", "champion", "--why", "the first")
+    entry = _registry(filled, "promote", "2", "--alias", "champion", "--not-worse-than", "champion")
+    assert (entry["previous"], entry["conditions"]) == (1, ["val/dice not worse than champion"])
+    with pytest.raises(RefusedError, match="its val/dice is 0.4000, that of version 2 is 0.5000"):
+        _registry(filled, "promote", "3", "--alias", "champion", "--not-worse-than", "champion")
+    assert _registry(filled, "rollback", "champion")["version"] == 1
+    pulled = _registry(filled, "pull", "champion", str(tmp_path / "pulled"))["directory"]
+    assert torch.equal(read_package(Path(pulled)).weights["weight"], torch.zeros(2, 2))
+    assert _registry(filled, "compare", "1", "2")["scores"][0]["against_first"][1]["p"] == 0.5
+    steps = {step["kind"]: step["fingerprint"] for step in _registry(filled, "lineage", "champion")["steps"]}
+    assert steps["checkpoint"] == "c1"
+    _registry(filled, "archive", "3", "--why", "superseded")
+    assert [version["number"] for version in _registry(filled, "list")] == [2, 1]
+    _registry(filled, "restore", "3")
+    assert [row["whole"] for row in _registry(filled, "verify")] == [True] * 3
+
+
+def test_what_a_server_has_lost_is_named(filled: Server, tmp_path: Path) -> None:
+    registry = Registry.open(filled.uri)
+    for number, harm in ((2, "altered"), (3, "deleted")):
+        (package,) = filled.folder.rglob(f"*/{registry.find(str(number)).model_id}/artifacts/{PACKAGE}")
+        if harm == "altered":
+            registered.altered(package)
+        else:
+            shutil.rmtree(package.parents[1])
+    command = ["verify", "--tracking-uri", filled.uri]
+    with pytest.raises(ArtifactError, match="2 of 3 registered packages are damaged or gone") as caught:
+        CliRunner().invoke(registry_commands.app, command, catch_exceptions=False)
+    assert caught.value.exit_code == 4
+    for number in (2, 3):
+        assert f"version {number} of 'cddpm': its registered package is damaged or gone" in str(caught.value)
+        with pytest.raises(ArtifactError, match=f"version {number} of 'cddpm': .*Nothing was loaded"):
+            registry.pull(str(number), tmp_path / "pulled")
+    assert not (tmp_path / "pulled").exists()
+
+
+def test_of_two_promotions_over_http_one_wins(filled: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    both_looked = threading.Barrier(2, timeout=100)
+    monkeypatch.setattr(Registry, "verify", lambda self, version: both_looked.wait())
+    outcomes: dict[str, bool] = {}
+
+    def promote(number: str) -> None:
+        try:
+            Registry.open(filled.uri).promote(number, "busy", f"reason {number}")
+            outcomes[number] = True
+        except RefusedError:
+            outcomes[number] = False
+
+    threads = [threading.Thread(target=promote, args=(number,)) for number in ("1", "2")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    registry = Registry.open(filled.uri)
+    assert sorted(outcomes.values()) == [False, True]
+    assert outcomes[str(registry.find("busy").number)]
+    assert {entry.why for entry in registry.promotions() if entry.alias == "busy"} == {"reason 1", "reason 2"}
 
 
 def test_a_registry_that_goes_away_is_named(server: Server) -> None:
