@@ -124,14 +124,16 @@ def sync(
     as_json: AsJson = False,
 ) -> None:
     """Deliver what the lab book keeps in its spool; exit code 9 if something remains."""
-    from cddpm.tracking.spool import deliver_spool, waiting
+    from cddpm.tracking.journal import SUFFIX, waiting_in
 
     spool = output_dir / "spool"
     console = Console()
-    if not waiting(spool):
+    if not any(waiting_in(journal)[0] for journal in spool.glob(f"*{SUFFIX}")):
         done = {"delivered": 0, "waiting": 0, "refused": 0, "faults": []}
         print_json(done) if as_json else console.print(f"Nothing waits in {escape(str(spool))}.", soft_wrap=True)
         return
+    from cddpm.tracking.spool import deliver_spool  # with MLflow, which takes long to import
+
     outcome = deliver_spool(
         spool,
         uri,

@@ -30,7 +30,7 @@ def versions(
 ) -> None:
     """A row per version, with a column per metric name -> heading; the day where the terminal is wide enough."""
     console = Console()
-    dated = console.width >= 100 or len(metrics) < 3
+    dated = console.width >= 100
     table = _table(title)
     table.add_column("version", justify="right")
     table.add_column("trial", overflow="fold")

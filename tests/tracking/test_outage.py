@@ -176,7 +176,7 @@ def test_the_registry_over_http(filled: Server, tmp_path: Path) -> None:
     _registry(filled, "promote", "demo/0000", "--alias", "champion", "--why", "the first")
     entry = _registry(filled, "promote", "2", "--alias", "champion", "--not-worse-than", "champion")
     assert (entry["previous"], entry["conditions"]) == (1, ["val/dice not worse than champion"])
-    with pytest.raises(RefusedError, match="its val/dice is 0.4000, that of version 2 is 0.5000"):
+    with pytest.raises(RefusedError, match=r"its val/dice is 0\.4000, that of version 2 is 0\.5000"):
         _registry(filled, "promote", "3", "--alias", "champion", "--not-worse-than", "champion")
     assert _registry(filled, "rollback", "champion")["version"] == 1
     pulled = _registry(filled, "pull", "champion", str(tmp_path / "pulled"))["directory"]

@@ -1,18 +1,23 @@
 import json
+import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from typer.testing import CliRunner
+import registered
+from typer.testing import CliRunner, Result
 
-from cddpm.config import ExperimentConfig, ScoringConfig
-from cddpm.errors import TrackingError
+from cddpm import cli
+from cddpm.errors import ArtifactError, ConfigError, RefusedError, TrackingError, UndeliveredError
 from cddpm.registry_commands import app
-from cddpm.tracking.package import Pipeline, read_package, write_package
-from cddpm.tracking.registry import register
+from cddpm.tracking.address import file_uri
+from cddpm.tracking.logged_model import PACKAGE
+from cddpm.tracking.package import read_package
+from cddpm.tracking.registry import Registry, register
 from cddpm.tracking.runs import LabBook
 
 OpenBook = Callable[..., LabBook]
@@ -21,62 +26,219 @@ SWEEP = "full-search-t2-1a2b3c4d"
 
 @pytest.fixture(autouse=True)
 def here(output_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with outputs/mlflow.db, as after a sweep."""
+    """A folder with an empty outputs/mlflow.db."""
     monkeypatch.chdir(output_dir.parent)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return output_dir.parent
 
 
 @pytest.fixture
-def two_models(open_book: OpenBook, tmp_path: Path) -> None:
+def three(three_versions: Path, here: Path) -> Registry:
+    """A folder with outputs/mlflow.db as after a sweep."""
+    shutil.copyfile(three_versions, here / "outputs" / "mlflow.db")
+    return Registry.open(file_uri(here / "outputs" / "mlflow.db"))
+
+
+def _invoke(*arguments: str, columns: int = 100) -> Result:
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": str(columns)}, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def _run(*arguments: str, columns: int = 100) -> str:
+    return _invoke(*arguments, columns=columns).stdout
+
+
+def _numbers(*arguments: str) -> list[int]:
+    found = json.loads(_run(*arguments, "--json"))
+    return [version["number"] for version in (found["versions"] if isinstance(found, dict) else found)]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_tables_read_whole(open_book: OpenBook, tmp_path: Path, columns: int) -> None:
     with open_book() as book:
         parent = book.parent(SWEEP, {}, {})
         for number, dice in enumerate((0.25, 0.5)):
-            pipeline = Pipeline(scoring=ScoringConfig(), thresholds={"all": dice})
-            write_package(tmp_path / str(number), {"w": torch.tensor([dice])}, ExperimentConfig(name="demo"), pipeline)
+            package = registered.make_package(tmp_path, number, SWEEP)
             metrics = {"val/dice": dice, "val/Brats21/dice": 1 - dice, "val/MSLUB/dice": 0.125, "test/dice": 1 - dice}
-            register(book, book.trial(parent, number, {}, {}), tmp_path / str(number), metrics, {})
-
-
-def _run(*arguments: str) -> str:
-    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "100"}, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-@pytest.mark.usefixtures("two_models")
-def test_tables_read_whole_in_100_columns() -> None:
-    listed, ranked = _run("list"), _run("best")
+            register(book, book.trial(parent, number, {}, {}), package, metrics, {})
+    listed, ranked = _run("list", columns=columns), _run("best", columns=columns)
     for text in (listed, ranked):
         assert f"{SWEEP}/0000" in text
         assert "…" not in text
-        assert all(len(line) <= 100 for line in text.splitlines())
+        assert all(len(line) <= columns for line in text.splitlines())
     assert ranked.index("0001") < ranked.index("0000")
     assert [word for word in ranked.split() if word in ("mean", "Brats21", "MSLUB")] == ["mean", "Brats21", "MSLUB"]
     assert "test/" not in ranked
 
 
-@pytest.mark.usefixtures("two_models")
-def test_json_is_data() -> None:
-    assert [version["number"] for version in json.loads(_run("list", "--json"))] == [2, 1]
-    by_dataset = json.loads(_run("best", "--json", "--dataset", "Brats21"))
-    assert [version["number"] for version in by_dataset["versions"]] == [1, 2]
-    assert (by_dataset["metric"], by_dataset["chosen_on_test"]) == ("val/Brats21/dice", False)
+@pytest.mark.usefixtures("three")
+def test_lists_are_filtered_and_sorted() -> None:
+    assert _numbers("list") == [3, 2, 1]
+    assert _numbers("list", "--sort", "dice", "--top", "2") == [2, 3]
+    assert _numbers("list", "--where", "params.guidance_scale > 0.5 and metrics.dice < 0.5") == [3]
+    assert _numbers("best", "--dataset", "Brats21") == [1, 3, 2]
+    assert _numbers("best", "--where", "params.guidance_scale > 0.5", "--top", "1") == [2]
+    assert "No version of 'cddpm' fits" in _run("list", "--sweep", "other")
+    with pytest.raises(TrackingError, match=r"there are .*guidance_scale"):
+        _run("best", "--where", "params.guidance_scales > 1")
 
 
-@pytest.mark.usefixtures("two_models")
+@pytest.mark.usefixtures("three")
+def test_test_is_never_looked_at_in_silence() -> None:
+    quiet = _invoke("best", "--json")
+    assert json.loads(quiet.stdout)["chosen_on_test"] is False
+    assert quiet.stderr == ""
+    loud = _invoke("best", "--split", "test", "--json")
+    found = json.loads(loud.stdout)
+    assert (found["metric"], found["chosen_on_test"], found["versions"][0]["number"]) == ("test/dice", True, 1)
+    for said in (loud.stderr, found["warning"]):
+        assert "ranked by TEST scores: a choice made on test is no test any more" in said
+    assert "WHICH IS TEST" in _run("best", "--split", "test")
+    with pytest.raises(ConfigError, match="looks at test; choose by validation, or say --split test"):
+        _run("best", "--where", "metrics.test/dice > 0.5")
+    assert "ranked by TEST" in _invoke("list", "--where", "metrics.test/dice > 0.5").stderr
+
+
+@pytest.mark.usefixtures("three")
 def test_from_promotion_to_a_package(here: Path) -> None:
-    assert "'champion' is now version 2" in _run("promote", f"{SWEEP}/0001", "champion", "--why", "best of [two]")
-    assert "(was version 2)" in _run("promote", "1", "champion", "--why", "second thoughts")
-    assert json.loads(_run("promote", "2", "champion", "--why", "third", "--json"))["previous"] == 1
+    assert "'champion' is now version 2" in _run("promote", "demo/0001", "champion", "--why", "best of [two]")
+    assert "(was version 2)" in _run("promote", "1", "--alias", "champion", "--why", "second thoughts", "--who", "anna")
+    third = json.loads(_run("promote", "2", "--alias", "champion", "--require", "dice>=0.4", "--json"))
+    assert (third["previous"], third["why"], third["conditions"]) == (1, "dice>=0.4", ["dice>=0.4"])
     shown = _run("show", "champion")
     assert "best of [two]" in shown
-    assert "third" in shown
-    assert [entry["why"] for entry in json.loads(_run("show", "1", "--json"))["promotions"]] == ["second thoughts"]
+    assert "required: dice>=0.4" in shown
+    assert [(e["why"], e["who"]) for e in json.loads(_run("show", "1", "--json"))["promotions"]] == [
+        ("second thoughts", "anna")
+    ]
+    assert "'champion' is now version 1 of 'cddpm' (was version 2)." in _run("rollback", "champion")
+    assert json.loads(_run("rollback", "champion", "--json"))["version"] == 2
     pulled = json.loads(_run("pull", "champion", "model", "--json"))
     assert pulled["directory"] == str(here / "model")
-    assert read_package(here / "model").pipeline.thresholds == {"all": 0.5}
+    assert read_package(here / "model").pipeline.trial == 1
     assert "Version 2" in _run("pull", "champion", "model")
+
+
+def test_conditions_of_a_promotion(three: Registry) -> None:
+    _run("promote", "2", "--alias", "champion", "--not-worse-than", "champion")  # the first: nobody to be worse than
+    for arguments in (["--require", "dice>0.45"], ["--not-worse-than", "champion"]):
+        with pytest.raises(
+            RefusedError, match=r"version 3 of 'cddpm' does not become 'champion': its val/dice is 0\.4"
+        ) as error:
+            _run("promote", "3", "--alias", "champion", *arguments)
+        assert error.value.exit_code == 8
+    assert three.find("champion").number == 2
+    assert "refused: its val/dice" in _run("show", "3").replace("\n", " ")
+    with pytest.raises(ConfigError, match="measured on test"):
+        _run("promote", "1", "--alias", "champion", "--require", "test/dice > 0.5")
+    forced = _invoke("promote", "1", "--alias", "champion", "--require", "test/dice > 0.5", "--force", "--json")
+    assert "--force" in forced.stderr
+    assert json.loads(forced.stdout)["forced"] is True
+    assert "forced" in _run("show", "1")
+    with pytest.raises(TrackingError, match="'champoin' is no version of 'cddpm'"):
+        _run("promote", "1", "--alias", "champion", "--not-worse-than", "champoin")
+    with pytest.raises(ConfigError, match="--why is missing"):
+        _run("promote", "1", "--alias", "champion")
+    with pytest.raises(ConfigError, match="--alias is missing"):
+        _run("promote", "1", "--why", "x")
+
+
+@pytest.mark.usefixtures("three")
+def test_archived_versions_are_hidden_until_asked_for() -> None:
+    assert "Version 2 of 'cddpm' is archived" in _run("archive", "2", "--why", "superseded")
+    assert _numbers("list") == [3, 1]
+    assert _numbers("best") == [3, 1]
+    assert _numbers("list", "--archived") == [3, 2, 1]
+    assert "(archived)" in _run("list", "--archived")
+    assert json.loads(_run("restore", "2", "--json"))["archived"] is False
+    _run("promote", "1", "--alias", "champion", "--why", "x")
+    with pytest.raises(RefusedError, match="version 1 of 'cddpm' is champion"):
+        _run("archive", "1", "--why", "x")
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize("columns", [80, 120])
+def test_versions_side_by_side(columns: int) -> None:
+    text = _run("compare", "1", "2", "3", columns=columns)
+    assert all(len(line) <= columns for line in text.splitlines())
+    for part in ("scoring.guidance_scale", "0.300", "[0.200, 0.400]", "+0.200, p = 1.000", "2 subjects"):
+        assert part in text
+    found = json.loads(_run("compare", "1", "2", "--json"))
+    assert found["settings"] == {"scoring.guidance_scale": ["0.5", "1.0"]}
+    assert found["scores"][0]["against_first"][1]["p"] == 0.5
+    with pytest.raises(ConfigError, match="name at least two versions"):
+        _run("compare", "1")
+
+
+@pytest.mark.usefixtures("three")
+def test_the_way_from_the_data_is_a_tree() -> None:
+    text = _run("lineage", "demo/0001")
+    places = [
+        text.index(step) for step in ("store s1", "encoder e1", "checkpoint c1", "reconstruction r1", "number: 2")
+    ]
+    assert places == sorted(places)
+    steps = json.loads(_run("lineage", "2", "--json"))["steps"]
+    assert [step["kind"] for step in steps][-2:] == ["score", "version"]
+
+
+def test_every_bad_package_is_named(three: Registry, tmp_path: Path, here: Path) -> None:
+    assert "whole" in _run("verify")
+    assert [row["whole"] for row in json.loads(_run("verify", "--json"))] == [True] * 3
+    for number in (1, 3):
+        _lose(three, number, tmp_path)
+    done = CliRunner().invoke(app, ["verify", "--json"])
+    assert isinstance(done.exception, ArtifactError)
+    assert done.exception.exit_code == 4
+    assert [row["whole"] for row in json.loads(done.stdout)] == [False, True, False]
+    for number in (1, 3):
+        assert f"version {number} of 'cddpm': its registered package is damaged or gone" in str(done.exception)
+        with pytest.raises(ArtifactError, match=f"version {number} of 'cddpm'"):
+            _run("pull", str(number), "model")
+    assert not (here / "model").exists()
+    _run("verify", "2")
+
+
+def _lose(registry: Registry, number: int, folder: Path) -> None:
+    """Version ``number`` points to a copy of its files, one of which is altered."""
+    version = registry.find(str(number))
+    source = registry._local(version)
+    assert source is not None
+    copy = Path(shutil.copytree(source, folder / f"lost-{number}"))
+    registered.altered(copy / PACKAGE)
+    with sqlite3.connect(registry.uri.removeprefix("sqlite:///")) as connection:
+        statement = "UPDATE logged_models SET artifact_location = ? WHERE model_id = ?"
+        connection.execute(statement, (str(copy), version.model_id))
+
+
+def test_predict_loads_nothing_of_a_bad_package(three: Registry, tmp_path: Path) -> None:
+    _lose(three, 2, tmp_path)
+    scan = tmp_path / "scan.nii.gz"
+    scan.write_bytes(b"")
+    done = CliRunner().invoke(cli.app, ["predict", str(scan), "--out", str(tmp_path / "out"), "--model", "2"])
+    assert isinstance(done.exception, ArtifactError)
+    assert done.exception.exit_code == 4
+    assert "version 2 of 'cddpm': its registered package is damaged or gone" in str(done.exception)
+    assert "Nothing was loaded" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sync_delivers_what_waits_and_says_what_remains(here: Path) -> None:
+    spool = here / "outputs" / "spool"
+    assert "Nothing waits in outputs/spool" in _run("sync")
+    spool.mkdir()
+    entry = {"n": 1, "op": "open", "run": "late", "tags": {}, "params": {}, "time": 1}
+    home = {"uri": file_uri(here / "outputs" / "mlflow.db"), "experiment": "cddpm"}
+    (spool / "late.jsonl").write_text(json.dumps({**entry, "to": "the lab book", **home}) + "\n")
+    assert json.loads(_run("sync", "--json")) == {"delivered": 1, "faults": [], "refused": 0, "waiting": 0}
+    assert json.loads(_run("sync", "--json"))["delivered"] == 0
+    away = {**entry, "run": "never", "to": "a server", "uri": "http://127.0.0.1:9", "experiment": "cddpm"}
+    (spool / "never.jsonl").write_text(json.dumps(away) + "\n")
+    done = CliRunner().invoke(app, ["sync", "--timeout", "1"])
+    assert isinstance(done.exception, UndeliveredError)
+    assert done.exception.exit_code == 9
+    assert "0 entries delivered, 1 wait, 0 refused" in done.stdout
+    assert "never: " in str(done.exception)
 
 
 def test_an_empty_registry_says_so() -> None:
@@ -99,6 +261,31 @@ def test_the_environment_points_elsewhere(here: Path, monkeypatch: pytest.Monkey
     assert "No model" in _run("list", "--tracking-uri", "sqlite:///outputs/mlflow.db")
 
 
-def test_help_needs_no_mlflow() -> None:
-    code = "import sys, cddpm.registry_commands; sys.exit('mlflow' in sys.modules or 'torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.usefixtures("three")
+def test_the_commands_need_neither_torch_nor_ray_nor_mlflow() -> None:
+    """A command may take 2 s; each of these takes more than one to import."""
+    commands = [
+        ["list"],
+        ["best", "--where", "params.guidance_scale > 0 and metrics.dice > 0"],
+        ["show", "1"],
+        ["lineage", "1"],
+        ["promote", "1", "--alias", "champion", "--require", "dice > 0"],
+        ["promote", "2", "--alias", "champion", "--not-worse-than", "champion"],
+        ["rollback", "champion"],
+        ["archive", "3", "--why", "x"],
+        ["restore", "3"],
+        ["pull", "champion", "model"],
+        ["verify"],
+        ["compare", "1", "2"],
+        ["sync"],
+    ]
+    code = (
+        "import json, sys; from typer.testing import CliRunner; from cddpm.cli import app\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    done = CliRunner().invoke(app, ['registry', *command], catch_exceptions=False)\n"
+        "    assert done.exit_code == 0, done.output\n"
+        "print([name for name in ('torch', 'ray', 'mlflow', 'pandas') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, json.dumps(commands)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"})
+    assert (done.stdout, done.stderr) == ("[]\n", "")
