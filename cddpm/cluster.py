@@ -120,8 +120,9 @@ class ActorPool(Generic[T, R]):
 
         resources = {"num_cpus": 1, "num_gpus": gpus, "scheduling_strategy": "DEFAULT"}
         actor = ray.remote(max_restarts=-1, max_task_retries=1, **resources)(_PoolActor)
-        packed = ray.put(ray.cloudpickle.dumps(factory))
-        self._actors = [actor.remote(packed) for _ in range(count)]
+        # held as long as the pool: a process that is started again reads it once more
+        self._packed = ray.put(ray.cloudpickle.dumps(factory))
+        self._actors = [actor.remote(self._packed) for _ in range(count)]
 
     def __enter__(self) -> Self:
         return self

@@ -102,6 +102,13 @@ def test_a_process_that_dies_twice_is_told(tmp_path: Path) -> None:
         pool.map([1, 2, 3])
 
 
+def test_an_item_that_kills_every_process_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    with ActorPool(Dying(tmp_path / "died", always=True), 1) as pool:
+        found = dict(pool.each([2, 1, 2, 3]))
+    assert {number: result for number, result in found.items() if isinstance(result, int)} == {1: 1, 3: 3}
+    assert [number for number, result in sorted(found.items()) if isinstance(result, SearchError)] == [0, 2]
+
+
 def test_the_block_leaves_no_process_and_no_cpu_taken() -> None:
     everything = cluster.capacity()["CPU"]
     with ActorPool(refusing, 2) as pool:

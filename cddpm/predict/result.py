@@ -115,7 +115,8 @@ def _read(folder: Path) -> dict[str, Any]:
         found = json.loads((folder / RESULT).read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    parts = [found.get(name) for name in ("identity", "digests")] if isinstance(found, dict) else []
+    return found if parts and all(isinstance(part, dict) for part in parts) else {}
 
 
 def _result(image: Volume, prediction: Prediction) -> dict[str, Any]:

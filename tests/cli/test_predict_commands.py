@@ -142,6 +142,78 @@ def test_faults_of_the_call_come_before_any_work(package: Package, scan: Scan, t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture(scope="session")
+def cohort(scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two scans of one subject, their masks, and a file that is cut."""
+    folder = tmp_path_factory.mktemp("cohort")
+    for name in ("p1_t2", "deep/p2_t2"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(scan.image.path, folder / f"{name}.nii.gz")
+        shutil.copyfile(scan.mask.path, folder / f"{name}_mask.nii.gz")
+    (folder / "deep" / "cut.nii.gz").write_bytes(scan.image.path.read_bytes()[:5000])
+    return folder
+
+
+def times(out: Path) -> dict[str, int]:
+    """When each file of results was written."""
+    return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_folder_is_gone_through_and_resumed(cohort: Path, package: Package, tmp_path: Path) -> None:
+    arguments = (cohort, "--out", tmp_path, "--model", package.directory)
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert "1 of 3 scans failed" in done.stderr
+    assert "deep/cut.nii.gz: gzip stream cut" in done.stderr
+    assert done.stderr.count("no brain mask given") == 2
+    assert {str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("result.json")} == {"p1_t2", "deep/p2_t2"}
+
+    before = times(tmp_path)
+    (tmp_path / "p1_t2" / "segmentation.nii.gz").write_bytes(b"")
+    again = run(*arguments, "--resume")
+    assert again.exit_code == 1
+    assert [line.split(" -> ")[0] for line in again.stdout.splitlines() if "kept" in line] == [
+        "p2_t2.nii.gz: was there already, kept"
+    ]
+    after = times(tmp_path)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {f"p1_t2/{name}" for name in FILES}
+
+
+def test_results_of_another_model_are_not_mixed(cohort: Path, package: Package, tmp_path: Path) -> None:
+    (tmp_path / "p1_t2").mkdir()
+    identity = {"model": "another", "dataset": "all", "volume_id": "p1_t2"}
+    (tmp_path / "p1_t2" / "result.json").write_text(json.dumps({"identity": identity, "digests": {}}))
+    with pytest.raises(ArtifactError, match=r"p1_t2: holds a result of model 'another', not '[0-9a-f]{16}'"):
+        run(cohort, "--out", tmp_path, "--model", package.directory, "--resume")
+    assert [path.name for path in tmp_path.rglob("*")] == ["p1_t2", "result.json"]  # before anything was done
+
+
+def test_a_table_gives_masks_ids_and_data_sets(cohort: Path, package: Package, prediction: Prediction, tmp_path: Path):
+    table = cohort / "scans.csv"
+    table.write_text(
+        "scan,mask,volume_id,dataset,name\n"
+        "p1_t2.nii.gz,p1_t2_mask.nii.gz,Brats21/patient,,one\n"
+        "p1_t2.nii.gz,p1_t2_mask.nii.gz,Brats21/patient,Brats21,two\n"
+    )
+    done = run(table, "--out", tmp_path, "--model", package.directory)
+    assert (done.exit_code, "no brain mask" in done.stderr) == (0, False)
+    assert done.stdout.splitlines()[-1] == "2 scans: 2 done, 0 kept"
+    np.testing.assert_array_equal(read_image(tmp_path / "one/anomaly_map.nii.gz").data, prediction.anomaly_map)
+    thresholds = [json.loads((tmp_path / name / "result.json").read_text())["threshold"] for name in ("one", "two")]
+    assert thresholds == [0.33, 0.36]
+    table.write_text("scan,dataset\np1_t2.nii.gz,IXI\n")
+    with pytest.raises(ConfigError, match=r"scans\.csv:2: data set 'IXI'.*there are Brats21, all"):
+        run(table, "--out", tmp_path / "none", "--model", package.directory)
+    assert not (tmp_path / "none").exists()
+
+
+def test_masks_of_single_files_do_not_go_with_a_folder(cohort: Path, scan: Scan, tmp_path: Path) -> None:
+    done = run(cohort, "--mask", scan.mask.path, "--out", tmp_path)
+    assert done.exit_code == 2
+    assert "for many scans give" in " ".join(done.stderr.split())
+
+
 class _Trap:
     def __init__(self, file: Path) -> None:
         self.file = file
