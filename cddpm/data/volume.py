@@ -12,6 +12,7 @@ mask {0, n}, segmentation with several labels        1 where the value is above 
 qform and sform disagree                             sform is used, note
 neither qform nor sform                              voxel size from ``pixdim``, orientation assumed, note
 axes oblique to the scanner's by more than 5 degrees  nearest axis is taken, note
+axes up to 5 degrees off the right angle (shear)      taken as right angles, note above 1 degree
 ``.nii.gz`` that is not compressed, or the reverse   read as what it is, note
 ===================================================  =======================================================
 """
@@ -37,6 +38,7 @@ from cddpm import artifact
 from cddpm.errors import VolumeError
 
 OBLIQUE_DEGREES = 5.0
+SHEAR_DEGREES, SHEAR_NOTED_DEGREES = 5.0, 1.0
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _NIBABEL_ERRORS = (ImageFileError, HeaderDataError, WrapStructError, ValueError, KeyError, OSError, OverflowError)
 _HEADER_SIZES = frozenset(size.to_bytes(4, order) for size in (348, 540) for order in _ORDERS)
@@ -287,6 +289,18 @@ def _check_affine(path: Path, affine: npt.NDArray[np.float64]) -> None:
     if not np.isfinite(affine).all() or sizes.min() < 1e-6 or not volume > 1e-3:
         rows = np.array2string(affine[:3, :3], precision=3, separator=", ").replace("\n", "")
         _fault(path, "affine", f"singular affine {rows}", "three independent axes in mm are needed; correct the header")
+    angle = _shear_degrees(affine)
+    if angle > SHEAR_DEGREES:
+        found = f"sheared axes, {angle:.0f} degrees off the right angle"
+        allowed = f"at most {SHEAR_DEGREES:g} are taken as none; resample this file to a grid with right angles"
+        _fault(path, "affine", found, allowed)
+
+
+def _shear_degrees(affine: npt.NDArray[np.float64]) -> float:
+    """How far the angle of two axes is off 90 degrees, at most."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = np.abs((axes.T @ axes)[np.triu_indices(3, 1)])
+    return float(np.degrees(np.arcsin(np.clip(cosines, 0, 1))).max())
 
 
 def _check_finite(path: Path, data: npt.NDArray[np.float32]) -> None:
@@ -317,6 +331,9 @@ def _geometry_notes(header: Any, affine: npt.NDArray[np.float64], shape: tuple[i
     angle = float(np.degrees(obliquity(affine)).max())
     if angle > OBLIQUE_DEGREES:
         notes.append(f"axes lie {angle:.0f} degrees oblique to the scanner's; {axis_codes(affine)} is taken")
+    shear = _shear_degrees(affine)
+    if shear > SHEAR_NOTED_DEGREES:
+        notes.append(f"axes are sheared by {shear:.1f} degrees; they are taken as right angles")
     return tuple(notes)
 
 

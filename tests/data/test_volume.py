@@ -90,7 +90,7 @@ def test_unwritable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "float64", ">i2", ">f4", ">f8"])
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "int64", "uint64", "float64", ">i2", ">f4", ">f8"])
 def test_every_real_type_and_byte_order_reads_the_same(tmp_path: Path, dtype: str) -> None:
     order = ">" if dtype.startswith(">") else "<"
     header = nib.Nifti1Header(endianness=order)
@@ -245,6 +245,10 @@ def broken_nan_affine(path: Path) -> Path:
     return header_changed(path, sform_code=1, srow_x=[np.nan, 0, 0, 0])
 
 
+def broken_sheared(path: Path) -> Path:
+    return header_changed(path, sform_code=1, srow_x=[1, 0, 0.5, 0], srow_y=[0, 1, 0, 0], srow_z=[0, 0, 1, 0])
+
+
 def broken_loop(path: Path) -> Path:
     path.symlink_to(path.name)
     return path
@@ -283,6 +287,7 @@ def broken_folder(path: Path) -> Path:
         (broken_singular, "x.nii", "affine", "singular affine"),
         (broken_zero_voxel, "x.nii", "affine", "singular affine"),
         (broken_nan_affine, "x.nii", "affine", "singular affine"),
+        (broken_sheared, "x.nii", "affine", "sheared axes, 27 degrees off the right angle"),  # atan(0.5)
         (broken_loop, "x.nii", "symlink-loop", "leads back to itself"),
         (broken_dangling, "x.nii", "missing", "it is a link to gone.nii"),
         (broken_folder, "x.nii", "unreadable", "Is a directory"),
@@ -319,6 +324,29 @@ def test_oblique_axes_are_told_and_nearest_is_taken(tmp_path: Path) -> None:
     found = read_image(tmp_path / "x.nii")
     assert found.notes == ("axes lie 20 degrees oblique to the scanner's; RAS is taken",)
     assert volume.axis_codes(found.affine) == "RAS"
+
+
+def test_a_little_shear_is_told(tmp_path: Path) -> None:
+    sheared = header_changed(
+        tmp_path / "x.nii", sform_code=1, srow_x=[1, 0, 0.05, 0], srow_y=[0, 1, 0, 0], srow_z=[0, 0, 1, 0]
+    )
+    assert read_image(sheared).notes == ("axes are sheared by 2.9 degrees; they are taken as right angles",)
+    assert volume.describe(sheared).orientation == "RAS"
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("dtype", ["int64", "uint8", ">i2"])
+def test_a_result_under_the_header_of_any_scan_keeps_its_values(tmp_path: Path, kind: type, dtype: str) -> None:
+    header = kind.header_class(endianness=">" if dtype.startswith(">") else "<")
+    header.set_data_dtype(np.dtype(dtype))
+    header.set_slope_inter(0.5, -3)
+    kind(VALUES % 100, AFFINE, header).to_filename(tmp_path / "scan.nii")
+    scan = read_image(tmp_path / "scan.nii")
+    result = VALUES / 7
+    write_volume(tmp_path / "map.nii.gz", result, scan.affine, header=scan.header)
+    found = read_image(tmp_path / "map.nii.gz")
+    np.testing.assert_array_equal(found.data, result)
+    np.testing.assert_array_equal(found.affine, scan.affine)
 
 
 def test_qform_against_sform_is_told_and_sform_is_used(tmp_path: Path) -> None:
