@@ -1,10 +1,9 @@
 """``cddpm predict``: anomaly maps of scans, from a model package or a registered model."""
 
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,15 +14,8 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from cddpm.predict.batch import Outcome
     from cddpm.predict.scans import Job
+    from cddpm.predict.source import Source
     from cddpm.tracking.package import Package
-
-
-@dataclass(frozen=True)
-class _Model:
-    """A package and where it was found."""
-
-    package: "Package"
-    found: dict[str, Any]
 
 
 def predict(
@@ -50,8 +42,19 @@ def predict(
     ] = None,
     model: Annotated[
         str,
-        typer.Option("--model", help="Version number, alias, run id or <sweep>/<trial>; or a folder with a package."),
+        typer.Option(
+            "--model",
+            help="Version number, alias, run id or <sweep>/<trial>; or a folder with a package or a checkpoint.",
+        ),
     ] = "champion",
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            help="Residual above which a voxel is anomalous, in units of [0, 1]; for a checkpoint, which has none.",
+            show_default=False,
+        ),
+    ] = None,
     tracking_uri: Annotated[
         str | None,
         typer.Option(
@@ -90,7 +93,7 @@ def predict(
     _one_per_scan("--mask", scans, masks)
     _one_per_scan("--volume-id", scans, volume_ids)
     jobs = _jobs(scans, out, dataset, masks, volume_ids)
-    chosen = _find_model(model, tracking_uri, registered_model)
+    chosen = _source(model, tracking_uri, registered_model, threshold)
     _check(chosen.package, jobs, resume)
     _print_outcomes(_outcomes(chosen, jobs, device, resume, address), len(jobs))
 
@@ -121,30 +124,10 @@ def _jobs(
     return jobs
 
 
-def _find_model(ref: str, uri: str | None, registered: str) -> _Model:
-    from cddpm.errors import ArtifactError
-    from cddpm.tracking.package import read_package
+def _source(model: str, uri: str | None, registered: str, threshold: float | None) -> "Source":
+    from cddpm.predict.source import find
 
-    path = Path(ref)
-    if path.is_dir():
-        package = read_package(path)
-        return _Model(package, {"package": str(path.resolve())})
-    if path.is_file() or path.is_absolute() or ref.startswith("."):
-        raise ArtifactError(f"{ref}: no folder with a model package; give one, or a reference to a registered model")
-    return _from_registry(ref, uri, registered)
-
-
-def _from_registry(ref: str, uri: str | None, registered: str) -> _Model:
-    from cddpm.tracking.address import default_uri
-    from cddpm.tracking.package import read_package
-    from cddpm.tracking.registry import Registry
-
-    registry = Registry.open(uri or default_uri(Path("outputs")), registered)
-    version = registry.find(ref)
-    with tempfile.TemporaryDirectory(prefix="cddpm-") as folder:
-        package = read_package(registry.pull(str(version.number), Path(folder) / "package"))
-    found = {"reference": ref, "registered_model": registered, "version": version.number, "tracking_uri": registry.uri}
-    return _Model(package, found)
+    return find(model, uri, registered, threshold)
 
 
 def _check(package: "Package", jobs: "Sequence[Job]", resume: bool) -> None:
@@ -163,7 +146,7 @@ def _check(package: "Package", jobs: "Sequence[Job]", resume: bool) -> None:
 
 
 def _outcomes(
-    model: _Model, jobs: "Sequence[Job]", device: str, resume: bool, address: str | None
+    model: "Source", jobs: "Sequence[Job]", device: str, resume: bool, address: str | None
 ) -> "Iterable[Outcome]":
     from cddpm.predict import batch
 

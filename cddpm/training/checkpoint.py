@@ -73,7 +73,10 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def fill_module(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load ``weights`` into ``module``. Raises ``ArtifactError`` listing missing, extra and misshapen tensors."""
+    """Load ``weights`` into ``module``. Raises ``ArtifactError`` listing missing, extra and misshapen tensors.
+
+    Numbers of another type are refused too: PyTorch would convert them without a word.
+    """
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in weights]
     extra = [name for name in weights if name not in wanted]
@@ -82,10 +85,16 @@ def fill_module(module: nn.Module, weights: Mapping[str, Tensor], source: str) -
         for name in wanted
         if name in weights and weights[name].shape != wanted[name].shape
     ]
+    types = [
+        f"{name} is {weights[name].dtype}, needed {wanted[name].dtype}"
+        for name in wanted
+        if name in weights and weights[name].dtype != wanted[name].dtype
+    ]
     faults = [
         *([f"missing {_some(missing)}"] if missing else []),
         *([f"unknown {_some(extra)}"] if extra else []),
         *([_some(shapes)] if shapes else []),
+        *([_some(types)] if types else []),
     ]
     if faults:
         raise ArtifactError(f"{source}: weights of another architecture: {'; '.join(faults)}")

@@ -224,6 +224,13 @@ def test_weights_of_another_network_are_refused(package: Package) -> None:
         Predictor(dataclasses.replace(package, config=wider))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int32])
+def test_weights_of_another_type_are_refused(package: Package, dtype: torch.dtype) -> None:
+    name, tensor = next((n, t) for n, t in package.weights.items() if t.dtype == torch.float32)
+    with pytest.raises(ArtifactError, match=rf"{name} is {dtype}, needed torch.float32"):
+        Predictor(dataclasses.replace(package, weights={**package.weights, name: tensor.to(dtype)}))
+
+
 def test_a_network_that_explodes_is_refused(package: Package, scan: Scan) -> None:
     weights = {name: t * 1e6 if t.is_floating_point() else t for name, t in package.weights.items()}
     with pytest.raises(CddpmError, match="infinite or NaN"):
