@@ -108,3 +108,12 @@ def test_one_modality_alone_has_a_name_of_its_own() -> None:
     assert {c.data.modality for configs in plan.methods.values() for c in configs} == {"t2"}
     with pytest.raises(ConfigError, match="no cohort of modality 'flair'; there are t2, t1"):
         benchmark(path, {}, "flair")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tune_configs").glob("benchmark*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_benchmark_has_all_methods_and_data_sets(path: Path) -> None:
+    plan = benchmark(path, {})
+    assert plan.name == path.stem
+    assert len(plan.methods) == 5
+    for configs in plan.methods.values():
+        assert {name for c in configs for name in c.data.unhealthy} == {"Brats21", "MSLUB", "ATLAS_v2", "WMH"}
