@@ -1,6 +1,7 @@
 """Speed and memory of this machine.
 
 python launch/bench.py search [--quick] [--output FILE.json]
+python launch/bench.py tracking [--quick] [--output FILE.json]
 python launch/bench.py race SWEEP [--plot FILE.png] [--output FILE.json]
 
 The numbers mean something only while the machine does nothing else.
@@ -28,7 +29,6 @@ def search(
     output: Output = None,
 ) -> None:
     """Measure the search against its bars, on a drawn cohort; leaves with 1 if one is missed."""
-    from cddpm import artifact
     from cddpm.speed import rows
 
     console, cores, sizes = Console(), rows.pin(), rows.QUICK if quick else rows.Sizes()
@@ -37,6 +37,28 @@ def search(
         for row in rows.search_rows(Path(folder), sizes, cores):
             found.append(row)
             status.update(f"measured: {row.work}")
+    _told(found, cores, quick, output, console)
+
+
+@app.command()
+def tracking(
+    quick: Annotated[bool, typer.Option("--quick", help="A few steps: shows that it runs; bars are not held.")] = False,
+    output: Output = None,
+) -> None:
+    """Measure what the lab book costs a training step, on the quickstart's networks; leaves with 1 if the bar is missed."""
+    from cddpm.speed import logging_cost, rows
+
+    console, cores = Console(), rows.pin()
+    sizes = logging_cost.QUICK if quick else logging_cost.Sizes()
+    with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("training with and without"):
+        found = logging_cost.measure(Path(folder), sizes)
+    _told(found, cores, quick, output, console)
+
+
+def _told(found: list[Any], cores: int, quick: bool, output: Path | None, console: Console) -> None:
+    """Print the table, keep the numbers, and leave with 1 if a bar is missed."""
+    from cddpm import artifact
+
     console.print(_table(found))
     for number, row in enumerate(found, start=1):
         if row.detail:

@@ -18,6 +18,7 @@ from cddpm.errors import AwayError, TrackingError
 from cddpm.tracking import names
 from cddpm.tracking.delivery import Delivery
 from cddpm.tracking.runs import LabBook
+from cddpm.training import checkpoint
 
 OpenBook = Callable[..., LabBook]
 CONFIG = to_dict(ExperimentConfig(name="demo"))
@@ -78,6 +79,7 @@ def test_a_resumed_run_is_reopened_and_keeps_its_params(open_book: OpenBook, cap
         trial = book.trial(
             book.parent("demo", CONFIG, {}), 3, {"training.learning_rate": 2.0, "training.images": 7}, {}
         )
+        assert book.flush(60) == 0
         run = book.client().get_run(book.mlflow_id(trial))
     assert run.info.status == "RUNNING"
     assert run.data.params == {"training.learning_rate": "0.001", "training.images": "7"}
@@ -252,6 +254,7 @@ import sys
 from pathlib import Path
 from cddpm.config import TrackingConfig
 from cddpm.tracking.runs import LabBook
+from cddpm.training import checkpoint
 from cddpm.tracking.delivery import Delivery
 
 folder, slow = Path(sys.argv[1]), float(sys.argv[2])
@@ -288,3 +291,33 @@ def test_a_killed_driver_loses_and_doubles_nothing(output_dir: Path, open_book: 
         assert book.flush(20) == 0
     assert _points(client, run.info.run_id, "train/loss") == [(step, 1 / step) for step in range(1, 51)]
     assert len(client.search_runs(["1"])) == 2
+
+
+_WORKER = """
+import os, signal, sys
+from pathlib import Path
+from cddpm.training import checkpoint
+
+history = Path(sys.argv[1])
+for images in range(1, 31):
+    checkpoint.append_history(history, {"images": images, "train/loss": 1 / images})
+with history.open("a") as stream:
+    stream.write('{"images": 31, "train/l')
+    stream.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_workers_validations_are_entered(output_dir: Path, open_book: OpenBook) -> None:
+    """A worker tells its history file, before anybody is told; the driver enters what stands there, a cut line never."""
+    history = output_dir / checkpoint.HISTORY
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(_WORKER), str(history)], timeout=100, check=False)
+    assert done.returncode == -signal.SIGKILL
+    with open_book() as book:
+        trial = _one_trial(book)
+        for _ in range(2):
+            book.log_history(trial, checkpoint.read_history(history))
+        run_id, client = book.mlflow_id(trial), book.client()
+        assert book.flush(20) == 0
+    assert _points(client, run_id, "train/loss") == [(images, 1 / images) for images in range(1, 31)]

@@ -1,0 +1,121 @@
+"""What the lab book costs a training: blocks of steps with it and without it, by turns, in one process.
+
+In a sweep most of this cost is not the training's at all: MLflow is told by the driver. Here journal, sender, database and
+the watch over the machine all sit in the training's own process, so that what is measured is a bound.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import torch
+
+from cddpm.config import ExperimentConfig, TrackingConfig, parse, to_dict
+from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.speed.rows import Row
+from cddpm.speed.timing import seconds
+from cddpm.tracking import names
+from cddpm.tracking.runs import LabBook
+from cddpm.training.watch import Watch
+
+_BAR: tuple[float, Literal["at most"]] = (2.0, "at most")
+_IMAGE = (48, 48)
+_SETTINGS = {
+    "name": "bench",
+    "data": {"volume_shape": [96, 96, 50], "rescale_factor": 2},
+    "encoder": {"architecture": "resnet18", "width": 16, "max_pool": False},
+    "model": {"base_width": 32, "width_multipliers": [1, 1, 2], "residual_blocks": 1, "condition_width": 64},
+    "training": {"batch_size": 32},
+}
+"""The networks of the quickstart: the smaller a step, the more a line in the lab book weighs."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured. A block is what lies between two validations: the quickstart has 40 steps there."""
+
+    steps: int = 40
+    repeats: int = 3
+
+
+QUICK = Sizes(steps=2, repeats=2)
+
+
+def measure(folder: Path, sizes: Sizes) -> list[Row]:
+    """Rows of the table: what the lab book computes, and what a training waits for, both in percent of its own time.
+
+    Computing is counted in processor time of the whole process, which other programs on the machine do not change.
+    """
+    config = parse(_SETTINGS, "bench")
+    step = _step(config)
+    with LabBook.open(TrackingConfig(), folder, folder / "spool") as book:
+        run = book.trial(book.parent("bench", to_dict(config), {}), 0, {}, {})
+        book.flush(60)
+        block = _Block(book, run, sizes.steps, step)
+        block.logged()  # does not count: compilation, files not yet read
+        turns = [(_processor_seconds(block.logged), _processor_seconds(block.plain)) for _ in range(sizes.repeats)]
+        lines = [seconds(block.line) for _ in range(20)]
+        wall = seconds(block.plain)
+        book.flush(60)
+    logged, plain = (median(side) for side in zip(*turns, strict=True))
+    detail = (
+        f"{sizes.repeats} blocks of {sizes.steps} steps each way, by turns: {logged:.2f} and {plain:.2f} s of processor time; "
+        f"a step takes {1000 * wall / sizes.steps:.0f} ms of wall-clock now"
+    )
+    told = (
+        f"a line of a validation is in the journal, on the disk, after {1000 * median(lines):.1f} ms; one line a block"
+    )
+    return [
+        Row("processor time of the lab book, of that of the training", "%", 100 * (logged / plain - 1), *_BAR, detail),
+        Row("a training waits for the lab book, of its wall-clock", "%", 100 * median(lines) / wall, *_BAR, told),
+    ]
+
+
+def _processor_seconds(work: Callable[[], None]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def _step(config: ExperimentConfig) -> Callable[[], None]:
+    torch.manual_seed(0)
+    model = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    count = config.training.batch_size
+    slices, noise = torch.rand(count, 1, *_IMAGE), torch.randn(count, 1, *_IMAGE)
+    levels = torch.randint(0, config.diffusion.timesteps, (count,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(slices, levels, noise).backward()
+        optimizer.step()
+
+    return step
+
+
+class _Block:
+    """Steps between two validations, with and without what the lab book does meanwhile."""
+
+    def __init__(self, book: LabBook, run: str, steps: int, step: Callable[[], None]) -> None:
+        self._book, self._run, self._steps, self._step, self._images = book, run, steps, step, 0
+
+    def line(self) -> None:
+        """What a validation tells."""
+        self._images += 32
+        row = {names.IMAGES: self._images, names.TRAIN_LOSS: 0.1, names.VAL_LOSS: 0.1, names.MONITOR_OBJECTIVE: 0.5}
+        self._book.log_history(self._run, [row])
+
+    def plain(self) -> None:
+        """Steps alone."""
+        for _ in range(self._steps):
+            self._step()
+
+    def logged(self) -> None:
+        """A line first, so that it is sent while the steps go on; and the watch of a stage."""
+        with Watch(torch.device("cpu")):
+            self.line()
+            self.plain()
+        self._book.flush(60)
