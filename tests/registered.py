@@ -38,7 +38,12 @@ def make_package(folder: Path, number: int, sweep: str = "demo") -> Path:
 
 def fill(book: LabBook, folder: Path) -> list[int]:
     """Register the three; registering again changes nothing."""
-    parent = book.parent("demo", {}, {names.COMMIT: "abc"}, params={"training.images": 500})
+    parent = book.parent(
+        "demo",
+        {},
+        {names.COMMIT: "abc"},
+        params={"training.images": 500, "search.scoring.space.scoring.guidance_scale": {"float": [0.0, 2.0]}},
+    )
     numbers = []
     for number, metrics in enumerate(METRICS):
         trial = book.trial(parent, number, {"scoring.guidance_scale": GUIDANCE[number]}, {})

@@ -1,6 +1,7 @@
 """Tables of ``cddpm registry``, readable in 80 columns."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     from cddpm.tracking.version import Version
 
 _SHOWN_ELSEWHERE = ("mlflow.", names.SWEEP, names.TRIAL, names.KIND, names.FINGERPRINT_PACKAGE)
-_SHORT = 12
+_OF_HEALTHY = "/healthy/false_positive_rate"
+"""Beside means over data sets all that a comparison shows, if there are rows of subjects below; JSON has everything."""
 
 
 def versions(
     found: Sequence["Version"],
     title: str,
     metrics: Mapping[str, str],
-    aliases: Mapping[int, Sequence[str]] | None = None,
 ) -> None:
     """A row per version, with a column per metric name -> heading; the day where the terminal is wide enough."""
     console = Console()
@@ -93,7 +94,11 @@ def comparison(found: "SideBySide", model: str) -> None:
         if found.settings
         else f"{escape(model)}: all settings are equal"
     )
-    metrics = {name: [number(value) for value in values] for name, values in found.metrics.items()}
+    metrics = {
+        name: [number(value) for value in values]
+        for name, values in found.metrics.items()
+        if not found.scores or name.count("/") < 2 or name.endswith(_OF_HEALTHY)
+    }
     console.print(_side_by_side("metrics", headings, metrics))
     if found.scores:
         console.print(_scores(found, headings))
@@ -150,9 +155,14 @@ def _label(step: "Ancestor") -> str:
         if step.kind == "store"
         else ""
     )
-    here = f"\n[dim]{escape(str(step.path))}[/]" if step.path else ""
+    here = f"\n[dim]{escape(_near(step.path))}[/]" if step.path else ""
     found = "".join(f"\n{escape(key)}: {escape(value)}" for key, value in step.facts.items())
     return f"[cyan]{step.kind}[/]{name}{found}{here}"
+
+
+def _near(path: Path) -> str:
+    """``path`` as seen from here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _side_by_side(title: str, headings: Sequence[str], rows: Mapping[str, Sequence[str | None]]) -> Table:

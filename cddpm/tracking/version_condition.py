@@ -79,11 +79,14 @@ def metric_key(name: str, known: Iterable[str]) -> str | None:
 
 
 def param_key(name: str, known: Iterable[str]) -> str | None:
-    """The setting that ``name`` is the path, or the end of the path, of. Raises ``ConfigError`` if there are several."""
+    """The setting that ``name`` is the path, or the end of the path, of. Raises ``ConfigError`` if there are several.
+
+    What a sweep searched *through* (``search.scoring.space.scoring.guidance_scale``) is found by its whole path only.
+    """
     keys = set(known)
     if name in keys:
         return name
-    ends = sorted(key for key in keys if key.endswith(f".{name}"))
+    ends = sorted(key for key in keys if key.endswith(f".{name}") and not key.startswith("search."))
     if len(ends) > 1:
         raise ConfigError(f"params.{name}: may be {' or '.join(ends)}; write the whole path")
     return ends[0] if ends else None

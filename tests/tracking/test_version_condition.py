@@ -84,7 +84,9 @@ def test_short_names() -> None:
     assert metric_key("Brats21/dice", metrics) == "val/Brats21/dice"
     assert metric_key("objective", metrics) == "objective"
     assert metric_key("MSLUB/dice", metrics) is None
-    params = ["scoring.guidance_scale", "training.batch_size", "pretraining.batch_size"]
+    space = "search.scoring.space.scoring.guidance_scale"
+    params = ["scoring.guidance_scale", space, "training.batch_size", "pretraining.batch_size"]
+    assert param_key(space, params) == space
     assert param_key("guidance_scale", params) == "scoring.guidance_scale"
     assert param_key("scale", params) is None
     assert param_key("training.batch_size", params) == "training.batch_size"
