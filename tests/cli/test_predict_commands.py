@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import image as picture
-from tiny_package import Scan
+from tiny_package import Scan, turned
 from typer.testing import CliRunner, Result
 
 from cddpm.cli import app
@@ -206,6 +206,44 @@ def test_a_table_gives_masks_ids_and_data_sets(cohort: Path, package: Package, p
     with pytest.raises(ConfigError, match=r"scans\.csv:2: data set 'IXI'.*there are Brats21, all"):
         run(table, "--out", tmp_path / "none", "--model", package.directory)
     assert not (tmp_path / "none").exists()
+
+
+def lay_out_odd_scans(scan: Scan, folder: Path) -> None:
+    """Six files that are no usable scan, and two that are, though they lie otherwise."""
+    data, affine = scan.image.data, scan.image.affine
+    holes = data.copy()
+    holes[40:42, 50, 20] = np.nan
+    sheared = affine.copy()
+    sheared[0, 2] = affine[2, 2]
+    write_volume(folder / "nan.nii.gz", holes, affine)
+    write_volume(folder / "sheared.nii.gz", data, sheared)
+    write_volume(folder / "four.nii.gz", np.stack([data, data], -1), affine)
+    write_volume(folder / "two.nii.gz", data[:, :, 20], affine)
+    (folder / "empty.nii.gz").touch()
+    (folder / "cut.nii.gz").write_bytes(scan.image.path.read_bytes()[:-100])
+    whole = turned(scan.image, (1, 2, 0), (0, 2))
+    write_volume(folder / "long.nii", np.rint(whole.data), whole.affine, np.int64)
+    odd = turned(scan.image, (2, 0, 1), (1,))
+    write_volume(folder / "odd.nii.gz", odd.data, odd.affine)
+
+
+def test_every_odd_scan_of_a_folder_is_used_or_told_in_one_line(scan: Scan, package: Package, tmp_path: Path) -> None:
+    lay_out_odd_scans(scan, tmp_path / "scans")
+    done = run(tmp_path / "scans", "--out", tmp_path / "out", "--model", package.directory)
+    errors = [line.removeprefix("error ") for line in done.stderr.splitlines() if line.startswith("error")]
+    told = {Path(line.split(": ")[0]).name: line.split(": ", 1)[1] for line in errors}
+    assert (done.exit_code, len(errors)) == (1, 6)
+    assert told["four.nii.gz"].endswith("(4-D); one 3-D volume with at least 2 voxels along each axis is needed")
+    assert "(2-D); one 3-D volume" in told["two.nii.gz"]
+    assert told["nan.nii.gz"].startswith("2 voxels are NaN or infinite, the first at (40, 50, 20)")
+    assert told["sheared.nii.gz"].startswith("sheared axes, 45 degrees off the right angle")
+    assert told["empty.nii.gz"].startswith("0 bytes")
+    assert told["cut.nii.gz"].startswith("gzip stream cut or damaged")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"long", "odd"}
+    for name, source in (("long", "long.nii"), ("odd", "odd.nii.gz")):
+        result, asked = describe(tmp_path / "out" / name / "anomaly_map.nii.gz"), describe(tmp_path / "scans" / source)
+        assert (result.shape, result.orientation) == (asked.shape, asked.orientation)
+        assert result.dtype == "float32"
 
 
 def test_masks_of_single_files_do_not_go_with_a_folder(cohort: Path, scan: Scan, tmp_path: Path) -> None:
