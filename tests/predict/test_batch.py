@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -41,6 +42,17 @@ def test_too_large_for_the_memory_is_told_and_the_others_go_on(
     assert next(outcomes).error == f"{scan.image.path.with_name('large.nii.gz')}: too large for the memory here"
     with pytest.raises(ConfigError, match="reached"):
         next(outcomes)
+
+
+def test_what_a_folder_needs_is_imported_and_no_more() -> None:
+    """Each of these takes a second or more, and none is needed to predict with a package."""
+    slow = ("ray", "mlflow", "monai", "torchio", "optuna", "sklearn")
+    code = (
+        "import sys, cddpm.predict_commands, cddpm.predict.batch, cddpm.predict.source, cddpm.scoring.figures\n"
+        f"sys.exit(' '.join(name for name in {slow} if name in sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
 
 
 @dataclass(frozen=True)
