@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
 import torch
 
-from cddpm.config import ExperimentConfig, TrackingConfig, parse, to_dict
+from cddpm.config import ExperimentConfig, TrackingConfig, parse
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.speed.rows import Row
 from cddpm.speed.timing import seconds
@@ -21,7 +20,7 @@ from cddpm.tracking import names
 from cddpm.tracking.runs import LabBook
 from cddpm.training.watch import Watch
 
-_BAR: tuple[float, Literal["at most"]] = (2.0, "at most")
+_NOBODY = "http://127.0.0.1:9"
 _IMAGE = (48, 48)
 _SETTINGS = {
     "name": "bench",
@@ -45,33 +44,63 @@ QUICK = Sizes(steps=2, repeats=2)
 
 
 def measure(folder: Path, sizes: Sizes) -> list[Row]:
-    """Rows of the table: what the lab book computes, and what a training waits for, both in percent of its own time.
+    """Rows of the table: what the lab book computes, with MLflow there and away, and what a training waits for.
 
-    Computing is counted in processor time of the whole process, which other programs on the machine do not change.
+    In percent of the training's own time. Computing is counted in processor time of the whole process, which other
+    programs on the machine do not change.
     """
-    config = parse(_SETTINGS, "bench")
-    step = _step(config)
-    with LabBook.open(TrackingConfig(), folder, folder / "spool") as book:
-        run = book.trial(book.parent("bench", to_dict(config), {}), 0, {}, {})
-        book.flush(60)
+    step = _step(parse(_SETTINGS, "bench"))
+    there = _ways(folder / "there", TrackingConfig(), sizes, step)
+    away = _ways(folder / "away", TrackingConfig(uri=_NOBODY), sizes, step)
+    told = (
+        f"a line of a validation is in the journal, on the disk, after {1000 * there.line:.1f} ms; one line a block of "
+        f"{sizes.steps} steps of {1000 * there.wall / sizes.steps:.0f} ms"
+    )
+    return [
+        Row("processor time of the lab book, of that of the training", "%", there.percent, 2.0, "at most", there.told),
+        Row("the same while MLflow does not answer", "%", away.percent, 5.0, "at most", away.told),
+        Row(
+            "a training waits for the lab book, of its wall-clock",
+            "%",
+            100 * there.line / there.wall,
+            2.0,
+            "at most",
+            told,
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """Seconds of a block: of the processor with and without the lab book, wall-clock without, wall-clock of one line."""
+
+    logged: float
+    plain: float
+    wall: float
+    line: float
+    sizes: Sizes
+
+    @property
+    def percent(self) -> float:
+        return 100 * (self.logged / self.plain - 1)
+
+    @property
+    def told(self) -> str:
+        seconds = f"{self.logged:.2f} and {self.plain:.2f} s of processor time"
+        return f"{self.sizes.repeats} blocks of {self.sizes.steps} steps each way, by turns: {seconds}"
+
+
+def _ways(folder: Path, tracking: TrackingConfig, sizes: Sizes, step: Callable[[], None]) -> _Ways:
+    with LabBook.open(tracking, folder, folder / "spool") as book:
+        run = book.trial(book.parent("bench", {}, {}), 0, {}, {})
         block = _Block(book, run, sizes.steps, step)
         block.logged()  # does not count: compilation, files not yet read
         turns = [(_processor_seconds(block.logged), _processor_seconds(block.plain)) for _ in range(sizes.repeats)]
-        lines = [seconds(block.line) for _ in range(20)]
+        line = median(seconds(block.line) for _ in range(20))
         wall = seconds(block.plain)
-        book.flush(60)
+        book.end(60 if book.away is None else 0.1)
     logged, plain = (median(side) for side in zip(*turns, strict=True))
-    detail = (
-        f"{sizes.repeats} blocks of {sizes.steps} steps each way, by turns: {logged:.2f} and {plain:.2f} s of processor time; "
-        f"a step takes {1000 * wall / sizes.steps:.0f} ms of wall-clock now"
-    )
-    told = (
-        f"a line of a validation is in the journal, on the disk, after {1000 * median(lines):.1f} ms; one line a block"
-    )
-    return [
-        Row("processor time of the lab book, of that of the training", "%", 100 * (logged / plain - 1), *_BAR, detail),
-        Row("a training waits for the lab book, of its wall-clock", "%", 100 * median(lines) / wall, *_BAR, told),
-    ]
+    return _Ways(logged, plain, wall, line, sizes)
 
 
 def _processor_seconds(work: Callable[[], None]) -> float:
@@ -118,4 +147,5 @@ class _Block:
         with Watch(torch.device("cpu")):
             self.line()
             self.plain()
-        self._book.flush(60)
+        if self._book.away is None:
+            self._book.flush(60)

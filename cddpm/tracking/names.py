@@ -139,8 +139,11 @@ CURVES = {
     MONITOR_OBJECTIVE: "objective over a few validation volumes while training goes on",
     "monitor/*": "the same per data set and metric; never a final score",
     OBJECTIVE: "best validation value of the trial: what the sweep compares by",
-    "val/*": "final scores on validation: `val/METRIC` is the mean over data sets, `val/DATASET/METRIC` one data set",
+    "val/*": "final scores on validation: `val/METRIC` is the mean over data sets, `val/DATASET/METRIC` one data set; "
+    "`METRIC_std` the standard deviation over its volumes",
     "test/*": "the same on test: of the champion (on the sweep's run) and of evaluations",
+    "unswept_defaults/test/*": "the same of the configuration without any search, beside the champion",
+    "intensity_threshold/test/*": "the same of a threshold on the plain image, beside the champion",
     SECONDS: "wall-clock seconds of the stage, trial or sweep (of a sweep: of running trials, over all its starts)",
     CPU_HOURS: "booked CPU-hours of a sweep",
     GPU_SECONDS: "booked GPU-seconds of the stage, trial or sweep",
