@@ -148,7 +148,7 @@ class Lab:
     def _enter_point(self, result: TrialResult, point: Point) -> None:
         number, tags = f"{result.number:04d}.{point.number:04d}", {names.TRIAL: str(result.number)}
         tags = {**tags, names.POINT: str(point.number), names.FINGERPRINT_RECONSTRUCTION: result.reconstruction}
-        name = names.run_name(number, point.params)
+        name = names.run_name(number, point.params) if point.params else f"{number} as configured"
         run = self.book.child(self.run, f"point-{number}", names.KIND_POINT, name, point.params, tags)
         metrics = {names.OBJECTIVE: point.objective, **_chosen(_named("val", point.datasets))}
         self.book.log_metrics(run, metrics, self._trial_config(result.number).training.images)

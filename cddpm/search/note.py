@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from cddpm.config import ExperimentConfig
 from cddpm.search.leaderboard import Row
+from cddpm.tracking import names
 
 MOST_TRIALS = 10
 _NOTHING = "-"
@@ -31,6 +32,8 @@ def markdown(config: ExperimentConfig, rows: Sequence[Row]) -> str:
         *([f"And {left} more, in `leaderboard.csv` among the artifacts."] if left else []),
         f"[Registered model `{model}`](#/models/{model}) · pictures, tables and `leaderboard.csv` are among this run's "
         f"artifacts · the whole sweep on one page: `cddpm report {config.name}`",
+        f"The trials alone, in the list of runs: ``tags.`{names.SWEEP}` = '{config.name}' and tags.`{names.KIND}` = "
+        f"'{names.KIND_TRIAL}'``",
     ]
     return "\n\n".join(parts) + "\n"
 

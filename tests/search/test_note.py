@@ -26,6 +26,7 @@ def test_the_table_by_hand() -> None:
     assert "more, in" not in text
     assert "[Registered model `cddpm`](#/models/cddpm)" in text
     assert "`cddpm report demo`" in text
+    assert "``tags.`cddpm.sweep` = 'demo' and tags.`cddpm.kind` = 'trial'``" in text
 
 
 def test_of_many_trials_the_best_and_every_contender() -> None:
