@@ -60,7 +60,12 @@ fi
 needs() { # module, package, what for
     "$python" -c "import $1" 2>/dev/null || refuse "$3 needs the package $2: $python -m pip install $2"
 }
-case "$backend" in postgresql*) needs psycopg2 psycopg2-binary "a PostgreSQL backend" ;; esac
+case "$backend" in
+    postgresql://*) # SQLAlchemy's own choice of a driver changed between its versions
+        needs psycopg2 psycopg2-binary "a PostgreSQL backend"
+        backend="postgresql+psycopg2://${backend#postgresql://}"
+        ;;
+esac
 case "$artifacts" in s3://*) needs boto3 boto3 "an S3 root of artifacts" ;; esac
 
 folder="${folder:-outputs/mlflow-server}"

@@ -147,6 +147,8 @@ def _advice(error: Exception) -> str:
     code = getattr(error, "error_code", None)
     if code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
         return ". Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    if "No module named 'psycopg" in str(error):
+        return ". Install psycopg2-binary and write postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE, or use a server"
     if "schema" in str(error):
         return ". The database is of another MLflow version: back it up, then run `mlflow db upgrade <uri>`"
     return ""
