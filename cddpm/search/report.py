@@ -124,25 +124,16 @@ def _next(config: ExperimentConfig, summary: Summary) -> list[tuple[str, str]]:
     mine = "" if usual else f" --tracking-uri {shlex.quote(uri)}"
     out, scan = shlex.quote(_near(config.output_dir / "predictions")), shlex.quote(_near(summary.a_scan))
     mlflow, cddpm = _program("mlflow"), _program("cddpm")
-    model = "champion" if summary.promoted or summary.version is None else str(summary.version)
-    why = shlex.quote(f"best of sweep {config.name}")
-    own = (
-        []
-        if model == "champion"
-        else [
-            (
-                "make it the champion all the same",
-                f"{cddpm} registry promote {model} --alias champion --why {why}{mine}",
-            )
-        ]
-    )
+    stays = not summary.promoted and summary.version is not None  # the champion of an earlier sweep
+    model, why = str(summary.version) if stays else "champion", shlex.quote(f"best of sweep {config.name}")
+    promote = f"{cddpm} registry promote {model} --alias champion --why {why}{mine}"
     return [
         ("look at the picture", _near(summary.picture)),
         ("everything on one page", f"{cddpm} report {shlex.quote(_near(summary.folder))} --open"),
         ("browse the lab book, then open http://127.0.0.1:5000", f"{mlflow} ui --workers 1 --backend-store-uri {uri}"),
         ("list checkpoints", f"{cddpm} registry list{mine}"),
         ("pick the best one", f"{cddpm} registry best --metric dice --dataset {objective_datasets(config)[0]}{mine}"),
-        *own,
+        *([("make it the champion all the same", promote)] if stays else []),
         ("find anomalies in a scan", f"{cddpm} predict {scan} --out {out} --model {model}{mine}"),
     ]
 
