@@ -12,13 +12,12 @@ from cddpm.data import volume
 from cddpm.data.geometry import reorient, reorient_sizes
 from cddpm.data.volume import Volume
 from cddpm.errors import ArtifactError
+from cddpm.predict.result import ANOMALY_MAP, RECONSTRUCTION, RESULT, SEGMENTATION
 from cddpm.report.document import Cell, Section, cell, escape, facts, page, paragraph, score, table
 from cddpm.report.exhibit import Exhibit
 from cddpm.report.viewer import PARTS, described, viewer
 from cddpm.scoring import metrics
 
-ANOMALY_MAP, RECONSTRUCTION, SEGMENTATION = "anomaly_map.nii.gz", "reconstruction.nii.gz", "segmentation.nii.gz"
-RESULT = "result.json"
 MOST_BYTES = 200_000_000
 """A larger page is refused: browsers do not open it in reasonable time."""
 
@@ -57,12 +56,12 @@ def find(places: Sequence[Path]) -> list[Path]:
 def read(folder: Path, truth: Path | None = None) -> PredictedScan:
     """Read a prediction, its scan and ``truth``, a segmentation on the scan's grid.
 
-    Raises ``ArtifactError`` for a folder that is no whole prediction, ``VolumeFileError`` for a file of it or a scan that
-    cannot be read, or that lies on another grid.
+    Raises ``ArtifactError`` for a folder that is no whole prediction, or a scan that has changed since; ``VolumeFileError``
+    for a file that cannot be read or lies on another grid.
     """
     result = _result(folder)
     try:
-        image = volume.read_image(Path(result["scan"]))
+        image = volume.read_image(_same_scan(folder, result))
         low, high = float(result["intensities"]["at_0"]), float(result["intensities"]["at_1"])
         threshold, note = float(result["threshold"]), _note(result)
     except (KeyError, TypeError, ValueError) as error:
@@ -164,6 +163,16 @@ def _result(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder / RESULT}: cannot be read ({error}); predict this scan again") from error
     return result
+
+
+def _same_scan(folder: Path, result: Mapping[str, Any]) -> Path:
+    """The scan's file, as it was when it was predicted."""
+    path, before = Path(result["scan"]), result.get("identity", {}).get("scan_sha256")
+    if before is not None and path.is_file() and artifact.file_digest(path) != before:
+        raise ArtifactError(
+            f"{path}: not the file that {folder} was made from (another SHA-256); restore it, or predict it again"
+        )
+    return path
 
 
 def _note(result: Mapping[str, Any]) -> str:

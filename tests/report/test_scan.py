@@ -45,6 +45,7 @@ def test_voxel_sizes_follow_the_axes(predicted: Path, tmp_path: Path) -> None:
         source = Path(result["scan"]) if name == "input" else folder / f"{name}.nii.gz"
         write_volume(folder / f"{name}.nii.gz", read_map(source).data, affine)
     result["scan"] = str(folder / "input.nii.gz")
+    del result["identity"]  # as before digests were kept
     (folder / "result.json").write_text(json.dumps(result))
     assert scans.read(folder).exhibit.voxel_size_mm == (1.0, 2.0, 3.0)
 
@@ -107,6 +108,18 @@ def test_files_that_do_not_belong_together_are_refused(predicted: Path, tmp_path
     result = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps({**result, "scan": str(tmp_path / "moved.nii.gz")}))
     with pytest.raises(CddpmError, match=r"moved\.nii\.gz"):
+        scans.read(folder)
+
+
+def test_a_scan_that_has_changed_since_is_refused(predicted: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(predicted / "out/turned", tmp_path / "changed")
+    result = json.loads((folder / "result.json").read_text())
+    other = Path(shutil.copy(result["scan"], tmp_path / "other.nii.gz"))
+    (folder / "result.json").write_text(json.dumps({**result, "scan": str(other)}))
+    assert scans.read(folder).exhibit.name == "changed"  # the same file in another place
+    image = read_map(other)
+    write_volume(other, image.data + 1, image.affine)
+    with pytest.raises(ArtifactError, match=r"other\.nii\.gz: not the file that .*changed was made from"):
         scans.read(folder)
 
 

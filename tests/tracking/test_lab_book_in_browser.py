@@ -96,6 +96,7 @@ def test_the_list_of_runs_has_the_sweep_with_its_trials(
 ) -> None:
     trials = [runs[key].info.run_name for key in ("tiny/0000", "tiny/0001")]
     page = f"{address}/#/experiments/{runs['tiny'].info.experiment_id}/runs"
+    browser.resize(1280, 1800)  # the list holds only rows that are in sight
     look(browser, page, "tiny", "matching runs")
     browser.wait("document.querySelector('.ag-row button')", seconds=120)
     browser.run("document.querySelector('.ag-row button').click()")  # the sweep's own row; its children unfold
