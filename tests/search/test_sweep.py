@@ -85,7 +85,11 @@ def _delivered_later(tmp_path: Path, output: str, first: dict[str, str]) -> None
     trial = client.get_run(found["second/0000"]).data.tags
     maker = client.get_run(trial[f"{tags.MADE_BY}.checkpoint"]).data.tags
     assert (maker[tags.SWEEP], maker[tags.FINGERPRINT]) == ("small", trial[tags.FINGERPRINT_CHECKPOINT])
-    assert client.get_model_version_by_alias("cddpm", "champion").tags[tags.SWEEP] == "second"
+    versions = client.search_model_versions("name = 'cddpm'")
+    assert {version.tags[tags.SWEEP] for version in versions} == {"small", "second"}
+    best = max(json.loads(version.tags[tags.METRICS])[tags.OBJECTIVE] for version in versions)
+    champion = client.get_model_version_by_alias("cddpm", "champion")  # the second sweep's only if it is not worse
+    assert json.loads(champion.tags[tags.METRICS])[tags.OBJECTIVE] == best
 
 
 def test_interrupted_killed_and_resumed(tmp_path: Path) -> None:
