@@ -359,8 +359,9 @@ def reconstruct(
 
 
 def unpredicted(config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int]) -> list[int]:
-    """Those of ``volumes`` of which the checkpoint ``path`` has not predicted all that ``config`` asks for."""
+    """Those of ``volumes`` of which the checkpoint ``path`` has not predicted all that ``config`` asks for, or it is damaged."""
     cohort, _, _, _ = _predictions(config, place, path, volumes, torch.device("cpu"))
+    cohort.view.without_damaged(cohort.parts)
     return cohort.missing(volumes)
 
 
