@@ -20,7 +20,7 @@ BEGUN = "interrupted before the alias was moved"
 """What ``refused`` says of an attempt that has only begun."""
 _RIVALS_SECONDS = 60.0
 """Attempts that lie further apart are no rivals: one that is so old and did not move its alias has died."""
-_FIRST_COMES_SECONDS, _LATER_COMES_SECONDS, _LOOK_SECONDS = 2.0, 0.5, 0.1
+_FIRST_COMES_SECONDS, _LATER_COMES_SECONDS, _LOOK_SECONDS = 10.0, 2.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -133,17 +133,18 @@ def _moved(model: ModelRecord | None, alias: str, expected: int | None) -> str:
 
 
 def _overtaken(catalogue: Catalogue, name: str, key: str, attempt: Promotion) -> str:
-    """Wait for rivals, whose entries are seen but whose alias is not yet; the reason if one of them moved it."""
+    """Wait for rivals, whose entries are seen but whose alias is not yet; the reason if one of them moved it.
+
+    One that began first is waited for until it is done, one that began later for a moment: it may not have seen this one.
+    """
     model = catalogue.model(name)
-    others = _rivals(audit(model), key, attempt)
-    patience = 0.0
-    if others:
-        first = min((entry.when, other) for other, entry in others.items()) < (attempt.when, key)
-        patience = _FIRST_COMES_SECONDS if first else _LATER_COMES_SECONDS
-    end = time.monotonic() + patience
-    while not (reason := _moved(model, attempt.alias, attempt.previous)) and time.monotonic() < end:
+    rivals = _rivals(audit(model), key, attempt)
+    first = any((entry.when, other) < (attempt.when, key) for other, entry in rivals.items())
+    end = time.monotonic() + (_FIRST_COMES_SECONDS if first else _LATER_COMES_SECONDS)
+    while not (reason := _moved(model, attempt.alias, attempt.previous)) and rivals and time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
         model = catalogue.model(name)
+        rivals = _rivals(audit(model), key, attempt)
     return reason
 
 

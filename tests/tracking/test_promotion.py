@@ -200,7 +200,10 @@ class _Rival:
 
 
 @pytest.mark.parametrize(("after_looks", "wins"), [(3, False), (None, True)])
-def test_a_rival_that_began_first_is_waited_for(registry: Registry, after_looks: int | None, wins: bool) -> None:
+def test_a_rival_that_began_first_is_waited_for(
+    registry: Registry, after_looks: int | None, wins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promotion, "_FIRST_COMES_SECONDS", 10.0 if after_looks else 0.3)
     when = "2026-01-01T00:00:00.000000+00:00"
     rival, mine = (Promotion("busy", number, None, "me", when, "why") for number in (3, 1))
     catalogue = _Rival(registry._catalogue, after_looks, registry.name)
