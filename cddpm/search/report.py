@@ -127,10 +127,13 @@ def _next(config: ExperimentConfig, summary: Summary) -> list[tuple[str, str]]:
     stays = not summary.promoted and summary.version is not None  # the champion of an earlier sweep
     model, why = str(summary.version) if stays else "champion", shlex.quote(f"best of sweep {config.name}")
     promote = f"{cddpm} registry promote {model} --alias champion --why {why}{mine}"
+    browse = "browse the lab book"
     return [
         ("look at the picture", _near(summary.picture)),
         ("everything on one page", f"{cddpm} report {shlex.quote(_near(summary.folder))} --open"),
-        ("browse the lab book, then open http://127.0.0.1:5000", f"{mlflow} ui --workers 1 --backend-store-uri {uri}"),
+        (browse, uri)
+        if uri.startswith("http")
+        else (f"{browse}, then open http://127.0.0.1:5000", f"{mlflow} ui --workers 1 --backend-store-uri {uri}"),
         ("list checkpoints", f"{cddpm} registry list{mine}"),
         ("pick the best one", f"{cddpm} registry best --metric dice --dataset {objective_datasets(config)[0]}{mine}"),
         *([("make it the champion all the same", promote)] if stays else []),
