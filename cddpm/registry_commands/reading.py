@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from cddpm.tracking.version import Version
     from cddpm.tracking.version_condition import Comparison
 
+_SHOWN = 100
+"""Rows of a list: nobody reads more, and drawing thousands takes seconds."""
+
 
 def list_command(
     where: Where = "",
@@ -41,7 +44,8 @@ def list_command(
     ] = "version",
     archived: Archived = False,
     top: Annotated[
-        int | None, typer.Option("--top", min=1, help="How many; without it all.", show_default=False)
+        int | None,
+        typer.Option("--top", min=1, help="How many; without it the first 100 (in JSON all).", show_default=False),
     ] = None,
     uri: Uri = None,
     model: Model = "cddpm",
@@ -60,7 +64,12 @@ def list_command(
     elif found:
         metrics = {"objective": "objective", "val/dice": "val/dice"}
         sorted_by = {} if sort in ("version", "created", "trial") else {sort: sort}
-        tables.versions(found, f"{model}: {len(found)} versions", {**metrics, **sorted_by})
+        shown = found if top else found[:_SHOWN]
+        tables.versions(shown, f"{model}: {len(found)} versions", {**metrics, **sorted_by})
+        if len(found) > len(shown):
+            Console().print(
+                f"and {len(found) - len(shown)} more: --top {len(found)} shows them, --where chooses among them"
+            )
     elif where or sweep:
         Console().print(f"No version of '{escape(model)}' fits.", soft_wrap=True)
     else:

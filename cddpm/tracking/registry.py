@@ -132,10 +132,8 @@ class Registry:
         Test metrics are looked at only with ``split="test"``. Raises ``TrackingError`` if no version has the metric.
         """
         key = selection.metric_key(metric, dataset, split)
-        every = self.select(archived=archived)
-        chosen = selection.ranked(every, key, self.name)
-        kept = {version.number for version in self.select(comparisons, archived=archived)}
-        return [version for version in chosen if version.number in kept][:top]
+        chosen = selection.ranked(self.select(archived=archived), key, self.name)
+        return selection.where(chosen, comparisons, lambda versions: settings_of(versions, self._catalogue))[:top]
 
     @staticmethod
     def metric_key(metric: str, dataset: str | None = None, split: str = "val") -> str:

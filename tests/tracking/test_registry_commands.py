@@ -84,6 +84,17 @@ def test_lists_are_filtered_and_sorted() -> None:
         _run("best", "--where", "params.guidance_scales > 1")
 
 
+def test_a_long_list_is_cut_and_says_so(here: Path) -> None:
+    registered.many(here / "outputs" / "mlflow.db", 1, 150, 130)
+    text = _run("list")
+    assert "cddpm: 130 versions" in text
+    assert "and 30 more: --top 130 shows them" in text
+    assert "0030" in text  # version 31
+    assert "sweep-000/0029" not in text
+    assert "sweep-000/0000" in _run("list", "--top", "130")
+    assert len(_numbers("list")) == 130
+
+
 @pytest.mark.usefixtures("three")
 def test_test_is_never_looked_at_in_silence() -> None:
     quiet = _invoke("best", "--json")
