@@ -111,14 +111,13 @@ class Browser:
         assert "exceptionDetails" not in answer, f"{script}: {answer['exceptionDetails']}"
         return answer["result"].get("value")
 
-    def wait(self, condition: str, seconds: float | None = None) -> Any:
-        """Wait until a JavaScript expression is true; returns its value."""
+    def wait(self, condition: str, seconds: float | None = None) -> None:
+        """Wait until a JavaScript expression is true (or an element that is there)."""
         end = time.monotonic() + (seconds or self._seconds)
-        while not (value := self.run(condition)):
+        while not self.run(f"Boolean({condition})"):
             if time.monotonic() > end:
                 raise AssertionError(f"{condition}: not in {seconds or self._seconds} s; the page says\n{self.text()}")
             time.sleep(0.1)
-        return value
 
     def text(self) -> str:
         """What a person reads."""
