@@ -34,7 +34,7 @@ Why = Annotated[str | None, typer.Option("--why", help="The reason; it is kept."
 
 def promote(
     ref: Ref,
-    alias_argument: Annotated[str | None, typer.Argument(metavar="[ALIAS]", hidden=True)] = None,
+    alias_argument: Annotated[str | None, typer.Argument(metavar="ALIAS", hidden=True)] = None,
     alias: Annotated[str | None, typer.Option("--alias", help="Such as champion.", show_default=False)] = None,
     why: Why = None,
     require: Annotated[

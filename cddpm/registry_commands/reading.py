@@ -63,7 +63,8 @@ def list_command(
         print_json([version.plain() for version in found])
     elif found:
         metrics = {"objective": "objective", "val/dice": "val/dice"}
-        sorted_by = {} if sort in ("version", "created", "trial") else {sort: sort}
+        keys = {key for version in found for key in version.metrics}
+        sorted_by = {key: key for key in (sort, f"val/{sort}") if key in keys}
         shown = found if top else found[:_SHOWN]
         tables.versions(shown, f"{model}: {len(found)} versions", {**metrics, **sorted_by})
         if len(found) > len(shown):

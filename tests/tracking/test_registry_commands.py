@@ -76,6 +76,9 @@ def test_tables_read_whole(open_book: OpenBook, tmp_path: Path, columns: int) ->
 def test_lists_are_filtered_and_sorted() -> None:
     assert _numbers("list") == [3, 2, 1]
     assert _numbers("list", "--sort", "dice", "--top", "2") == [2, 3]
+    by_dataset = _run("list", "--sort", "Brats21/dice")
+    assert "val/Brats21/dice" in by_dataset
+    assert by_dataset.index("0.6000") < by_dataset.index("demo/0002") < by_dataset.index("demo/0001")
     assert _numbers("list", "--where", "params.guidance_scale > 0.5 and metrics.dice < 0.5") == [3]
     assert _numbers("best", "--dataset", "Brats21") == [1, 3, 2]
     assert _numbers("best", "--where", "params.guidance_scale > 0.5", "--top", "1") == [2]
