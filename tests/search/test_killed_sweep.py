@@ -17,6 +17,8 @@ from small_sweep import CONFIG, Sweep
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 KILLS = 10
+NUMBERS = ("train/", "pretrain/", "monitor/", "val/", "test/", "objective")
+"""Beginnings of the metrics that must be equal; others tell times, memory and cost."""
 ONE_PROCESS = copy.deepcopy(CONFIG)
 ONE_PROCESS["compute"]["workers"] = 1
 ONE_PROCESS["search"]["concurrent_trials"] = 1
@@ -62,7 +64,7 @@ def _runs(path: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
     curves = {}
     for run in (run for run in found if run.data.tags["cddpm.kind"] != "stage"):  # whose numbers are times
         assert run.info.status == "FINISHED", run.data.tags["cddpm.run"]
-        names = [n for n in run.data.metrics if n.startswith(("train/loss", "pretrain/", "val/", "test/", "objective"))]
+        names = [n for n in run.data.metrics if n.startswith(NUMBERS) and not n.endswith("_per_second")]
         histories = {name: client.get_metric_history(run.info.run_id, name) for name in names}
         curves[run.data.tags["cddpm.run"]] = {n: [(p.step, p.value) for p in points] for n, points in histories.items()}
     for name, points in ((n, p) for run in curves.values() for n, p in run.items()):
