@@ -22,7 +22,6 @@ NUMBERS = ("train/", "pretrain/", "monitor/", "val/", "test/", "objective")
 ONE_PROCESS = copy.deepcopy(CONFIG)
 ONE_PROCESS["compute"]["workers"] = 1
 ONE_PROCESS["search"]["concurrent_trials"] = 1
-ONE_PROCESS["training"]["images"] = 1024
 
 
 def outcome(folder: Path) -> dict[str, Any]:
