@@ -81,7 +81,8 @@ def predict(
         typer.Option(
             "--address",
             metavar="auto|local|HOST:PORT",
-            help="Share the scans out over a Ray cluster: one process per GPU, or per CPU. local starts one here.",
+            help="Share the scans out over a Ray cluster: one process per GPU, or per CPU. local starts one here. "
+            "Scans and OUT must lie where every node sees them.",
             show_default=False,
         ),
     ] = None,

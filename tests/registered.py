@@ -105,6 +105,7 @@ def _run_row(run_id: str) -> dict[str, Any]:
         "run_uuid": run_id,
         "name": "run",
         "source_type": "LOCAL",
+        "user_id": "me",
         "status": "FINISHED",
         "start_time": 1,
         "end_time": 2,

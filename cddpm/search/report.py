@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cddpm.config import ExperimentConfig
+from cddpm.config import ExperimentConfig, TrackingConfig
 from cddpm.search.champion import Contender
 from cddpm.search.leaderboard import Row
 from cddpm.search.scoring_search import objective_datasets
@@ -122,22 +122,25 @@ def _next(config: ExperimentConfig, summary: Summary) -> list[tuple[str, str]]:
     uri = summary.tracking_uri
     usual = uri == f"sqlite:///{Path.cwd() / 'outputs' / 'mlflow.db'}"  # what cddpm looks for by itself
     mine = "" if usual else f" --tracking-uri {shlex.quote(uri)}"
+    named = config.tracking.registered_model
+    ours = "" if named == TrackingConfig().registered_model else f" --model {shlex.quote(named)}"
+    whose = f" --registered-model {shlex.quote(named)}" if ours else ""
     out, scan = shlex.quote(_near(config.output_dir / "predictions")), shlex.quote(_near(summary.a_scan))
     mlflow, cddpm = _program("mlflow"), _program("cddpm")
     stays = not summary.promoted and summary.version is not None  # the champion of an earlier sweep
     model, why = str(summary.version) if stays else "champion", shlex.quote(f"best of sweep {config.name}")
-    promote = f"{cddpm} registry promote {model} --alias champion --why {why}{mine}"
-    browse = "browse the lab book"
+    promote = f"{cddpm} registry promote {model} --alias champion --why {why}{ours}{mine}"
+    browse, dataset = "browse the lab book", objective_datasets(config)[0]
     return [
         ("look at the picture", _near(summary.picture)),
         ("everything on one page", f"{cddpm} report {shlex.quote(_near(summary.folder))} --open"),
         (browse, uri)
         if uri.startswith("http")
         else (f"{browse}, then open http://127.0.0.1:5000", f"{mlflow} ui --workers 1 --backend-store-uri {uri}"),
-        ("list checkpoints", f"{cddpm} registry list{mine}"),
-        ("pick the best one", f"{cddpm} registry best --metric dice --dataset {objective_datasets(config)[0]}{mine}"),
+        ("list checkpoints", f"{cddpm} registry list{ours}{mine}"),
+        ("pick the best one", f"{cddpm} registry best --metric dice --dataset {dataset}{ours}{mine}"),
         *([("make it the champion all the same", promote)] if stays else []),
-        ("find anomalies in a scan", f"{cddpm} predict {scan} --out {out} --model {model}{mine}"),
+        ("find anomalies in a scan", f"{cddpm} predict {scan} --out {out} --model {model}{whose}{mine}"),
     ]
 
 

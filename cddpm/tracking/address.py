@@ -1,11 +1,28 @@
 """Where a lab book is: tracking URIs, and the database file behind one. No MLflow here: it takes over a second to import."""
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from cddpm.errors import TrackingError
+from cddpm.errors import AwayError, TrackingError
 
 _SQLITE = "sqlite:///"
 _SQLITE_MAGIC = b"SQLite format 3\0"
+_PASSING = (
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "REQUEST_LIMIT_EXCEEDED",
+)
+_OF_STATUS = {
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    429: "REQUEST_LIMIT_EXCEEDED",
+    500: "INTERNAL_ERROR",
+    502: "TEMPORARILY_UNAVAILABLE",
+    503: "TEMPORARILY_UNAVAILABLE",
+    504: "TEMPORARILY_UNAVAILABLE",
+}
 
 
 def default_uri(output_dir: Path) -> str:
@@ -42,9 +59,51 @@ def check_is_database(file: Path) -> None:
         raise TrackingError(f"{file}: is not a SQLite database; move it away, or set tracking.uri to another")
 
 
+def away(uri: str, reason: object) -> AwayError:
+    """What is said of a server that does not answer."""
+    return AwayError(
+        f"{without_password(uri)}: the MLflow server does not answer ({reason}). Start it, correct tracking.uri (or "
+        "MLFLOW_TRACKING_URI), or leave it empty for a SQLite file in output_dir"
+    )
+
+
+def may_pass(code: str | None) -> bool:
+    """Whether one of MLflow's error codes stands for what may be gone later."""
+    return code in _PASSING
+
+
+def code_of_status(status: int) -> str | None:
+    """MLflow's error code that an HTTP status stands for, None for any other status."""
+    return _OF_STATUS.get(status)
+
+
+def refusal(what: str, code: str | None, message: str) -> TrackingError:
+    """What is said of an answer with one of MLflow's error codes; begins with ``what``."""
+    kind = AwayError if may_pass(code) else TrackingError
+    return kind(f"{what}: MLflow refuses: {shortened(message)}{advice(code)}")
+
+
+def advice(code: str | None) -> str:
+    """What a user can do against one of MLflow's error codes."""
+    if code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
+        return ". Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    return ""
+
+
+def without_password(uri: str) -> str:
+    """``uri`` as it may be shown."""
+    password = urlsplit(uri).password
+    return uri.replace(f":{password}@", ":***@") if password else uri
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error as one line of at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    return shortened(str(error)) or type(error).__name__
+
+
+def shortened(message: str) -> str:
+    """A message as one line of at most 300 characters."""
+    text = " ".join(message.split())
     return text if len(text) <= 300 else text[:297] + "..."
 
 

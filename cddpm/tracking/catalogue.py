@@ -1,8 +1,9 @@
 """What the registry reads and writes in MLflow, as plain records.
 
-There are two ways to them. ``catalogue_file.CatalogueFile`` opens a SQLite file directly: MLflow's own store takes over two
-seconds to import. ``catalogue_client.CatalogueClient`` asks MLflow's client: for servers, and for database files of a schema
-that the first one does not know. A test holds that both say the same of one file.
+There are three ways to them. ``catalogue_file.CatalogueFile`` opens a SQLite file directly: MLflow's own store takes over two
+seconds to import. ``catalogue_server.CatalogueServer`` asks a server over HTTP: MLflow's client takes more than one.
+``catalogue_client.CatalogueClient`` asks that client: for other databases, files of a schema that the first does not know, and
+servers entered in a way that the second does not know. Tests hold that all say the same.
 """
 
 from collections.abc import Collection

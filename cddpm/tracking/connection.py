@@ -18,12 +18,16 @@ from mlflow.exceptions import MlflowException
 from cddpm import artifact
 from cddpm.errors import AwayError, TrackingError
 from cddpm.tracking.address import (
+    advice,
+    away,
     check_is_database,
     check_is_there,
     default_uri,
     file_uri,
+    may_pass,
     one_line,
     sqlite_file,
+    without_password,
 )
 
 __all__ = ["as_global", "connect", "default_uri", "experiment", "one_line", "sqlite_file", "told"]
@@ -33,13 +37,6 @@ logger = logging.getLogger(__name__)
 _ANSWER_SECONDS = 8.0
 _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Kinds of database servers, and where they listen if the URI does not say."""
-_PASSING = (
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-    "INTERNAL_ERROR",
-    "TEMPORARILY_UNAVAILABLE",
-    "REQUEST_LIMIT_EXCEEDED",
-)
 
 for _noisy, _level in (
     ("mlflow", logging.WARNING),
@@ -75,7 +72,7 @@ def _opened(uri: str) -> MlflowClient:
         client.search_registered_models(max_results=1)
     except MlflowException as error:
         lasting = sqlite_file(uri) is not None and "database is locked" not in str(error)
-        passing = error.error_code in _PASSING and not lasting and "schema" not in str(error)
+        passing = may_pass(error.error_code) and not lasting and "schema" not in str(error)
         kind = AwayError if passing else TrackingError
         raise kind(f"{uri}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
     except Exception as error:  # SQLAlchemy, Alembic and drivers raise their own kinds
@@ -109,10 +106,7 @@ def _check_answers(uri: str) -> None:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLError):
             return  # certificates are judged by MLflow's own settings
-        raise AwayError(
-            f"{uri}: the MLflow server does not answer ({reason}). Start it, correct tracking.uri (or "
-            "MLFLOW_TRACKING_URI), or leave it empty for a SQLite file in output_dir"
-        ) from None
+        raise away(uri, reason) from None
 
 
 def _check_listens(uri: str, host: str | None, port: int) -> None:
@@ -122,13 +116,8 @@ def _check_listens(uri: str, host: str | None, port: int) -> None:
         socket.create_connection((host, port), timeout=_ANSWER_SECONDS).close()
     except OSError as error:
         raise AwayError(
-            f"{_without_password(uri)}: the database does not answer ({error}). Start it, or correct the URI"
+            f"{without_password(uri)}: the database does not answer ({error}). Start it, or correct the URI"
         ) from None
-
-
-def _without_password(uri: str) -> str:
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri
 
 
 @contextlib.contextmanager
@@ -137,21 +126,18 @@ def told(what: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        kind = AwayError if error.error_code in _PASSING else TrackingError
+        kind = AwayError if may_pass(error.error_code) else TrackingError
         raise kind(f"{what}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
     except OSError as error:
         raise AwayError(f"{what}: MLflow cannot be reached or its files not be used: {one_line(error)}") from error
 
 
 def _advice(error: Exception) -> str:
-    code = getattr(error, "error_code", None)
-    if code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
-        return ". Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
     if "No module named 'psycopg" in str(error):
         return ". Install psycopg2-binary and write postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE, or use a server"
     if "schema" in str(error):
         return ". The database is of another MLflow version: back it up, then run `mlflow db upgrade <uri>`"
-    return ""
+    return advice(getattr(error, "error_code", None))
 
 
 _FOR_TRAINING = {"mlflow.experimentKind": "custom_model_development"}

@@ -54,6 +54,7 @@ class LabBook:
         self._journals: dict[str, Journal] = {}
         self._last_step: dict[tuple[str, str], int] = {}
         self._tables: dict[str, dict[str, None]] = {}
+        self._left: int | None = None
         self.away: str | None = None
         """Why MLflow did not answer when the lab book was opened; None if it did."""
 
@@ -323,7 +324,9 @@ class LabBook:
 
     def end(self, timeout_seconds: float = 30.0) -> int:
         """Flush, stop the sender and free the journals; returns how many entries wait for the next ``open``."""
-        left = self.flush(timeout_seconds)
+        if self._left is not None:
+            return self._left
+        left = self._left = self.flush(timeout_seconds)
         self._sender.stop(timeout_seconds=5.0)
         for journal in self._journals.values():
             journal.close()

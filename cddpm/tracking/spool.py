@@ -48,13 +48,18 @@ def waiting(spool: Path) -> list[Waiting]:
 
     Raises ``TrackingError`` for a damaged journal.
     """
-    found = []
-    for path in sorted(spool.glob(f"*{SUFFIX}")):
-        count, home = waiting_in(path)
-        if count:
-            name = path.name.removesuffix(SUFFIX)
-            found.append(Waiting(name, count, home.get("uri", ""), home.get("experiment", ""), path))
-    return found
+    found = [_waiting_in(path) for path in _journals(spool)]
+    return [entry for entry in found if entry.entries]
+
+
+def _journals(spool: Path) -> list[Path]:
+    return sorted(spool.glob(f"*{SUFFIX}"))
+
+
+def _waiting_in(path: Path) -> Waiting:
+    count, home = waiting_in(path)
+    name = path.name.removesuffix(SUFFIX)
+    return Waiting(name, count, home.get("uri", ""), home.get("experiment", ""), path)
 
 
 def to_deliver(entries: int, output_dir: Path) -> str:
@@ -78,7 +83,14 @@ def deliver_spool(
     """
     delivered = left = refused = 0
     faults = []
-    for entry in waiting(spool):
+    for path in _journals(spool):
+        try:
+            entry = _waiting_in(path)
+        except TrackingError as error:  # damaged
+            faults.append(f"{path.name.removesuffix(SUFFIX)}: {error}")
+            continue
+        if not entry.entries:
+            continue
         told(entry)
         try:
             rest, not_taken, fault = _deliver(entry, uri, timeout_seconds)

@@ -22,3 +22,15 @@ def test_the_next_commands_mean_the_models_of_this_sweep(
     assert f"--model {model} " in commands["find anomalies in a scan"]
     promote = commands.get("make it the champion all the same", "")
     assert ("registry promote 3 --alias champion --why 'best of sweep tiny'" in promote) == (model == "3")
+
+
+def test_the_next_commands_name_a_model_that_is_not_the_usual_one(tmp_path: Path) -> None:
+    usual = built_sweep.config(tmp_path)
+    config = usual.model_copy(update={"tracking": usual.tracking.model_copy(update={"registered_model": "aims"})})
+    picture, scan = tmp_path / "champion.png", tmp_path / "scan.nii.gz"
+    summary = Summary(tmp_path, [], [], 3, picture, "http://127.0.0.1:5000", 0, scan, [], True)
+    commands = dict(report._next(config, summary))
+    assert " registry list --model aims " in commands["list checkpoints"]
+    assert " --dataset Brats21 --model aims " in commands["pick the best one"]
+    assert " --model champion --registered-model aims " in commands["find anomalies in a scan"]
+    assert not any("aims" in command for command in dict(report._next(usual, summary)).values())

@@ -1,5 +1,6 @@
 """A sweep's entries that MLflow never saw, delivered by hand afterwards: runs, points, files, the registered champion."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from mlflow import MlflowClient
 from cddpm.config import ExperimentConfig, ScoringConfig, TrackingConfig, to_dict
 from cddpm.errors import TrackingError
 from cddpm.tracking import connection, names
+from cddpm.tracking.address import file_uri
 from cddpm.tracking.catalogue_file import CatalogueFile
 from cddpm.tracking.package import Pipeline, write_package
 from cddpm.tracking.promotion import BEGUN
@@ -158,6 +160,20 @@ def test_a_journal_that_does_not_say_where_asks(output_dir: Path) -> None:
     (output_dir / "spool" / "old.jsonl").write_text('{"n":1,"op":"close","run":"old","status":"FINISHED","time":1}\n')
     done = deliver_spool(output_dir / "spool")
     assert "does not say which lab book it was written for; name one (--tracking-uri)" in done.faults[0]
-    (output_dir / "spool" / "old.jsonl").write_text("rubbish\n")
+
+
+def test_a_damaged_journal_holds_no_other_up(output_dir: Path) -> None:
+    spool = output_dir / "spool"
+    spool.mkdir()
+    (spool / "bad.jsonl").write_text("rubbish\n")
+    entry = {"n": 1, "op": "open", "run": "good", "tags": {}, "params": {}, "time": 1, "to": "here"}
+    home = {"uri": file_uri(output_dir / "mlflow.db"), "experiment": "cddpm"}
+    (spool / "good.jsonl").write_text(json.dumps({**entry, **home}) + "\n")
+    done = deliver_spool(spool)
+    assert (done.delivered, done.waiting) == (1, 0)
+    assert len(done.faults) == 1
+    assert "bad: " in done.faults[0]
+    assert "line 1 is damaged" in done.faults[0]
+    assert (spool / "bad.jsonl").read_text() == "rubbish\n"
     with pytest.raises(TrackingError, match="line 1 is damaged"):
-        deliver_spool(output_dir / "spool")
+        waiting(spool)
