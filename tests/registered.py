@@ -1,8 +1,11 @@
 """A lab book with three registered versions of one sweep, made as a sweep makes them."""
 
 import json
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,3 +153,18 @@ def _version_tags(number: int, sweep: int, trial: int) -> list[dict[str, Any]]:
     }
     own = {"name": "cddpm", "version": number, "workspace": "default"}
     return [{**own, "key": key, "value": value} for key, value in found.items()]
+
+
+def imports_of(commands: list[list[str]], *options: str) -> list[str]:
+    """Which big packages are imported by ``cddpm registry`` commands, one after the other in a process of their own."""
+    code = (
+        "import json, sys; from typer.testing import CliRunner; from cddpm.cli import app\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    done = CliRunner().invoke(app, ['registry', *command, *sys.argv[2:]], catch_exceptions=False)\n"
+        "    assert done.exit_code == 0, done.output\n"
+        "print(json.dumps([name for name in ('torch', 'ray', 'mlflow', 'pandas') if name in sys.modules]))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(commands), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"})
+    assert done.stderr == ""
+    return list(json.loads(done.stdout))

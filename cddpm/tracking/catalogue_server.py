@@ -1,46 +1,16 @@
-"""The catalogue of an MLflow server, asked over its REST API (version 2.0): MLflow's own client takes over a second to import.
-
-Who the user is comes from the variables that MLflow reads too (see ``is_plain``); ways in that only MLflow knows are left to
-``catalogue_client``.
-"""
+"""The catalogue of an MLflow server, over its REST API."""
 
 import contextlib
-import os
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any
 
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
-
 from cddpm.errors import TrackingError
-from cddpm.tracking import address
 from cddpm.tracking.catalogue import ModelRecord, RunRecord, VersionRecord
+from cddpm.tracking.server import Server
 
 _PAGE = 200
 _ONE_BY_ONE = 4
 _AT_ONCE = 100
-_SECONDS = (8.0, 60.0)
-"""To connect, and for each answer."""
-_TRIES = Retry(
-    3, backoff_factor=0.3, status_forcelist=(429, 502, 503, 504), allowed_methods=None, raise_on_status=False
-)
-"""Every request here may be repeated: what it writes is a value under a key."""
-_ABSENT = "RESOURCE_DOES_NOT_EXIST"
-_OTHER_WAYS_IN = (
-    "MLFLOW_TRACKING_AUTH",
-    "MLFLOW_TRACKING_AWS_SIGV4",
-    "MLFLOW_TRACKING_CLIENT_CERT_PATH",
-    "MLFLOW_TRACKING_INSECURE_TLS",
-    "MLFLOW_WORKSPACE",
-)
-
-
-def is_plain(uri: str) -> bool:
-    """Whether ``uri`` is an HTTP server that is entered freely, by name and password, or by token of the environment."""
-    other = any(os.environ.get(name) for name in _OTHER_WAYS_IN) or Path("~/.mlflow/credentials").expanduser().exists()
-    return uri.startswith(("http://", "https://")) and not other
 
 
 class CatalogueServer:
@@ -50,18 +20,7 @@ class CatalogueServer:
 
     def __init__(self, uri: str) -> None:
         """Raises ``AwayError`` if no server answers at ``uri`` or it does not let us in."""
-        self._uri = uri
-        self._shown = address.without_password(uri)
-        self._session = requests.Session()
-        self._session.mount("http://", HTTPAdapter(max_retries=_TRIES))
-        self._session.mount("https://", HTTPAdapter(max_retries=_TRIES))
-        name, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
-        if name and password:
-            self._session.auth = (name, password)
-        elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-            self._session.auth = _Token(token)
-        if certificates := os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"):
-            self._session.verify = certificates
+        self._server = Server(uri)
         self._asked("GET", "registered-models/search", {"max_results": 1})
 
     @contextlib.contextmanager
@@ -137,48 +96,12 @@ class CatalogueServer:
 
     def _told(self, method: str, what: str, content: dict[str, Any]) -> None:
         if self._asked(method, what, content) is None:
-            raise TrackingError(f"{self._shown}: MLflow refuses: there is no such model, version or tag: {content}")
+            raise TrackingError(
+                f"{self._server.shown}: MLflow refuses: there is no such model, version or tag: {content}"
+            )
 
     def _asked(self, method: str, what: str, content: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer to one request; None if what it names is absent."""
-        url = f"{self._uri.rstrip('/')}/api/2.0/mlflow/{what}"
-        payload: dict[str, Any] = {"params" if method == "GET" else "json": content}
-        try:
-            answer = self._session.request(method, url, timeout=_SECONDS, **payload)
-        except (requests.ConnectionError, requests.Timeout) as error:
-            raise address.away(self._uri, address.one_line(error)) from None
-        except (requests.RequestException, OSError) as error:
-            raise TrackingError(f"{self._shown}: MLflow cannot be asked: {address.one_line(error)}") from error
-        return self._content(answer)
-
-    def _content(self, answer: requests.Response) -> dict[str, Any] | None:
-        try:
-            content = answer.json()
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            content, message = {}, f"no answer of an MLflow server: {answer.text}"
-        elif answer.ok:
-            return content
-        else:
-            message = str(content.get("message", ""))
-        if content.get("error_code") == _ABSENT:
-            return None
-        status = answer.status_code
-        raise address.refusal(
-            self._shown, address.code_of_status(status) or content.get("error_code"), f"{status} {message}"
-        )
-
-
-class _Token(requests.auth.AuthBase):
-    """A token; as authentication of the session it is not replaced by an entry of ``.netrc``."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
+        return self._server.asked(method, f"mlflow/{what}", content)
 
 
 def _pairs(entries: list[dict[str, str]] | None) -> dict[str, str]:

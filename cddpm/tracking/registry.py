@@ -98,9 +98,9 @@ class Registry:
                 return direct
             logger.info("%s: tables of another MLflow version; MLflow reads them", file)
         elif self._given_client is None:
-            from cddpm.tracking import catalogue_server  # a quarter of a second to import
+            from cddpm.tracking import catalogue_server, server  # a quarter of a second to import
 
-            if catalogue_server.is_plain(self.uri):
+            if server.is_plain(self.uri):
                 return catalogue_server.CatalogueServer(self.uri)
         from cddpm.tracking.catalogue_client import CatalogueClient
 

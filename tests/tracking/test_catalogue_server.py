@@ -2,8 +2,6 @@
 
 import http.server
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +11,9 @@ import pytest
 import registered
 from mlflow_process import Server, running
 
-from cddpm.errors import AwayError, TrackingError
-from cddpm.tracking import catalogue_server
+from cddpm.errors import ArtifactError, AwayError, TrackingError
+from cddpm.tracking import served_files
+from cddpm.tracking import server as servers
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.catalogue_client import CatalogueClient
 from cddpm.tracking.catalogue_file import CatalogueFile
@@ -24,7 +23,7 @@ from cddpm.tracking.registry import Registry
 
 @pytest.fixture(autouse=True)
 def _no_way_in_of_the_desk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in (*catalogue_server._OTHER_WAYS_IN, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN"):
+    for name in (*servers.OTHER_WAYS_IN, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -80,31 +79,6 @@ def test_a_server_keeps_what_it_is_told(filled: tuple[Server, Path]) -> None:
         server.set_alias("cddpm", "not an alias!", 1)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_commands_on_a_server_import_nothing_big(filled: tuple[Server, Path]) -> None:
-    commands = [
-        ["list"],
-        ["best", "--where", "params.guidance_scale > 0 and metrics.dice > 0"],
-        ["show", "1"],
-        ["lineage", "1"],
-        ["archive", "3", "--why", "x"],
-        ["restore", "3"],
-    ]
-    code = (
-        "import json, sys; from typer.testing import CliRunner; from cddpm.cli import app\n"
-        "for command in json.loads(sys.argv[1]):\n"
-        "    command = ['registry', *command, '--tracking-uri', sys.argv[2]]\n"
-        "    done = CliRunner().invoke(app, command, catch_exceptions=False)\n"
-        "    assert done.exit_code == 0, done.output\n"
-        "print([name for name in ('torch', 'ray', 'mlflow', 'pandas') if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(commands), filled[0].uri], capture_output=True, text=True, check=False
-    )
-    assert (done.stdout, done.stderr) == ("[]\n", "")
-
-
 @contextmanager
 def _answering(status: int, body: str, seen: list[str | None]) -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -142,7 +116,7 @@ def _answering(status: int, body: str, seen: list[str | None]) -> Iterator[str]:
 def test_what_does_not_let_us_in_is_quoted(
     status: int, body: str, kind: type[TrackingError], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalogue_server._TRIES, "backoff_factor", 0.01)
+    monkeypatch.setattr(servers._TRIES, "backoff_factor", 0.01)
     with _answering(status, body, []) as uri, pytest.raises(TrackingError, match=message) as caught:
         CatalogueServer(uri)
     assert type(caught.value) is kind
@@ -150,7 +124,7 @@ def test_what_does_not_let_us_in_is_quoted(
 
 
 def test_a_server_that_does_not_answer_is_named_without_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue_server._TRIES, "backoff_factor", 0.01)
+    monkeypatch.setattr(servers._TRIES, "backoff_factor", 0.01)
     with pytest.raises(
         AwayError, match=r"http://me:\*\*\*@127\.0\.0\.1:9: the MLflow server does not answer .*Start it"
     ):
@@ -180,18 +154,36 @@ def test_the_way_in_is_that_of_mlflow(
     assert seen == [header]
 
 
-@pytest.mark.parametrize("name", catalogue_server._OTHER_WAYS_IN)
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "", "a\\b"])
+def test_a_file_of_a_server_that_climbs_out_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    answer = json.dumps({"files": [{"path": name, "is_dir": False}]})
+    with _answering(200, answer, []) as uri, pytest.raises(ArtifactError, match="climbs out of its folder"):
+        served_files.fetch("mlflow-artifacts:/0/models/m-1/artifacts", tmp_path / "here", uri)
+    assert [path.name for path in tmp_path.rglob("*")] in (["here"], ["here", "artifacts"])
+    with pytest.raises(ArtifactError, match="climbs out of its folder"):
+        served_files.fetch("mlflow-artifacts:/0/../x", tmp_path / "here", "http://127.0.0.1:9")
+
+
+def test_only_what_the_server_hands_out_is_fetched_from_it() -> None:
+    assert served_files.is_served("mlflow-artifacts:/0/a", "http://host:5000")
+    assert not served_files.is_served("mlflow-artifacts://other:1/0/a", "http://host:5000")
+    assert not served_files.is_served("s3://bucket/0/a", "http://host:5000")
+    assert not served_files.is_served("mlflow-artifacts:/0/a", "sqlite:////a/mlflow.db")
+
+
+@pytest.mark.parametrize("name", servers.OTHER_WAYS_IN)
 def test_other_ways_in_are_left_to_mlflow(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert catalogue_server.is_plain("https://host")
+    assert servers.is_plain("https://host")
     monkeypatch.setenv(name, "1")
-    assert not catalogue_server.is_plain("https://host")
+    assert not servers.is_plain("https://host")
 
 
 def test_credentials_in_mlflow_s_file_and_other_databases_are_left_to_mlflow(tmp_path: Path) -> None:
-    assert not catalogue_server.is_plain("postgresql://host/db")
+    assert not servers.is_plain("postgresql://host/db")
     (tmp_path / ".mlflow").mkdir()
     (tmp_path / ".mlflow/credentials").write_text("[mlflow]\n")
-    assert not catalogue_server.is_plain("https://host")
+    assert not servers.is_plain("https://host")
 
 
 def test_a_client_that_is_given_is_used(three_versions: Path) -> None:

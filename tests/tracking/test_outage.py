@@ -190,6 +190,25 @@ def test_the_registry_over_http(filled: Server, tmp_path: Path) -> None:
     assert [row["whole"] for row in _registry(filled, "verify")] == [True] * 3
 
 
+def test_commands_over_http_import_nothing_big(filled: Server, tmp_path: Path) -> None:
+    """Each of these takes more than a second to import."""
+    commands = [
+        ["list"],
+        ["best", "--where", "params.guidance_scale > 0 and metrics.dice > 0"],
+        ["show", "1"],
+        ["lineage", "1"],
+        ["promote", "1", "--alias", "light", "--require", "dice > 0"],
+        ["promote", "2", "--alias", "light", "--not-worse-than", "light"],
+        ["rollback", "light"],
+        ["archive", "3", "--why", "x"],
+        ["restore", "3"],
+        ["pull", "light", str(tmp_path / "model")],
+        ["verify"],
+        ["compare", "1", "2"],
+    ]
+    assert registered.imports_of(commands, "--tracking-uri", filled.uri) == []
+
+
 def test_what_a_server_has_lost_is_named(filled: Server, tmp_path: Path) -> None:
     registry = Registry.open(filled.uri)
     for number, harm in ((2, "altered"), (3, "deleted")):
