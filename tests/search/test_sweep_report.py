@@ -31,6 +31,6 @@ def test_the_next_commands_name_a_model_that_is_not_the_usual_one(tmp_path: Path
     summary = Summary(tmp_path, [], [], 3, picture, "http://127.0.0.1:5000", 0, scan, [], True)
     commands = dict(report._next(config, summary))
     assert " registry list --model aims " in commands["list checkpoints"]
-    assert " --dataset Brats21 --model aims " in commands["pick the best one"]
+    assert " --dataset A --model aims " in commands["pick the best one"]
     assert " --model champion --registered-model aims " in commands["find anomalies in a scan"]
     assert not any("aims" in command for command in dict(report._next(usual, summary)).values())
