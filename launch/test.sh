@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
 # Checks and tests. Further arguments go to pytest.
 #
-#   bash launch/test.sh [fast|all|long] [pytest arguments]
+#   bash launch/test.sh [fast|all] [pytest arguments]
 #
-# fast: format, lint, types and the quick tests, about a minute. all (default): also the slow tests and those that start
-# Ray, several hosts or a browser, or need a GPU; tests whose means are missing here say so and are skipped. long: all, with
-# a sweep killed ten times instead of three.
+# fast: format, lint, types and the quick tests, some minutes. all (default): also the slow tests and those that start
+# Ray, several hosts or a browser, or need a GPU; tests whose means are missing here say so and are skipped.
 set -euo pipefail
 scope="${1:-all}"
 case "$scope" in
-    fast | all | long) shift || true ;;
+    fast | all) shift || true ;;
     -*) scope=all ;;
-    *) echo "error: '$scope': allowed is fast, all or long, then arguments of pytest" >&2; exit 2 ;;
+    *) echo "error: '$scope': allowed is fast or all, then arguments of pytest" >&2; exit 2 ;;
 esac
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -32,16 +31,13 @@ step() {
 
 apart="ray or cluster or browser or gpu" # these fill the machine by themselves
 abreast=(--numprocesses auto --maxprocesses 4 --dist loadfile)
-if [ "$scope" = fast ]; then quick="not (slow or $apart)"; else quick="not ($apart)"; fi
-if [ "$scope" = long ]; then endurance=(--kills 10); else endurance=(); fi
+if [ "$scope" = all ]; then quick="not ($apart)"; else quick="not (slow or $apart)"; fi
 
 step "format" "$python" -m ruff format --check .
 step "lint" "$python" -m ruff check .
 step "types" "$python" -m mypy
 step "tests" "$python" -m pytest -q "${abreast[@]}" -m "$quick" "$@"
-if [ "$scope" != fast ]; then
-    step "tests with Ray, hosts, browser, GPU" "$python" -m pytest -q -m "$apart" ${endurance[@]+"${endurance[@]}"} "$@"
-fi
+if [ "$scope" = all ]; then step "tests with Ray, hosts, browser, GPU" "$python" -m pytest -q -m "$apart" "$@"; fi
 
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'failed: %s\n' "${failed[@]}"

@@ -10,12 +10,6 @@ import pytest
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--kills", type=int, default=3, help="How often the killed sweep is killed (launch/test.sh long: 10)."
-    )
-
-
 @pytest.fixture(scope="session")
 def reference_dir() -> Path:
     """Folder with arrays made by running the published code; tests that need it are skipped where it is absent."""
