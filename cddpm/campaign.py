@@ -98,6 +98,17 @@ class Campaign:
             )
         return self.changes("configuration", json.loads(path.read_text()), self.identity, force)
 
+    def same(self, what: str, now: Mapping[str, Any], force: bool = False) -> list[str]:
+        """What of ``now`` was otherwise at the start before, kept in ``<what>.json``; it is kept anew.
+
+        Raises ``SearchError`` that lists it, unless ``force``.
+        """
+        path = self.folder / f"{what}.json"
+        before = json.loads(path.read_text()) if path.exists() and (self.folder / IDENTITY).exists() else now
+        changed = self.changes(what, before, now, force)
+        artifact.write_json(path, dict(now))
+        return changed
+
     def changes(self, what: str, before: Mapping[str, Any], now: Mapping[str, Any], force: bool) -> list[str]:
         """What of ``before`` is another ``now``, a line each. Raises ``SearchError`` that lists it, unless ``force``."""
         changed = [

@@ -7,7 +7,7 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -376,22 +376,47 @@ def free_abandoned() -> int:
     return count
 
 
-def check_shared(folder: Path) -> None:
-    """Every node must see ``folder`` as the same place. Raises ``SearchError`` naming the nodes that do not."""
+def on_each_node(
+    function: Callable[..., R], *arguments: Any, needed: Mapping[str, float] | None = None
+) -> dict[str, R]:
+    """``function(*arguments)`` by address of each living node that has the ``needed`` resources; it books none of them.
+
+    Nodes that share an address share an answer. Errors of the function are raised as they were.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2:
+    nodes = [
+        node
+        for node in ray.nodes()
+        if node["Alive"] and all(node["Resources"].get(name, 0.0) >= amount for name, amount in (needed or {}).items())
+    ]
+    task = ray.remote(num_cpus=0, max_retries=2)(_apply_all)
+    answers = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            function, arguments
+        )
+        for node in nodes
+    ]
+    try:
+        return {n["NodeManagerAddress"]: answer for n, answer in zip(nodes, ray.get(answers), strict=True)}
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
+def _apply_all(function: Callable[..., R], arguments: tuple[Any, ...]) -> R:
+    return function(*arguments)
+
+
+def check_shared(folder: Path) -> None:
+    """Every node must see ``folder`` as the same place. Raises ``SearchError`` naming the nodes that do not."""
+    import ray
+
+    if sum(node["Alive"] for node in ray.nodes()) < 2:
         return
     token = folder / ".shared"
     token.write_text(str(os.getpid()))
-    look = ray.remote(num_cpus=0)(_sees)
-    answers = [
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(token))
-        for node in nodes
-    ]
-    blind = [n["NodeManagerAddress"] for n, seen in zip(nodes, ray.get(answers), strict=True) if not seen]
+    blind = [address for address, seen in on_each_node(_sees, str(token)).items() if not seen]
     if blind:
         raise SearchError(
             f"output_dir: {folder} is not the same folder on node(s) {', '.join(blind)}; it must be shared (NFS, say)"

@@ -11,6 +11,7 @@ from cddpm.config import ExperimentConfig, ScoringConfig, parse
 from cddpm.data.phantom_subject import Subject, draw
 from cddpm.data.volume import Volume, read_image, read_mask, write_volume
 from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.models.precision import settled_for
 from cddpm.predict.predictor import Prediction, Predictor
 from cddpm.tracking.package import Package, Pipeline, read_package, write_package
 
@@ -29,11 +30,11 @@ EXPERIMENT: ExperimentConfig = parse(
             "noise_levels": [500, 200],
             "noise_seeds": [4, 0],
             "batch_size": 16,
-            "precision": "bfloat16",
         },
     },
     "tiny",
 )
+EXPERIMENT = settled_for(EXPERIMENT, "cpu")
 
 
 @dataclass(frozen=True)

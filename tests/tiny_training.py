@@ -46,6 +46,7 @@ BASE: dict[str, Any] = {
     "pretraining": {"images": 24, "batch_size": 4, "learning_rate": 1e-3, "decoder_width": 16, "evaluations": 3},
     "training": {
         "images": 48,
+        "precision": "float32",
         "batch_size": 4,
         "learning_rate": 1e-3,
         "warmup_images": 8,
@@ -57,7 +58,7 @@ BASE: dict[str, Any] = {
         "validation_slices": 6,
         "validation_volumes": 3,
     },
-    "reconstruction": {"noise_levels": [10, 25], "batch_size": 8},
+    "reconstruction": {"noise_levels": [10, 25], "batch_size": 8, "precision": "float32"},
     "scoring": {"minimum_component_voxels": 0, "median_kernel": 3, "erosion_divisor": None},
     "search": {"datasets": ["A"]},
 }

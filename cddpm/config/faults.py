@@ -216,6 +216,12 @@ def _combination_faults(config: "ExperimentConfig") -> Iterator[str]:
         for batch in _values(training[path]) if path in training else ():
             if isinstance(batch, int) and batch % config.compute.workers:
                 yield f"search.training.space.{path}: {batch} is not divisible by compute.workers ({config.compute.workers})"
+    for path in ("training.precision", "reconstruction.precision"):
+        if path in training and "auto" in _values(training[path]):
+            yield (
+                f"search.training.space.{path}: 'auto' is one of the others, whichever the hardware computes; name float32 "
+                "and bfloat16"
+            )
     if "scoring.noise_levels" in scoring and "reconstruction.noise_levels" not in training:
         made = config.reconstruction.noise_levels
         chosen = [levels for levels in _values(scoring["scoring.noise_levels"]) if isinstance(levels, list | tuple)]

@@ -239,7 +239,9 @@ class TrainingConfig(Frozen):
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Exponential moving average of the weights, per step; 0: off."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the networks' forward passes; weights and sums stay float32. ``auto``: bfloat16 where the hardware
+    computes it (CUDA capability 8.0, CPUs with AMX-BF16 or AVX512-BF16), else float32."""
     augmentation: AugmentationConfig = AugmentationConfig()
     minimum_brain_fraction: Fraction = 0.0
     """Training slices with less brain than this are left out; 0 keeps all, empty ones too (reference behaviour)."""
@@ -272,7 +274,8 @@ class ReconstructionConfig(Frozen):
     """What u is in x0(s) = u + s (c - u): the model's own prediction without condition (needs diffusion.condition_dropout),
     or that of a DDPM trained beside it with the same settings."""
     batch_size: Positive = 64
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """As in training."""
 
 
 class EvaluationConfig(Frozen):

@@ -6,7 +6,7 @@ A table of one method is what ``launch/evaluate.py`` makes. Runs that are finish
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from cddpm.evaluation.notebook import Notebook
 from cddpm.evaluation.plan import Plan
 from cddpm.evaluation.shift import Shift, contrast_store
 from cddpm.search.display import Display
-from cddpm.search.sweep import prepare_data, slice_store
+from cddpm.search.sweep import prepare_data, settle, slice_store
 from cddpm.training import stages, worker
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summ
             available = cluster.capacity()
             fits = min(worker.check_capacity(c.compute, available) for cs in plan.methods.values() for c in cs)
             say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
+        plan = _settled(plan, campaign, available, display)
         runs = _runs(plan, roots, available.get("GPU", 0.0), display)
         with Notebook.open(plan.first, plan.kind, plan.name, runs) as notebook:
             if notebook.away:
@@ -71,6 +72,13 @@ def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summ
                 files = report.write(plan, outcomes)
             undelivered = notebook.finish(outcomes, files.all)
             return Summary(plan.folder, outcomes, files, notebook.uri, undelivered)
+
+
+def _settled(plan: Plan, campaign: Campaign, available: Mapping[str, float], display: Display) -> Plan:
+    """``plan`` in the number formats of the cluster's workers."""
+    every = [config for configs in plan.methods.values() for config in configs]
+    found = iter(settle(campaign, every, available, display, []))
+    return replace(plan, methods={label: [next(found) for _ in configs] for label, configs in plan.methods.items()})
 
 
 def _data_key(config: ExperimentConfig) -> str:

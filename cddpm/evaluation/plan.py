@@ -56,7 +56,16 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """All settings that may never change between two starts."""
-        free = ("output_dir", "tracking.", "search.", "compute.maximum_failures", "evaluation.folds", "data.fold")
+        free = (
+            "output_dir",
+            "tracking.",
+            "search.",
+            "compute.maximum_failures",
+            "evaluation.folds",
+            "data.fold",
+            "training.precision",  # compared once it is settled
+            "reconstruction.precision",
+        )
         settings = {
             f"{label}/{config.data.modality}/{path}": value
             for label, configs in self.methods.items()

@@ -6,7 +6,7 @@ the scorer's (on the same kind of device).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from cddpm.data.geometry import Geometry, reorient, to_input_grid
 from cddpm.data.prepare import Prepared, prepare
 from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.errors import ConfigError
+from cddpm.models import precision
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.predict.scans import stem
 from cddpm.reconstruct.part import Key, rounded
@@ -74,8 +75,8 @@ class Predictor:
 
     def __init__(self, package: Package, device: torch.device | str = "cpu") -> None:
         """Raises ``ArtifactError`` if the weights are of another architecture than the package's configuration says."""
-        config = package.config
         self.package, self.device = package, torch.device(device)
+        config = self.config
         own, guiding = unpacked(package.weights)
         guide = guide_config(config)
         self._model = self._network(config, own if guide else package.weights)
@@ -104,11 +105,35 @@ class Predictor:
             raise VolumeFileError(str(image.path), "empty-mask", found, "a mask of the whole brain is needed")
         key = stem(image.path) if volume_key is None else volume_key
         working = self._score(prepared, key, threshold)
-        return _on_input_grid(image, brain_mask, prepared, working, key, threshold, self.package)
+        predicted = _on_input_grid(image, brain_mask, prepared, working, key, threshold, self.package)
+        return replace(predicted, warnings=(*self._here[1], *predicted.warnings))
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The package's configuration in the number format that the device computes."""
+        return self._here[0]
+
+    @property
+    def _here(self) -> tuple[ExperimentConfig, tuple[str, ...]]:
+        return _computed_here(self.package.config, self.device)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings that a prediction here depends on, as plain JSON data."""
+        config = self.config
+        return {
+            "data": to_dict(config.data.model_copy(update={"data_dir": None})),
+            "noise": to_dict(config.diffusion.noise),
+            "patch": to_dict(config.diffusion.patch),
+            "reconstruction": to_dict(config.reconstruction),
+            "scoring": to_dict(self.package.pipeline.scoring),
+            "healthy_statistics": self.package.pipeline.healthy_statistics,
+            "seed": config.seed,
+        }
 
     def _score(self, prepared: Prepared, key: str, threshold: float) -> WorkingGrid:
         scoring, image = self.package.pipeline.scoring, _axial(prepared.image.astype(np.float16))
-        config, guided = self.package.config, scoring.guidance_scale != 1
+        config, guided = self.config, scoring.guidance_scale != 1
         # only the levels that scoring combines: each is the same bit for bit without the others
         levels = levels_of(scoring, config.reconstruction.noise_levels)
         wanted = config.reconstruction.model_copy(update={"noise_levels": levels})
@@ -134,18 +159,18 @@ def threshold_of(package: Package, dataset: str) -> float:
     return thresholds[dataset]
 
 
-def settings(package: Package) -> dict[str, Any]:
-    """All settings that a prediction depends on, as plain JSON data."""
-    config = package.config
-    return {
-        "data": to_dict(config.data.model_copy(update={"data_dir": None})),
-        "noise": to_dict(config.diffusion.noise),
-        "patch": to_dict(config.diffusion.patch),
-        "reconstruction": to_dict(config.reconstruction),
-        "scoring": to_dict(package.pipeline.scoring),
-        "healthy_statistics": package.pipeline.healthy_statistics,
-        "seed": config.seed,
-    }
+def _computed_here(config: ExperimentConfig, device: torch.device) -> tuple[ExperimentConfig, tuple[str, ...]]:
+    """``config`` in a number format that ``device`` computes, and what to tell if it is not the model's own."""
+    kind: precision.Device = "cuda" if device.type == "cuda" else "cpu"
+    config = precision.settled_for(config, kind)
+    if config.reconstruction.precision == "float32" or (here := precision.hardware(kind)).bfloat16:
+        return config, ()
+    reconstruction = config.reconstruction.model_copy(update={"precision": "float32"})
+    told = (
+        f"computed in float32: the model was chosen in bfloat16, which {here.why} only emulates; anomaly scores differ in the "
+        "third digit"
+    )
+    return config.model_copy(update={"reconstruction": reconstruction}), (told,)
 
 
 def overview_rows(prediction: Prediction) -> list[OverviewRow]:

@@ -17,7 +17,7 @@ from typing import Any
 from cddpm import artifact
 from cddpm.data.volume import Volume, write_volume
 from cddpm.errors import ArtifactError
-from cddpm.predict.predictor import INTENSITIES, Prediction, Predictor, overview_rows, settings
+from cddpm.predict.predictor import INTENSITIES, Prediction, Predictor, overview_rows
 from cddpm.predict.scans import Job
 
 ANOMALY_MAP, RECONSTRUCTION, SEGMENTATION = "anomaly_map.nii.gz", "reconstruction.nii.gz", "segmentation.nii.gz"
@@ -103,7 +103,7 @@ def provenance(predictor: Predictor, job: Job, found: dict[str, Any]) -> dict[st
             "trial": package.pipeline.trial,
             "validation": package.pipeline.validation,
         },
-        "settings": settings(package),
+        "settings": predictor.settings,
         "device": str(predictor.device),
         "versions": {name: version(name) for name in ("cddpm", "torch")},
     }

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from cddpm import artifact
 from cddpm.config import NoiseConfig, PatchConfig, ReconstructionConfig, to_dict
 from cddpm.errors import ArtifactError
+from cddpm.models.precision import certain
 from cddpm.reconstruct.part import Key, Step, drop_damaged, parts_of, read_part, rounded, write_part
 
 __all__ = ["KIND", "PREDICTION", "Key", "ReconstructionCache", "Step", "View", "rounded", "write_part"]
@@ -56,9 +57,11 @@ def prediction_identity(
     """Fingerprint of predictions and what they are made from: fingerprints and the settings that matter.
 
     Not the levels and seeds, which are counted part by part, but the batch size: by it about one float16 in 3000 becomes its
-    neighbour. ``guide`` is the fingerprint of the DDPM that predicts branch u, if one does.
+    neighbour. ``guide`` is the fingerprint of the DDPM that predicts branch u, if one does. Raises ``ValueError`` for a
+    precision that is not settled yet.
     """
     asked = ("noise_levels", "noise_seeds")
+    certain(config.precision)
     made_from: dict[str, Any] = {
         "version": VERSION,
         "checkpoint": checkpoint,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, product
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from cddpm.models.condition import Condition
 from cddpm.models.diffusion import level_index
 from cddpm.models.noise import noise, slice_seed
 from cddpm.models.patches import Corner, Size, coverage, grid
+from cddpm.models.precision import Format, autocast
 from cddpm.reconstruct.part import Key
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Manner:
     noise: NoiseConfig
     seed: int
     batch_size: int = 64
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Format = "float32"
     device: torch.device | str = "cpu"
     unconditional: bool = True
     patch: PatchConfig = _WHOLE
@@ -134,7 +135,7 @@ def predict_volume(
     volume_key: str,
     seed: int,
     batch_size: int = 64,
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Format = "float32",
     device: torch.device | str = "cpu",
     unconditional: bool = True,
     patch: PatchConfig = _WHOLE,
@@ -241,8 +242,7 @@ def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
 @contextmanager
 def _inference(manner: Manner) -> Iterator[None]:
     """Around each pass, not around the generator: its caller computes with gradients as it likes."""
-    kind, half = torch.device(manner.device).type, manner.precision == "bfloat16"
-    with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=half):
+    with torch.inference_mode(), autocast(manner.precision, torch.device(manner.device)):
         yield
 
 

@@ -14,6 +14,7 @@ from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom import LABEL
 from cddpm.data.split import ScanRow
 from cddpm.data.store import SliceStore, store_fingerprint
+from cddpm.models import precision
 from cddpm.reconstruct import cache
 from cddpm.reconstruct.part import parts_of
 from cddpm.search import budget, halving, leaderboard, origin, sampler
@@ -94,8 +95,10 @@ def _time(amount: int, per_second: float | None) -> float | None:
 def make(config: ExperimentConfig) -> Plan:
     """Look at data, artifacts and earlier sweeps of ``config``; nothing is written.
 
-    Raises ``DataError`` for data that are named but cannot be used.
+    Fingerprints are those of work done by this machine's processor. Raises ``DataError`` for data that are named but cannot
+    be used.
     """
+    config = precision.settled_for(config, _device(config))
     rows = _rows(config)
     store = None if rows is None else store_fingerprint(config.data, rows, _in_threads)
     volumes = _validation_volumes(config, rows)
@@ -113,6 +116,13 @@ def make(config: ExperimentConfig) -> Plan:
         spent=budget.read(sweep),
         ended=len(leaderboard.rows(sweep)),
     )
+
+
+def _device(config: ExperimentConfig) -> precision.Device:
+    import torch
+
+    device = config.compute.device
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _in_threads(function: Any, items: list[Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError
+from cddpm.models import precision
 from cddpm.search import budget, champion, extension, leaderboard, note, origin, pareto, study, warm_start
 from cddpm.search.budget import Meter
 from cddpm.search.display import Display
@@ -118,6 +120,7 @@ def run(
             available = cluster.capacity()
             fits = worker.check_capacity(config.compute, available)
             say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
+        config = settle(campaign, [config], available, display, changed, force)[0]
         place = slice_store(config, root, display, folder)
         changed += _other_data(campaign, place, force)
         for line in changed:
@@ -131,6 +134,32 @@ def run(
             if campaign.stopped:
                 raise campaign.stopped_error()
             return _finish(config, folder, place, root, lab, display)
+
+
+def settle(
+    campaign: Campaign,
+    configs: list[ExperimentConfig],
+    available: Mapping[str, float],
+    display: Display,
+    changed: list[str],
+    force: bool = False,
+) -> list[ExperimentConfig]:
+    """``configs`` in the number formats of the cluster's workers, told to the person; those of the start before, or an error.
+
+    What is other than then and gone on with (``force``) is added to ``changed``. Raises ``SearchError``.
+    """
+    with display.stage("precision") as say:
+        found = worker.settled(configs, available)
+        formats = {
+            f"{number}.{path}" if len(configs) > 1 else path: value
+            for number, config in enumerate(found.configs)
+            for path, value in precision.formats(config).items()
+        }
+        changed += campaign.same("precision", formats, force)
+        say(escape(found.said))
+    for line in found.warnings:
+        display.say(f"[yellow]{escape(line)}[/]")
+    return found.configs
 
 
 def _other_data(campaign: Campaign, place: stages.Place, force: bool) -> list[str]:
@@ -304,5 +333,7 @@ def _identity(config: ExperimentConfig) -> dict[str, Any]:
         "search.maximum_",
         "search.equal_failures",
         "compute.maximum_failures",
+        "training.precision",  # compared once it is settled
+        "reconstruction.precision",
     )
     return {**{k: v for k, v in flat(to_dict(config)).items() if not k.startswith(free)}, **origin.versions()}

@@ -12,6 +12,7 @@ from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.models.noise import noise, slice_seed
 from cddpm.models.patches import training_corner
+from cddpm.models.precision import certain
 from cddpm.training.best import Criterion
 from cddpm.training.loop import Recipe
 from cddpm.training.order import Rows, evenly_spaced
@@ -37,7 +38,7 @@ def recipe(config: ExperimentConfig) -> Recipe:
         decay=settings.learning_rate_decay,
         gradient_clip=settings.gradient_clip,
         ema_decay=settings.ema_decay,
-        precision=settings.precision,
+        precision=certain(settings.precision),
         keep=_criterion(settings.keep),
     )
 

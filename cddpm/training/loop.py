@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -23,6 +23,7 @@ from cddpm.errors import CddpmError
 from cddpm.models.cddpm import memory_format
 from cddpm.models.encoder import draw_paths
 from cddpm.models.noise import slice_seed
+from cddpm.models.precision import Format, autocast
 from cddpm.scoring.score import Scorer
 from cddpm.training import best, checkpoint
 from cddpm.training.order import Rows, batch_rows
@@ -73,7 +74,7 @@ class Recipe:
     decay: Literal["none", "cosine"] = "none"
     gradient_clip: float | None = None
     ema_decay: float = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Format = "float32"
     keep: best.Criterion | None = None
     """Which weights are the result: those of the best validation, or the last ones."""
 
@@ -170,7 +171,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(self.images)
         parallel.train()
-        with _precision(recipe.precision, ranks.device):
+        with autocast(recipe.precision, ranks.device):
             loss = parallel(*self.objective.batch(rows, positions))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -235,7 +236,7 @@ class Trainer:
         with (
             _evaluating(self.module, self.average),
             torch.inference_mode(),
-            _precision(self.recipe.precision, self.ranks.device),
+            autocast(self.recipe.precision, self.ranks.device),
         ):
             return self.objective.validate(self.module, self.ranks, self.images)
 
@@ -293,14 +294,6 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
     raise ValueError(f"optimizer: {recipe.optimizer!r}; allowed are adam and adamw")
-
-
-def _precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    if precision == "float32":
-        return nullcontext()
-    if precision == "bfloat16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    raise ValueError(f"precision: {precision!r}; allowed are float32 and bfloat16")
 
 
 @contextmanager

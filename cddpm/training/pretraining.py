@@ -8,6 +8,7 @@ from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import memory_format
 from cddpm.models.noise import slice_seed
+from cddpm.models.precision import certain
 from cddpm.models.spark import SparK, seeded_masks
 from cddpm.training.loop import Recipe
 from cddpm.training.order import Rows, evenly_spaced
@@ -28,7 +29,7 @@ def recipe(config: ExperimentConfig) -> Recipe:
         seed=slice_seed(config.seed, STAGE),
         optimizer="adamw",
         decay="cosine",
-        precision=config.training.precision,
+        precision=certain(config.training.precision),
     )
 
 

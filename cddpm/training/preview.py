@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cddpm.config import ExperimentConfig, ReconstructionConfig, ScoringConfig, to_dict, with_values
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.models.precision import certain
 from cddpm.reconstruct.part import Key, rounded
 from cddpm.reconstruct.predict import Manner, Request, predict_volumes
 from cddpm.scoring import ensemble, operating_point
@@ -139,7 +140,7 @@ def preview_settings(config: ExperimentConfig) -> dict[str, Any]:
         "noise_levels": list(_levels(config)),
         "embedding_scale": reconstruction.embedding_scale,
         "guide": reconstruction.guide,
-        "precision": reconstruction.precision,
+        "precision": certain(reconstruction.precision),
         "guidance_scale": scoring.guidance_scale,
         "residual": scoring.residual,
         "erosion_divisor": scoring.erosion_divisor,
@@ -206,7 +207,7 @@ def manner(
         config.diffusion.noise,
         config.seed,
         settings.batch_size,
-        settings.precision,
+        certain(settings.precision),
         device,
         unconditional,
         config.diffusion.patch,

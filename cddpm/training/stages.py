@@ -20,6 +20,7 @@ from cddpm.config import ExperimentConfig, parse, to_dict, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
+from cddpm.models.precision import certain
 from cddpm.reconstruct import cache as reconstructions
 from cddpm.training import checkpoint, diffusion, pretraining, reconstruction
 from cddpm.training.guide import guide_config
@@ -58,7 +59,7 @@ class Made:
 
 
 def encoder_identity(config: ExperimentConfig, store: str) -> tuple[str, dict[str, Any]]:
-    """Fingerprint of the pretrained encoder and what it is made from."""
+    """Fingerprint of the pretrained encoder and what it is made from. Raises ``ValueError`` for a precision not yet settled."""
     if config.pretraining.artifact:
         return config.pretraining.artifact, {}
     made_from = {
@@ -68,7 +69,7 @@ def encoder_identity(config: ExperimentConfig, store: str) -> tuple[str, dict[st
         "seed": config.seed,
         "encoder": to_dict(config.encoder),
         "pretraining": to_dict(config.pretraining),
-        "precision": config.training.precision,
+        "precision": certain(config.training.precision),
         "workers": config.compute.workers,
     }
     return artifact.fingerprint(ENCODER, made_from), made_from
@@ -80,6 +81,7 @@ def checkpoint_identity(config: ExperimentConfig, store: str) -> tuple[str, dict
     Settings that only change what is said about a model (reconstruction, scoring, search) are not part of it: the history
     kept with the weights shows the preview as it was when they were trained. Only where the preview chooses the weights
     (``training.keep: best-score``) its settings are. A model without condition does not depend on how one would enter.
+    Raises ``ValueError`` for a precision that is not settled yet.
     """
     if config.training.artifact:
         return config.training.artifact, {}
@@ -92,7 +94,7 @@ def checkpoint_identity(config: ExperimentConfig, store: str) -> tuple[str, dict
         "encoder": _encoder_origin(config, store),
         "model": {name: value for name, value in to_dict(config.model).items() if name not in unused},
         "diffusion": to_dict(config.diffusion),
-        "training": to_dict(config.training),
+        "training": {**to_dict(config.training), "precision": certain(config.training.precision)},
         "workers": config.compute.workers,
         **({"preview": preview_settings(config)} if config.training.keep == "best-score" else {}),
     }

@@ -1,7 +1,7 @@
 """The stages of one trial on Ray Train: a worker group with one process per GPU (NCCL) or CPU share (gloo)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from cddpm.cluster import Board, capacity
+from cddpm.cluster import Board, capacity, on_each_node
 from cddpm.config import ComputeConfig, ExperimentConfig, parse, to_dict
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError, SearchError
+from cddpm.models import precision
 from cddpm.training import ledger, speed, stages
 from cddpm.training.loop import Hooks, InnerSearch, Interrupted
 from cddpm.training.preview import OBJECTIVE
@@ -68,6 +69,72 @@ def resources_per_worker(compute: ComputeConfig, gpus: float) -> dict[str, float
     """What one worker books."""
     needed = {"CPU": compute.cpus_per_worker}
     return {**needed, "GPU": compute.gpus_per_worker} if on_gpu(compute, gpus) else needed
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Configurations with the number formats that the cluster's workers compute in, and what to tell of it."""
+
+    configs: list[ExperimentConfig]
+    said: str
+    """Which formats, and why."""
+    warnings: tuple[str, ...]
+
+
+def settled(
+    configs: Sequence[ExperimentConfig],
+    available: Mapping[str, float],
+    ask: Callable[..., dict[str, precision.Hardware]] = on_each_node,
+) -> Settled:
+    """``precision: auto`` of ``configs`` settled by the nodes that could hold a worker of theirs.
+
+    bfloat16 where all of them compute it, so that no artifact is made in two formats; an explicit bfloat16 that some only
+    emulate is a warning that says how slow that is. ``ask`` is ``cluster.on_each_node``. Raises ``SearchError`` if no node
+    could hold a worker.
+    """
+    found, said, warnings = list[ExperimentConfig](), list[str](), list[str]()
+    asked: dict[tuple[str, bool, str], dict[str, precision.Hardware]] = {}
+    for config in configs:
+        needed = resources_per_worker(config.compute, available.get("GPU", 0.0))
+        device: precision.Device = "cuda" if "GPU" in needed else "cpu"
+        explicit = "bfloat16" in precision.formats(config).values()
+        key = (device, explicit, str(needed))
+        if key not in asked:
+            asked[key] = ask(precision.hardware, device, explicit, needed=needed)
+        nodes = asked[key]
+        if not nodes:
+            raise SearchError(
+                f"compute: no node has {', '.join(f'{amount:g} {name}' for name, amount in needed.items())} for one worker; "
+                "lower compute.cpus_per_worker or compute.gpus_per_worker"
+            )
+        chosen = precision.settled(config, all(node.bfloat16 for node in nodes.values()))
+        found.append(chosen)
+        said.append(_format_line(config, chosen, nodes))
+        warnings += _slow(config, nodes)
+    return Settled(found, "; ".join(dict.fromkeys(said)), tuple(dict.fromkeys(warnings)))
+
+
+def _format_line(asked: ExperimentConfig, chosen: ExperimentConfig, nodes: Mapping[str, precision.Hardware]) -> str:
+    """``float32 (auto: a CPU without AMX-BF16 or AVX512-BF16)``"""
+    formats = precision.formats(chosen)
+    training, reconstruction = formats.values()
+    words = training if training == reconstruction else f"{training}, reconstruction {reconstruction}"
+    if "auto" not in precision.formats(asked).values():
+        return f"{words} (as configured)"
+    # where not all compute bfloat16, those that do not are the reason
+    reasons = [n.why for n in nodes.values() if not n.bfloat16] or [n.why for n in nodes.values()]
+    return f"{words} (auto: {', '.join(dict.fromkeys(reasons))})"
+
+
+def _slow(config: ExperimentConfig, nodes: Mapping[str, precision.Hardware]) -> Iterator[str]:
+    explicit = [path for path, value in precision.formats(config).items() if value == "bfloat16"]
+    for address, node in nodes.items():
+        if explicit and not node.bfloat16:
+            factor = f": a convolution takes {node.slowdown:.0f} times as long as in float32" if node.slowdown else ""
+            yield (
+                f"{' and '.join(explicit)}: bfloat16 is only emulated by node {address} ({node.why}){factor}; "
+                "auto or float32 is faster there"
+            )
 
 
 def check_capacity(compute: ComputeConfig, available: dict[str, float]) -> int:

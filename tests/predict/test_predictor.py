@@ -8,11 +8,13 @@ import torch
 from scipy import ndimage
 from tiny_package import EXPERIMENT, SCORING, Scan, make_scan, turned, turned_array
 
+from cddpm.config import with_values
 from cddpm.data.layout import ScanRow
 from cddpm.data.store import SliceStore, build_store
 from cddpm.data.volume import Volume
 from cddpm.errors import ArtifactError, CddpmError, ConfigError, VolumeError
-from cddpm.predict.predictor import Prediction, Predictor, overview_rows, settings
+from cddpm.models.precision import hardware
+from cddpm.predict.predictor import Prediction, Predictor, overview_rows
 from cddpm.reconstruct import cache
 from cddpm.scoring.score import Scorer
 from cddpm.tracking.package import Package, Pipeline
@@ -245,6 +247,16 @@ def test_pictures_show_the_most_segmented_slice_first(prediction: Prediction) ->
     assert all(row.truth is None for row in rows)
 
 
-def test_settings(package: Package) -> None:
-    assert settings(package)["scoring"]["guidance_scale"] == 1.5
-    assert settings(package)["data"]["data_dir"] is None
+def test_settings(predictor: Predictor) -> None:
+    assert predictor.settings["scoring"]["guidance_scale"] == 1.5
+    assert predictor.settings["data"]["data_dir"] is None
+
+
+@pytest.mark.parametrize("asked", ["auto", "float32", "bfloat16"])
+def test_a_model_of_another_machine_computes_in_what_this_one_can(asked: str, package: Package) -> None:
+    config = with_values(package.config, {"reconstruction.precision": asked}, "test")
+    predictor, native = Predictor(dataclasses.replace(package, config=config)), hardware("cpu").bfloat16
+    wanted = "bfloat16" if native and asked != "float32" else "float32"
+    assert predictor.config.reconstruction.precision == predictor.settings["reconstruction"]["precision"] == wanted
+    told = [line for line in predictor._here[1] if "computed in float32: the model was chosen in bfloat16" in line]
+    assert len(told) == (asked == "bfloat16" and not native)

@@ -160,7 +160,7 @@ def test_faults_are_named(tmp_path):
 
 def test_the_predictions_follow_all_that_matters_and_nothing_else():
     def name(checkpoint="c", store="s", seed=0, noise=None, guide=None, patch=None, **settings):
-        config = ReconstructionConfig(**settings)
+        config = ReconstructionConfig(**{"precision": "float32", **settings})
         return prediction_identity(checkpoint, store, config, noise or NoiseConfig(), seed, patch, guide)[0]
 
     same = {name(), name(noise_levels=(250,)), name(noise_seeds=(1, 2)), name(patch=PatchConfig())}
@@ -177,6 +177,8 @@ def test_the_predictions_follow_all_that_matters_and_nothing_else():
         name(batch_size=7),  # rounds otherwise in the last bit
     }
     assert len(others | same) == 10
+    with pytest.raises(ValueError, match="auto is settled before work begins"):
+        name(precision="auto")
 
 
 def test_a_view_is_named_after_what_is_asked_for_and_of_what():

@@ -17,6 +17,7 @@ from cddpm.config import ExperimentConfig, load, to_dict, with_values
 from cddpm.data.layout import read_layout, root_of
 from cddpm.data.store import build_store
 from cddpm.data.volume import write_volume
+from cddpm.models.precision import settled_for
 from cddpm.reconstruct.part import write_part
 from cddpm.search import budget, forecast, leaderboard, origin, plan, sweep
 from cddpm.search import trial as trials
@@ -121,7 +122,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_there_is_found_by_its_fingerprint(there: Path) -> None:
-    wanted = on_table(there)
+    wanted = settled_for(on_table(there), "cpu")
     before = {stage.kind: stage for stage in plan.make(wanted).stages or ()}
     assert {kind: stage.there for kind, stage in before.items()} == {
         "store": True,
