@@ -112,7 +112,8 @@ class EncoderConfig(Frozen):
 class ModelConfig(Frozen):
     """The U-Net that predicts x_0 (or eps) from the noised slice and the condition."""
 
-    base_width: Annotated[int, Field(ge=32, multiple_of=32)] = 128
+    base_width: Annotated[int, Field(ge=8, multiple_of=8)] = 128
+    """Channels of the first level. Multiples of 32 have the published norms of 32 groups; others, for small machines, 8."""
     width_multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 2)
     residual_blocks: Positive = 3
     """Residual blocks per resolution level."""

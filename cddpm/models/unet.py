@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from cddpm.config import ModelConfig
 from cddpm.errors import ConfigError
 
-_GROUPS = 32
+_GROUPS, _GROUPS_OF_SMALL = 32, 8
+"""Of the norms: 32 as published; channels that these do not divide (``model.base_width`` below 32) have 8."""
 _LONGEST_PERIOD = 10_000
 
 Resampling = Literal["none", "down", "up"]
@@ -31,6 +32,10 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     frequency = torch.exp(-math.log(_LONGEST_PERIOD) / half * torch.arange(half, dtype=torch.float32, device=t.device))
     angle = t[:, None].float() * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(_GROUPS_OF_SMALL if channels % _GROUPS else _GROUPS, channels)
 
 
 def _zeroed(layer: nn.Conv2d | nn.Conv1d | nn.Linear) -> nn.Conv2d | nn.Conv1d | nn.Linear:
@@ -57,12 +62,10 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.resampling: Resampling = resampling
-        self.in_layers = nn.Sequential(
-            nn.GroupNorm(_GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
-        )
+        self.in_layers = nn.Sequential(_norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * out_channels))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(_GROUPS, out_channels),
+            _norm(out_channels),
             nn.SiLU(),
             nn.Dropout(dropout),
             _zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
@@ -95,7 +98,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int, head_width: int) -> None:
         super().__init__()
         self.heads = _heads(channels, head_width)
-        self.norm = nn.GroupNorm(_GROUPS, channels)
+        self.norm = _norm(channels)
         # One-dimensional convolutions only in their parameters' shape (C_out, C_in, 1), that of published weights.
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = _zeroed(nn.Conv1d(channels, channels, 1))
@@ -120,7 +123,7 @@ class CrossAttentionBlock(nn.Module):
     def __init__(self, channels: int, token_channels: int, head_width: int) -> None:
         super().__init__()
         self.heads = _heads(channels, head_width)
-        self.norm = nn.GroupNorm(_GROUPS, channels)
+        self.norm = _norm(channels)
         self.query = nn.Linear(channels, channels)
         self.key_value = nn.Linear(token_channels, 2 * channels)
         self.proj_out = _zeroed(nn.Linear(channels, channels))
@@ -196,7 +199,7 @@ class UNet(nn.Module):
                     stage.append(ResidualBlock(channels, channels, embedding, dropout, "up"))
                 self.output_blocks.append(stage)
         last = nn.Conv2d(channels, in_channels, 3, padding=1)
-        self.out = nn.Sequential(nn.GroupNorm(_GROUPS, channels), nn.SiLU(), _zeroed(last))
+        self.out = nn.Sequential(_norm(channels), nn.SiLU(), _zeroed(last))
 
     def embed(self, t: Tensor, condition: Tensor | None) -> Tensor:
         """The embedding (B, E) that drives every residual block: [MLP(t), MLP(condition)].

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
+from torch import nn
 
 from cddpm.config import ModelConfig
 from cddpm.errors import ConfigError
@@ -222,3 +224,16 @@ def test_attention_block_equals_the_reference(reference_dir: Path, near: Near):
     assert block.heads == arrays["num_heads"]
     block.load_state_dict({key[6:]: torch.from_numpy(arrays[key]) for key in arrays if key.startswith("param/")})
     near("attention block", block(torch.from_numpy(arrays["x"])), arrays["out"])
+
+
+@pytest.mark.parametrize(("width", "groups"), [(8, {8}), (16, {8, 32}), (24, {8}), (32, {32}), (128, {32})])
+def test_norms_are_the_published_ones_where_the_width_allows_it(width: int, groups: set[int]) -> None:
+    network = UNet(ModelConfig(base_width=width, width_multipliers=(1, 1), residual_blocks=1, attention_head_width=8))
+    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
+    assert {norm.num_groups for norm in norms} == groups  # inputs of 16 + 16 channels have 32
+    assert all(norm.num_groups == (8 if norm.num_channels % 32 else 32) for norm in norms)
+
+
+def test_a_width_that_no_norm_divides_is_refused() -> None:
+    with pytest.raises(ValidationError, match="multiple of 8"):
+        ModelConfig(base_width=12)
