@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # Checks and tests. Further arguments go to pytest.
 #
-#   bash launch/test.sh [fast|all] [pytest arguments]
+#   bash launch/test.sh [fast|default|nightly] [pytest arguments]
 #
-# fast: format, lint, types and the quick tests, some minutes. all (default): also the slow tests and those that start
-# Ray, several hosts or a browser, or need a GPU; tests whose means are missing here say so and are skipped.
+# fast: format, lint, types and the quick tests, two minutes. default: also slower tests, and of those that start Ray,
+# several hosts or a browser, or need a GPU, at least one of each kind; a quarter of an hour. nightly: everything, with the
+# long repetitions; tests/README.md lists what only it runs. Times are those of a laptop with two free cores. Tests whose
+# means are missing here say so and are skipped.
 set -euo pipefail
-scope="${1:-all}"
+scope="${1:-default}"
 case "$scope" in
-    fast | all) shift || true ;;
-    -*) scope=all ;;
-    *) echo "error: '$scope': allowed is fast or all, then arguments of pytest" >&2; exit 2 ;;
+    fast | default | nightly) shift || true ;;
+    -*) scope=default ;;
+    *) echo "error: '$scope': allowed is fast, default or nightly, then arguments of pytest" >&2; exit 2 ;;
 esac
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -31,13 +33,19 @@ step() {
 
 apart="ray or cluster or browser or gpu" # these fill the machine by themselves
 abreast=(--numprocesses auto --maxprocesses 4 --dist loadfile)
-if [ "$scope" = all ]; then quick="not ($apart)"; else quick="not (slow or $apart)"; fi
+together="not ($apart)" alone="($apart)"
+case "$scope" in
+    fast) together+=" and not (slow or nightly)" ;;
+    default) together+=" and not nightly" alone+=" and not nightly" ;;
+esac
 
 step "format" "$python" -m ruff format --check .
 step "lint" "$python" -m ruff check .
-step "types" "$python" -m mypy
-step "tests" "$python" -m pytest -q "${abreast[@]}" -m "$quick" "$@"
-if [ "$scope" = all ]; then step "tests with Ray, hosts, browser, GPU" "$python" -m pytest -q -m "$apart" "$@"; fi
+step "types" "$python" -m mypy --num-workers 2
+step "tests" "$python" -m pytest -q "${abreast[@]}" -m "$together" "$@"
+if [ "$scope" != fast ]; then
+    step "tests with Ray, hosts, browser, GPU" "$python" -m pytest -q -m "$alone" "$@"
+fi
 
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'failed: %s\n' "${failed[@]}"

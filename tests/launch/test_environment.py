@@ -148,4 +148,4 @@ def test_an_unknown_scope_is_refused() -> None:
         ["bash", LAUNCH / "test.sh", "quick"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
-    assert "'quick': allowed is fast or all" in done.stderr
+    assert "'quick': allowed is fast, default or nightly" in done.stderr
