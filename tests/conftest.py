@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shared_ray import own_ray, pytest_collection_modifyitems, shared_ray, sharing
+
+__all__ = ["own_ray", "pytest_collection_modifyitems", "shared_ray", "sharing"]
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 

@@ -2,9 +2,8 @@
 
 import logging
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,7 @@ from cddpm import cluster
 from cddpm.cluster import ActorPool
 from cddpm.errors import ArtifactError, DataError, SearchError
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_here() -> Iterator[None]:
-    cluster.connect("local")
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("shared_ray")]
 
 
 class Noted:

@@ -146,14 +146,14 @@ def test_scans_of_a_table_are_checked(phantom: Path, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_store_is_built_once(phantom: Path, tmp_path: Path) -> None:
+def test_a_store_is_built_once(shared_ray: str, phantom: Path, tmp_path: Path) -> None:
     file = tmp_path / "experiment.yaml"
     file.write_text(
         "name: x\ndata: {unhealthy: [Brats21], voxel_size_mm: 2.0, volume_shape: [96, 96, 50]}\n"
         "encoder: {max_pool: false}\npretraining: {enabled: false}\n"
     )
     command = [sys.executable, "-m", "cddpm", "data", "build", str(phantom), "--config", str(file)]
-    command += ["--output-dir", str(tmp_path / "out")]
+    command += ["--output-dir", str(tmp_path / "out"), "--address", shared_ray]
     lines = [subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout for _ in range(2)]
     assert lines[0] == lines[1]
     assert "slices of 48x48" in lines[0]

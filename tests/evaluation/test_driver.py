@@ -8,8 +8,10 @@ from typing import Any
 import mlflow
 import pytest
 import yaml
-from launched import Launched
+from launched import Here, Launched
 
+from cddpm.config import PhantomConfig
+from cddpm.data.phantom import make_phantom
 from cddpm.tracking import names
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -36,7 +38,7 @@ METHOD: dict[str, Any] = {
         "validation_volumes": 1,
     },
     "reconstruction": {"noise_levels": [300]},
-    "compute": {"workers": 2},
+    "compute": {"workers": 1},
     "evaluation": {"folds": [0], "bootstrap_resamples": 200, "permutation_resamples": 200},
 }
 BENCHMARK: dict[str, Any] = {
@@ -58,11 +60,17 @@ BENCHMARK: dict[str, Any] = {
 }
 
 
-def start(folder: Path, *arguments: str) -> Launched:
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = PhantomConfig(**METHOD["data"]["phantom"])
+    return make_phantom(tmp_path_factory.mktemp("phantom") / "data", config, ("t2",))
+
+
+def asked(folder: Path, data: Path) -> tuple[str, ...]:
     (folder / "method.yaml").write_text(yaml.safe_dump(METHOD))
     (folder / "small.yaml").write_text(yaml.safe_dump(BENCHMARK))
-    given = ["--config", str(folder / "small.yaml"), "--output-dir", str(folder / "out"), *arguments]
-    return Launched(folder, "benchmark.py", *given)
+    given = ("--config", str(folder / "small.yaml"), "--output-dir", str(folder / "out"), "--data-dir", str(data))
+    return "benchmark.py", *given
 
 
 def table(folder: Path) -> dict[tuple[str, str, str], dict[str, str]]:
@@ -70,8 +78,9 @@ def table(folder: Path) -> dict[tuple[str, str, str], dict[str, str]]:
         return {(row["method"], row["dataset"], row["measure"]): row for row in csv.DictReader(stream)}
 
 
-def test_stopped_resumed_and_told_in_one_table(tmp_path: Path) -> None:
-    first = start(tmp_path)
+def test_stopped_resumed_and_told_in_one_table(shared_ray: str, phantom: Path, tmp_path: Path) -> None:
+    command = asked(tmp_path, phantom)
+    first = Launched(tmp_path, *command, "--address", shared_ray)
     first.wait_for("run 0001 starts")
     first.interrupt()
     assert first.finish(90) == 130, first.output
@@ -79,8 +88,8 @@ def test_stopped_resumed_and_told_in_one_table(tmp_path: Path) -> None:
     done = tmp_path / "out/evaluations/small/runs/intensity-threshold-t2-fold0/result.json"
     kept = done.read_bytes()
 
-    second = start(tmp_path, "--resume")
-    assert second.finish() == 0, second.output
+    second = Here(*command, "--resume")
+    assert second.code == 0, second.output
     assert "Traceback" not in second.output
     assert "run 0000 starts" not in second.output
     assert done.read_bytes() == kept
@@ -118,17 +127,17 @@ def test_stopped_resumed_and_told_in_one_table(tmp_path: Path) -> None:
     files = {file.path for file in client.list_artifacts(runs["benchmark-small"].info.run_id)}
     assert {"benchmark.md", "benchmark.csv", "volumes.csv", "shifts.csv"} <= files
 
-    again = start(tmp_path)
-    assert again.finish(60) == 6
+    again = Here(*command)
+    assert again.code == 6
     assert "benchmark 'small' exists" in again.output
-    other = start(tmp_path, "--resume", "--set", "training.images=512")
-    assert other.finish(60) == 6
+    other = Here(*command, "--resume", "--set", "training.images=512")
+    assert other.code == 6
     assert "training.images: was 256, is 512" in other.output
 
 
-def test_a_failed_run_is_told_and_the_others_are_kept(tmp_path: Path) -> None:
-    failed = start(tmp_path, "--set", "training.learning_rate=1.0e30")
-    assert failed.finish() == 6, failed.output
+def test_a_failed_run_is_told_and_the_others_are_kept(shared_ray: str, phantom: Path, tmp_path: Path) -> None:
+    failed = Here(*asked(tmp_path, phantom), "--set", "training.learning_rate=1.0e30")
+    assert failed.code == 6, failed.output
     assert "1 of 2 runs failed" in failed.output
     assert "pddpm-t2-fold0: train: the loss became" in failed.output
     assert "Traceback" not in failed.output

@@ -4,15 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import ray
 from tiny_package import Scan
 
-from cddpm import cluster
 from cddpm.errors import ConfigError
 from cddpm.predict.batch import Outcome, Work, here, on_ray
 from cddpm.predict.scans import Job
@@ -69,19 +67,11 @@ class Deadly(Work):
         return look
 
 
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    cluster.connect("local")
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_cluster_gives_the_same_bytes_and_tells_every_fault(
-    ray_here: None, package: Package, scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_ray: str, package: Package, scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {"package": "here"}
     alone = list(here(Work(package, found), jobs(scan, tmp_path / "here", "one", "two")))

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_sweep import CONFIG
 from tiny_training import make_store, tiny_config
 
-from cddpm.config import ExperimentConfig
+from cddpm.config import ExperimentConfig, PhantomConfig
+from cddpm.data.phantom import make_phantom
 from cddpm.data.store import SliceStore
 from cddpm.reconstruct import cache
 from cddpm.scoring.score import Scorer
@@ -16,6 +18,13 @@ from cddpm.training import stages
 @pytest.fixture(scope="session")
 def tiny_store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The DATA_DIR that the small sweeps would make, each for itself."""
+    config = PhantomConfig(**CONFIG["data"]["phantom"])
+    return make_phantom(tmp_path_factory.mktemp("phantom") / "data", config, ("t2",))
 
 
 def draw_cache(path: Path, store: SliceStore, config: ExperimentConfig, guided: bool) -> cache.ReconstructionCache:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from launched import ROOT, Launched
+from launched import ROOT, Here, Launched
 
 CONFIG: dict[str, Any] = {
     "name": "small",
@@ -52,6 +52,14 @@ CONFIG: dict[str, Any] = {
 }
 
 
+ONE_PROCESS: dict[str, Any] = {
+    **CONFIG,
+    "compute": {"workers": 1},
+    "search": {**CONFIG["search"], "concurrent_trials": 1},
+}
+"""The same with one worker, one trial at a time."""
+
+
 SMALL: dict[str, Any] = {
     "data.unhealthy": ["Brats21"],
     "data.voxel_size_mm": 2.0,
@@ -88,10 +96,18 @@ def small(name: str) -> dict[str, Any]:
     return {**SMALL, "search.training.trials": min(2, trials)}
 
 
+def _asked(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
+    (folder / "small.yaml").write_text(yaml.safe_dump(config))
+    return "sweep.py", "--config", str(folder / "small.yaml"), "--output-dir", str(folder / "out")
+
+
 class Sweep(Launched):
     """One start of ``launch/sweep.py``."""
 
     def __init__(self, folder: Path, *arguments: str, config: dict[str, Any] = CONFIG) -> None:
-        path = folder / "small.yaml"
-        path.write_text(yaml.safe_dump(config))
-        super().__init__(folder, "sweep.py", "--config", str(path), "--output-dir", str(folder / "out"), *arguments)
+        super().__init__(folder, *_asked(folder, config), *arguments)
+
+
+def sweep_here(folder: Path, *arguments: str, config: dict[str, Any] = CONFIG) -> Here:
+    """The same inside of this process, to its end."""
+    return Here(*_asked(folder, config), *arguments)

@@ -1,7 +1,6 @@
 """A sweep whose whole process tree is killed at ten random moments ends as one that was left in peace."""
 
 import contextlib
-import copy
 import json
 import subprocess
 import time
@@ -12,16 +11,13 @@ import mlflow
 import numpy as np
 import optuna
 import pytest
-from small_sweep import CONFIG, Sweep
+from small_sweep import ONE_PROCESS, Sweep
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 KILLS = 10
 NUMBERS = ("train/", "pretrain/", "monitor/", "val/", "test/", "objective")
 """Beginnings of the metrics that must be equal; others tell times, memory and cost."""
-ONE_PROCESS = copy.deepcopy(CONFIG)
-ONE_PROCESS["compute"]["workers"] = 1
-ONE_PROCESS["search"]["concurrent_trials"] = 1
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -71,7 +67,7 @@ def _runs(path: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
     return curves
 
 
-def test_ten_random_kills_change_nothing(tmp_path: Path) -> None:
+def test_ten_random_kills_change_nothing(own_ray: None, tmp_path: Path) -> None:
     calm = tmp_path / "calm"
     calm.mkdir()
     start = time.monotonic()

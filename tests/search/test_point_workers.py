@@ -7,7 +7,6 @@ from typing import Any, Self
 import pytest
 from tiny_training import tiny_config
 
-from cddpm import cluster
 from cddpm.config import ExperimentConfig
 from cddpm.scoring.score import Scorer
 from cddpm.search import point_workers, scoring_search
@@ -95,10 +94,5 @@ def test_processes_find_what_this_process_finds(scorers: dict[bool, Scorer], poo
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_actors_find_what_this_process_finds(scorers: dict[bool, Scorer]) -> None:
-    cluster.connect("local")
-    try:
-        found = rows(scorers[True], config(4, 2))
-    finally:
-        cluster.kill()
-    assert found == rows(scorers[True], config(4, 1))
+def test_actors_find_what_this_process_finds(shared_ray: str, scorers: dict[bool, Scorer]) -> None:
+    assert rows(scorers[True], config(4, 2)) == rows(scorers[True], config(4, 1))

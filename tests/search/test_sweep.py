@@ -10,7 +10,7 @@ import mlflow
 import optuna
 import psutil
 import pytest
-from small_sweep import CONFIG, Sweep
+from small_sweep import ONE_PROCESS, Sweep, sweep_here
 
 from cddpm.tracking import names as tags
 from cddpm.tracking.spool import deliver_spool
@@ -39,14 +39,13 @@ def runs(folder: Path) -> dict[str, str]:
     return {run.data.tags[tags.RUN]: run.info.run_id for run in found if run.data.tags[tags.KIND] not in inner}
 
 
-def test_foreign_data_becomes_a_champion(tmp_path: Path) -> None:
+def test_foreign_data_becomes_a_champion(shared_ray: str, tmp_path: Path) -> None:
     data = foreign_data.make(tmp_path / "foreign")
-    sweep = Sweep(tmp_path, "--data-dir", str(data))
-    assert sweep.finish() == 0, sweep.output
+    sweep = sweep_here(tmp_path, "--data-dir", str(data), "--trials", "1")
+    assert sweep.code == 0, sweep.output
     names = [row["name"] for row in leaderboard(tmp_path)]
     assert sorted(name.replace("champion = ", "") for name in names) == [
         "0000",
-        "0001",
         "intensity threshold",
         "unswept defaults",
     ]
@@ -55,19 +54,18 @@ def test_foreign_data_becomes_a_champion(tmp_path: Path) -> None:
     version = client.get_model_version_by_alias("cddpm", "champion")
     assert version.tags["cddpm.sweep"] == "small"
     found = runs(tmp_path)
-    assert set(found) == {"small", "small/0000", "small/0001"}
-    for trial in ("small/0000", "small/0001"):
-        assert client.get_run(found[trial]).data.tags["mlflow.parentRunId"] == found["small"]
-        assert [m.step for m in client.get_metric_history(found[trial], "val/loss")] == [128, 256, 384, 512]
-    again = Sweep(tmp_path, "--data-dir", str(data))
-    assert again.finish() == 6
+    assert set(found) == {"small", "small/0000"}
+    assert client.get_run(found["small/0000"]).data.tags["mlflow.parentRunId"] == found["small"]
+    assert [m.step for m in client.get_metric_history(found["small/0000"], "val/loss")] == [128, 256, 384, 512]
+    again = sweep_here(tmp_path, "--data-dir", str(data), "--trials", "1")
+    assert again.code == 6
     assert "--resume" in again.output
     assert "Traceback" not in again.output
     never_there = ["--tracking-uri", "http://127.0.0.1:9"]
-    second = Sweep(tmp_path, "--data-dir", str(data), "--name", "second", "--trials", "1", *never_there)
-    assert second.finish() == 0, second.output
+    second = sweep_here(tmp_path, "--data-dir", str(data), "--name", "second", "--trials", "1", *never_there)
+    assert second.code == 0, second.output
     assert "0 of 512" not in second.output  # the first trial's checkpoint was found, not trained again
-    assert len(list((tmp_path / "out/artifacts/checkpoint").glob("[0-9a-f]*"))) == 2
+    assert len(list((tmp_path / "out/artifacts/checkpoint").glob("[0-9a-f]*"))) == 1
     _delivered_later(tmp_path, second.output, found)
 
 
@@ -92,8 +90,11 @@ def _delivered_later(tmp_path: Path, output: str, first: dict[str, str]) -> None
     assert json.loads(champion.tags[tags.METRICS])[tags.OBJECTIVE] == best
 
 
-def test_interrupted_killed_and_resumed(tmp_path: Path) -> None:
-    first = Sweep(tmp_path)
+def test_interrupted_killed_and_resumed(own_ray: None, phantom: Path, tmp_path: Path) -> None:
+    def start(*arguments: str) -> Sweep:
+        return Sweep(tmp_path, "--data-dir", str(phantom), *arguments, config=ONE_PROCESS)
+
+    first = start()
     first.wait_for("trial 0000 after")
     first.interrupt()
     assert first.finish(60) == 130, first.output
@@ -103,15 +104,15 @@ def test_interrupted_killed_and_resumed(tmp_path: Path) -> None:
     saved = [int(p.name.split("-")[1]) for p in (tmp_path / "out/artifacts/checkpoint/.work").glob("*/images-*")]
     assert saved
 
-    second = Sweep(tmp_path, "--resume")
+    second = start("--resume")
     second.wait_for("trial 0001 after")
-    other = Sweep(tmp_path, "--resume")
-    assert other.finish(60) == 6
+    other = sweep_here(tmp_path, "--data-dir", str(phantom), "--resume", config=ONE_PROCESS)
+    assert other.code == 6
     assert f"process {second.process.pid}" in other.output
     before, result = runs(tmp_path), (tmp_path / "out/sweeps/small/trials/0000/result.json").read_bytes()
     second.kill_tree()
 
-    third = Sweep(tmp_path, "--resume")
+    third = start("--resume")
     assert third.finish() == 0, third.output
     assert "trial 0000 starts" not in third.output
     assert (tmp_path / "out/sweeps/small/trials/0000/result.json").read_bytes() == result
@@ -125,10 +126,9 @@ def test_interrupted_killed_and_resumed(tmp_path: Path) -> None:
         steps = [m.step for m in client.get_metric_history(after[trial], "val/loss")]
         assert steps == [128, 256, 384, 512]
 
-    changed = json.loads(json.dumps(CONFIG))
-    changed["training"]["batch_size"] = 8
-    refused = Sweep(tmp_path, "--resume", config=changed)
-    assert refused.finish(60) == 6
+    changed = {**ONE_PROCESS, "training": {**ONE_PROCESS["training"], "batch_size": 8}}
+    refused = sweep_here(tmp_path, "--data-dir", str(phantom), "--resume", config=changed)
+    assert refused.code == 6
     assert "training.batch_size: was 16, is 8" in refused.output
 
 
@@ -146,16 +146,18 @@ def test_interrupted_killed_and_resumed(tmp_path: Path) -> None:
         (["--tracking-uri", "http://127.0.0.1:9", "--set", "tracking.when_away=refuse"], 5, ["http://127.0.0.1:9"]),
     ],
 )
-def test_a_users_fault_is_one_message(tmp_path: Path, arguments: list[str], code: int, words: list[str]) -> None:
-    sweep = Sweep(tmp_path, *arguments)
-    assert sweep.finish(90) == code, sweep.output
+def test_a_users_fault_is_one_message(
+    shared_ray: str, phantom: Path, tmp_path: Path, arguments: list[str], code: int, words: list[str]
+) -> None:
+    sweep = sweep_here(tmp_path, "--data-dir", str(phantom), *arguments)
+    assert sweep.code == code, sweep.output
     assert "Traceback" not in sweep.output
     for word in words:
         assert word in sweep.output
 
 
-def test_a_second_interruption_ends_everything_at_once(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path)
+def test_a_second_interruption_ends_everything_at_once(own_ray: None, phantom: Path, tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--data-dir", str(phantom), config=ONE_PROCESS)
     sweep.wait_for("trial 0000 after")
     tree = psutil.Process(sweep.process.pid).children(recursive=True)
     sweep.interrupt()

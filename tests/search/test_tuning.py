@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import ray
 import torch
 from ray import tune
 from ray.util.placement_group import placement_group
-from small_sweep import CONFIG
+from small_sweep import ONE_PROCESS
 
 from cddpm import artifact, cluster
 from cddpm.config import override, parse
@@ -31,14 +29,6 @@ from cddpm.training.worker import plain_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 RELEASE_SECONDS = 15.0
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    cluster.connect("local")
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
-    yield
-    ray.shutdown()
 
 
 class Watch:
@@ -74,7 +64,7 @@ class Watch:
             thread.join()
 
 
-def test_a_trial_stopped_early_holds_nothing(ray_here: None, tmp_path: Path) -> None:
+def test_a_trial_stopped_early_holds_nothing(shared_ray: str, tmp_path: Path) -> None:
     changes = {
         "output_dir": str(tmp_path),
         "pretraining.enabled": False,
@@ -85,7 +75,7 @@ def test_a_trial_stopped_early_holds_nothing(ray_here: None, tmp_path: Path) -> 
         "search.training.space": {"training.learning_rate": {"float": [1.0e-9, 2.0e-3], "log": True}},
         "search.training.start": [{"training.learning_rate": 1.0e-9}],
     }
-    raw = json.loads(json.dumps(CONFIG))
+    raw = json.loads(json.dumps(ONE_PROCESS))
     raw["search"].pop("scheduler")
     raw["search"]["training"].pop("space")
     for path in ("search.scheduler", "search.asha", "search.training.space", "search.training.start"):
@@ -131,10 +121,10 @@ def _well(proposal: dict[str, Any], **given: Any) -> None:
 
 @pytest.mark.timeout(600)
 def test_equal_failures_before_any_report_end_a_start_and_the_next_goes_on(
-    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real trial, of a configuration that cannot be, says so and nothing else."""
-    config = parse(override(CONFIG, {"search.training.trials": 3}, "test"), "test")
+    config = parse(override(ONE_PROCESS, {"search.training.trials": 3}, "test"), "test")
     study, watch = studies.open_study(tmp_path / "study.db", config), Watch()
     (tmp_path / "ray").mkdir()
     place = stages.Place(tmp_path / "artifacts", tmp_path / "store")
@@ -152,9 +142,9 @@ def test_equal_failures_before_any_report_end_a_start_and_the_next_goes_on(
 
 @pytest.mark.timeout(600)
 def test_trials_that_raise_or_run_out_of_memory_leave_the_others_alone(
-    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = parse(override(CONFIG, {"search.training.trials": 3}, "test"), "test")
+    config = parse(override(ONE_PROCESS, {"search.training.trials": 3}, "test"), "test")
     study, watch = studies.open_study(tmp_path / "study.db", config), Watch()
     (tmp_path / "ray").mkdir()
     monkeypatch.setattr(tuning, "_trainable", _faulty)
@@ -176,8 +166,8 @@ def _odd(proposal: dict[str, Any]) -> None:
     tune.report(plain_metrics(metrics, "objective", final=True))
 
 
-def test_odd_objectives_become_finite_records_and_the_sweep_goes_on(ray_here: None, tmp_path: Path) -> None:
-    raw = override(CONFIG, {"search.training.trials": len(ODD)}, "test")
+def test_odd_objectives_become_finite_records_and_the_sweep_goes_on(shared_ray: str, tmp_path: Path) -> None:
+    raw = override(ONE_PROCESS, {"search.training.trials": len(ODD)}, "test")
     config = parse(raw, "test")
     study = studies.open_study(tmp_path / "study.db", config)
     tuner = tune.Tuner(
@@ -199,7 +189,7 @@ class Creator:
         return name
 
 
-def test_the_janitor_frees_a_pending_group_of_a_dead_actor_only(ray_here: None) -> None:
+def test_the_janitor_frees_a_pending_group_of_a_dead_actor_only(shared_ray: str) -> None:
     creator = ray.remote(num_cpus=0)(Creator).remote()
     ours = placement_group([{"CPU": 1}])
     theirs = ray.get(creator.reserve.remote())
@@ -220,7 +210,7 @@ def _double(number: int) -> int:
     return 2 * number
 
 
-def test_parallel_map_keeps_order_and_errors(ray_here: None) -> None:
+def test_parallel_map_keeps_order_and_errors(shared_ray: str) -> None:
     assert list(cluster.parallel_map(_double, [3, 1, 2, 5, 4, 6])) == [6, 2, 4, 10, 8, 12]
     assert list(cluster.parallel_map(_double, [])) == []
     with pytest.raises(KeyError, match="seven"):

@@ -1,14 +1,10 @@
 """A worker group on a real Ray: what it does after an error that every start would meet."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from tiny_training import tiny_config
 
-from cddpm import cluster
 from cddpm.training import stages, worker
 from cddpm.training.loop import DivergedError
 
@@ -19,14 +15,6 @@ DIVERGING = {
     "training__warmup_images": 0,
     "training__gradient_clip": None,
 }
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    cluster.connect("local")
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
-    yield
-    ray.shutdown()
 
 
 class Starts:
@@ -43,7 +31,7 @@ class Starts:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_diverging_training_is_not_started_again(
-    ray_here: None, store_path: Path, tmp_path: Path, workers: int
+    shared_ray: str, store_path: Path, tmp_path: Path, workers: int
 ) -> None:
     config = tiny_config(**DIVERGING, compute__workers=workers, compute__maximum_failures=2)
     board = Starts(tmp_path / "starts", config.training.batch_size)
