@@ -14,6 +14,7 @@ import typer
 from cddpm import (
     cache_commands,
     data_commands,
+    glossary_commands,
     import_commands,
     predict_commands,
     registry_commands,
@@ -33,6 +34,7 @@ app.command("predict")(predict_commands.predict)
 app.add_typer(registry_commands.app, name="registry")
 app.command("report")(report_commands.report)
 app.command("import")(import_commands.import_checkpoint)
+app.command("glossary")(glossary_commands.glossary)
 
 
 def main() -> None:
