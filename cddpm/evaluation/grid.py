@@ -1,14 +1,14 @@
 """What a table shows, as lines of text: the same for Markdown and the terminal.
 
-A headline has three lines per method (number, interval, published number), so that all data sets stay side by side; what
-is too wide is cut between data sets into blocks of about equal width.
+A headline has up to four lines per method (number, interval, published number, what others got with the published code),
+so that all data sets stay side by side; what is too wide is cut between data sets into blocks of about equal width.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from cddpm.evaluation.published import SOURCE
+from cddpm.evaluation.published import RERUN_SOURCE, SOURCE, Published
 from cddpm.evaluation.statistics import Interval
 from cddpm.evaluation.table import Cell, ResultTable, in_percent, shown_unit
 from cddpm.scoring.glossary import describe
@@ -120,7 +120,9 @@ def headline(table: ResultTable, measures: Sequence[str]) -> Grid:
             interval = tuple(_interval(*pair, notes) for pair in cells)
             lines.append(Line((f"↳ {100 * table.rules.confidence:g} % interval",), interval, faint=True))
         if any(cell.published for _, cell in cells):
-            lines.append(Line(("↳ published",), tuple(_published(cell) for _, cell in cells), faint=True))
+            lines.append(Line(("↳ published",), tuple(_published(cell.published) for _, cell in cells), faint=True))
+        if any(cell.rerun for _, cell in cells):
+            lines.append(Line(("↳ re-run by others",), tuple(_rerun(cell.rerun) for _, cell in cells), faint=True))
     head = tuple(f"{dataset} {_with_unit(m)}" if m == shown[0] else _with_unit(m) for dataset, m in places)
     legend = [*_legend(table, places, intervals=True), *_about_published(table, places), *notes.lines()]
     return Grid(("method",), head, tuple(lines), tuple(legend), max(1, len(shown)))
@@ -137,7 +139,7 @@ def details(table: ResultTable, dataset: str) -> Grid:
         lines.append(Line((measure, f"{shown_unit(measure)} {arrow}".strip()), cells))
     places = [(dataset, measure) for measure in measures]
     legend = [
-        "↑ higher is better, ↓ lower is better; what each measure is: cddpm/scoring/glossary.py. Intervals, p-values, "
+        "↑ higher is better, ↓ lower is better; what each measure is: cddpm glossary. Intervals, p-values, "
         "thresholds and counts stand in the CSV file.",
         *_legend(table, places, intervals=False),
         *notes.lines(),
@@ -171,11 +173,15 @@ def _interval(measure: str, cell: Cell, notes: _Notes) -> Text:
     return Text(f"[{low}, {high}]{notes.mark(interval.note)}")
 
 
-def _published(cell: Cell) -> Text:
-    if cell.published is None:
+def _published(known: Published | None) -> Text:
+    if known is None:
         return Text(NOTHING)
-    std = "" if cell.published.std is None else f"±{cell.published.std:.2f}"
-    return Text(f"{cell.published.mean:.2f}{std}")
+    std = "" if known.std is None else f"±{known.std:.2f}"
+    return Text(f"{known.mean:.2f}{std}")
+
+
+def _rerun(known: Published | None) -> Text:
+    return Text(NOTHING if known is None else f"{known.mean:.1f}")
 
 
 def _digits(measure: str, value: float) -> int:
@@ -275,6 +281,8 @@ def _about_published(table: ResultTable, places: Sequence[tuple[str, str]]) -> l
             else " They are no measure of the numbers above, which are of synthetic volumes."
         )
         lines.append(f"published: {SOURCE}; real data, mean over folds in %, standard deviations not noted.{warning}")
+    if any(table.cells[method, *place].rerun for method in table.methods for place in places):
+        lines.append(f"re-run by others: {RERUN_SOURCE}; the published code on the same splits, run by another group.")
     without = [method for method in table.methods if method not in known]
     if without:
         lines.append(f"Nothing is published for {', '.join(without)} on these data sets.")

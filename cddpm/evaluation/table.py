@@ -1,4 +1,4 @@
-"""One table of all results: method x data set x measure, each number with its uncertainty and the published one beside it."""
+"""One table of all results: method x data set x measure, each number with its uncertainty and the published ones beside it."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from cddpm.config import EvaluationConfig
 from cddpm.errors import DataError
 from cddpm.evaluation.provenance import Provenance
-from cddpm.evaluation.published import Published, published
+from cddpm.evaluation.published import Published, published, rerun
 from cddpm.evaluation.result import FoldResult
 from cddpm.evaluation.statistics import (
     Comparison,
@@ -51,6 +51,8 @@ class Cell:
     best: bool = False
     note: str = ""
     """Why there is no number, or what it leaves out."""
+    rerun: Published | None = None
+    """What another group got with the published code."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ def _column(
             published(method, dataset, measure),
             comparisons.get(method),
             note=_note(group, measure, folds),
+            rerun=rerun(method, dataset, measure),
         )
         for method, group in groups.items()
     }
@@ -255,6 +258,8 @@ COLUMNS = (
     "published",
     "published_std",
     "published_source",
+    "rerun",
+    "rerun_source",
     "best",
     "against",
     "difference",
@@ -284,7 +289,7 @@ def _csv_numbers(table: ResultTable, measure: str, cell: Cell) -> list[object]:
         return None if value is None else float(f"{factor * value:.12g}")
 
     comparison = cell.comparison or Comparison(None, None, 0)
-    known = cell.published
+    known, again = cell.published, cell.rerun
     against = table.against if cell.comparison else None
     notes = [cell.note, cell.interval.note, comparison.note]
     return [
@@ -297,6 +302,7 @@ def _csv_numbers(table: ResultTable, measure: str, cell: Cell) -> list[object]:
         scaled(cell.interval.high),
         cell.interval.subjects,
         *([known.mean, known.std, known.source] if known else [None, None, None]),
+        *([again.mean, again.source] if again else [None, None]),
         int(cell.best),
         against,
         scaled(comparison.difference),

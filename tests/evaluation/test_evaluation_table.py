@@ -7,7 +7,7 @@ import pytest
 from fold_results import fold_result, shifted, table_of
 
 from cddpm.errors import DataError
-from cddpm.evaluation.published import DDPM
+from cddpm.evaluation.published import CDDPM, DDPM
 from cddpm.evaluation.result import FoldResult
 from cddpm.evaluation.table import csv_text, in_percent, shown_unit
 
@@ -147,5 +147,12 @@ def test_the_csv_has_one_line_per_number_in_the_unit_that_it_names() -> None:
     assert (base["mean"], base["unit"], base["published"], base["published_std"]) == ("35.0", "%", "44.25", "")
     assert (mine["mean"], mine["difference"], mine["best"], mine["against"]) == ("45.0", "10.0", "1", DDPM)
     assert float(mine["p_holm"]) == pytest.approx(1 / 128)
+    assert (base["rerun"], base["rerun_source"]) == ("", "")
     assert (absent["mean"], absent["published"], absent["folds"]) == ("", "4.8", "0")
     assert absent["note"].startswith("not run")
+
+
+def test_what_others_got_has_columns_of_its_own() -> None:
+    lines = list(csv.DictReader(io.StringIO(csv_text(table_of([shifted(CDDPM, 0, 0.0, "MSLUB")])))))
+    assert [(line["published"], line["rerun"]) for line in lines] == [("10.71", "5.6")]
+    assert "MCDDPM" in lines[0]["rerun_source"]

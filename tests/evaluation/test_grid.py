@@ -4,7 +4,7 @@ import pytest
 from fold_results import SUBJECTS, fold_result, shifted, table_of
 
 from cddpm.evaluation.grid import Grid, Line, Text, _letter, details, headline
-from cddpm.evaluation.published import DDPM
+from cddpm.evaluation.published import CDDPM, DDPM
 from cddpm.evaluation.result import FoldResult
 
 
@@ -24,6 +24,17 @@ def test_a_method_has_three_lines_number_interval_and_published() -> None:
     assert found[f"{DDPM} ↳ published"] == ["44.25"]
     low, high = found[f"{DDPM} ↳ 95 % interval"][0].strip("[]").split(", ")
     assert 0 < float(low) < 36 < float(high) < 72
+
+
+def test_what_others_got_is_a_line_of_its_own_with_its_source() -> None:
+    results = [shifted(m, 0, 0.0, d) for m in (DDPM, CDDPM) for d in ("Brats21", "ATLAS_v2")]
+    grid = headline(table_of(results), ["dice"])
+    found = texts(grid)
+    assert found[f"{CDDPM} ↳ re-run by others"] == ["41.5", "-"]
+    assert f"{DDPM} ↳ re-run by others" not in found
+    assert [line for line in grid.legend if "2409.19623" in line]
+    alone = headline(table_of([shifted(DDPM, 0, 0.0, "Brats21")]), ["dice"])
+    assert not [line for line in alone.legend if "re-run" in line]
 
 
 def test_what_nobody_published_has_no_line_but_a_word() -> None:
