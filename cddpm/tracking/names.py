@@ -90,7 +90,7 @@ TAGS = {
     ARCHIVED: "of a version that is hidden from lists: JSON of who, when, why",
     f"{PROMOTION}.*": "of a registered model: one per promotion, JSON of version, alias, previous version, who, when, why",
 }
-"""What each tag means; ``*`` stands for more words. README's table is this one."""
+"""What each tag means; ``*`` stands for more words. The table of this folder's README is this one."""
 
 # Values of KIND
 KIND_SWEEP = "sweep"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from readme_pages import ROOT, read
 from tiny_package import Scan
 
 from cddpm.config import TrackingConfig
@@ -85,6 +86,20 @@ def test_another_process_predicts_what_the_predictor_does(
     assert absent["error"] == "absent.nii: no such file; correct the path in the split file or restore the file"
     assert np.isnan(absent["components"])
     assert absent["folder"] == ""
+
+
+def test_the_readmes_lines_run(registry: Registry, scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = read(ROOT / "cddpm" / "predict" / "README.md").blocks("python")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(scan.image.path, "scan_t2.nii.gz")
+    shutil.copy(scan.mask.path, "scan_mask.nii.gz")
+    found: dict[str, Any] = {}
+    try:
+        exec(code.replace("sqlite:///outputs/mlflow.db", registry.uri), found)
+    finally:
+        found["mlflow"].set_tracking_uri(None)
+    assert found["scores"].error.tolist() == [""]
+    assert (tmp_path / "predictions" / "scan_t2" / "anomaly_map.nii.gz").exists()
 
 
 def test_nothing_is_unpickled_to_load_it_and_the_description_holds(elsewhere: tuple[dict[str, Any], Path]) -> None:

@@ -1,7 +1,6 @@
 """What a sweep enters into the lab book, without Ray: the driver's own code on a sweep that was really trained."""
 
 import json
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from readme_pages import ROOT, read
 
 from cddpm.config import ExperimentConfig, with_values
 from cddpm.search import champion, leaderboard, trial
@@ -126,8 +126,7 @@ def test_readmes_lines_for_pandas_run(
     sweep: Path, version: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     leaderboard.write_csv(sweep / "leaderboard.csv", leaderboard.rows(sweep))
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (code,) = (part for part in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "import pandas" in part)
+    (code,) = read(ROOT / "cddpm" / "tracking" / "README.md").blocks("python")
     monkeypatch.chdir(sweep.parents[2])
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")  # set_experiment changes both for the whole process
     monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)

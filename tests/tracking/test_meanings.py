@@ -1,6 +1,6 @@
-"""README tells what each tag and metric means, in the words of the program; nothing but names.py spells them.
+"""The README of tracking tells what each tag and metric means, in the program's words; nothing but names.py spells them.
 
-``python tests/tracking/test_meanings.py`` writes the tables into README.
+``python tests/tracking/test_meanings.py`` writes its tables.
 """
 
 import ast
@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cddpm.scoring.glossary import MEASURES
 from cddpm.tracking import names
 from cddpm.training import diffusion, preview
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
+README = ROOT / "cddpm" / "tracking" / "README.md"
 SPELLED = {
     "cddpm/training/diffusion.py": {names.VAL_LOSS},  # stand below names.py; tests tie them to it
     "cddpm/training/preview.py": {names.MONITOR_OBJECTIVE},
@@ -31,10 +30,8 @@ def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def tables() -> dict[str, str]:
     tags = [(f"`{name}`", meaning) for name, meaning in names.TAGS.items()]
     metrics = [(f"`{name}`", meaning) for name, meaning in names.CURVES.items()]
-    measures = [(f"`{name}`", m.unit, m.better or "", m.meaning) for name, m in MEASURES.items()]
     return {
         "metrics": table(("metric", "meaning"), metrics),
-        "measures": table(("METRIC", "unit", "better", "meaning"), measures),
         "tags": table(("tag", "meaning"), tags),
     }
 
@@ -42,7 +39,7 @@ def tables() -> dict[str, str]:
 @pytest.mark.parametrize("name", sorted(tables()))
 def test_readme_tells_every_meaning(name: str) -> None:
     told = tables()[name] in README.read_text()
-    assert told, f"README's table of {name} is another than the program's: python {Path(__file__).relative_to(ROOT)}"
+    assert told, f"{README}: its table of {name} is not the program's: python {Path(__file__).relative_to(ROOT)}"
 
 
 def test_every_tag_and_metric_has_a_meaning() -> None:
