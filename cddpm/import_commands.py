@@ -83,10 +83,10 @@ def _check_packable(candidate: "Candidate") -> None:
 
     if candidate.kind != CHECKPOINT:
         raise ConfigError("--threshold: this file holds an encoder alone, which segments nothing; leave the option out")
-    if candidate.config.reconstruction.guide != "null":
+    if candidate.config.reconstruction.guide != "none":
         raise ConfigError(
             f"reconstruction.guide: '{candidate.config.reconstruction.guide}' needs a second model, which is not in this "
-            "file; a package of it alone needs 'null'"
+            "file; a package of it alone needs 'none'"
         )
 
 

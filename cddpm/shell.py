@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.markup import escape
 
@@ -28,15 +27,17 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting: 
 def overrides(given: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
     """Settings by dotted path: those of ``given`` that are not None, and ``dotted.path=value`` (YAML) texts over them.
 
-    Raises ``ConfigError`` for a text without ``=``.
+    Raises ``ConfigError`` for a text without ``=`` or one that is no YAML.
     """
+    from cddpm.config import setting  # with pydantic, for which no --help has to wait
+
     values = {path: str(value) if isinstance(value, Path) else value for path, value in given.items()}
     values = {path: value for path, value in values.items() if value is not None}
     for text in texts:
         path, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text}: allowed is dotted.path=value")
-        values[path.strip()] = yaml.safe_load(value)
+        values[path.strip()] = setting(path.strip(), value, f"--set {text}")
     return values
 
 

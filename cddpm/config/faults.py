@@ -2,11 +2,11 @@
 
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from cddpm.config.paths import did_you_mean, field_paths, section_of, shown, value_at
+from cddpm.config.paths import annotation_at, did_you_mean, field_paths, shown, value_at
 from cddpm.config.search_faults import condition_faults, sampler_faults, searched_at_start, warm_start_faults
 from cddpm.config.sections import SSIM_WINDOW
 from cddpm.config.space import Choice, Float, Integer, LevelConfig, Parameter
@@ -116,7 +116,7 @@ def _guidance_faults(config: "ExperimentConfig") -> Iterator[str]:
             f"reconstruction.embedding_scale: {config.reconstruction.embedding_scale}: a model without condition "
             "(model.conditioned: false) has nothing to scale"
         )
-    if config.scoring.guidance_scale != 1 and not dropout and config.reconstruction.guide == "null":
+    if config.scoring.guidance_scale != 1 and not dropout and config.reconstruction.guide == "none":
         yield (
             f"scoring.guidance_scale: {config.scoring.guidance_scale} needs a model trained with "
             "diffusion.condition_dropout > 0, or reconstruction.guide: ddpm; without them only 1 is allowed"
@@ -246,13 +246,7 @@ def _value_faults(root: type[BaseModel], where: str, path: str, values: list[Any
     """Searched values that the setting at ``path`` itself would refuse."""
     if path not in _fields(root):
         return
-    *sections, name = path.split(".")
-    model = root
-    for section in sections:
-        model = section_of(model.model_fields[section].annotation) or model
-    field = model.model_fields[name]
-    annotation: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-    setting: TypeAdapter[Any] = TypeAdapter(annotation)
+    setting: TypeAdapter[Any] = TypeAdapter(annotation_at(root, path))
     for value in values:
         try:
             setting.validate_python(value)

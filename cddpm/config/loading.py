@@ -2,14 +2,22 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from cddpm.config.annotation import takes
 from cddpm.config.experiment import FIELDS, ExperimentConfig
-from cddpm.config.paths import did_you_mean, section_of, shown
+from cddpm.config.paths import annotation_at, did_you_mean, section_of, shown
 from cddpm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+_TEXT = ("string_type", "path_type")
+"""Faults of what should be text."""
 
 
 class _ClosedLoader(yaml.SafeLoader):
@@ -103,6 +111,23 @@ def override(raw: Mapping[str, Any], values: Mapping[str, Any], source: str) -> 
     return merged
 
 
+def setting(path: str, text: str, source: str) -> Any:
+    """The value of the setting ``path`` that ``text`` (YAML) writes. Raises ``ConfigError`` if it is no YAML.
+
+    What a setting of text is given stays text, also where YAML reads a number, a date or a truth in it: the artifact
+    0123456789012345, the name 2024. Only ``null``, ``~`` and nothing at all leave a setting empty that may be empty.
+    """
+    try:
+        value = yaml.load(text, Loader=_ClosedLoader)
+        as_text = yaml.load(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
+    annotation = annotation_at(ExperimentConfig, path) if path in FIELDS else Any
+    if not takes(annotation, str, Path) or not isinstance(as_text, str):
+        return value
+    return None if value is None and takes(annotation, type(None)) else as_text
+
+
 def with_values(config: ExperimentConfig, values: Mapping[str, Any], source: str = "trial") -> ExperimentConfig:
     """``config`` with some settings replaced by dotted path, validated again. Raises ``ConfigError``."""
     return parse(override(to_dict(config), values, source), source)
@@ -137,7 +162,15 @@ def explain(error: ValidationError, source: str, root: type[BaseModel] = Experim
             for line in str(fault["ctx"]["error"]).splitlines():
                 yield f"{source}: {path + '.' if path else ''}{line}"
         else:
-            yield f"{source}: {path}: {fault['msg']} (found {shown(fault['input'])})"
+            yield f"{source}: {path}: {fault['msg']} (found {shown(fault['input'])}{_misread(fault)})"
+
+
+def _misread(fault: "ErrorDetails") -> str:
+    """A hint where text is needed and YAML read something else in a bare word."""
+    found, quoted = fault["input"], "'" in str(fault.get("ctx", {}).get("expected", ""))
+    if isinstance(found, str | list | dict | tuple) or not (fault["type"] in _TEXT or quoted):
+        return ""
+    return "; text that YAML reads otherwise needs quotes"
 
 
 def _nearest(root: type[BaseModel], loc: tuple[int | str, ...]) -> str:

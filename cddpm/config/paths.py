@@ -3,7 +3,7 @@
 import difflib
 import types
 from collections.abc import Iterable, Iterator
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -25,6 +25,18 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     found = [o for o in options if isinstance(o, type) and issubclass(o, Frozen)]
     return found[0] if found else None
+
+
+def annotation_at(model: type[BaseModel], path: str) -> Any:
+    """What the setting at a dotted path may be. Raises ``KeyError`` for a path that is none."""
+    section, _, rest = path.partition(".")
+    field = model.model_fields[section]
+    if not rest:
+        return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    inner = section_of(field.annotation)
+    if inner is None:
+        raise KeyError(path)
+    return annotation_at(inner, rest)
 
 
 def value_at(config: BaseModel, path: str) -> Any:

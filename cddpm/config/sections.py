@@ -1,10 +1,12 @@
 """The sections of the configuration: every setting with its meaning, unit and single default."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+from cddpm.config.annotation import takes
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -20,7 +22,7 @@ class Frozen(BaseModel):
     @classmethod
     def _no_truth_for_number(cls, value: Any, info: ValidationInfo) -> Any:
         annotation = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+        if isinstance(value, bool) and not takes(annotation, bool, str):  # of text pydantic names what is allowed
             raise PydanticCustomError(
                 "truth", "Input should not be true or false"
             )  # pydantic would take them for 1 and 0
@@ -271,7 +273,7 @@ class ReconstructionConfig(Frozen):
     embedding_scale: Annotated[float, Field(ge=0, le=20)] = 1.0
     """The condition is multiplied by this before it enters the network; 1 (reference) leaves it. Not affine: each value
     is a reconstruction of its own."""
-    guide: Literal["null", "ddpm"] = "null"
+    guide: Literal["none", "ddpm"] = "none"
     """What u is in x0(s) = u + s (c - u): the model's own prediction without condition (needs diffusion.condition_dropout),
     or that of a DDPM trained beside it with the same settings."""
     batch_size: Positive = 64

@@ -18,7 +18,7 @@ _WITHOUT_CONDITION: dict[str, Any] = {
     "pretraining.artifact": None,
     "model.conditioning": "vector",
     "diffusion.condition_dropout": 0.0,
-    "reconstruction.guide": "null",
+    "reconstruction.guide": "none",
     "reconstruction.embedding_scale": 1.0,
     "scoring.guidance_scale": 1.0,
     "search.training.trials": 1,
@@ -31,12 +31,12 @@ _WITHOUT_CONDITION: dict[str, Any] = {
 
 
 def guide_config(config: ExperimentConfig) -> ExperimentConfig | None:
-    """The experiment that trains the guide of ``config``; None if it asks for none (``reconstruction.guide: null``)."""
-    if config.reconstruction.guide == "null":
+    """The experiment that trains the guide of ``config``; None if it asks for none (``reconstruction.guide: none``)."""
+    if config.reconstruction.guide == "none":
         return None
     if config.reconstruction.guide == "ddpm":
         return with_values(config, _WITHOUT_CONDITION, "guide")
-    raise ValueError(f"reconstruction.guide: {config.reconstruction.guide!r}; allowed are null and ddpm")
+    raise ValueError(f"reconstruction.guide: {config.reconstruction.guide!r}; allowed are none and ddpm")
 
 
 def packed(model: Mapping[str, Tensor], guide: Mapping[str, Tensor] | None) -> dict[str, Tensor]:

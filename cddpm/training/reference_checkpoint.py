@@ -190,7 +190,12 @@ def _contradictions(config: ExperimentConfig, decided: Mapping[str, Any]) -> Ite
         if path == "model.condition_width" and given == 4 * decided["model.base_width"]:
             given = None
         if explicit and given != value:
-            yield f"  {path}: {given!r}, but the tensors show {value!r} (--set {path}={json.dumps(value)})"
+            yield f"  {path}: {given!r}, but the tensors show {value!r} (--set {path}={_bare(value)})"
+
+
+def _bare(value: Any) -> str:
+    """``value`` as ``--set`` takes it, without blanks that a shell would split."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _value(config: ExperimentConfig, path: str) -> tuple[Any, bool]:

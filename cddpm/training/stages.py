@@ -312,7 +312,7 @@ def guide_path(config: ExperimentConfig, place: Place, path: Path) -> Path | Non
 
     None if ``config`` asks for none. Raises ``ArtifactError`` if it was not trained.
     """
-    if config.reconstruction.guide == "null":
+    if config.reconstruction.guide == "none":
         return None
     store = artifact.read_manifest(path, CHECKPOINT).made_from.get("store")
     own = parse(checkpoint.read_config(path), str(path / checkpoint.CONFIG))
@@ -322,7 +322,7 @@ def guide_path(config: ExperimentConfig, place: Place, path: Path) -> Path | Non
     if not artifact.is_complete(found):
         raise ArtifactError(
             f"{found}: the DDPM that reconstruction.guide asks for beside {path.name} is not there; train with the same "
-            "configuration first, or set reconstruction.guide: null"
+            "configuration first, or set reconstruction.guide: none"
         )
     return found
 

@@ -109,6 +109,6 @@ def test_a_package_without_its_guide_is_refused(guided: Package) -> None:
 
 
 def test_a_guide_that_nobody_asked_for_is_refused(guided: Package) -> None:
-    alone = with_values(CONFIG, {"reconstruction.guide": "null"})
+    alone = with_values(CONFIG, {"reconstruction.guide": "none"})
     with pytest.raises(ArtifactError, match=r"another architecture: unknown guide\."):
         Predictor(dataclasses.replace(guided, config=alone))

@@ -114,7 +114,7 @@ def test_guide_and_model_are_made_then_found(
 
 
 def test_a_ddpm_trained_by_itself_is_the_guide(made: stages.Made, place: stages.Place, store_path: Path) -> None:
-    alone = {**GUIDED, "model__conditioned": False, "reconstruction__guide": "null"}
+    alone = {**GUIDED, "model__conditioned": False, "reconstruction__guide": "none"}
     config = tiny_config(**{**alone, "reconstruction__embedding_scale": 1.0, "scoring__guidance_scale": 1.0})
     assert train(config, store_path, place.artifacts) == stages.Made(made.guide, None, ())
 
@@ -143,7 +143,7 @@ def test_u_is_what_the_guide_says_of_the_same_noise(made: stages.Made, place: st
     assert cache.guided
     name, image = store.volumes[v].id, store.image(v)
     c = predict(network(made.checkpoint), config, config.reconstruction, image, name, cpu)
-    alone = tiny_config(**{**GUIDED, "reconstruction__guide": "null", "scoring__guidance_scale": 1.0})
+    alone = tiny_config(**{**GUIDED, "reconstruction__guide": "none", "scoring__guidance_scale": 1.0})
     unscaled = alone.reconstruction.model_copy(update={"embedding_scale": 1.0})
     assert made.guide is not None
     u = predict(network(made.guide), alone, unscaled, image, name, cpu)
@@ -159,7 +159,7 @@ def test_the_cache_knows_its_guide(made: stages.Made, place: stages.Place, store
     guided = stages.reconstruct(config, place, made.checkpoint, volumes, Ranks(), Hooks())
     assert made.guide is not None
     assert ReconstructionCache.open(guided).made_from["guide"] == made.guide.name
-    plain = tiny_config(**{**GUIDED, "reconstruction__guide": "null", "scoring__guidance_scale": 1.0})
+    plain = tiny_config(**{**GUIDED, "reconstruction__guide": "none", "scoring__guidance_scale": 1.0})
     other = stages.reconstruct(plain, place, made.checkpoint, volumes, Ranks(), Hooks())
     assert other != guided
     assert not ReconstructionCache.open(other).guided
@@ -212,7 +212,7 @@ def test_the_kept_weights_become_the_checkpoint(
     store_path: Path, tmp_path: Path, losses: dict[int, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(diffusion.DiffusionObjective, "_validation_loss", lambda self, m, r, images: losses[images])
-    plain = {**GUIDED, "reconstruction__guide": "null", "scoring__guidance_scale": 1.0}
+    plain = {**GUIDED, "reconstruction__guide": "none", "scoring__guidance_scale": 1.0}
     last, best = (
         train(tiny_config(**plain, training__keep=keep), store_path, tmp_path) for keep in ("last", "best-loss")
     )
