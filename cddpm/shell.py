@@ -1,5 +1,7 @@
 """The edge between this program and a shell: a user's fault becomes one message and an exit code, without a traceback."""
 
+import functools
+import inspect
 import logging
 import sys
 import warnings
@@ -10,8 +12,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.models import ArgumentInfo
 
 from cddpm.errors import CddpmError, ConfigError, StoppedError
+from cddpm.place import address, local
 
 DataDir = Annotated[
     Path | None, typer.Option(help="DATA_DIR in the published layout; else a phantom.", envvar="DATA_DIR")
@@ -58,8 +62,46 @@ def guarded(function: Callable[..., Any]) -> None:
     guarded_app(app)
 
 
+def on_disk(app: typer.Typer) -> None:
+    """Have every command of ``app`` refuse an address where it takes a path; see ``cddpm.place``."""
+    for command in app.registered_commands:
+        if command.callback is not None:
+            command.callback = local_paths(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            on_disk(group.typer_instance)
+
+
+def local_paths(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, called by name, but paths begin at the home folder for ``~``; addresses raise ``ConfigError``."""
+
+    @functools.wraps(function)
+    def run(**given: Any) -> Any:
+        return function(**{name: _local(function, name, value) for name, value in given.items()})
+
+    return run
+
+
+def _local(function: Callable[..., Any], name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_local(function, name, one) for one in value]
+    if not isinstance(value, Path):
+        return value
+    return local(value, _written(function, name) if address(value) else name)
+
+
+def _written(function: Callable[..., Any], name: str) -> str:
+    """How a person writes a parameter of a command: ``--mask``, ``SCAN...``."""
+    (info, *_) = inspect.signature(function).parameters[name].annotation.__metadata__
+    if isinstance(info, ArgumentInfo):
+        return str(info.metavar or name.upper())
+    names = (info.default, *(info.param_decls or ()))  # typer takes the first of them for a default, as yet
+    return next((str(one) for one in names if str(one).startswith("--")), f"--{name.replace('_', '-')}")
+
+
 def guarded_app(app: typer.Typer) -> None:
     """Run ``app``; a user's fault is told in one message without a traceback."""
+    on_disk(app)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(ray|mlflow|torchio)\.")
     try:

@@ -11,6 +11,7 @@ from cddpm.config.annotation import takes
 from cddpm.config.experiment import FIELDS, ExperimentConfig
 from cddpm.config.paths import annotation_at, did_you_mean, section_of, shown
 from cddpm.errors import ConfigError
+from cddpm.place import home
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -141,9 +142,9 @@ def to_dict(config: BaseModel) -> dict[str, Any]:
 def resolve_paths(config: ExperimentConfig, root: Path) -> ExperimentConfig:
     """Make every path absolute (workers run in other directories)."""
     paths = {"data_dir": config.data.data_dir, "table": config.data.table}
-    absolute = {name: (root / path).resolve() if path else None for name, path in paths.items()}
+    absolute = {name: (root / home(path)).resolve() if path else None for name, path in paths.items()}
     data = config.data.model_copy(update=absolute)
-    return config.model_copy(update={"data": data, "output_dir": (root / config.output_dir).resolve()})
+    return config.model_copy(update={"data": data, "output_dir": (root / home(config.output_dir)).resolve()})
 
 
 def _deep_copy(value: Any) -> Any:

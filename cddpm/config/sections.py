@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from cddpm.config.annotation import takes
+from cddpm.place import ON_DISK, address
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -14,7 +15,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=
 
 
 class Frozen(BaseModel):
-    """Base of all configuration sections: immutable, unknown keys refused, NaN and infinity refused."""
+    """Base of all configuration sections: immutable; unknown keys, NaN, infinity and addresses for paths refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -26,6 +27,14 @@ class Frozen(BaseModel):
             raise PydanticCustomError(
                 "truth", "Input should not be true or false"
             )  # pydantic would take them for 1 and 0
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_address_for_path(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, str | Path) and takes(annotation, Path) and address(value):
+            raise PydanticCustomError("address", "Input should be {allowed}", {"allowed": ON_DISK})
         return value
 
 

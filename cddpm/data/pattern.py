@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from cddpm.config import DataConfig, Frozen
 from cddpm.config.loading import read_yaml
@@ -33,6 +33,7 @@ from cddpm.config.sections import Fraction, Name, Positive
 from cddpm.data.finding import Finding
 from cddpm.data.split import ScanRow, Split, existing_form, fill_modality, nearest
 from cddpm.errors import ConfigError
+from cddpm.place import ON_DISK, address
 
 
 class Shares(Frozen):
@@ -64,6 +65,13 @@ class DatasetPattern(Frozen):
     """Validation moves on by its own share from fold to fold; empty: one fold for all."""
     seed: int = 0
     """Another seed, other splits."""
+
+    @field_validator("image", "mask", "segmentation")
+    @classmethod
+    def _on_disk(cls, pattern: str | None) -> str | None:
+        if pattern is not None and address(pattern):
+            raise ValueError(f"'{pattern}' is an address; allowed is {ON_DISK}")
+        return pattern
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from cddpm.data.finding import Finding
+from cddpm.place import ON_DISK, address
 
 Split = Literal["train", "val", "test"]
 COLUMNS = ("img_name", "age", "label", "img_path", "mask_path", "seg_path")
@@ -178,6 +179,8 @@ def _path_faults(source: str, text: dict[str, str]) -> Iterator[Finding]:
         if ".." in PurePosixPath(text[column]).parts:
             found = f"{column} '{text[column]}' leaves the data folder"
             yield Finding("error", "row", source, found, "paths are relative to DATA_DIR, without '..'")
+        elif address(text[column]):
+            yield Finding("error", "row", source, f"{column} '{text[column]}'", f"allowed is {ON_DISK}")
 
 
 def value_faults(source: str, label: str, age: str) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ from cddpm.data.split import (
     split_of,
     value_faults,
 )
+from cddpm.place import ON_DISK, address
 
 NEEDED = ("dataset", "subject", "split", "image", "mask")
 OPTIONAL = ("segmentation", "fold", "label", "age", "modality")
@@ -133,6 +134,9 @@ def _record_faults(source: str, text: dict[str, str]) -> Iterator[Finding]:
     for column in NEEDED:
         if not text[column]:
             yield Finding("error", "row", source, f"'{column}' is empty", f"needed are {', '.join(NEEDED)}")
+    for column in ("image", "mask", "segmentation"):
+        if address(text[column]):
+            yield Finding("error", "row", source, f"{column} '{text[column]}'", f"allowed is {ON_DISK}")
     if text["subject"] and not _SUBJECT.fullmatch(text["subject"]):
         found = f"subject '{text['subject']}'"
         yield Finding("error", "row", source, found, "a name without slashes that does not begin with a dot is needed")

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from cddpm.errors import ConfigError
+from cddpm.place import local
 from cddpm.predict import batch, scans
 from cddpm.predict.predictor import Predictor, threshold_of
 from cddpm.tracking.logged_model import DEVICE, OUTPUTS, PARAMS
@@ -50,7 +51,7 @@ class ScanTable:
         data set without a threshold.
         """
         given = {**PARAMS, **(params or {})}
-        out, package = Path(given["out"]), self._predictor.package
+        out, package = local(Path(given["out"]), "params: out"), self._predictor.package
         jobs = scans.of_rows("table of scans", list(data.columns), _records(data), Path(), out, given["dataset"])
         work = batch.Work(package, {"package": str(package.directory)}, write=bool(given["out"]))
         if work.write:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cddpm.errors import DataError
+from cddpm.place import ON_DISK, address
 
 COLUMNS = {
     "scan": "path of the scan",
@@ -195,6 +196,9 @@ def _of_row(where: str, record: Mapping[str, str | None], base: Path, out: Path,
     cell = {column: (record.get(column) or "").strip() for column in COLUMNS}
     if not cell["scan"]:
         return "column 'scan' is empty; the path of a NIfTI file is needed"
+    for column in ("scan", "mask"):
+        if address(cell[column]):
+            return f"{column} '{cell[column]}': an address; allowed is {ON_DISK}"
     scan = base / cell["scan"]
     name = Path(cell["name"] or stem(scan))
     if name.is_absolute() or ".." in name.parts or not name.parts:

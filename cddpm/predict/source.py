@@ -9,6 +9,7 @@ from typing import Any
 from cddpm import artifact
 from cddpm.config import parse
 from cddpm.errors import ArtifactError, ConfigError
+from cddpm.place import address, home
 from cddpm.tracking.package import Package, Pipeline, read_package
 from cddpm.tracking.package_files import CONFIG
 from cddpm.training import checkpoint
@@ -32,7 +33,11 @@ def find(ref: str, uri: str | None = None, registered: str = "cddpm", threshold:
     ``threshold`` goes with a checkpoint, which has none of its own. Raises ``ArtifactError`` for a folder that is neither or
     damaged, ``ConfigError`` for a threshold that is missing or too much, ``TrackingError`` as the registry does.
     """
-    path = Path(ref)
+    if address(ref):
+        raise ConfigError(
+            f"--model {ref}: an address; allowed are a folder on a disk, or a version's number, alias, run or trial"
+        )
+    path = home(Path(ref))
     if path.is_dir():
         package = of_checkpoint(path, threshold) if _is_checkpoint(path) else _of_package(path, threshold)
         return Source(package, {"package": str(path.resolve())})
