@@ -412,5 +412,11 @@ def test_hand_worked_shapes() -> None:
     assert (data.working_shape, data.slice_shape) == ((96, 96, 50), (96, 96))
     assert configuration.DataConfig(volume_shape=(97, 97, 33), rescale_factor=2).working_shape == (48, 48, 16)
     assert configuration.DataConfig(volume_shape=(90, 90, 1), rescale_factor=1.2).working_shape == (75, 75, 1)
+    uneven = {"volume_shape": (64, 64, 40), "rescale_factor": 3}
+    assert configuration.DataConfig(**uneven).working_shape == (21, 21, 13)
+    assert configuration.DataConfig(**uneven, rescale_grid="published").working_shape == (22, 22, 14)
+    tiny = {"volume_shape": (21, 2, 1), "rescale_factor": 1.4}  # 21 / 1.4 is more than 15 in float64
+    assert configuration.DataConfig(**tiny).working_shape == (15, 1, 1)
+    assert configuration.DataConfig(**tiny, rescale_grid="published").working_shape == (15, 2, 1)
     assert configuration.EncoderConfig(max_pool=False).downsampling == 16
     assert configuration.ModelConfig(base_width=64).condition_channels == 256

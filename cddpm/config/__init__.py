@@ -25,6 +25,7 @@ from cddpm.config.sections import (
     PhantomConfig,
     PretrainingConfig,
     ReconstructionConfig,
+    RescaleGrid,
     TrackingConfig,
     TrainingConfig,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "PhantomConfig",
     "PretrainingConfig",
     "ReconstructionConfig",
+    "RescaleGrid",
     "ScoringConfig",
     "SearchConfig",
     "Space",

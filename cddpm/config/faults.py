@@ -40,8 +40,8 @@ def _shape_faults(config: "ExperimentConfig") -> Iterator[str]:
     if height != width or height % unet or height % factor:
         yield (
             f"data.volume_shape: slices of {height}x{width} pixels after rescaling; allowed are square slices with a "
-            f"multiple of {max(unet, factor)} pixels (data.rescale_factor, model.width_multipliers and encoder.max_pool "
-            "decide)"
+            f"multiple of {max(unet, factor)} pixels (data.rescale_factor, data.rescale_grid, model.width_multipliers and "
+            "encoder.max_pool decide)"
         )
     model = config.model
     channels = model.base_width * model.width_multipliers[-1]

@@ -1,5 +1,6 @@
 """The sections of the configuration: every setting with its meaning, unit and single default."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -11,6 +12,9 @@ from cddpm.place import ON_DISK, address
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+ROUNDING = 1e-6
+"""Quotients that are this near to a whole number are one: 21 / 1.4 is 15."""
+RescaleGrid = Literal["centred", "published"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 
 
@@ -77,6 +81,10 @@ class DataConfig(Frozen):
     """Voxels after centred cropping or padding."""
     rescale_factor: Annotated[float, Field(ge=1)] = 2.0
     """Downsampling after cropping: 192x192x100 becomes 96x96x50."""
+    rescale_grid: RescaleGrid = "centred"
+    """Sizes that ``rescale_factor`` does not divide: ``centred`` rounds down and keeps the centre, ``published`` rounds up
+    and samples from (rescale_factor - 1) / 2 on, so that the last sample may lie outside of the crop (reference behaviour).
+    Where it divides them, as 192x192x100 by 2, both are one grid."""
     percentiles: tuple[float, float] = (1.0, 99.0)
     """Intensities at these percentiles inside the brain mask become 0 and 1."""
     smoothing_iterations: Annotated[int, Field(ge=0)] = 3
@@ -84,8 +92,8 @@ class DataConfig(Frozen):
 
     @property
     def working_shape(self) -> tuple[int, int, int]:
-        """(X, Y, Z) of the volumes that the network sees; rounded down, so that no voxel lies outside of the crop."""
-        x, y, z = (max(1, int(n / self.rescale_factor + 1e-6)) for n in self.volume_shape)
+        """(X, Y, Z) of the volumes that the network sees, rounded as ``rescale_grid`` says."""
+        x, y, z = (_samples(n / self.rescale_factor, self.rescale_grid) for n in self.volume_shape)
         return x, y, z
 
     @property
@@ -101,6 +109,15 @@ class DataConfig(Frozen):
         if len(set(self.unhealthy)) != len(self.unhealthy):
             raise ValueError(f"unhealthy: {', '.join(self.unhealthy)}: a data set is named twice")
         return self
+
+
+def _samples(quotient: float, grid: RescaleGrid) -> int:
+    match grid:
+        case "centred":
+            return max(1, math.floor(quotient + ROUNDING))
+        case "published":
+            return math.ceil(quotient - ROUNDING)
+    raise AssertionError(grid)
 
 
 class EncoderConfig(Frozen):

@@ -1,7 +1,8 @@
 """The way of a volume from its file's grid to the working grid, kept so that results can be brought back.
 
 file --reorient--> oriented --resample--> voxel_size_mm --centred crop or pad--> volume_shape --downsample--> working grid.
-Both resamplings keep the centre of the field of view; voxel i of the coarser axis lies at ``origin + step * i`` of the finer.
+Voxel i of the coarser axis lies at ``origin + step * i`` of the finer. The centre of the field of view is kept, but by
+downsampling to ``rescale_grid: published`` where sizes do not divide.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cddpm.config import DataConfig
+from cddpm.config import DataConfig, RescaleGrid
 from cddpm.data import volume
 from cddpm.errors import DataError
 
@@ -40,6 +41,7 @@ class Geometry:
     """After cropping or padding."""
     rescale_factor: float
     working_shape: Shape
+    rescale_grid: RescaleGrid = "centred"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -82,6 +84,7 @@ def plan(scan: volume.Volume, data: DataConfig) -> Geometry:
         volume_shape=data.volume_shape,
         rescale_factor=data.rescale_factor,
         working_shape=data.working_shape,
+        rescale_grid=data.rescale_grid,
     )
 
 
@@ -113,9 +116,18 @@ def crop_window(size: int, target: int) -> tuple[slice, slice]:
     return slice(cut, cut + kept), slice(pad, pad + kept)
 
 
-def sample_origin(size: int, step: float, samples: int) -> float:
-    """Source index of sample 0, when ``samples`` at distance ``step`` share their centre with ``size`` voxels."""
-    return ((size - 1) - (samples - 1) * step) / 2
+def sample_origin(size: int, step: float, samples: int, grid: RescaleGrid = "centred") -> float:
+    """Source index of sample 0 of ``samples`` at distance ``step`` over ``size`` voxels.
+
+    ``centred``: the samples share their centre with the voxels. ``published``: the voxel of sample 0 begins where voxel 0
+    does, as in TorchIO 0.18.73, whatever is left at the end.
+    """
+    match grid:
+        case "centred":
+            return ((size - 1) - (samples - 1) * step) / 2
+        case "published":
+            return (step - 1) / 2
+    raise AssertionError(grid)
 
 
 def to_input_grid(array: npt.NDArray[Any], geometry: Geometry, order: int) -> npt.NDArray[Any]:
@@ -128,7 +140,8 @@ def to_input_grid(array: npt.NDArray[Any], geometry: Geometry, order: int) -> np
         raise DataError(f"array of shape {array.shape} is not on the working grid {geometry.working_shape}")
     if order not in (0, 1):
         raise DataError(f"interpolation order {order}: allowed are 0 (nearest) and 1 (linear)")
-    result = _upsample(array, geometry.volume_shape, (geometry.rescale_factor,) * 3, order)
+    factor = (geometry.rescale_factor,) * 3
+    result = _upsample(array, geometry.volume_shape, factor, order, geometry.rescale_grid)
     result = crop_or_pad_back(result, geometry.resampled_shape)
     result = _upsample(result, geometry.oriented_shape, geometry.voxel_step, order)
     return np.ascontiguousarray(reorient(result, geometry.working_orientation, geometry.orientation))
@@ -142,12 +155,14 @@ def crop_or_pad_back(array: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
     return result
 
 
-def _upsample(array: npt.NDArray[Any], shape: Shape, step: Sequence[float], order: int) -> npt.NDArray[Any]:
+def _upsample(
+    array: npt.NDArray[Any], shape: Shape, step: Sequence[float], order: int, grid: RescaleGrid = "centred"
+) -> npt.NDArray[Any]:
     for axis in range(3):
         samples, size = array.shape[axis], shape[axis]
         if samples == size and step[axis] == 1:
             continue
-        origin = sample_origin(size, step[axis], samples)
+        origin = sample_origin(size, step[axis], samples, grid)
         array = _take(array, axis, (np.arange(size) - origin) / step[axis], order)
     return array
 

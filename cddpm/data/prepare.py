@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 
-from cddpm.config import DataConfig
+from cddpm.config import DataConfig, RescaleGrid
 from cddpm.data import geometry as grid
 from cddpm.data import volume
 from cddpm.data.geometry import Geometry, to_input_grid
@@ -95,16 +95,19 @@ def _rescale(
 def _downsample(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
     if geometry.rescale_factor == 1:
         return np.ascontiguousarray(array)
-    return np.ascontiguousarray(_resample(array, (geometry.rescale_factor,) * 3, geometry.working_shape))
+    factor = (geometry.rescale_factor,) * 3
+    return np.ascontiguousarray(_resample(array, factor, geometry.working_shape, geometry.rescale_grid))
 
 
-def _resample(array: npt.NDArray[Any], step: tuple[float, ...], shape: tuple[int, int, int]) -> npt.NDArray[Any]:
-    """Sample at distance ``step`` (voxels) around the centre: cubic B-spline for float images, nearest for labels."""
+def _resample(
+    array: npt.NDArray[Any], step: tuple[float, ...], shape: tuple[int, int, int], over: RescaleGrid = "centred"
+) -> npt.NDArray[Any]:
+    """Sample at distance ``step`` (voxels): cubic B-spline for float images, nearest for labels; 0 outside of ``array``."""
     resampler = sitk.ResampleImageFilter()
     resampler.SetInterpolator(sitk.sitkBSpline if array.dtype == np.float32 else sitk.sitkNearestNeighbor)
     resampler.SetSize(shape)
     resampler.SetOutputSpacing(step)
-    origin = [grid.sample_origin(n, s, m) for n, s, m in zip(array.shape, step, shape, strict=True)]
+    origin = [grid.sample_origin(n, s, m, over) for n, s, m in zip(array.shape, step, shape, strict=True)]
     resampler.SetOutputOrigin(origin)
     return _array(resampler.Execute(_itk(array)))
 

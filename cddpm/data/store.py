@@ -34,6 +34,7 @@ _FIELDS = frozenset(
         "voxel_size_mm",
         "volume_shape",
         "rescale_factor",
+        "rescale_grid",
         "percentiles",
         "smoothing_iterations",
     )

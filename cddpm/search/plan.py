@@ -243,6 +243,7 @@ def _rates(config: ExperimentConfig, folder: Path, stage: str, section: str) -> 
         ("encoder",),
         ("data", "volume_shape"),
         ("data", "rescale_factor"),
+        ("data", "rescale_grid"),
         ("training", "precision"),
         (section, "batch_size"),
         ("compute", "workers"),

@@ -2,20 +2,25 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cddpm.config import DataConfig
+from cddpm.config import DataConfig, RescaleGrid
 from cddpm.data.geometry import (
     Geometry,
+    Shape,
     crop_or_pad,
     crop_or_pad_back,
     crop_window,
     plan,
     reorient,
     reorient_sizes,
+    sample_origin,
     to_input_grid,
 )
 from cddpm.data.prepare import prepare
@@ -105,6 +110,8 @@ def test_geometry_survives_json() -> None:
     assert Geometry.from_dict(json.loads(json.dumps(way.to_dict()))) == way
     assert way.oriented_shape == (30, 31, 32)
     assert way.resampled_shape == (60, 31, 32)
+    before = {name: value for name, value in way.to_dict().items() if name != "rescale_grid"}
+    assert Geometry.from_dict(before) == way  # of a store that knew one grid only
 
 
 def test_other_grid_and_other_order_are_refused() -> None:
@@ -123,6 +130,71 @@ def test_larger_half_of_an_odd_difference_is_at_the_start(
 ) -> None:
     take, place = crop_window(size, target)
     assert ((take.start, take.stop), (place.start, place.stop)) == (taken, put)
+
+
+@pytest.mark.parametrize(
+    ("grid", "size", "factor", "samples", "first", "last"),
+    [
+        ("centred", 64, 3, 21, 1.5, 61.5),
+        ("published", 64, 3, 22, 1, 64),  # the last sample lies outside of voxels 0 to 63
+        ("centred", 40, 3, 13, 1.5, 37.5),
+        ("published", 40, 3, 14, 1, 40),
+        ("centred", 192, 2, 96, 0.5, 190.5),
+        ("published", 192, 2, 96, 0.5, 190.5),
+        ("centred", 25, 1.5, 16, 0.75, 23.25),
+        ("published", 25, 1.5, 17, 0.25, 24.25),
+    ],
+)
+def test_sample_positions_by_hand(
+    grid: RescaleGrid, size: int, factor: float, samples: int, first: float, last: float
+) -> None:
+    data = DataConfig(volume_shape=(size, size, size), rescale_factor=factor, rescale_grid=grid)
+    assert data.working_shape == (samples,) * 3
+    origin = sample_origin(size, factor, samples, grid)
+    assert (origin, origin + (samples - 1) * factor) == (first, last)
+
+
+@given(size=st.integers(1, 60), factor=st.floats(1, 8), data=st.data())
+def test_both_grids_are_one_where_the_factor_divides(size: int, factor: float, data: st.DataObject) -> None:
+    whole = data.draw(st.integers(1, 8))
+    settings = {"volume_shape": (size * whole, whole, 8 * whole), "rescale_factor": whole}
+    one, other = (DataConfig(**settings, rescale_grid=grid) for grid in get_args(RescaleGrid))
+    assert one.working_shape == other.working_shape == (size, 1, 8)
+    assert sample_origin(size * whole, whole, size) == sample_origin(size * whole, whole, size, "published")
+    centred, published = (
+        DataConfig(volume_shape=(size, 2, 3), rescale_factor=factor, rescale_grid=grid).working_shape[0]
+        for grid in get_args(RescaleGrid)
+    )
+    assert centred <= published <= centred + 1
+
+
+@pytest.mark.parametrize("grid", get_args(RescaleGrid))
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.tuples(*[st.integers(4, 40)] * 3), factor=st.sampled_from([1.0, 1.3, 1.5, 2.0, 2.5, 3.0]))
+def test_samples_come_back_to_where_they_were_taken(grid: RescaleGrid, sizes: Shape, factor: float) -> None:
+    """A linear function, sampled at the positions of the working grid, is itself again between the outermost of them."""
+    config = DataConfig(volume_shape=sizes, rescale_factor=factor, rescale_grid=grid)
+    way = plan(Volume(np.zeros(sizes, np.float32), np.diag([-1.0, -1, 1, 1]), Path("x.nii")), config)
+    slopes = (1.0, 0.25, -0.5)
+    places = [
+        sample_origin(size, factor, samples, grid) + factor * np.arange(samples)
+        for size, samples in zip(sizes, config.working_shape, strict=True)
+    ]
+    ramp, sampled = (
+        sum(slope * axis for slope, axis in zip(slopes, np.meshgrid(*axes, indexing="ij"), strict=True))
+        for axes in ([np.arange(size) for size in sizes], places)
+    )
+    between = tuple(
+        slice(int(np.ceil(place[0])), int(min(np.floor(place[-1]), size - 1)) + 1)
+        for place, size in zip(places, sizes, strict=True)
+    )
+    back = to_input_grid(np.float32(sampled), way, 1)
+    np.testing.assert_allclose(back[between], np.asarray(ramp)[between], atol=1e-4)
+    nearest = to_input_grid(np.arange(np.prod(config.working_shape)).reshape(config.working_shape), way, 0)
+    index = np.indices(sizes)
+    for axis, (size, found) in enumerate(zip(sizes, np.unravel_index(nearest, config.working_shape), strict=True)):
+        distance = np.abs(places[axis][found] - index[axis])
+        assert distance.max() <= max(factor / 2, abs(size - 1 - places[axis][-1])) + 1e-6
 
 
 def test_padding_is_undone_exactly() -> None:

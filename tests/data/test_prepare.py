@@ -59,6 +59,29 @@ def test_equals_torchio_transforms(shape: tuple[int, int, int], factor: float) -
     np.testing.assert_array_equal(done.mask, expected["mask"].numpy()[0])
 
 
+@pytest.mark.parametrize("shape", [(64, 64, 40), (61, 75, 43)])
+@pytest.mark.parametrize("factor", [1.5, 3.0, 7.0])
+def test_published_grid_equals_torchio_on_that_grid(shape: tuple[int, int, int], factor: float) -> None:
+    """Sizes rounded up and the first sample at (factor - 1) / 2, as TorchIO 0.18.73 does; here by naming the target."""
+    image, mask = scan(shape)
+    settings = {"smoothing_iterations": 0, "rescale_factor": factor, "rescale_grid": "published"}
+    done = prepare(image, mask, None, STORED.model_copy(update=settings))
+    sizes = tuple(int(np.ceil(n / factor)) for n in (64, 64, 40))
+    assert done.image.shape == sizes
+    target = np.diag([factor, factor, factor, 1.0])
+    target[:3, 3] = (factor - 1) / 2
+    subject = tio.Subject(
+        image=tio.ScalarImage(tensor=torch.from_numpy(image.data)[None]),
+        mask=tio.LabelMap(tensor=torch.from_numpy(mask.data)[None]),
+    )
+    rescale = tio.RescaleIntensity((0, 1), percentiles=(1, 99), masking_method="mask")
+    cropped = tio.Compose([tio.CropOrPad((64, 64, 40)), rescale])(subject)
+    target = cropped["image"].affine @ target  # the crop moved voxel 0
+    expected = tio.Resample((sizes, target), image_interpolation="bspline")(cropped)
+    np.testing.assert_allclose(done.image, expected["image"].numpy()[0], atol=1e-5)
+    np.testing.assert_array_equal(done.mask, expected["mask"].numpy()[0])
+
+
 def test_orientation_of_the_file_does_not_matter() -> None:
     image, mask = scan((40, 44, 26))
     # index of the turned array (k, 39 - i, j) to index of the original (i, j, k)

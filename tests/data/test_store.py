@@ -78,7 +78,15 @@ def test_equal_input_equal_files(tiny: TinyData, tmp_path: Path) -> None:
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
-@pytest.mark.parametrize("change", [{"smoothing_iterations": 1}, {"percentiles": (2.0, 98.0)}, {"orientation": "RAS"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"smoothing_iterations": 1},
+        {"percentiles": (2.0, 98.0)},
+        {"orientation": "RAS"},
+        {"rescale_grid": "published"},
+    ],
+)
 def test_settings_that_matter_change_the_name(tiny: TinyData, tmp_path: Path, change: dict[str, Any]) -> None:
     assert build(tiny, tmp_path, **change) != build(tiny, tmp_path)
 
