@@ -216,8 +216,9 @@ def _data_config(file: Path | None, values: dict[str, Any]) -> "DataConfig":
 def _print_report(report: "Report") -> None:
     console = Console(soft_wrap=True, highlight=False)
     colours = {"error": "red", "warning": "yellow"}
-    *findings, total = report.lines()
-    for finding, line in zip(report.findings, findings, strict=True):
+    lines = report.lines()
+    for finding, line in zip(report.findings, lines, strict=False):
         rest = line.removeprefix(finding.severity)
         console.print(f"[{colours[finding.severity]}]{finding.severity}[/]{escape(rest)}")
-    console.print(escape(total))
+    for line in lines[len(report.findings) :]:
+        console.print(escape(line))

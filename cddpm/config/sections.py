@@ -72,7 +72,8 @@ class DataConfig(Frozen):
     unhealthy: tuple[Name, ...] = ("Brats21", "MSLUB")
     splits: Literal["clean", "published", "strict"] = "clean"
     """A subject in two splits: ``clean`` drops it from training (and validation) with a warning, ``published`` keeps the
-    rows as they are (reference behaviour), ``strict`` makes it an error."""
+    rows as they are (reference behaviour), ``strict`` makes it an error. An unhealthy scan in validation and test is one
+    always: no published table has any."""
     orientation: Literal["LPS", "RAS", "stored"] = "LPS"
     """Axis directions of the working grid. ``stored`` keeps the array as it lies in the file (reference behaviour)."""
     voxel_size_mm: Annotated[float, Field(gt=0)] | None = 1.0

@@ -38,7 +38,7 @@ def check(data: DataConfig, root: Path, parallel: int = 1) -> Report:
         scans = list(pool.map(_read_scan, layout.volumes()))
     findings = [*layout.findings, *(f for scan in scans for f in scan.findings), *_same_voxels(scans)]
     findings.sort(key=lambda f: f.severity != "error")
-    return Report(tuple(findings), len(scans))
+    return Report(tuple(findings), len(scans), layout.divisions)
 
 
 def _read_scan(row: ScanRow) -> _Scan:

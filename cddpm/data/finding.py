@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from cddpm.data.scheme import Division
 from cddpm.errors import DataError
 
 
@@ -23,10 +24,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings over one data directory, errors first, and how many volumes were read."""
+    """All findings over one data directory, errors first, how many volumes were read, and how test is held apart."""
 
     findings: tuple[Finding, ...]
     volumes: int
+    divisions: tuple[Division, ...] = ()
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -39,9 +41,9 @@ class Report:
         return tuple(f for f in self.findings if f.severity == "warning")
 
     def lines(self) -> list[str]:
-        """One line per finding and a last one with the sums."""
+        """One line per finding, one per unhealthy data set, and a last one with the sums."""
         total = f"{self.volumes} volumes read: {len(self.errors)} errors, {len(self.warnings)} warnings"
-        return [*(str(f) for f in self.findings), total]
+        return [*(str(f) for f in self.findings), *map(str, self.divisions), total]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -50,6 +52,7 @@ class Report:
             "errors": len(self.errors),
             "warnings": len(self.warnings),
             "findings": [asdict(f) for f in self.findings],
+            "divisions": [d.to_dict() for d in self.divisions],
         }
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from cddpm.config import DataConfig
 from cddpm.data.finding import Finding, refuse_errors
-from cddpm.data.leaks import key_of, names, treat_leaks
+from cddpm.data.leaks import divisions, key_of, mixtures, names, treat_leaks
+from cddpm.data.scheme import Division
 from cddpm.data.split import ScanRow, SplitFile, available_names, nearest, read_split
 from cddpm.data.table import read_table
 from cddpm.errors import DataError
@@ -44,6 +45,8 @@ class Layout:
     root: Path
     rows: tuple[ScanRow, ...]
     findings: tuple[Finding, ...]
+    divisions: tuple[Division, ...] = ()
+    """Validation and test of each unhealthy data set, before anything was dropped."""
 
     def volumes(self) -> list[ScanRow]:
         """The first row of every scan, in the order of the files: what is to be read, once."""
@@ -104,7 +107,9 @@ def scan_layout(data: DataConfig, root: Path) -> Layout:
         findings += told
     rows, told = treat_leaks(data, list(parts), rows)
     findings += [*told, *_empty_splits(data, list(parts), rows)]
-    return Layout(root, tuple(rows), tuple(findings))
+    found = divisions(data, parts)
+    findings += mixtures(found, parts)
+    return Layout(root, tuple(rows), tuple(findings), tuple(found))
 
 
 def read_parts(data: DataConfig, root: Path) -> tuple[Parts, list[Finding]]:

@@ -1,13 +1,16 @@
 """Leaks: subjects (or image files) of one split that are held out in a later one.
 
-Held out are validation against training, and test against both; validation of another fold is none.
+Held out are validation against training, and test against both; validation of another fold is none. The published tables
+have leaks among healthy subjects only: an unhealthy scan in validation and test means tables that do not belong together,
+and is an error whatever ``data.splits`` says.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cddpm.config import DataConfig
 from cddpm.data.finding import Finding
+from cddpm.data.scheme import Division, both_of_one
 from cddpm.data.split import ScanRow, Split, SplitFile
 
 HELD_OUT: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
@@ -45,6 +48,27 @@ def treat_leaks(
     return [row for row in rows if id(row) not in dropped], findings
 
 
+def divisions(data: DataConfig, parts: Mapping[SplitFile, Sequence[ScanRow]]) -> list[Division]:
+    """Validation and test of every unhealthy data set that has both, in the fold that ``data`` names."""
+    subjects: defaultdict[tuple[str, Split], set[str]] = defaultdict(set)
+    for file, rows in parts.items():
+        if file.fold in (None, data.fold):
+            subjects[file.dataset, file.split] |= {row.subject for row in rows}
+    pairs = [(name, subjects[name, "val"], subjects[name, "test"]) for name in data.unhealthy]
+    return [Division(name, len(val), len(test), len(val & test)) for name, val, test in pairs if val and test]
+
+
+def mixtures(found: Iterable[Division], files: Iterable[SplitFile]) -> Iterator[Finding]:
+    """An error for every data set whose validation is of one scheme and whose test is of another, if not one of overlap."""
+    paths = {file.dataset: str(file.path) for file in files if file.split == "val"}
+    for division in found:
+        if division.mixed and not division.shared:
+            validation, test = division.mixed
+            told = f"{division.validation} validation scans ({validation}) with {division.test} test scans ({test})"
+            told = f"{division.dataset}: {told}"
+            yield Finding("error", "mixed-splits", paths[division.dataset], told, "take both files from one of the two")
+
+
 def key_of(part: ScanRow | SplitFile) -> Key:
     """Data set, split and fold."""
     return part.dataset, part.split, part.fold
@@ -72,6 +96,8 @@ def _finding(
     others = sorted({titles[key_of(other)] for _, other in pairs})
     subjects = dict.fromkeys(row.subject for row, _ in pairs)
     found = f"{file.prefix}{len(subjects)} subjects are also in {', '.join(others)} ({names(subjects)})"
+    if file.dataset != data.healthy and file.split == "val":
+        return Finding("error", "leak", str(file.path), found, both_of_one(file.dataset))
     match data.splits:
         case "clean":
             return Finding("warning", "leak", str(file.path), found, f"dropped from {file.split} (data.splits: clean)")

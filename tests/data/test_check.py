@@ -15,7 +15,10 @@ from cddpm.data.volume import write_volume
 def test_clean_folder_has_nothing_to_tell(tiny: TinyData) -> None:
     report = check(tiny.config, tiny.root, parallel=2)
     assert report.findings == ()
-    assert report.lines() == ["9 volumes read: 0 errors, 0 warnings"]
+    assert report.lines() == [
+        "Brats21: 1 validation and 2 test scans: no known splits (published 100 and 1151)",
+        "9 volumes read: 0 errors, 0 warnings",
+    ]
 
 
 def test_all_faults_at_once(tiny: TinyData) -> None:
@@ -141,6 +144,7 @@ def test_report_as_lines_and_as_json(tiny: TinyData) -> None:
     report = check(tiny.config, tiny.root)
     assert report.lines() == [
         f"error: {path}: 0 bytes; copy the file again from its source [empty-file]",
+        "Brats21: 1 validation and 2 test scans: no known splits (published 100 and 1151)",
         "9 volumes read: 1 errors, 0 warnings",
     ]
     plain = json.loads(json.dumps(report.to_dict()))
