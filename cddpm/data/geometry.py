@@ -8,14 +8,16 @@ downsampling to ``rescale_grid: published`` where sizes do not divide.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cddpm.config import DataConfig, RescaleGrid
-from cddpm.data import volume
 from cddpm.errors import DataError
+
+if TYPE_CHECKING:
+    from cddpm.data.volume import Volume
 
 Shape = tuple[int, int, int]
 _OPPOSITE = dict(zip("LRAPIS", "RLPASI", strict=True))
@@ -65,9 +67,11 @@ class Geometry:
         return x, y, z
 
 
-def plan(scan: volume.Volume, data: DataConfig) -> Geometry:
+def plan(scan: "Volume", data: DataConfig) -> Geometry:
     """The way that ``scan`` takes with the settings ``data``."""
-    stored = volume.axis_codes(scan.affine)
+    from cddpm.data.volume import axis_codes  # nibabel: who has a geometry needs it no more
+
+    stored = axis_codes(scan.affine)
     working = stored if data.orientation == "stored" else data.orientation
     axes = [axis for axis, _ in _axes(stored, working)]
     sizes = [scan.voxel_size_mm[axis] for axis in axes]

@@ -11,7 +11,6 @@ from cddpm.data.phantom_anatomy import Anatomy, Traits, bend, build, canvas_of
 from cddpm.data.phantom_grid import Canvas, Grid
 from cddpm.data.phantom_lesions import Focus, Lesion, hyperintensities, plaques, stroke, tumour
 from cddpm.data.phantom_scan import CONTRASTS, scan
-from cddpm.data.volume import write_volume
 
 Dataset = Literal["IXI", "Brats21", "MSLUB", "ATLAS_v2", "WMH"]
 DATASETS: tuple[Dataset, ...] = get_args(Dataset)
@@ -97,6 +96,8 @@ def draw(subject: Subject, contrasts: tuple[str, ...] = CONTRASTS) -> Drawing:
 
 def write(subject: Subject, root: Path, contrasts: tuple[str, ...]) -> None:
     """Write a subject's files into the DATA_DIR ``root``: scans int16, mask and segmentation uint8."""
+    from cddpm.data.volume import write_volume  # nibabel: who draws in memory needs it not
+
     drawing = draw(subject, contrasts)
     arrays = {**drawing.scans, "mask": drawing.mask}
     if drawing.segmentation is not None:

@@ -13,9 +13,7 @@ import numpy.typing as npt
 
 from cddpm import artifact
 from cddpm.config import DataConfig
-from cddpm.data import volume
 from cddpm.data.layout import ScanRow
-from cddpm.data.prepare import prepare
 from cddpm.data.slices import KIND, SliceStore, VolumeRecord, write_store
 from cddpm.errors import DataError, VolumeError
 
@@ -128,6 +126,9 @@ def _cohorts(rows: list[ScanRow], scans: list[ScanRow]) -> list[dict[str, Any]]:
 
 def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
     """Arrays (S, H, W) and geometry of one scan. Runs in a worker; a bad file must not hide the others."""
+    from cddpm.data import volume  # nibabel and SimpleITK: who only reads a store needs neither
+    from cddpm.data.prepare import prepare
+
     try:
         image, mask = volume.read_image(row.image), volume.read_mask(row.mask)
         segmentation = volume.read_segmentation(row.segmentation) if row.segmentation else None
