@@ -21,6 +21,16 @@ def reference_dir() -> Path:
     return REFERENCE
 
 
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty lab book to copy: making one takes MLflow seconds."""
+    from cddpm.tracking import connection
+
+    folder = tmp_path_factory.mktemp("database")
+    connection.connect(connection.default_uri(folder))
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
 def near(record_property: Callable[[str, Any], None]) -> Callable[..., None]:
     """``near(name, found, expected, limit=1e-4, floor=0)``: the largest difference is at most ``limit`` of the largest value.

@@ -10,23 +10,14 @@ from typer.testing import CliRunner, Result
 
 from cddpm.cache_commands import app
 from cddpm.errors import ArtifactError, ConfigError, TrackingError
-from cddpm.tracking import connection
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty lab book; making one takes MLflow over a second."""
-    folder = tmp_path_factory.mktemp("database")
-    connection.connect(connection.default_uri(folder))
-    return folder / "mlflow.db"
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+def shelf(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     found = full(tmp_path / "outputs")
-    (found.output_dir / "mlflow.db").write_bytes(made.read_bytes())
+    (found.output_dir / "mlflow.db").write_bytes(database.read_bytes())
     return found
 
 

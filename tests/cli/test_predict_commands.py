@@ -270,11 +270,13 @@ def test_a_pickle_in_the_package_is_never_loaded(package: Package, scan: Scan, t
 
 
 def test_a_registered_model_by_alias(
-    written: tuple[Path, Result], package: Package, scan: Scan, tmp_path: Path, monkeypatch
+    written: tuple[Path, Result], package: Package, scan: Scan, database: Path, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    shutil.copyfile(database, outputs / "mlflow.db")
     with LabBook.open(TrackingConfig(), outputs, outputs / "spool") as book:
         run_key = book.trial(book.parent("tiny-sweep", {}, {}), 7, {}, {})
         number = register(book, run_key, package.directory, {"val/dice": 0.5}, {})

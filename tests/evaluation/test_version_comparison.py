@@ -1,6 +1,5 @@
 """Registered versions side by side, with numbers that were worked out by hand."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -8,18 +7,14 @@ import registered
 
 from cddpm.errors import ArtifactError
 from cddpm.evaluation.version_comparison import side_by_side
-from cddpm.tracking import connection
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.logged_model import PACKAGE
 from cddpm.tracking.registry import Registry
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    folder = tmp_path_factory.mktemp("compared")
-    connection.connect(connection.default_uri(folder))
-    fresh = shutil.copyfile(folder / "mlflow.db", tmp_path_factory.mktemp("database") / "mlflow.db")
-    registered.filled(folder, Path(fresh))
+def registry(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    folder = registered.filled(tmp_path_factory.mktemp("compared"), database)
     return Registry.open(file_uri(folder / "mlflow.db"))
 
 

@@ -46,8 +46,9 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def registry(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+def registry(package: Package, database: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
     outputs = tmp_path_factory.mktemp("outputs")
+    shutil.copyfile(database, outputs / "mlflow.db")
     with LabBook.open(TrackingConfig(), outputs, outputs / "spool") as book:
         run = book.trial(book.parent("tiny-sweep", {}, {}), 7, {}, {})
         number = register(book, run, package.directory, {"val/dice": 0.5}, {"cddpm.setting.x": "1"})

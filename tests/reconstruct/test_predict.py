@@ -140,16 +140,19 @@ def test_volumes_are_taken_when_there_is_room():
     assert finished == taken
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("overlap", [None, 4])
-def test_company_changes_no_bit(precision, overlap):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "overlap", "volumes"),
+    [("float32", None, 4), ("float32", 4, 4), ("bfloat16", None, 4), ("bfloat16", 4, 2)],  # slow where it is emulated
+)
+def test_company_changes_no_bit(precision, overlap, volumes):
     """The law on which the cache rests: whatever is predicted beside it, a volume at a level is the same."""
     patched = {} if overlap is None else {"patch": {"enabled": True, "size": 8, "overlap": overlap}}
     model = real(condition_dropout=0.2, **patched)
     patch = PatchConfig() if overlap is None else boxes(8, overlap)
     manner = Manner(NOISE, 11, batch_size=6, precision=precision, patch=patch, embedding_scale=1.5)
-    together = {r.key: arrays for r, arrays in predict_volumes(model, several(), manner)}
-    for request in several():
+    together = {r.key: arrays for r, arrays in predict_volumes(model, several(volumes), manner)}
+    for request in several(volumes):
         for step in request.wanted:
             alone = Request(request.key, request.slices, (step,))
             ((_, arrays),) = predict_volumes(model, [alone], manner)

@@ -26,8 +26,10 @@ TRIAL = "tiny/0000"
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built_sweep.trained(tmp_path_factory.mktemp("lab") / "outputs", trials=1)
+def sweep(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = built_sweep.trained(tmp_path_factory.mktemp("lab") / "outputs", trials=1)
+    shutil.copyfile(database, folder.parents[1] / "mlflow.db")
+    return folder
 
 
 @pytest.fixture(scope="module")

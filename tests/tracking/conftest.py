@@ -1,4 +1,4 @@
-"""Fixtures: a lab book whose database is copied ready-made (making one takes MLflow over a second)."""
+"""Fixtures: a lab book whose database is copied ready-made."""
 
 import shutil
 from collections.abc import Callable
@@ -8,17 +8,9 @@ import pytest
 import registered
 
 from cddpm.config import TrackingConfig
-from cddpm.tracking import connection
 from cddpm.tracking.runs import LabBook
 
 OpenBook = Callable[..., LabBook]
-
-
-@pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("database")
-    connection.connect(connection.default_uri(folder))
-    return folder / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
