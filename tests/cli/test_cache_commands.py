@@ -11,6 +11,8 @@ from typer.testing import CliRunner, Result
 from cddpm.cache_commands import app
 from cddpm.errors import ArtifactError, ConfigError, TrackingError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def shelf(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:

@@ -50,6 +50,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_help_is_quick() -> None:
     """Seconds of computing, not of the clock: other work on this machine is not its fault."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -58,6 +59,7 @@ def test_help_is_quick() -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.7
 
 
+@pytest.mark.slow
 def test_a_users_fault_is_one_message_and_an_exit_code() -> None:
     command = [sys.executable, "-m", "cddpm", "data", "check", "/no/such/folder"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

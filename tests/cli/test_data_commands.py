@@ -33,6 +33,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_options_are_the_phantoms_settings(phantom: Path) -> None:
     label = json.loads((phantom / "phantom.json").read_text())
     assert label["config"] == {
@@ -50,6 +51,7 @@ def test_options_are_the_phantoms_settings(phantom: Path) -> None:
     assert run("phantom", phantom, "--subjects", "0").exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_sound_folder_passes(phantom: Path) -> None:
     for modality in ("t1", "t2"):
         done = run("check", phantom, "--modality", modality)
@@ -60,6 +62,7 @@ def test_a_sound_folder_passes(phantom: Path) -> None:
     assert 0 < report["volumes"] < json.loads(run("check", phantom, "--json").stdout)["volumes"]
 
 
+@pytest.mark.slow
 def test_each_fault_is_told_with_file_found_and_allowed(phantom: Path) -> None:
     file = sorted((phantom / "Test/Brats21/mask").iterdir())[0]
     before = file.read_bytes()
@@ -79,6 +82,7 @@ def test_each_fault_is_told_with_file_found_and_allowed(phantom: Path) -> None:
     assert "resample this file" in finding["allowed"]
 
 
+@pytest.mark.slow
 def test_settings_come_from_a_file_and_options_win(phantom: Path, tmp_path: Path) -> None:
     file = tmp_path / "experiment.yaml"
     file.write_text("name: x\ndata: {unhealthy: [Nowhere], modality: t2}\n")

@@ -48,6 +48,7 @@ def written(package: Package, scan: Scan, tmp_path_factory: pytest.TempPathFacto
     return folder, run(*scans, *masks, *keys, "--out", folder / "out", "--model", package.directory)
 
 
+@pytest.mark.slow
 def test_a_broken_scan_is_told_and_the_others_go_on(written: tuple[Path, Result]) -> None:
     folder, done = written
     assert done.exit_code == 1
@@ -59,6 +60,7 @@ def test_a_broken_scan_is_told_and_the_others_go_on(written: tuple[Path, Result]
     assert {path.name for path in (folder / "out" / "patient").iterdir()} == FILES
 
 
+@pytest.mark.slow
 def test_files_hold_the_prediction_in_the_scans_grid(
     written: tuple[Path, Result], scan: Scan, prediction: Prediction
 ) -> None:
@@ -78,6 +80,7 @@ def test_files_hold_the_prediction_in_the_scans_grid(
     assert describe(out / "segmentation.nii.gz").dtype == "uint8"
 
 
+@pytest.mark.slow
 def test_the_result_says_where_it_comes_from(written: tuple[Path, Result], package: Package, scan: Scan) -> None:
     result = json.loads((written[0] / "out" / "patient" / "result.json").read_text())
     assert result["scan"] == str(scan.image.path)
@@ -92,6 +95,7 @@ def test_the_result_says_where_it_comes_from(written: tuple[Path, Result], packa
     assert any("field of view" in warning for warning in result["warnings"])
 
 
+@pytest.mark.slow
 def test_the_picture_is_one(written: tuple[Path, Result]) -> None:
     pixels = picture.imread(written[0] / "out" / "patient" / "overview.png")
     assert pixels.shape[0] > 600
@@ -99,6 +103,7 @@ def test_the_picture_is_one(written: tuple[Path, Result]) -> None:
     assert pixels[..., :3].std() > 0.1
 
 
+@pytest.mark.slow
 def test_a_header_is_kept(package: Package, scan: Scan, tmp_path: Path) -> None:
     header = scan.image.header.copy()
     header["descrip"] = b"study 7"
@@ -159,6 +164,7 @@ def times(out: Path) -> dict[str, int]:
     return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_folder_is_gone_through_and_resumed(cohort: Path, package: Package, tmp_path: Path) -> None:
     arguments = (cohort, "--out", tmp_path, "--model", package.directory)
     done = run(*arguments)
@@ -189,6 +195,7 @@ def test_results_of_another_model_are_not_mixed(cohort: Path, package: Package, 
     assert [path.name for path in tmp_path.rglob("*")] == ["p1_t2", "result.json"]  # before anything was done
 
 
+@pytest.mark.slow
 def test_a_table_gives_masks_ids_and_data_sets(cohort: Path, package: Package, prediction: Prediction, tmp_path: Path):
     table = cohort / "scans.csv"
     table.write_text(
@@ -227,6 +234,7 @@ def lay_out_odd_scans(scan: Scan, folder: Path) -> None:
     write_volume(folder / "odd.nii.gz", odd.data, odd.affine)
 
 
+@pytest.mark.slow
 def test_every_odd_scan_of_a_folder_is_used_or_told_in_one_line(scan: Scan, package: Package, tmp_path: Path) -> None:
     lay_out_odd_scans(scan, tmp_path / "scans")
     done = run(tmp_path / "scans", "--out", tmp_path / "out", "--model", package.directory)
@@ -269,6 +277,7 @@ def test_a_pickle_in_the_package_is_never_loaded(package: Package, scan: Scan, t
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.slow
 def test_a_registered_model_by_alias(
     written: tuple[Path, Result], package: Package, scan: Scan, database: Path, tmp_path: Path, monkeypatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_round_trip_of_a_mask(codes: str, sizes_mm: tuple[float, float, float], 
     assert dice(back, data) > (0.96 if factor == 1 else 0.88)
 
 
+@pytest.mark.slow
 def test_round_trip_of_a_brain_sized_mask() -> None:
     data = blob((180, 210, 110))
     image = Volume(data * np.linspace(1, 2, 180, dtype=np.float32)[:, None, None], np.eye(4), Path("x.nii"))

@@ -182,6 +182,7 @@ def published(tmp_path: Path, reference_dir: Path) -> Path:
     return tmp_path / "real"
 
 
+@pytest.mark.slow
 def test_real_split_files_are_read_and_their_leaks_found(published: Path) -> None:
     layout = read_layout(DataConfig(splits="published", modality="t1"), published)
     held = set(subjects(layout, "test"))
@@ -192,6 +193,7 @@ def test_real_split_files_are_read_and_their_leaks_found(published: Path) -> Non
     assert codes(layout) == {("warning", "duplicate-row"): 6, ("warning", "leak"): 7}
 
 
+@pytest.mark.slow
 def test_real_split_files_offer_clean_splits(published: Path) -> None:
     layout = read_layout(DataConfig(), published)
     for fold in range(5):

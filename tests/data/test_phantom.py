@@ -38,6 +38,7 @@ def test_every_listed_file_is_there_and_no_other(data_dir):
     assert found == listed
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_whatever_the_number_of_processes(data_dir, tmp_path):
     again = make_phantom(tmp_path / "again", CONFIG, parallel=2)
 

@@ -87,6 +87,7 @@ def test_subjects_differ(brains):
     assert overlap < 0.75
 
 
+@pytest.mark.slow
 def test_full_and_small_are_the_same_brain():
     small, large = drawn(7), drawn(7, 1.0)
 

@@ -26,6 +26,7 @@ def components_mm3(drawing: Drawing) -> np.ndarray:
     return np.bincount(labels.ravel())[1:] * 8.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", DATASETS[1:])
 def test_every_segmentation_is_binary_and_inside_the_brain(ill, dataset):
     for drawing in ill[dataset]:
@@ -70,6 +71,7 @@ def test_tumours_are_brighter_than_most_tissue_but_darker_than_fluid_on_t2(ill):
         assert np.quantile(healthy, 0.6) < np.median(image[lesion]) < np.quantile(healthy, 0.995)
 
 
+@pytest.mark.slow
 def test_a_threshold_on_t2_finds_tumours_only_in_part(ill):
     best = [best_dice_of_a_threshold(drawing) for drawing in ill["Brats21"]]
 

@@ -11,6 +11,8 @@ from cddpm.data.phantom import make_phantom
 from cddpm.data.phantom_splits import FOLDS, cohort, write_splits
 from cddpm.data.store import SliceStore, build_store
 
+pytestmark = pytest.mark.slow
+
 CONFIG = PhantomConfig(healthy_train=1, healthy_val=1, healthy_test=1, unhealthy_val=1, unhealthy_test=1)
 WORKING = {"voxel_size_mm": 2.0, "volume_shape": (96, 96, 50), "smoothing_iterations": 0}
 ALL = ("Brats21", "MSLUB", "ATLAS_v2", "WMH")

@@ -4,6 +4,7 @@ import pytest
 from cddpm.data.phantom_subject import DATASETS, SMALL_SHAPE, Subject, draw
 
 
+@pytest.mark.slow
 def test_a_scan_does_not_depend_on_which_others_are_drawn():
     subject = Subject(3, "Brats21", 2, 2.0)
 
@@ -12,6 +13,7 @@ def test_a_scan_does_not_depend_on_which_others_are_drawn():
     np.testing.assert_array_equal(alone.scans["t2"], both.scans["t2"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [Subject(1, "IXI", 0, 2.0), Subject(0, "IXI", 1, 2.0), Subject(0, "MSLUB", 0, 2.0)])
 def test_seed_data_set_and_index_each_give_another_brain(other):
     one, two = (draw(subject, ("t1",)).mask for subject in (Subject(0, "IXI", 0, 2.0), other))

@@ -29,6 +29,7 @@ def scan(shape: tuple[int, int, int], affine: npt.NDArray[np.float64] | None = N
     return Volume(image, affine, Path("ball.nii")), Volume(inside.astype(np.uint8), affine, Path("ball_mask.nii"))
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize(("name", "arrays"), [("vol_a", "preprocess"), ("vol_b", "preprocess_b")])
 def test_equals_published_preprocessing(reference_dir: Path, near: Callable[..., None], name: str, arrays: str) -> None:

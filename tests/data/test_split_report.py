@@ -121,6 +121,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, reference_dir: Path) -> 
     return folder
 
 
+@pytest.mark.slow
 def test_leaks_of_the_real_split_files(published: Path) -> None:
     report = report_splits(DataConfig(modality="t1"), published)
     train = [s for s in report.published.splits if (s.dataset, s.split) == ("IXI", "train")]
@@ -145,6 +146,7 @@ def written(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["t1", "t2"])
 def test_clean_real_files_read_as_the_clean_splits_do(published: Path, written: Path, modality: str) -> None:
     as_they_are = DataConfig(modality=modality, splits="published")

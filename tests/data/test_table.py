@@ -251,6 +251,7 @@ def test_faults_of_files_are_told_by_the_check(foreign: DataConfig) -> None:
     assert len(check(other, root_of(other)).errors) == 9
 
 
+@pytest.mark.slow
 def test_the_store_depends_on_what_the_table_says_not_on_where_it_is(foreign: DataConfig, tmp_path: Path) -> None:
     assert foreign.table is not None
     first = stored(foreign, tmp_path / "a").fingerprint

@@ -55,6 +55,7 @@ class Copied:
     d = c
 
 
+@pytest.mark.slow
 def test_the_divergence_is_that_of_input_and_reconstruction(home: Path) -> None:
     store, config = SliceStore.open(home), tiny_config(data__unhealthy=["A"], search__datasets=["A"])
     rows = {}

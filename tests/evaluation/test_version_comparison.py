@@ -11,6 +11,8 @@ from cddpm.tracking.address import file_uri
 from cddpm.tracking.logged_model import PACKAGE
 from cddpm.tracking.registry import Registry
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def registry(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:

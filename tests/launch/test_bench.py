@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RATIOS = ("the same settings searched naively", "3D median", "best Dice")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_quick_measures_every_row(tmp_path: Path) -> None:
     done = subprocess.run(

@@ -82,6 +82,7 @@ def test_a_changed_lock_is_installed_into_the_same_environment(project: Project)
     assert project.calls() == []
 
 
+@pytest.mark.slow
 def test_a_moved_project_is_installed_again(project: Project) -> None:
     project.run()
     project.calls()
@@ -102,6 +103,7 @@ def test_a_failed_set_up_says_so_and_starts_over(project: Project) -> None:
     assert project.calls() == WHOLE
 
 
+@pytest.mark.slow
 def test_a_killed_set_up_is_made_again_from_nothing(project: Project) -> None:
     process = project.start(PIP_SECONDS="60")
     deadline = time.monotonic() + 30
@@ -115,6 +117,7 @@ def test_a_killed_set_up_is_made_again_from_nothing(project: Project) -> None:
     assert project.calls() == WHOLE
 
 
+@pytest.mark.slow
 def test_of_two_at_once_one_installs_and_the_other_waits(project: Project) -> None:
     both = [project.start(PIP_SECONDS="0.3") for _ in range(2)]
     errors = [process.communicate(timeout=60)[1] for process in both]

@@ -182,6 +182,7 @@ def test_a_plain_ddpm_has_nothing_to_drop():
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", get_args(EncoderConfig.model_fields["architecture"].annotation))
 def test_every_encoder_is_pretrained_and_then_conditions(architecture):
     """One step of SparK and one of the diffusion model, starting from the pretrained weights."""
@@ -218,6 +219,7 @@ def step(module: torch.nn.Module, *inputs: torch.Tensor) -> list[str]:
     return [name for name, grad in grads.items() if grad is None or not grad.isfinite().all()]
 
 
+@pytest.mark.slow
 @CONDITIONINGS
 def test_bfloat16_training_loss_is_float32_and_near(config):
     model = small(config)

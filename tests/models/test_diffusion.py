@@ -228,6 +228,7 @@ def forward(reference_dir: Path) -> Forward:
     return Forward(reference_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("objective", ["x0", "eps"])
@@ -263,6 +264,7 @@ def test_the_ensemble_over_levels_equals_the_reference(forward: Forward, near: N
     near("ensemble: mean reconstruction", mean, arrays["ens_reco"])
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_three_training_steps_equal_the_reference(forward: Forward, near: Near):
     arrays = forward.arrays

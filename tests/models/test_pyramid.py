@@ -40,6 +40,7 @@ def test_a_field_by_hand():
     np.testing.assert_allclose(pyramid_noise(np.array([7]), (2, 2), 0.5)[0], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(16, 16), (12, 20)])
 def test_every_pixel_is_standard_normal(shape):
     fields = pyramid_noise(SEEDS, shape, 0.8).astype(np.float64)

@@ -82,6 +82,7 @@ def test_standardised_noise_is_plain_noise_times_a_constant_with_unit_variance()
     assert np.mean(standard**2) == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_tables_and_fields_equal_the_reference(reference_dir: Path, near: Near):
     arrays = np.load(reference_dir / "simplex.npz")

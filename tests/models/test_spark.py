@@ -142,6 +142,7 @@ def test_ddp_trains_without_search_for_unused_parameters(tmp_path: Path) -> None
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss() -> None:
     torch.manual_seed(0)
     model = small(max_pool=False)
@@ -230,6 +231,7 @@ def test_parity_in_training(published: SparK, arrays: dict[str, np.ndarray], nea
     near("SparK: loss, training", loss, arrays["train_nodrop_spatial_loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize(("precision", "limit"), [("float32", 1e-4), ("float64", 5e-4)])
 def test_parity_of_gradients(

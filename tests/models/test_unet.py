@@ -183,6 +183,7 @@ def test_bfloat16_autocast_stays_near_float32():
     assert (found - exact).abs().max() < 0.05 * exact.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize(("name", "conditioned"), [("unet_small", True), ("unet_uncond_small", False)])
 def test_output_loss_and_gradients_equal_the_reference(name, conditioned, reference_dir: Path, near: Near):

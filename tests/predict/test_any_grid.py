@@ -22,6 +22,8 @@ from cddpm.predict.predictor import Prediction, Predictor
 from cddpm.predict.scans import Job
 from cddpm.tracking.package import Package, Pipeline
 
+pytestmark = pytest.mark.slow
+
 CONFIG: ExperimentConfig = with_values(
     EXPERIMENT, {"data.voxel_size_mm": 3.0, "data.volume_shape": [32, 32, 32], "data.rescale_factor": 2}
 )

@@ -29,6 +29,7 @@ def jobs(scan: Scan, out: Path, *names: str) -> list[Job]:
     return made
 
 
+@pytest.mark.slow
 def test_too_large_for_the_memory_is_told_and_the_others_go_on(
     package: Package, scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,6 +43,7 @@ def test_too_large_for_the_memory_is_told_and_the_others_go_on(
         next(outcomes)
 
 
+@pytest.mark.slow
 def test_what_a_folder_needs_is_imported_and_no_more() -> None:
     """Each of these takes a second or more, and none is needed to predict with a package."""
     slow = ("ray", "mlflow", "monai", "torchio", "optuna", "sklearn")

@@ -27,6 +27,8 @@ from cddpm.training.guide import guide_config
 from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks
 
+pytestmark = pytest.mark.slow
+
 KEY = "Brats21/patient"
 CONFIG = with_values(
     EXPERIMENT,

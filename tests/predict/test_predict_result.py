@@ -12,6 +12,8 @@ from cddpm.predict.predictor import Prediction
 from cddpm.predict.result import FILES, RESULT, Identity, check_same, is_done, write
 from cddpm.predict.scans import Job
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def job(scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> Job:

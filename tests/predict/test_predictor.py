@@ -20,6 +20,8 @@ from cddpm.scoring.score import Scorer
 from cddpm.tracking.package import Package, Pipeline
 from cddpm.training.preview import predict
 
+pytestmark = pytest.mark.slow
+
 KEY = "Brats21/patient"
 
 

@@ -25,6 +25,8 @@ from cddpm.tracking.package import Package
 from cddpm.tracking.registry import Registry, register
 from cddpm.tracking.runs import LabBook
 
+pytestmark = pytest.mark.slow
+
 ELSEWHERE = """
 import json, sys
 import mlflow, pandas

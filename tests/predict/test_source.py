@@ -33,6 +33,7 @@ def trained(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return keep(tmp_path_factory.mktemp("artifacts") / "c1", package, config)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_predicts_with_the_threshold_given(trained: Path, scan: Scan, prediction: Prediction) -> None:
     found = find(str(trained), threshold=0.33)
     assert CHECKPOINT == stages.CHECKPOINT

@@ -21,6 +21,8 @@ from cddpm.reconstruct import cache
 from cddpm.reconstruct.predict import predict_volume
 from cddpm.scoring.score import Scorer
 
+pytestmark = pytest.mark.slow
+
 LEVELS, SEEDS, SCALES = (50, 250, 600), (0, 4), (0.0, 0.5, 1.0, 1.7, 4.0)
 NOISE = NoiseConfig(kind="pyramid")
 MODEL = ModelConfig(base_width=32, width_multipliers=(1, 1), residual_blocks=1, attention_head_width=32)

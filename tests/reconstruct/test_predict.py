@@ -285,6 +285,7 @@ def real(**diffusion) -> ConditionedDiffusion:
     return model
 
 
+@pytest.mark.slow
 def test_one_box_of_the_whole_slice_changes_no_bit():
     slices, patch = np.random.default_rng(1).random((3, 16, 16)).astype(np.float32), boxes(16)
     model = real(condition_dropout=0.2, patch={"enabled": True, "size": 16})
@@ -293,6 +294,7 @@ def test_one_box_of_the_whole_slice_changes_no_bit():
     assert all(np.array_equal(found[key], volume) for key, volume in whole.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0, 4])
 def test_the_real_patched_model_never_depends_on_batches(overlap):
     slices, patch = np.random.default_rng(1).random((3, 16, 16)).astype(np.float32), boxes(8, overlap)
@@ -306,6 +308,7 @@ def test_the_real_patched_model_never_depends_on_batches(overlap):
 # The real model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_the_real_model(dropout):
     torch.manual_seed(0)

@@ -39,6 +39,7 @@ def test_each_dot_has_its_tooltip() -> None:
     assert sorted(text for _, text in told) == ["dot 0 & more", "dot 1 & more", "dot 2 & more", "the best"]
 
 
+@pytest.mark.slow
 def test_of_many_dots_a_picture() -> None:
     text = drawn("a", charts.MOST_DOTS + 1)
     assert "data:image/png;base64," in text
@@ -52,6 +53,7 @@ def test_no_name_twice_on_a_page() -> None:
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.slow
 def test_the_same_chart_every_time() -> None:
     assert drawn("a") == drawn("a")
 

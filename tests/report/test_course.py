@@ -6,6 +6,8 @@ import pytest
 from cddpm.report import course
 from cddpm.search.record import SweepRecord
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_step_line_keeps_every_rise() -> None:
     values = np.random.default_rng(1).random(50).tolist()

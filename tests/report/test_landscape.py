@@ -7,6 +7,8 @@ from cddpm.report import landscape
 from cddpm.report.landscape import Observation
 from cddpm.search.record import SweepRecord
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_envelope_of_choices_is_the_best_of_each() -> None:
     x, y = np.array([2.0, 0.0, 2.0, 0.0, 1.0]), np.array([0.1, 0.5, 0.3, 0.2, 0.4])

@@ -9,6 +9,8 @@ from cddpm.scoring import operating_point
 from cddpm.scoring.operating_point import Histogram, histogram
 from cddpm.search.record import SweepRecord
 
+pytestmark = pytest.mark.slow
+
 
 def volumes(count: int = 3) -> list[tuple[NDArray[np.float16], NDArray[np.bool_]]]:
     draw = np.random.default_rng(0)

@@ -12,6 +12,8 @@ from cddpm.report import page
 from cddpm.report.document import PAGE
 from cddpm.search.record import SweepRecord
 
+pytestmark = pytest.mark.slow
+
 LOADED = re.compile(r"""(?:src|href|action|data)\s*=\s*["'](?!data:|#)|@import|url\((?!#|["']?data:)""")
 
 
@@ -76,7 +78,7 @@ def test_the_same_page_in_a_file(finished: SweepRecord, tmp_path: Path, text: st
     assert not (finished.folder / PAGE).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_hundred_trials_are_small_and_quick(tmp_path: Path) -> None:
     """Seconds of computing, not of the clock: other work on this machine is not its fault."""
     folder = built_sweep.drawn(tmp_path)

@@ -13,6 +13,8 @@ from cddpm.errors import ArtifactError, CddpmError, VolumeError
 from cddpm.report import scan as scans
 from cddpm.scoring import metrics
 
+pytestmark = pytest.mark.slow
+
 
 def test_threshold_and_dice_are_those_of_the_files(predicted: Path) -> None:
     found = scans.read(predicted / "out/patient", predicted / "patient_seg.nii.gz")

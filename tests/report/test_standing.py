@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from cddpm.report import standing
 from cddpm.search.record import SweepRecord
 
@@ -24,12 +26,14 @@ def test_a_failure_is_told_not_run(long: SweepRecord) -> None:
     assert "<at once>" not in body
 
 
+@pytest.mark.slow
 def test_the_champion_is_named_once_test_was_scored(finished: SweepRecord, long: SweepRecord) -> None:
     assert finished.champion is not None
     assert first_cells(standing.leaderboard(finished).body)[0] == f"{finished.champion.name} champion"
     assert "champion" not in standing.leaderboard(long).body
 
 
+@pytest.mark.slow
 def test_the_gap_to_test_by_hand(finished: SweepRecord) -> None:
     body = standing.gap(finished).body
     winner, plain = finished.contenders[:2]

@@ -13,6 +13,8 @@ from cddpm.scoring import metrics
 from cddpm.scoring.postprocess import component_rule, segment
 from cddpm.search.record import SweepRecord
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def exhibits(finished: SweepRecord) -> list[Exhibit]:

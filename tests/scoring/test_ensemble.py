@@ -163,6 +163,7 @@ def test_every_setting_changes_the_map(scorer):
         assert not np.array_equal(a, b), f"{one} and {other}"
 
 
+@pytest.mark.slow
 def test_memo_threads_and_order_change_nothing(store, reconstructions):
     warm = Scorer(store, reconstructions, COHORT, HEALTHY)
     others = [

@@ -54,6 +54,7 @@ def test_front_is_up_and_the_patients_left_on_the_right(tmp_path):
     assert white.mean(axis=0) == pytest.approx([0.25, 0.75], abs=0.05)
 
 
+@pytest.mark.slow
 def test_an_overview_of_a_scored_cohort(store, reconstructions, tmp_path):
     scorer, scoring = Scorer(store, reconstructions, {"A": [0, 1, 2], "B": [3, 4]}), ScoringConfig()
     rows = overview_rows(scorer, scoring, evaluate(scorer, scoring, scorer.thresholds(scoring)).rows)

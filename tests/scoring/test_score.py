@@ -88,6 +88,7 @@ def test_objective_is_the_mean_dice_after_the_filter_at_the_threshold(scorer, st
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minimum", [3, 12, 30])
 @pytest.mark.parametrize(("connectivity", "size"), [(6, "filled"), (18, "voxels"), (26, "filled")])
 def test_dice_after_the_filter_is_the_exact_optimum_if_it_is_asked_for(scorer, store, minimum, connectivity, size):

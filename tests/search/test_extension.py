@@ -65,6 +65,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
         trials(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_study_counts_what_has_ended(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     assert studies.ended(path) == 0
@@ -74,6 +75,7 @@ def test_a_study_counts_what_has_ended(tmp_path: Path) -> None:
     assert studies.ended(path) == 1
 
 
+@pytest.mark.slow
 def test_an_extended_grid_goes_on_where_it_ended(tmp_path: Path) -> None:
     space = {"training.batch_size": {"choice": [4, 8, 16]}, "diffusion.loss": {"choice": ["l1", "l2"]}}
     level = {"search__training__space": space, "search__training__sampler": "grid"}

@@ -18,6 +18,7 @@ def test_rungs_lie_inside_the_budget(bracket: int, images: int, expected: list[i
     assert halving.rungs(ASHA, bracket, images) == expected
 
 
+@pytest.mark.slow
 def test_stricter_brackets_get_more_trials() -> None:
     """Hyperband with eta 3 and three brackets: 9/3, 3/2 and 1 parts."""
     drawn = Counter(halving.bracket_of(0, number, ASHA, 3) for number in range(4000))

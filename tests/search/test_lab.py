@@ -22,6 +22,8 @@ from cddpm.tracking.address import default_uri
 from cddpm.tracking.registry import Registry
 from cddpm.training import stages
 
+pytestmark = pytest.mark.slow
+
 TRIAL = "tiny/0000"
 
 

@@ -55,6 +55,7 @@ def test_seconds_that_nobody_measured_are_an_error(scorers: dict[bool, Scorer]) 
         scoring_search.search(scorers[True], config(), True)
 
 
+@pytest.mark.slow
 def test_a_search_with_several_objectives_keeps_the_value_of_each(timed: Scorer) -> None:
     points = scoring_search.search(timed, config(), True)
     assert len(points) == 12
@@ -73,6 +74,7 @@ def test_a_search_with_several_objectives_keeps_the_value_of_each(timed: Scorer)
     assert scoring_search.best(points).objective == max(p.objective for p in points)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "nsga-ii", "random"])
 def test_the_front_grows_with_the_search(timed: Scorer, sampler: str) -> None:
     wanted = config(30, search__scoring__sampler=sampler)

@@ -83,6 +83,7 @@ def test_a_point_that_cannot_be_is_refused(scorers: dict[bool, Scorer]) -> None:
         score_point(scorers[True], unknown, (1, {}))
 
 
+@pytest.mark.slow
 def test_scoring_needs_no_network_and_no_sampler() -> None:
     """A process that scores points must stay small."""
     code = (

@@ -85,6 +85,7 @@ def test_without_a_space_no_process_is_started(scorers: dict[bool, Scorer], pool
     assert pools == []
 
 
+@pytest.mark.slow
 def test_processes_find_what_this_process_finds(scorers: dict[bool, Scorer], pools: list[int]) -> None:
     alone, together = config(4, 1), config(4, 4)
     assert rows(scorers[True], alone) == rows(scorers[True], together)

@@ -78,12 +78,14 @@ def test_same_seed_and_concurrency_same_proposals(name: str, at_once: int) -> No
     assert walk(wanted, 5, 1, at_once) != walk(wanted, 5, 2, at_once)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_new_driver_for_each_trial_proposes_what_one_driver_would(name: str, tmp_path: Path) -> None:
     wanted = level(sampler=name)
     assert walk(wanted, 14, 1, path=tmp_path / "study.db") == walk(wanted, 14, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tpe", "cma-es", "nsga-ii"])
 def test_what_was_learnt_is_used(name: str) -> None:
     """The mean of later proposals is better than that of random ones."""

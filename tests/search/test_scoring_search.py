@@ -71,6 +71,7 @@ def test_every_point_can_be_recomputed(scorers: dict[bool, Scorer], objective: s
         )
 
 
+@pytest.mark.slow
 def test_same_seed_same_points(scorers: dict[bool, Scorer]) -> None:
     first, again, other = (plain(scoring_search.search(scorers[True], config(seed=s), True)) for s in (3, 3, 4))
     assert first == again
@@ -116,6 +117,7 @@ def test_batches_try_as_many_points_and_each_can_be_recomputed(scorers: dict[boo
         assert point.objective == scorers[True].score(scoring, "dice", ["A"]).objective
 
 
+@pytest.mark.slow
 def test_who_scores_a_batch_and_in_which_order_changes_nothing(scorers: dict[bool, Scorer]) -> None:
     settings = config(search__scoring_batch=3, level={"trials": 14})
 
@@ -143,6 +145,7 @@ def test_a_batch_of_one_is_the_search_one_by_one(scorers: dict[bool, Scorer]) ->
     assert [p.params for p in points[1:]] == expected[1:]
 
 
+@pytest.mark.slow
 def test_searching_finds_more(scorers: dict[bool, Scorer]) -> None:
     points = scoring_search.search(scorers[True], config(level={"trials": 25}), True)
     best = scoring_search.best(points)

@@ -46,6 +46,7 @@ def test_no_more_start_points_than_trials(tmp_path: Path) -> None:
     assert len(study.get_trials()) == 1
 
 
+@pytest.mark.slow
 def test_running_trials_wait_under_their_number_and_parameters(tmp_path: Path) -> None:
     study = studies.open_study(tmp_path / "study.db", config())
     asked = [ask(study) for _ in range(3)]
@@ -86,6 +87,7 @@ def test_a_killed_driver_loses_no_trial(tmp_path: Path) -> None:
     assert ask(study)[0].number == 3
 
 
+@pytest.mark.slow
 def test_a_resumed_study_does_not_propose_the_same_again(tmp_path: Path) -> None:
     rates = []
     for _ in range(3):
@@ -96,6 +98,7 @@ def test_a_resumed_study_does_not_propose_the_same_again(tmp_path: Path) -> None
     assert len(set(rates)) == 3
 
 
+@pytest.mark.slow
 def test_two_studies_of_one_seed_propose_the_same(tmp_path: Path) -> None:
     drawn = []
     for name in ("a.db", "b.db"):

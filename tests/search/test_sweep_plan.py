@@ -161,6 +161,7 @@ def test_what_is_there_is_found_by_its_fingerprint(there: Path) -> None:
     assert "pretraining: 256 images, time unknown" in text
 
 
+@pytest.mark.slow
 def test_what_a_trial_has_made_is_found(tmp_path: Path) -> None:
     """The plan names everything as the trial did, noise levels with their seeds volume by volume."""
     done = leaderboard.results(built_sweep.trained(tmp_path, trials=1, finish=False))[0]

@@ -112,6 +112,7 @@ def test_no_trial_is_proposed_beyond_the_budget(tmp_path: Path) -> None:
     assert search.suggest("b") == "FINISHED"
 
 
+@pytest.mark.slow
 def test_only_what_its_conditions_allow_is_proposed(tmp_path: Path) -> None:
     wanted = config(tmp_path, search__warm_start=[], search__training__trials=20)
     search, kinds = searcher(wanted, tmp_path), set()

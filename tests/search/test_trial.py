@@ -15,6 +15,8 @@ from cddpm.search.scoring_search import Point
 from cddpm.search.trial import TrialJob
 from cddpm.training import stages, worker
 
+pytestmark = pytest.mark.slow
+
 BASE = tiny_config(search__scoring__trials=5, search__scoring__space={"scoring.guidance_scale": {"float": [0.0, 2.0]}})
 
 

@@ -146,6 +146,7 @@ def test_without_names_there_is_nothing(tmp_path: Path) -> None:
     assert nothing == warm_start.Earlier([], [], [])
 
 
+@pytest.mark.slow
 def test_the_study_learns_and_counts_only_its_own(tmp_path: Path) -> None:
     sweep(tmp_path, [{RATE: 10 ** (-2 - 0.1 * n)} for n in range(12)])
     earlier, wanted = found(tmp_path), config(tmp_path)

@@ -27,6 +27,7 @@ def test_its_numbers_are_ours(trial: NaiveTrial) -> None:
     assert 0 <= dice < 1
 
 
+@pytest.mark.slow
 def test_every_part_is_measured_and_counts(trial: NaiveTrial) -> None:
     found = trial.measure()
     assert min(found.networks, found.filters, found.measures) > 0

@@ -47,7 +47,7 @@ def _history(client: MlflowClient, run_id: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in client.get_metric_history(run_id, names.TRAIN_LOSS)]
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.nightly)])
 def test_a_server_killed_in_the_middle_has_everything_in_the_end(database: str, tmp_path: Path) -> None:
     (tmp_path / "server").mkdir()
     with nullcontext("") if database == "sqlite" else postgresql() as backend:
