@@ -101,6 +101,7 @@ def imported(*folders: str) -> set[str]:
     return {normal(named.get(name, name)) for name in foreign}
 
 
+@pytest.mark.slow
 def test_the_project_asks_for_what_it_imports() -> None:
     """A package that only another package brings along may vanish with that one's next version."""
     assert imported("cddpm", "launch") <= asked()

@@ -35,6 +35,7 @@ def test_quick_measures_every_row(tmp_path: Path) -> None:
     assert "extrapolated from a sample" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_unknown_subject_is_refused() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "launch" / "bench.py"), "flight"],

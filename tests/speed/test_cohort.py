@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from cddpm.artifact import file_digest
 from cddpm.data.slices import SliceStore
@@ -36,6 +37,7 @@ def test_the_cache_holds_both_branches_at_every_level(cohort: Cohort) -> None:
         assert opened.d(record.id, LEVELS[0], 0).any()
 
 
+@pytest.mark.slow
 def test_volumes_differ_and_drawing_again_gives_the_same_files(cohort: Cohort, tmp_path: Path) -> None:
     again = draw(tmp_path, 3, SHAPE)
     for name in ("slices.arrow", "volumes.arrow"):

@@ -31,6 +31,7 @@ def test_mapped_pages_are_resident_but_not_own(tmp_path: Path) -> None:
     assert after.own - before.own < 8 * MB
 
 
+@pytest.mark.slow
 def test_trials_leave_memory_as_it_was(cohort: Cohort) -> None:
     memory.score_many(cohort, 2, 10)
     early, late = memory.score_many(cohort, 2, 60)

@@ -36,6 +36,7 @@ def both(sweep: Path, params: dict[str, object]) -> tuple[Point, Point]:
     return cached, plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [
@@ -51,6 +52,7 @@ def test_the_plain_way_finds_the_dice_of_the_cache(sweep: Path, params: dict[str
         assert values["auprc"] == pytest.approx(cached.datasets[name]["auprc"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_both_ways_start_alike_and_the_plain_one_ends_with_its_time(sweep: Path, tmp_path: Path) -> None:
     found = race.run(sweep, threads=1)
     assert len(found.cached.best) == 8

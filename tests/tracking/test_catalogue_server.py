@@ -20,6 +20,8 @@ from cddpm.tracking.catalogue_file import CatalogueFile
 from cddpm.tracking.catalogue_server import CatalogueServer
 from cddpm.tracking.registry import Registry
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _no_way_in_of_the_desk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

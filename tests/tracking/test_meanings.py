@@ -67,6 +67,7 @@ def _is_name(text: str) -> bool:
     return text in KNOWN or any(text.startswith(f"{tag}.") for tag in KNOWN if tag.startswith("cddpm."))
 
 
+@pytest.mark.slow
 def test_nothing_else_spells_a_name() -> None:
     found = []
     for file in sorted([*(ROOT / "cddpm").rglob("*.py"), *(ROOT / "launch").glob("*.py")]):

@@ -178,6 +178,7 @@ def test_other_settings_are_refused_by_name(package: Path, name: str, text: str,
         read_package(package)
 
 
+@pytest.mark.slow
 def test_no_mlflow_is_needed_to_read_a_package() -> None:
     code = "import sys, cddpm.tracking.package; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -41,6 +41,7 @@ def _of(registry: Registry, alias: str) -> list[Promotion]:
     return [entry for entry in registry.promotions() if entry.alias == alias]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_two_at_once_one_wins_and_the_other_is_told(
     three_versions: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -75,6 +76,7 @@ def test_of_two_at_once_one_wins_and_the_other_is_told(
     assert audit[f"reason {winner}"] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_between_its_steps_the_alias_stays_and_the_intent_is_known(three_versions: Path, kind: str) -> None:
     _registry(three_versions).promote("1", "steady", "good")

@@ -272,6 +272,7 @@ def test_the_environment_points_elsewhere(here: Path, monkeypatch: pytest.Monkey
     assert "No model" in _run("list", "--tracking-uri", "sqlite:///outputs/mlflow.db")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("three")
 def test_the_commands_need_neither_torch_nor_ray_nor_mlflow() -> None:
     """A command may take 2 s; each of these takes more than one to import."""

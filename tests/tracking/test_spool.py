@@ -70,6 +70,7 @@ def test_a_server_that_is_still_away_is_said(output_dir: Path, left: int) -> Non
     assert f"demo: {NOBODY}: the MLflow server does not answer" in done.faults[0]
 
 
+@pytest.mark.slow
 def test_all_is_delivered_elsewhere_and_only_once(output_dir: Path, left: int) -> None:
     uri, told = connection.default_uri(output_dir), []
     done = deliver_spool(output_dir / "spool", uri, told=lambda entry: told.append(entry.sweep))

@@ -13,6 +13,8 @@ from cddpm.tracking.stage_runs import StageRuns
 from cddpm.training import checkpoint, ledger
 from cddpm.training.watch import StageRecord
 
+pytestmark = pytest.mark.slow
+
 OpenBook = Callable[..., LabBook]
 SAMPLE = {"cpu_percent": 50.0, "memory_mb": 800.0, "memory_percent": 10.0, "process_mb": 100.0}
 

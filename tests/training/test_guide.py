@@ -23,6 +23,8 @@ from cddpm.training.loop import Hooks, Interrupted
 from cddpm.training.preview import OBJECTIVE, Preview, predict
 from cddpm.training.ranks import Ranks
 
+pytestmark = pytest.mark.slow
+
 GUIDED: dict[str, Any] = {
     "reconstruction__guide": "ddpm",
     "reconstruction__embedding_scale": 1.5,

@@ -23,6 +23,8 @@ from cddpm.training.order import Rows
 from cddpm.training.preview import Preview
 from cddpm.training.ranks import Ranks
 
+pytestmark = pytest.mark.slow
+
 Arrays = dict[Key, NDArray[np.float16]]
 WORKERS = {"model__dropout": 0.0}
 """Masks of dropout alone are drawn per worker; condition dropout and stochastic depth are on."""

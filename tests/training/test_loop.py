@@ -177,6 +177,7 @@ def test_damaged_states_cost_steps_but_never_correctness(
     assert history(tmp_path) == undisturbed[1]
 
 
+@pytest.mark.slow
 def test_each_setting_takes_part(tmp_path: Path, undisturbed: Any) -> None:
     """So that equality above means something."""
     changes: dict[str, Any] = {

@@ -11,6 +11,8 @@ from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.training import stages
 from cddpm.training.loop import Hooks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], ConditionedDiffusion]:

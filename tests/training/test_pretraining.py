@@ -47,6 +47,7 @@ def test_masks_are_a_function_of_the_position(store: SliceStore) -> None:
     assert not torch.equal(made.batch(picked, positions + 100)[1], masks)
 
 
+@pytest.mark.slow
 def test_validation_is_fixed(store: SliceStore) -> None:
     made = objective(store)
     made.module.eval()
@@ -57,6 +58,7 @@ def test_validation_is_fixed(store: SliceStore) -> None:
     assert list(first) == ["pretrain/val_loss"]
 
 
+@pytest.mark.slow
 def test_stop_and_resume_is_bit_equal(store: SliceStore, tmp_path: Path) -> None:
     plain = trainer(store, tmp_path / "plain")
     plain.run(Hooks())

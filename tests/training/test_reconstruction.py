@@ -26,6 +26,8 @@ from cddpm.training import reconstruction, stages
 from cddpm.training.loop import Hooks, Interrupted
 from cddpm.training.ranks import Ranks
 
+pytestmark = pytest.mark.slow
+
 QUICK: dict[str, Any] = {"pretraining__enabled": False, "training__images": 16, "training__evaluations": 1}
 Rows = Counter[tuple[str, int, int, int]]
 """How often the network saw (volume, level, seed, slice)."""

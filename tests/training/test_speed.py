@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from tiny_training import make_store, tiny_config, train
 
@@ -15,6 +16,7 @@ def test_only_a_search_for_speed_asks_for_it() -> None:
     assert speed.wanted(tiny_config(search__objectives=AIMS))
 
 
+@pytest.mark.slow
 def test_a_pass_takes_time(tmp_path: Path) -> None:
     config = tiny_config(pretraining__enabled=False, training__images=4, training__evaluations=1)
     store = make_store(tmp_path)

@@ -129,6 +129,7 @@ def test_a_plain_model_does_not_depend_on_an_encoder_it_has_not() -> None:
     assert stages.checkpoint_identity(plain[0], "s") == stages.checkpoint_identity(plain[1], "s")
 
 
+@pytest.mark.slow
 def test_a_second_model_finds_the_encoder(finished: Any, store_path: Path, tmp_path: Path) -> None:
     (tmp_path / "encoder").symlink_to(finished.place.artifacts / "encoder")
     values = {k: v for k, v in QUICK.items() if k != "pretraining__images"}
@@ -150,6 +151,7 @@ def test_the_pretrained_encoder_starts_the_model(finished: Any, store: SliceStor
     assert all(p.requires_grad for p in made.model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
 def test_what_is_damaged_is_made_again_and_said_once(
     finished: Any, store_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any
@@ -194,6 +196,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(finished: Any, tmp_path
         stages.load_model(folder, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_a_stop_saves_and_the_next_start_ends_bit_equal(finished: Any, store_path: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="train: stopped after 40 images"):
         train(finished.config, store_path, tmp_path, Hooks(stop=lambda: True))
@@ -203,6 +206,7 @@ def test_a_stop_saves_and_the_next_start_ends_bit_equal(finished: Any, store_pat
     assert history(made.checkpoint) == history(finished.made.checkpoint)
 
 
+@pytest.mark.slow
 def test_a_trial_waits_for_the_one_that_is_making_its_model(store_path: Path, tmp_path: Path) -> None:
     config, made = tiny_config(**PLAIN), []
     name = stages.checkpoint_identity(config, SliceStore.open(store_path).fingerprint)[0]
@@ -266,6 +270,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_training_by_name_and_a_larger_one_goes_on(
     finished: Any, store_path: Path, small_disk: Path
 ) -> None:
@@ -280,7 +285,7 @@ def test_a_full_disk_ends_a_training_by_name_and_a_larger_one_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.nightly) for n in (1, 2))])
 def test_kills_at_random_moments_change_no_bit(store_path: Path, tmp_path: Path, seed: int) -> None:
     values = {"training__images": 96, "training__evaluations": 12, "pretraining__evaluations": 6}
     moments, artifacts = random.Random(seed), tmp_path / "killed"

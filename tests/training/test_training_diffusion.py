@@ -116,6 +116,7 @@ def drawn(store: SliceStore, images: int, **values: Any) -> tuple[np.ndarray, to
     return objective(store, tiny_config(training__validation_draw="random", **values))._validation_draw(images)
 
 
+@pytest.mark.slow
 def test_a_random_draw_takes_one_slice_of_each_healthy_volume(store: SliceStore) -> None:
     volumes = store.cohort("IXI", "val", 0)
     seen = set()
@@ -228,6 +229,7 @@ REFERENCE_LIKE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [{}, REFERENCE_LIKE])
 def test_stop_and_resume_is_bit_equal_with_all_randomness_on(
     store: SliceStore, tmp_path: Path, values: dict[str, Any]

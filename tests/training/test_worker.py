@@ -153,6 +153,7 @@ def test_an_assignment_is_plain_data(finished: Any, tmp_path: Path) -> None:
     assert worker.parse(job.config, "trial") == finished.config
 
 
+@pytest.mark.slow
 def test_the_stages_end_with_the_whole_validation_cohort(finished: Any, store: SliceStore) -> None:
     outcome = worker.run_stages(finished.config, finished.place, Ranks(), Hooks())
     assert outcome.made.made == ()
@@ -162,6 +163,7 @@ def test_the_stages_end_with_the_whole_validation_cohort(finished: Any, store: S
     assert (cache.levels, cache.guided) == ((10, 25), True)
 
 
+@pytest.mark.slow
 def test_without_condition_dropout_there_is_no_guidance(store_path: Path, tmp_path: Path) -> None:
     values = {"pretraining__enabled": False, "diffusion__condition_dropout": 0.0, "training__images": 4}
     config = tiny_config(**values, training__evaluations=1)
