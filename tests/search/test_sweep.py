@@ -90,6 +90,68 @@ def _delivered_later(tmp_path: Path, output: str, first: dict[str, str]) -> None
     assert json.loads(champion.tags[tags.METRICS])[tags.OBJECTIVE] == best
 
 
+def test_ended_at_once_killed_resumed_and_extended(
+    own_ray: None, phantom: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    given = ("--data-dir", str(phantom), "--trials", "1")
+    first = Sweep(tmp_path, *given, config=ONE_PROCESS)
+    first.wait_for("trial 0000 after")
+    _interrupt_twice(first)
+    assert study_states(tmp_path) == ["RUNNING"]
+    before = runs(tmp_path)
+
+    second = Sweep(tmp_path, *given, "--resume", config=ONE_PROCESS)
+    second.wait_for("trial 0000 after     256 images")
+    other = sweep_here(tmp_path, *given, "--resume", config=ONE_PROCESS)
+    assert other.code == 6
+    assert f"process {second.process.pid}" in other.output
+    second.kill_tree()
+
+    third = Sweep(tmp_path, *given, "--resume", config=ONE_PROCESS)
+    assert third.finish() == 0, third.output
+    assert "Traceback" not in third.output
+    assert study_states(tmp_path) == ["COMPLETE"]
+    result = (tmp_path / "out/sweeps/small/trials/0000/result.json").read_bytes()
+
+    changed = {**ONE_PROCESS, "training": {**ONE_PROCESS["training"], "batch_size": 8}}
+    refused = sweep_here(tmp_path, *given, "--resume", config=changed)
+    assert refused.code == 6
+    assert "training.batch_size: was 16, is 8" in refused.output
+
+    request.getfixturevalue("shared_ray")  # what this test has started has ended
+    more = sweep_here(tmp_path, *given, "--extend", "1", config=ONE_PROCESS)
+    assert more.code == 0, more.output
+    assert "trial 0000 starts" not in more.output
+    assert (tmp_path / "out/sweeps/small/trials/0000/result.json").read_bytes() == result
+    _each_trial_once(tmp_path, before)
+
+
+def _interrupt_twice(sweep: Sweep) -> None:
+    """Nothing that it started may be left."""
+    tree = psutil.Process(sweep.process.pid).children(recursive=True)
+    sweep.interrupt()
+    sweep.wait_for("stopping: trainings save their state")
+    sweep.interrupt()
+    assert sweep.finish(20) == 130, sweep.output
+    assert "ended at once" in sweep.output
+    assert "Traceback" not in sweep.output
+    assert psutil.wait_procs(tree, timeout=15)[1] == []
+
+
+def _each_trial_once(folder: Path, before: dict[str, str]) -> None:
+    """Two trials in study, leaderboard and lab book, whose runs are those of ``before``, with every validation once."""
+    assert study_states(folder) == ["COMPLETE", "COMPLETE"]
+    names = Counter(row["name"].replace("champion = ", "") for row in leaderboard(folder))
+    assert names == {"0000": 1, "0001": 1, "unswept defaults": 1, "intensity threshold": 1}
+    after = runs(folder)
+    assert {k: after[k] for k in before} == before
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/out/mlflow.db")
+    for trial in ("small/0000", "small/0001"):
+        steps = [m.step for m in client.get_metric_history(after[trial], "val/loss")]
+        assert steps == [128, 256, 384, 512]
+
+
+@pytest.mark.nightly
 def test_interrupted_killed_and_resumed(own_ray: None, phantom: Path, tmp_path: Path) -> None:
     def start(*arguments: str) -> Sweep:
         return Sweep(tmp_path, "--data-dir", str(phantom), *arguments, config=ONE_PROCESS)
@@ -116,20 +178,7 @@ def test_interrupted_killed_and_resumed(own_ray: None, phantom: Path, tmp_path: 
     assert third.finish() == 0, third.output
     assert "trial 0000 starts" not in third.output
     assert (tmp_path / "out/sweeps/small/trials/0000/result.json").read_bytes() == result
-    assert study_states(tmp_path) == ["COMPLETE", "COMPLETE"]
-    names = Counter(row["name"].replace("champion = ", "") for row in leaderboard(tmp_path))
-    assert names == {"0000": 1, "0001": 1, "unswept defaults": 1, "intensity threshold": 1}
-    after = runs(tmp_path)
-    assert {k: after[k] for k in before} == before
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/out/mlflow.db")
-    for trial in ("small/0000", "small/0001"):
-        steps = [m.step for m in client.get_metric_history(after[trial], "val/loss")]
-        assert steps == [128, 256, 384, 512]
-
-    changed = {**ONE_PROCESS, "training": {**ONE_PROCESS["training"], "batch_size": 8}}
-    refused = sweep_here(tmp_path, "--data-dir", str(phantom), "--resume", config=changed)
-    assert refused.code == 6
-    assert "training.batch_size: was 16, is 8" in refused.output
+    _each_trial_once(tmp_path, before)
 
 
 @pytest.mark.parametrize(
@@ -154,17 +203,3 @@ def test_a_users_fault_is_one_message(
     assert "Traceback" not in sweep.output
     for word in words:
         assert word in sweep.output
-
-
-def test_a_second_interruption_ends_everything_at_once(own_ray: None, phantom: Path, tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, "--data-dir", str(phantom), config=ONE_PROCESS)
-    sweep.wait_for("trial 0000 after")
-    tree = psutil.Process(sweep.process.pid).children(recursive=True)
-    sweep.interrupt()
-    sweep.wait_for("stopping: trainings save their state")
-    sweep.interrupt()
-    assert sweep.finish(10) == 130, sweep.output
-    assert "ended at once" in sweep.output
-    assert "Traceback" not in sweep.output
-    assert psutil.wait_procs(tree, timeout=15)[1] == []
-    assert study_states(tmp_path) == ["RUNNING"]
