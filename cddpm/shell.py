@@ -16,6 +16,7 @@ from typer.models import ArgumentInfo
 
 from cddpm.errors import CddpmError, ConfigError, StoppedError
 from cddpm.place import address, local
+from cddpm.tracking import mlflow_settings
 
 DataDir = Annotated[
     Path | None, typer.Option(help="DATA_DIR in the published layout; else a phantom.", envvar="DATA_DIR")
@@ -102,6 +103,7 @@ def _written(function: Callable[..., Any], name: str) -> str:
 def guarded_app(app: typer.Typer) -> None:
     """Run ``app``; a user's fault is told in one message without a traceback."""
     on_disk(app)
+    mlflow_settings.apply()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(ray|mlflow|torchio)\.")
     try:

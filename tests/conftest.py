@@ -10,6 +10,10 @@ from shared_ray import own_ray, pytest_collection_modifyitems, shared_ray, shari
 
 __all__ = ["own_ray", "pytest_collection_modifyitems", "shared_ray", "sharing"]
 
+from cddpm.tracking import mlflow_settings
+
+mlflow_settings.apply()  # these processes are ours
+
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 
 

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from cddpm import artifact
 from cddpm.errors import AwayError, TrackingError
+from cddpm.tracking import mlflow_settings
 from cddpm.tracking.address import (
     advice,
     away,
@@ -38,13 +39,6 @@ _ANSWER_SECONDS = 8.0
 _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Kinds of database servers, and where they listen if the URI does not say."""
 
-for _noisy, _level in (
-    ("mlflow", logging.WARNING),
-    ("mlflow.store.db.utils", logging.CRITICAL),
-    ("alembic", logging.WARNING),
-):
-    logging.getLogger(_noisy).setLevel(_level)
-
 
 def connect(uri: str, create: bool = True) -> MlflowClient:
     """A client for ``uri``; a SQLite database is made (or brought up) by one process at a time.
@@ -53,6 +47,7 @@ def connect(uri: str, create: bool = True) -> MlflowClient:
     missing database file is an error. Raises ``TrackingError`` that names the URI: ``AwayError`` if a server may answer
     later, another for what no waiting mends.
     """
+    mlflow_settings.quieten()
     _check_kind(uri)
     file = sqlite_file(uri)
     if file is None:

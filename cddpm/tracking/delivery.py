@@ -15,7 +15,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from cddpm.errors import ArtifactError, AwayError, TrackingError
-from cddpm.tracking import connection, names
+from cddpm.tracking import connection, mlflow_settings, names
 from cddpm.tracking.promotion import Promotion
 from cddpm.tracking.registry import Registry
 
@@ -57,6 +57,7 @@ class Delivery:
 
         ``uri``: where the client goes; needed for models only.
         """
+        mlflow_settings.apply()
         self._connect, self._uri = client, uri
         self._client: MlflowClient | None = None
         self._experiment = experiment

@@ -28,8 +28,9 @@ from cddpm.tracking.runs import LabBook
 pytestmark = pytest.mark.slow
 
 ELSEWHERE = """
-import json, sys
+import json, os, sys
 import mlflow, pandas
+given = dict(os.environ)
 import cddpm.predict.pyfunc  # Numba reads its own cache of compiled functions
 unpickled = []
 sys.addaudithook(lambda event, arguments: unpickled.append(arguments) if event == "pickle.find_class" else None)
@@ -43,6 +44,7 @@ print(json.dumps({
     "scores": scores.to_dict("records"), "unpickled": at_load, "example": example.to_dict("records"),
     "signature": model.metadata.get_input_schema().input_names(), "flavours": list(model.metadata.flavors),
     "raw": type(model.get_raw_model()).__name__,
+    "made": {name: value for name, value in os.environ.items() if given.get(name) != value},
 }))
 """
 
@@ -65,7 +67,9 @@ def elsewhere(registry: Registry, scan: Scan, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("elsewhere")
     good = {"scan": str(scan.image.path), "mask": str(scan.mask.path), "volume_id": "Brats21/patient"}
     table = json.dumps([good, {"scan": "absent.nii", "mask": None, "volume_id": None}])
-    environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "HOME": str(folder)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    chosen = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {**inherited, **chosen, "HOME": str(folder)}
     command = [sys.executable, "-c", ELSEWHERE, registry.uri, table, str(folder / "out")]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=110, check=False, cwd=folder, env=environment
@@ -112,6 +116,11 @@ def test_nothing_is_unpickled_to_load_it_and_the_description_holds(elsewhere: tu
     assert found["signature"] == list(COLUMNS)
     assert "no such file" in found["example"][0]["error"]  # it fits the signature
     assert found["raw"] == "Predictor"
+
+
+def test_to_load_it_changes_no_setting_of_that_process(elsewhere: tuple[dict[str, Any], Path]) -> None:
+    """Its retries, its pickles, its progress bars are its own; MLflow notes the URI that was set, and no more."""
+    assert set(elsewhere[0]["made"]) <= {"MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"}
 
 
 def test_an_altered_package_is_not_loaded(package: Package, tmp_path: Path) -> None:
