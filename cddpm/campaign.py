@@ -153,6 +153,11 @@ class Campaign:
                     signal.signal(s, old)
 
 
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the campaign in ``folder`` now. Looking is in nobody's way."""
+    return artifact.is_locked(folder / LOCK)
+
+
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted path."""
     found: dict[str, Any] = {}

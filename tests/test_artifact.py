@@ -1,6 +1,7 @@
 """Artifacts: whole or absent, never silently changed, made once by many."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -245,6 +246,86 @@ def test_a_lock_is_freed_when_its_holder_is_killed(tmp_path: Path) -> None:
     holder.join(60)
     with artifact.lock(tmp_path / "lock", wait=False):
         pass
+
+
+def test_a_look_tells_truly_also_after_its_holder_was_killed(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not artifact.is_locked(path)
+    assert not path.exists()  # a look makes no file
+    ready = PROCESSES.Event()
+    holder = PROCESSES.Process(target=_hold, args=(path, ready))
+    holder.start()
+    assert ready.wait(60)
+    assert artifact.is_locked(path)
+    holder.kill()
+    holder.join(60)
+    assert holder.exitcode == -signal.SIGKILL
+    assert not artifact.is_locked(path)
+
+
+def test_a_look_by_the_holder_itself_tells_truly_and_frees_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with artifact.lock(path):
+        for _ in range(3):
+            assert artifact.is_locked(path)
+        path.read_bytes()  # opening and closing the file frees no lock of this kind
+        with pytest.raises(BlockingIOError), artifact.lock(path, wait=False):
+            pass
+    assert not artifact.is_locked(path)
+
+
+def test_a_look_needs_no_right_to_write(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with artifact.lock(path):
+        path.chmod(0o444)
+        with path.open("rb") as stream:
+            assert artifact._record_lock(stream, "F_OFD_GETLK") == fcntl.F_WRLCK
+        assert artifact.is_locked(path)
+
+
+def test_where_the_system_knows_no_such_question_a_look_still_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("F_OFD_GETLK", "F_OFD_SETLK", "F_OFD_SETLKW"):
+        monkeypatch.delattr(fcntl, name)
+    path = tmp_path / "lock"
+    with artifact.lock(path):
+        assert artifact.is_locked(path)
+        with pytest.raises(BlockingIOError), artifact.lock(path, wait=False):
+            pass
+    assert not artifact.is_locked(path)
+
+
+def _look(paths: list[Path], ready: Any, stop: Any, looks: Any) -> None:
+    ready.set()
+    while not stop.is_set():
+        for path in paths:
+            artifact.is_locked(path)
+        with looks.get_lock():
+            looks.value += 1
+
+
+def test_a_thousand_looks_keep_nobody_from_starting(tmp_path: Path) -> None:
+    """With a lock taken for each look a start fails within the first dozen here."""
+    path, stop, looks = tmp_path / "lock", PROCESSES.Event(), PROCESSES.Value("i", 0)
+    gates = [PROCESSES.Event() for _ in range(3)]
+    lookers = [PROCESSES.Process(target=_look, args=([path] * 50, gate, stop, looks)) for gate in gates]
+    for looker in lookers:
+        looker.start()
+    try:
+        assert all(gate.wait(60) for gate in gates)
+        starts, end = 0, time.monotonic() + 60
+        while (starts < 500 or looks.value < 20) and time.monotonic() < end:
+            with artifact.lock(path, wait=False):
+                starts += 1
+                assert artifact.is_locked(path)
+    finally:
+        stop.set()
+        for looker in lookers:
+            looker.join(60)
+    assert starts >= 500
+    assert looks.value >= 20
+    assert [looker.exitcode for looker in lookers] == [0, 0, 0]
 
 
 def _ensure(path: Path, notes: Path, start: Any) -> None:

@@ -1,14 +1,19 @@
 """A named piece of work: held by one process, never mixed with another configuration, stopped in order."""
 
 import json
+import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cddpm.campaign import FINISHED, Campaign, flat
+from cddpm.campaign import FINISHED, Campaign, flat, is_running
 from cddpm.errors import SearchError, StoppedError
+
+PROCESSES = multiprocessing.get_context("forkserver")
 
 
 def campaign(folder: Path, **identity: object) -> Campaign:
@@ -109,6 +114,51 @@ def test_a_request_to_stop_before_ray_ends_at_once_and_is_told(tmp_path: Path) -
         signal.signal(signal.SIGINT, signal.default_int_handler)
     assert told == [True]
     assert campaign(tmp_path).stopped
+
+
+def look(folder: Path, ready: Any, stop: Any) -> None:
+    """What ``cddpm cache`` and a report ask, over and over."""
+    ready.set()
+    while not stop.is_set():
+        is_running(folder)
+
+
+def test_looks_keep_no_campaign_from_starting(tmp_path: Path) -> None:
+    stop, gates = PROCESSES.Event(), [PROCESSES.Event() for _ in range(2)]
+    lookers = [PROCESSES.Process(target=look, args=(tmp_path / "one", gate, stop)) for gate in gates]
+    for looker in lookers:
+        looker.start()
+    try:
+        assert all(gate.wait(90) for gate in gates)
+        for resume in (False, *(True,) * 49):
+            with campaign(tmp_path).held(resume, nothing):  # raises "is running already" for any lock
+                assert is_running(tmp_path / "one")
+            assert not is_running(tmp_path / "one")
+    finally:
+        stop.set()
+        for looker in lookers:
+            looker.join(60)
+    assert [looker.exitcode for looker in lookers] == [0, 0]
+
+
+def hold(folder: Path, ready: Any) -> None:
+    with campaign(folder).held(False, nothing):
+        ready.set()
+        time.sleep(60)
+
+
+def test_a_killed_campaign_runs_no_more(tmp_path: Path) -> None:
+    assert not is_running(tmp_path / "one")
+    ready = PROCESSES.Event()
+    holder = PROCESSES.Process(target=hold, args=(tmp_path, ready))
+    holder.start()
+    assert ready.wait(90)
+    assert is_running(tmp_path / "one")
+    holder.kill()
+    holder.join(60)
+    assert not is_running(tmp_path / "one")
+    with campaign(tmp_path).held(True, nothing):
+        assert is_running(tmp_path / "one")
 
 
 def test_settings_by_dotted_path() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cddpm import artifact
-from cddpm.campaign import FINISHED, HOLDER, IDENTITY, LOCK
+from cddpm.campaign import FINISHED, HOLDER, IDENTITY, is_running
 from cddpm.config import ExperimentConfig, parse
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.tracking.lineage import origin_of_package
@@ -50,7 +50,7 @@ def referrers(output_dir: Path, stores: Iterable[str]) -> list[Referrer]:
 
 def running(output_dir: Path) -> list[str]:
     """Labels of the sweeps and evaluations that some process is at work on now."""
-    return [_label(folder) for folder in _campaigns(output_dir) if _is_held(folder)]
+    return [_label(folder) for folder in _campaigns(output_dir) if is_running(folder)]
 
 
 def _campaigns(output_dir: Path) -> list[Path]:
@@ -62,19 +62,9 @@ def _label(folder: Path) -> str:
     return f"{FOLDERS[folder.parent.name]} {folder.name}"
 
 
-def _is_held(folder: Path) -> bool:
-    if not (folder / LOCK).exists():
-        return False
-    try:
-        with artifact.lock(folder / LOCK, wait=False):
-            return False
-    except BlockingIOError:
-        return True
-
-
 def _referrer(folder: Path, stores: tuple[str, ...]) -> Referrer:
     state: Literal["finished", "unfinished", "running"] = "unfinished"
-    if _is_held(folder):
+    if is_running(folder):
         state = "running"
     elif (folder / FINISHED).exists():
         state = "finished"

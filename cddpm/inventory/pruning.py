@@ -75,7 +75,7 @@ def protected(
     for entry in entries:
         if not entry.remakable:
             reasons.setdefault(entry.fingerprint, "it cannot be made again from here")
-        if entry.kind == "unfinished" and _is_busy(entry):
+        if entry.kind == "unfinished" and artifact.is_locked(_lock_of(entry)):
             reasons.setdefault(entry.fingerprint, "it is being made")
     return reasons
 
@@ -115,16 +115,9 @@ def _with_descendants(entries: Sequence[Entry], names: Iterable[str]) -> set[str
     return found
 
 
-def _is_busy(entry: Entry) -> bool:
-    """Whether a training is at work in this folder."""
-    lock = entry.path.with_name(f"{entry.path.name}.lock")
-    if not lock.exists():
-        return False
-    try:
-        with artifact.lock(lock, wait=False):
-            return False
-    except BlockingIOError:
-        return True
+def _lock_of(entry: Entry) -> Path:
+    """What a training holds that is at work in this folder."""
+    return entry.path.with_name(f"{entry.path.name}.lock")
 
 
 def total_bytes(entries: Iterable[Entry]) -> int:
@@ -235,10 +228,20 @@ def _free(step: Step) -> int:
     entry = step.entry
     if entry.kind == "prediction":
         return _free_parts(step)
-    if entry.kind == "unfinished" and _is_busy(entry):
-        logger.warning("%s: is being made again; left alone", entry.path)
-        return 0
+    if entry.kind == "unfinished":
+        return _free_unfinished(step)
     _remove(entry.path)
+    return step.bytes
+
+
+def _free_unfinished(step: Step) -> int:
+    """A training that would go on there waits until it is gone, and begins anew."""
+    try:
+        with artifact.lock(_lock_of(step.entry), wait=False):
+            _remove(step.entry.path)
+    except BlockingIOError:
+        logger.warning("%s: is being made again; left alone", step.entry.path)
+        return 0
     return step.bytes
 
 

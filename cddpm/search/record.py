@@ -4,7 +4,6 @@ Nothing is written, and no artifact is needed but where a method says so: a fold
 """
 
 import difflib
-import fcntl
 import functools
 import json
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cddpm.campaign import IDENTITY, LOCK
+from cddpm.campaign import IDENTITY, is_running
 from cddpm.config import ExperimentConfig, parse, with_values
 from cddpm.errors import CddpmError, SearchError
 from cddpm.search import champion, origin
@@ -151,7 +150,7 @@ def find(sweep: str, output_dir: Path) -> Path:
 
 def read(folder: Path) -> SweepRecord:
     """Read the sweep in ``folder``. Raises ``SearchError`` for a damaged file, or if nothing was recorded yet."""
-    running, entered = _is_held(folder / LOCK), origin.read(folder)
+    running, entered = is_running(folder), origin.read(folder)
     folders = sorted(p for p in (folder / "trials").glob("[0-9]*") if p.is_dir())
     config = parse(_configuration(folder, entered, folders), str(folder))
     return SweepRecord(
@@ -205,15 +204,3 @@ def _json(path: Path) -> Any:
         raise SearchError(
             f"{path}: damaged ({error}); delete it, and --resume the sweep if it is to be made again"
         ) from error
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a process holds the sweep. Asks for a shared lock, which only an owner's exclusive one refuses."""
-    try:
-        with path.open() as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
