@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cddpm.errors import ConfigError
+
 if TYPE_CHECKING:
     from cddpm.predict.batch import Outcome
     from cddpm.predict.scans import Job
@@ -55,6 +57,14 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    threshold_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--threshold-from",
+            help="Take the threshold that 'cddpm registry calibrate' found for this model on healthy scans.",
+            show_default=False,
+        ),
+    ] = None,
     tracking_uri: Annotated[
         str | None,
         typer.Option(
@@ -91,15 +101,20 @@ def predict(
 
     A scan that cannot be used is reported and the others go on; the exit code is then 1.
     """
-    _one_per_scan("--mask", scans, masks)
-    _one_per_scan("--volume-id", scans, volume_ids)
+    one_per_scan("--mask", scans, masks)
+    one_per_scan("--volume-id", scans, volume_ids)
+    if threshold is not None and threshold_from is not None:
+        raise ConfigError("--threshold and --threshold-from: each is a threshold; leave one of them out")
     jobs = _jobs(scans, out, dataset, masks, volume_ids)
     chosen = _source(model, tracking_uri, registered_model, threshold)
+    if threshold_from is not None:
+        chosen = _calibrated(chosen, threshold_from, jobs)
     _check(chosen.package, jobs, resume)
     _print_outcomes(_outcomes(chosen, jobs, device, resume, address), len(jobs))
 
 
-def _one_per_scan(option: str, scans: Sequence[Path], values: Sequence[Any] | None) -> None:
+def one_per_scan(option: str, scans: Sequence[Path], values: Sequence[Any] | None) -> None:
+    """Raises ``typer.BadParameter`` unless there are as many ``values`` as ``scans``, which are single files, or none."""
     from cddpm.predict.scans import is_many
 
     if values and len(values) != len(scans):
@@ -117,12 +132,15 @@ def _jobs(
 ) -> "list[Job]":
     from cddpm.predict.scans import collect
 
-    jobs = collect(scans, out, dataset)
-    if masks:
-        jobs = [replace(job, mask=mask) for job, mask in zip(jobs, masks, strict=True)]
+    jobs = with_masks(collect(scans, out, dataset), masks)
     if volume_ids:
         jobs = [replace(job, volume_id=key) for job, key in zip(jobs, volume_ids, strict=True)]
     return jobs
+
+
+def with_masks(jobs: "Sequence[Job]", masks: Sequence[Path] | None) -> "list[Job]":
+    """The jobs of single files with a mask each, if there are any."""
+    return [replace(job, mask=mask) for job, mask in zip(jobs, masks, strict=True)] if masks else list(jobs)
 
 
 def _source(model: str, uri: str | None, registered: str, threshold: float | None) -> "Source":
@@ -131,9 +149,32 @@ def _source(model: str, uri: str | None, registered: str, threshold: float | Non
     return find(model, uri, registered, threshold)
 
 
+def _calibrated(source: "Source", file: Path, jobs: "Sequence[Job]") -> "Source":
+    """The model with the threshold of ``file`` for all scans. Raises ``ConfigError`` if it was made for another model."""
+    from cddpm import artifact
+    from cddpm.predict import threshold_calibration
+    from cddpm.scoring.score import ALL
+
+    for job in jobs:
+        if job.dataset != ALL:
+            raise ConfigError(
+                f"{job.source}: data set '{job.dataset}' has no say beside --threshold-from, whose threshold is for all scans; "
+                "leave one of them out"
+            )
+    calibration = threshold_calibration.read(file)
+    threshold_calibration.check_belongs(calibration, source.package, f"--threshold-from {file}")
+    made = {
+        "file": str(file.resolve()),
+        "sha256": artifact.file_digest(file),
+        "healthy_false_positive_rate": calibration.healthy_false_positive_rate,
+        "package_fingerprint": source.package.fingerprint,
+    }
+    package = threshold_calibration.applied(source.package, calibration)
+    return replace(source, package=package, found={**source.found, "threshold_from": made})
+
+
 def _check(package: "Package", jobs: "Sequence[Job]", resume: bool) -> None:
     """Faults of the call, told before any scan is looked at."""
-    from cddpm.errors import ConfigError
     from cddpm.predict.predictor import threshold_of
     from cddpm.predict.result import check_same
 
@@ -154,13 +195,12 @@ def _outcomes(
     work = batch.Work(model.package, model.found, resume=resume)
     if address is not None:
         return batch.on_ray(work, jobs, device, address)
-    return batch.here(replace(work, device=_device(device)), jobs)
+    return batch.here(replace(work, device=chosen_device(device)), jobs)
 
 
-def _device(wanted: str) -> str:
+def chosen_device(wanted: str) -> str:
+    """``cpu`` or ``cuda``. Raises ``ConfigError`` for ``cuda`` where there is none."""
     import torch
-
-    from cddpm.errors import ConfigError
 
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:

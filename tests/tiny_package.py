@@ -1,4 +1,4 @@
-"""A tiny package with random weights, one phantom subject as files, and the same scan lying otherwise; as fixtures too."""
+"""A tiny package with random weights, phantom subjects as files, and the same scan lying otherwise; as fixtures too."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cddpm.config import ExperimentConfig, ScoringConfig, parse
+from cddpm.config import ExperimentConfig, ScoringConfig, parse, with_values
 from cddpm.data.phantom_subject import Subject, draw
 from cddpm.data.volume import Volume, read_image, read_mask, write_volume
 from cddpm.models.cddpm import ConditionedDiffusion
@@ -35,6 +35,7 @@ EXPERIMENT: ExperimentConfig = parse(
     "tiny",
 )
 EXPERIMENT = settled_for(EXPERIMENT, "cpu")
+QUICK = with_values(EXPERIMENT, {"reconstruction.precision": "float32"})
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,15 @@ class Scan:
     segmentation: Path
 
 
-def make_package(directory: Path) -> Package:
+def make_package(directory: Path, config: ExperimentConfig = EXPERIMENT) -> Package:
     """A package with random weights."""
     torch.manual_seed(0)
-    model = ConditionedDiffusion(EXPERIMENT.model, EXPERIMENT.encoder, EXPERIMENT.diffusion)
+    model = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
     with torch.no_grad():
         for parameter in model.parameters():  # layers that start at zero would hide condition and guidance
             parameter += 0.02 * torch.randn_like(parameter)
     pipeline = Pipeline(scoring=SCORING, thresholds=THRESHOLDS, sweep="tiny-sweep", trial=7)
-    write_package(directory, model.state_dict(), EXPERIMENT, pipeline)
+    write_package(directory, model.state_dict(), config, pipeline)
     return read_package(directory)
 
 
@@ -68,6 +69,19 @@ def make_scan(folder: Path, contrast: str = "t2") -> Scan:
     for path, array in zip(files.values(), arrays, strict=True):
         write_volume(path, array, subject.affine)
     return Scan(read_image(files["patient"]), read_mask(files["mask"]), files["seg"])
+
+
+def make_healthy(folder: Path, count: int = 3, contrast: str = "t2") -> list[Scan]:
+    """Healthy subjects of the small phantom, ``IXI.../scan.nii.gz`` beside ``mask.nii.gz``."""
+    found = []
+    for index in range(count):
+        subject = Subject(0, "IXI", index, 2.0)
+        drawing, home = draw(subject, (contrast,)), folder / subject.name
+        write_volume(home / f"{subject.name}.nii.gz", drawing.scans[contrast], subject.affine)
+        write_volume(home / "mask.nii.gz", drawing.mask, subject.affine)
+        image, mask = read_image(home / f"{subject.name}.nii.gz"), read_mask(home / "mask.nii.gz")
+        found.append(Scan(image, mask, Path()))
+    return found
 
 
 def turned(volume: Volume, axes: tuple[int, int, int], flips: tuple[int, ...]) -> Volume:
@@ -91,6 +105,17 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
 @pytest.fixture(scope="session")
 def scan(tmp_path_factory: pytest.TempPathFactory) -> Scan:
     return make_scan(tmp_path_factory.mktemp("scan"))
+
+
+@pytest.fixture(scope="session")
+def quick_package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """The same in float32, which every CPU computes as fast as it can."""
+    return make_package(tmp_path_factory.mktemp("quick") / "package", QUICK)
+
+
+@pytest.fixture(scope="session")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> list[Scan]:
+    return make_healthy(tmp_path_factory.mktemp("healthy"))
 
 
 @pytest.fixture(scope="session")

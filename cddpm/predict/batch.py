@@ -18,6 +18,9 @@ from cddpm.predict.predictor import Prediction, Predictor
 from cddpm.predict.scans import Job
 from cddpm.tracking.package import Package
 
+OF_ONE_SCAN = (CddpmError, MemoryError, torch.OutOfMemoryError)
+"""What concerns the scan at hand, unless it is of the disk or of the settings (``StorageError``, ``ConfigError``)."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -74,7 +77,7 @@ def on_ray(work: Work, jobs: Sequence[Job], device: str, address: str) -> Iterat
     with cluster.ActorPool(work, count, gpus=int(on_gpu)) as pool:
         for number, done in pool.each([_absolute(job) for job in jobs]):
             job = jobs[number]
-            yield _failed(job, done) if isinstance(done, SearchError) else replace(done, job=job)
+            yield Outcome(job, told(job, done)) if isinstance(done, SearchError) else replace(done, job=job)
 
 
 def _absolute(job: Job) -> Job:
@@ -94,8 +97,8 @@ def work_on(predictor: Predictor, work: Work, job: Job) -> Outcome:
         prediction = predictor.predict_scan(image, mask, job.key, job.dataset)
     except (StorageError, ConfigError):
         raise  # these concern all scans
-    except (CddpmError, MemoryError, torch.OutOfMemoryError) as error:
-        return _failed(job, error)
+    except OF_ONE_SCAN as error:
+        return Outcome(job, told(job, error))
     if work.write:
         assert identity is not None  # both files could be read
         result.write(job.folder, image, prediction, identity, result.provenance(predictor, job, work.found))
@@ -103,10 +106,11 @@ def work_on(predictor: Predictor, work: Work, job: Job) -> Outcome:
     return Outcome(job, None, prediction.warnings, _summary(prediction), scores=scores)
 
 
-def _failed(job: Job, error: Exception) -> Outcome:
-    told = " ".join(str(error).split()) if isinstance(error, CddpmError) else "too large for the memory here"
-    named = any(str(path) in told for path in (job.scan, job.mask) if path)
-    return Outcome(job, told if named else f"{job.scan}: {told}")
+def told(job: Job, error: Exception) -> str:
+    """Why a scan cannot be used, in one line that names it."""
+    line = " ".join(str(error).split()) if isinstance(error, CddpmError) else "too large for the memory here"
+    named = any(str(path) in line for path in (job.scan, job.mask) if path)
+    return line if named else f"{job.scan}: {line}"
 
 
 def _identity(model: str, job: Job) -> result.Identity | None:

@@ -5,8 +5,9 @@ the scorer itself. For a volume of a slice store, under its name there, the anom
 the scorer's (on the same kind of device).
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from cddpm.reconstruct.part import Key, rounded
 from cddpm.scoring.calibration import given
 from cddpm.scoring.ensemble import levels_of
 from cddpm.scoring.figures import OverviewRow, slice_to_show
+from cddpm.scoring.postprocess import bounding_box
 from cddpm.scoring.score import ALL, Scorer
 from cddpm.tracking.package import WEIGHTS, Package
 from cddpm.training.checkpoint import fill_module
@@ -50,6 +52,15 @@ class WorkingGrid:
     anomaly_map: NDArray[np.float16]
     segmentation: NDArray[np.bool_]
     geometry: Geometry
+
+
+@dataclass(frozen=True)
+class BrainScores:
+    """What an operating point needs of a scan: (s, h, w) in the smallest box of the working grid with all that scores."""
+
+    anomaly_map: NDArray[np.float16]
+    brain: NDArray[np.bool_]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -98,15 +109,38 @@ class Predictor:
         data set without threshold, ``CddpmError`` if the network gives infinite values.
         """
         threshold = threshold_of(self.package, dataset)
+        brain_mask, prepared = self._prepared(image, mask)
+        key = stem(image.path) if volume_key is None else volume_key
+        scorer, scoring = self._scorer(prepared, key), self.package.pipeline.scoring
+        working = WorkingGrid(
+            image=scorer.store.image(0),
+            reconstruction=scorer.reconstruction(0, scoring),
+            anomaly_map=scorer.anomaly_map(0, scoring),
+            segmentation=scorer.segmentation(0, scoring, threshold),
+            geometry=prepared.geometry,
+        )
+        predicted = _on_input_grid(image, brain_mask, prepared, working, key, threshold, self.package)
+        return dataclasses.replace(predicted, warnings=(*self._here[1], *predicted.warnings))
+
+    def brain_scores(self, image: Volume, mask: Volume | None = None, volume_key: str | None = None) -> BrainScores:
+        """The anomaly map of a scan, as ``predict_scan`` makes it, without a threshold. Raises as that does."""
+        brain_mask, prepared = self._prepared(image, mask)
+        scorer = self._scorer(prepared, stem(image.path) if volume_key is None else volume_key)
+        scores, inside = scorer.anomaly_map(0, self.package.pipeline.scoring), scorer.store.mask(0) > 0
+        box = bounding_box(inside | (scores > 0))  # the median filter may score beside the brain
+        assert box is not None  # there is a brain
+        seen = to_input_grid(np.ones(prepared.geometry.working_shape, np.uint8), prepared.geometry, 0) > 0
+        warnings = _oddities(image, brain_mask, prepared.geometry, seen, self.package.config.data.modality)
+        return BrainScores(scores[box].copy(), inside[box].copy(), tuple(dict.fromkeys([*self._here[1], *warnings])))
+
+    def _prepared(self, image: Volume, mask: Volume | None) -> tuple[Volume, Prepared]:
+        """The brain mask, estimated without one, and both as the network sees them."""
         brain_mask = brain.estimate_mask(image) if mask is None else mask
         prepared = prepare(image, brain_mask, None, self.package.config.data)
         if not prepared.mask.any():
             found = f"{int(np.count_nonzero(brain_mask.data))} brain voxels, none left at the model's resolution"
             raise VolumeFileError(str(image.path), "empty-mask", found, "a mask of the whole brain is needed")
-        key = stem(image.path) if volume_key is None else volume_key
-        working = self._score(prepared, key, threshold)
-        predicted = _on_input_grid(image, brain_mask, prepared, working, key, threshold, self.package)
-        return replace(predicted, warnings=(*self._here[1], *predicted.warnings))
+        return brain_mask, prepared
 
     @property
     def config(self) -> ExperimentConfig:
@@ -120,18 +154,10 @@ class Predictor:
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that a prediction here depends on, as plain JSON data."""
-        config = self.config
-        return {
-            "data": to_dict(config.data.model_copy(update={"data_dir": None})),
-            "noise": to_dict(config.diffusion.noise),
-            "patch": to_dict(config.diffusion.patch),
-            "reconstruction": to_dict(config.reconstruction),
-            "scoring": to_dict(self.package.pipeline.scoring),
-            "healthy_statistics": self.package.pipeline.healthy_statistics,
-            "seed": config.seed,
-        }
+        return settings(dataclasses.replace(self.package, config=self.config))
 
-    def _score(self, prepared: Prepared, key: str, threshold: float) -> WorkingGrid:
+    def _scorer(self, prepared: Prepared, key: str) -> Scorer:
+        """The scorer of a cohort of this one scan, as a healthy one."""
         scoring, image = self.package.pipeline.scoring, _axial(prepared.image.astype(np.float16))
         config, guided = self.config, scoring.guidance_scale != 1
         # only the levels that scoring combines: each is the same bit for bit without the others
@@ -139,14 +165,7 @@ class Predictor:
         wanted = config.reconstruction.model_copy(update={"noise_levels": levels})
         arrays = predict(self._model, config, wanted, image, key, self.device, guided, self._guide)
         one = _OneScan(key, image, _axial(prepared.mask), wanted, rounded(key, arrays))
-        scorer = Scorer(one, one, {}, [0], calibrated=given(self.package.pipeline.healthy_statistics))
-        return WorkingGrid(
-            image=image,
-            reconstruction=scorer.reconstruction(0, scoring),
-            anomaly_map=scorer.anomaly_map(0, scoring),
-            segmentation=scorer.segmentation(0, scoring, threshold),
-            geometry=prepared.geometry,
-        )
+        return Scorer(one, one, {}, [0], calibrated=given(self.package.pipeline.healthy_statistics))
 
 
 def threshold_of(package: Package, dataset: str) -> float:
@@ -157,6 +176,20 @@ def threshold_of(package: Package, dataset: str) -> float:
             f"data set '{dataset}': this model has no threshold for it; there are {', '.join(thresholds)}"
         )
     return thresholds[dataset]
+
+
+def settings(package: Package) -> dict[str, Any]:
+    """All settings of a model that a prediction depends on, as plain JSON data."""
+    config = package.config
+    return {
+        "data": to_dict(config.data.model_copy(update={"data_dir": None})),
+        "noise": to_dict(config.diffusion.noise),
+        "patch": to_dict(config.diffusion.patch),
+        "reconstruction": to_dict(config.reconstruction),
+        "scoring": to_dict(package.pipeline.scoring),
+        "healthy_statistics": package.pipeline.healthy_statistics,
+        "seed": config.seed,
+    }
 
 
 def _computed_here(config: ExperimentConfig, device: torch.device) -> tuple[ExperimentConfig, tuple[str, ...]]:
@@ -264,8 +297,12 @@ def _on_input_grid(
     anomaly = to_input_grid(_volume(working.anomaly_map).astype(np.float32), geometry, 1)
     reconstruction = low + (high - low) * to_input_grid(_volume(working.reconstruction), geometry, 1)
     scores = _scores(working, prepared, segmentation, mask)
-    warnings = [*image.notes, *mask.notes, *brain.oddities(image, mask, package.config.data.modality)]
-    warnings += _misfits(geometry, image, 1 - inside.sum() / np.count_nonzero(mask.data), scores)
+    warnings = _oddities(image, mask, geometry, seen > 0, package.config.data.modality)
+    if scores["segmented_fraction_of_brain"] > IMPLAUSIBLE_FRACTION:
+        warnings.append(
+            f"{scores['segmented_fraction_of_brain']:.0%} of the brain is above the threshold; this scan is probably of "
+            "another kind than those that the model was made from"
+        )
     return Prediction(
         anomaly_map=np.where(inside, anomaly, np.float32(0)),
         reconstruction=np.where(inside, reconstruction, np.float32(0)).astype(np.float32),
@@ -296,8 +333,11 @@ def _scores(
     }
 
 
-def _misfits(geometry: Geometry, image: Volume, cut: float, scores: Mapping[str, float]) -> list[str]:
-    found = []
+def _oddities(image: Volume, mask: Volume, geometry: Geometry, seen: NDArray[np.bool_], modality: str) -> list[str]:
+    """What is odd about a scan and its brain mask; ``seen`` (X, Y, Z): where the scan lies in the model's field of view."""
+    found = [*image.notes, *mask.notes, *brain.oddities(image, mask, modality)]
+    brain_voxels = mask.data > 0
+    cut = 1 - np.count_nonzero(brain_voxels & seen) / np.count_nonzero(brain_voxels)
     if geometry.voxel_step != (1.0, 1.0, 1.0):
         there, needed = (
             " x ".join(f"{n:.2f}" for n in sizes) for sizes in (image.voxel_size_mm, geometry.voxel_size_mm)
@@ -305,9 +345,4 @@ def _misfits(geometry: Geometry, image: Volume, cut: float, scores: Mapping[str,
         found.append(f"voxels of {there} mm were resampled to {needed} mm, those of the model")
     if cut > CUT_FRACTION:
         found.append(f"{cut:.0%} of the brain lies outside of the model's field of view and was not looked at")
-    if scores["segmented_fraction_of_brain"] > IMPLAUSIBLE_FRACTION:
-        found.append(
-            f"{scores['segmented_fraction_of_brain']:.0%} of the brain is above the threshold; this scan is probably of "
-            "another kind than those that the model was made from"
-        )
     return found

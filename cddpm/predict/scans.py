@@ -81,9 +81,14 @@ def collect(places: Sequence[Path], out: Path, dataset: str = "all") -> list[Job
     Raises ``DataError`` for a folder without scans, a faulty table (all faults at once), or two scans with one folder of
     results. Whether a scan can be used is not looked at.
     """
-    jobs = [job for place in places for job in _jobs(place, out, dataset)]
+    jobs = asked_for(places, out, dataset)
     check_apart(jobs)
     return jobs
+
+
+def asked_for(places: Sequence[Path], out: Path, dataset: str = "all") -> list[Job]:
+    """As ``collect``, where two jobs may have one folder of results: nothing is written there."""
+    return [job for place in places for job in _jobs(place, out, dataset)]
 
 
 def check_apart(jobs: Sequence[Job]) -> None:

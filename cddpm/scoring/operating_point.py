@@ -190,6 +190,20 @@ def quantile_threshold(histograms: Sequence[Histogram], rate: float) -> float:
     return threshold_value(int(np.argmax(above <= rate * every.sum())))
 
 
+def voxels_above(h: Histogram, threshold: float) -> int:
+    """Voxels of both kinds whose score is strictly above ``threshold``."""
+    beyond = int(threshold_bits(threshold)) + 1
+    return int(h.lesion[beyond:].sum() + h.normal[beyond:].sum())
+
+
+def without(whole: Histogram, part: Histogram) -> Histogram:
+    """The voxels of ``whole`` that are not of ``part``, which is pooled in it."""
+    lesion, normal = whole.lesion.copy(), whole.normal.copy()
+    lesion[: part.lesion.size] -= part.lesion
+    normal[: part.normal.size] -= part.normal
+    return Histogram(lesion, normal)
+
+
 def thresholds_by_seed_search(groups: Mapping[str, Sequence[Histogram]]) -> dict[str, float]:
     """Threshold of ``seed_search`` over the pooled voxels of each data set, and under ``all`` over those of all of them."""
     by_dataset = {dataset: pooled(histograms) for dataset, histograms in groups.items()}

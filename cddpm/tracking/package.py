@@ -125,6 +125,11 @@ def read_package(directory: Path) -> Package:
     return Package(directory, manifest.fingerprint, _weights(directory / WEIGHTS), config, pipeline)
 
 
+def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Of names, kinds, shapes and every bit of the tensors (on the CPU)."""
+    return artifact.fingerprint(_digests(weights))
+
+
 def _check(weights: Mapping[str, Tensor], pipeline: Pipeline) -> None:
     if not weights:
         raise ValueError("weights: empty; the state of a network is needed")

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny_package import package, prediction, predictor, scan
+from tiny_package import healthy, package, prediction, predictor, quick_package, scan
 
-__all__ = ["package", "prediction", "predictor", "scan"]
+__all__ = ["healthy", "package", "prediction", "predictor", "quick_package", "scan"]
 
 
 @pytest.fixture(scope="session", autouse=True)
