@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from cddpm.errors import ArtifactError, ConfigError, TrackingError
+from cddpm.text import Console, Table
 
 if TYPE_CHECKING:  # heavy imports: only a command that runs pays for them
     from cddpm.inventory.campaigns import Referrer
@@ -72,7 +70,7 @@ def list_command(output_dir: OutputDir = Path("outputs"), uri: Uri = None, as_js
         return
     _print_entries(known, artifacts)
     if note:
-        Console(stderr=True).print(f"[yellow]{escape(note)}[/]", soft_wrap=True, highlight=False)
+        Console(stderr=True).print(f"[yellow]{escape(note)}[/]")
 
 
 @app.command()
@@ -96,7 +94,7 @@ def verify(output_dir: OutputDir = Path("outputs"), as_json: AsJson = False) -> 
         )
     if not as_json:
         size = sum(entry.bytes for entry in entries)
-        Console().print(f"{len(entries)} artifacts ({_size(size)}) are as they were written.", highlight=False)
+        Console().print(f"{len(entries)} artifacts ({_size(size)}) are as they were written.")
 
 
 @app.command()
@@ -191,25 +189,20 @@ def _print_json(value: Any) -> None:
 
 def _print_entries(known: _Known, artifacts: Path) -> None:
     total = sum(entry.bytes for entry in known.entries)
-    title = f"{escape(str(artifacts))}: {len(known.entries)} artifacts, {_size(total)}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for name, options in {
-        "kind": {"no_wrap": True},
-        "fingerprint": {"no_wrap": True},
-        "size": {"no_wrap": True, "justify": "right"},
-        "age": {"no_wrap": True, "justify": "right"},
-        "made from": {"overflow": "fold"},
-        "referred to by": {"overflow": "fold"},
-    }.items():
-        table.add_column(name, **options)  # type: ignore[arg-type]
+    console = Console()
+    table = Table(f"{console.path(artifacts)}: {len(known.entries)} artifacts, {_size(total)}")
+    for name in ("artifact", "size", "age", "made from", "referred to by"):
+        short = name in ("size", "age")
+        table.add_column(name, justify="right" if short else "left", no_wrap=short)
     parts = {entry.fingerprint: entry.parts for entry in known.entries if entry.kind == "prediction"}
     for entry in known.entries:
         size = _size(_viewed(entry, parts)) + "*" if entry.view else _size(entry.bytes)
-        row = (entry.kind, entry.fingerprint, size, _age(entry.modified), _origin(entry))
-        table.add_row(*map(escape, row), escape(_summed(known.referrers(entry), known.children(entry))))
-    Console().print(table)
+        for_whom = _summed(known.referrers(entry), known.children(entry))
+        row = (f"{entry.kind} {entry.fingerprint}", size, _age(entry.modified), _origin(entry), for_whom)
+        table.add_row(*map(escape, row))
+    console.print(table)
     if any(entry.view for entry in known.entries):
-        Console().print("* parts of its prediction, which are counted there", highlight=False)
+        console.print("* parts of its prediction, which are counted there")
 
 
 def _viewed(entry: "Entry", parts: Mapping[str, Mapping[Any, int]]) -> int:
@@ -226,10 +219,10 @@ def _origin(entry: "Entry") -> str:
     ]
     if entry.kind == "reconstruction" and entry.view:
         view = entry.view
-        names = [f"prediction {str(made.get('prediction'))[:8]}"]
+        names = [f"prediction {made.get('prediction')}"]
         names += [f"{len(view.volumes)} volumes at {_numbers(view.levels)}, seeds {_numbers(view.seeds)}"]
     if entry.kind == "score":
-        names = [f"reconstruction {made['reconstruction'][:8]}"] if made.get("reconstruction") else names
+        names = [f"reconstruction {made['reconstruction']}"] if made.get("reconstruction") else names
     if entry.kind == "store" and "files" in made:
         names += [f"{len(made['files'])} files"]
     if "imported" in made:
@@ -254,7 +247,7 @@ def _print_freed(before: int, done: "list[tuple[Step, int]]", policy: "Policy", 
     if as_json:
         _print_json({"dry_run": dry_run, "bytes_before": before, "bytes_freed": freed, "freed": rows})
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console()
     for row in rows:
         some = "" if row["whole"] else f", {row['parts']} of its parts"
         age = _age(row["modified"])

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
+
+from cddpm.text import Console, Table, whole
 
 if TYPE_CHECKING:
     from cddpm.config import DataConfig
     from cddpm.data.finding import Report
+    from cddpm.data.split_report import SplitReport, SplitState
 
 app = typer.Typer(no_args_is_help=True, help="Make a phantom, check scans, tell leaks, build a slice store.")
 
@@ -23,7 +25,7 @@ DataDir = Annotated[
         show_default=False,
     ),
 ]
-Table = Annotated[
+ScanTable = Annotated[
     Path | None,
     typer.Option("--table", help="CSV or YAML file that names the scans, instead of split files.", show_default=False),
 ]
@@ -84,18 +86,15 @@ def phantom(
     config = PhantomConfig.model_validate({name: value for name, value in given.items() if value is not None})
     path = make_phantom(out, config, parallel=processes)
     scans = len(list(path.rglob("*.nii.gz")))
-    Console().print(
-        f"{escape(str(path))}: {scans} files of a {config.size} phantom, seed {config.seed}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    console = Console()
+    console.print(f"{console.path(path)}: {scans} files of a {config.size} phantom, seed {config.seed}")
 
 
 @app.command()
 def check(
     data_dir: DataDir = None,
     config: Configuration = None,
-    table: Table = None,
+    table: ScanTable = None,
     modality: Modality = None,
     fold: Fold = None,
     healthy: Healthy = None,
@@ -128,7 +127,7 @@ def check(
 @app.command()
 def splits(
     data_dir: DataDir = None,
-    table: Table = None,
+    table: ScanTable = None,
     modality: Annotated[
         str, typer.Option("--modality", help="Only scans that exist in it; t1 is every row of the published files.")
     ] = "t1",
@@ -156,9 +155,10 @@ def splits(
         found = split_report.unhealthy_in(root / "splits", data.healthy)
         data = data.model_copy(update={"unhealthy": found})
     report = split_report.write_clean(data, root, write) if write else split_report.report_splits(data, root)
-    typer.echo(json.dumps(report.to_dict(), indent=2, sort_keys=True) if as_json else "\n".join(report.lines()))
-    if write and not as_json:
-        typer.echo(f"{write}: clean split files and {split_report.REPORT}")
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2, sort_keys=True))
+    else:
+        _print_splits(report, write)
 
 
 @app.command()
@@ -168,7 +168,7 @@ def build(
     config: Annotated[
         Path, typer.Option("--config", help="Experiment file; its data section is used.", show_default=False)
     ],
-    table: Table = None,
+    table: ScanTable = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Instead of the file's output_dir.", show_default=False)
     ] = None,
@@ -191,11 +191,8 @@ def build(
         cluster.kill()
     store = SliceStore.open(path)
     height, width = store.slice_shape
-    Console().print(
-        f"{escape(str(path))}: {len(store.volumes)} volumes, {len(store)} slices of {height}x{width}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    console = Console()
+    console.print(f"{console.path(path)}: {len(store.volumes)} volumes, {len(store)} slices of {height}x{width}")
 
 
 def _places(data_dir: Path | None, table: Path | None) -> dict[str, str | None]:
@@ -214,11 +211,45 @@ def _data_config(file: Path | None, values: dict[str, Any]) -> "DataConfig":
 
 
 def _print_report(report: "Report") -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console()
     colours = {"error": "red", "warning": "yellow"}
-    lines = report.lines()
-    for finding, line in zip(report.findings, lines, strict=False):
-        rest = line.removeprefix(finding.severity)
-        console.print(f"[{colours[finding.severity]}]{finding.severity}[/]{escape(rest)}")
-    for line in lines[len(report.findings) :]:
+    for finding in report.findings:
+        said = escape(f"{finding.found}; {finding.allowed} [{finding.code}]")
+        label = f"[{colours[finding.severity]}]{finding.severity}[/]"
+        console.print(f"{label}: {console.path(finding.file)}: {said}")
+    for line in report.lines()[len(report.findings) :]:
         console.print(escape(line))
+
+
+def _print_splits(report: "SplitReport", written: Path | None) -> None:
+    from cddpm.data.split_report import REPORT
+
+    console = Console()
+    _print_state(console, "As they are", report.published)
+    _print_state(console, "Clean", report.clean)
+    console.print(escape(report.told_of_scans()))
+    if written:
+        console.print(f"{console.path(written)}: clean split files and {REPORT}")
+
+
+def _print_state(console: Console, heading: str, state: "SplitState") -> None:
+    console.print(f"{heading}: {state.repeats} rows repeat a scan, {state.leaks} times a subject is in two splits")
+    table = Table()
+    table.add_column("split")
+    for name in ("rows", "subjects", "repeated"):
+        table.add_column(name, justify="right")
+    table.add_column("also in another split")
+    for split in state.splits:
+        also = ", ".join(whole(f"{len(names)} in {title}") for title, names in split.leaked.items()) or "-"
+        table.add_row(escape(split.title), str(split.rows), str(split.subjects), str(split.rows - split.subjects), also)
+    console.print(table)
+    for fold in state.folds:
+        console.print(
+            f"  fold {fold.fold}: {fold.train} training, {fold.val} validation, {fold.test} test subjects, "
+            f"{fold.in_two} of them in two splits"
+        )
+    if state.validated_again:
+        console.print(f"  {state.validated_again} subjects are validated on in more than one fold")
+    for name, columns in state.conflicts.items():
+        console.print(f"  {escape(name)}: its rows differ in {escape(', '.join(columns))}")
+    console.print()

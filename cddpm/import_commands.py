@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from cddpm.shell import overrides
+from cddpm.text import Console, Table, name, whole
 
 if TYPE_CHECKING:
     from cddpm.training.lightning_file import LightningFile
@@ -65,12 +63,13 @@ def import_checkpoint(
         _check_packable(candidate)
     path, made = reference_checkpoint.write(candidate, source, settings.output_dir / "artifacts")
     _print_import(source, candidate, config)
-    console = _console()
-    console.print(f"\n{candidate.kind}: {escape(str(path))}{'' if made else ' (was there)'}")
+    console = Console()
+    console.print(f"\n{candidate.kind}: {console.path(path)}{'' if made else ' (was there)'}")
     package = _package(candidate, source, path, threshold) if threshold is not None else None
     if package:
-        console.print(f"package: {escape(str(package))}")
-    console.print(f"Next: {escape(_next(candidate, path, package))}")
+        console.print(f"package: {console.path(package)}")
+    console.print("Next:")
+    console.command(_next(candidate, path, package))
 
 
 def _fixed(threshold: float | None) -> dict[str, Any]:
@@ -105,17 +104,21 @@ def _package(candidate: "Candidate", source: "LightningFile", path: Path, thresh
 def _print_import(source: "LightningFile", candidate: "Candidate", config: Path) -> None:
     from cddpm.training.reference_checkpoint import parameters, untold
 
-    console = _console()
-    about = [f"{name.replace('_', ' ')} {value}" for name, value in source.about.items()]
-    console.print(escape(", ".join([str(source.path), *about, f"SHA-256 {source.digest[:16]}"])))
-    table = Table(box=box.SIMPLE_HEAD)
-    for name, justify in (("network", "left"), ("below", "left"), ("tensors", "right"), ("numbers", "right")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    console = Console()
+    about = [f"{what.replace('_', ' ')} {value}" for what, value in source.about.items()]
+    about.append(f"SHA-256 {source.digest[:16]}")
+    console.print(", ".join([console.path(source.path), *map(whole, about)]))
+    table = Table()
+    for heading in ("network", "below", "tensors", "numbers"):
+        table.add_column(heading, justify="right" if heading in ("tensors", "numbers") else "left")
     for kind, part in candidate.parts.found.items():
-        table.add_row(_TITLES[kind], escape(part.prefix) or "-", str(len(part.tensors)), f"{parameters(part):,}")
+        table.add_row(
+            _TITLES[kind], name(part.prefix) if part.prefix else "-", str(len(part.tensors)), f"{parameters(part):,}"
+        )
     console.print(table)
     _print_settings(console, "The tensors show", candidate.decided)
-    _print_settings(console, f"Taken from {config}, which no tensor can confirm", untold(candidate))
+    taken = f"Taken from {console.path(config)}, which no tensor can confirm"
+    _print_settings(console, taken, untold(candidate))
     left_out = [*(f"the copy below '{prefix}'" for prefix in candidate.parts.copies), *_summed(candidate.dropped)]
     left_out += [f"pickled settings of the training ({len(source.unread)} classes)"] if source.unread else []
     if left_out:
@@ -124,9 +127,9 @@ def _print_import(source: "LightningFile", candidate: "Candidate", config: Path)
 
 def _print_settings(console: Console, title: str, settings: dict[str, Any]) -> None:
     if settings:
-        console.print(f"[bold]{escape(title)}[/]")
+        console.print(f"[bold]{title}[/]")
         for path, value in sorted(settings.items()):
-            console.print(f"  {path}: {escape(_plain(value))}")
+            console.print(f"  {name(path)}: {escape(_plain(value))}")
 
 
 def _plain(value: Any) -> str:
@@ -151,7 +154,3 @@ def _next(candidate: "Candidate", path: Path, package: Path | None) -> str:
     if candidate.kind == ENCODER:
         return f"python launch/sweep.py --config {path / CONFIG} --set pretraining.artifact={path.name}{data}"
     return f"python launch/evaluate.py --config {path / CONFIG} --set training.artifact={path.name}{data}"
-
-
-def _console() -> Console:
-    return Console(soft_wrap=True, highlight=False)

@@ -1,6 +1,5 @@
 """``cddpm predict``: anomaly maps of scans, from a model package or a registered model."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -8,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from cddpm.errors import ConfigError
+from cddpm.text import Console, whole
 
 if TYPE_CHECKING:
     from cddpm.predict.batch import Outcome
@@ -70,7 +69,7 @@ def predict(
         typer.Option(
             "--tracking-uri",
             envvar="MLFLOW_TRACKING_URI",
-            help="MLflow server or database; without it sqlite:///outputs/mlflow.db here.",
+            help="MLflow server or database; without it outputs/mlflow.db here.",
             show_default=False,
         ),
     ] = None,
@@ -210,17 +209,17 @@ def chosen_device(wanted: str) -> str:
 
 def _print_outcomes(outcomes: "Iterable[Outcome]", count: int) -> None:
     """Tell each as it comes, and at the end, of many, how many there were of each kind."""
-    stdout, stderr = (Console(file=file, soft_wrap=True, highlight=False) for file in (sys.stdout, sys.stderr))
+    stdout, stderr = Console(), Console(stderr=True)
     kinds: Counter[str] = Counter()
     for outcome in outcomes:
         scan = outcome.job.scan
         for warning in outcome.warnings:
-            stderr.print(f"[yellow]warning[/] {escape(f'{scan}: {warning}')}")
+            stderr.print(f"[yellow]warning[/] {stderr.path(scan)}: {escape(warning)}")
         if outcome.error is not None:
             stderr.print(f"[bold red]error[/] {escape(outcome.error)}")
         else:
             said = "was there already, kept" if outcome.kept else outcome.summary
-            stdout.print(escape(f"{scan.name}: {said} -> {outcome.job.folder}"))
+            stdout.print(f"{whole(scan.name)}: {escape(said)} -> {stdout.path(outcome.job.folder)}")
         kinds["failed" if outcome.error is not None else "kept" if outcome.kept else "done"] += 1
     if kinds["failed"]:
         stderr.print(f"{kinds['failed']} of {count} scans failed")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+
+from cddpm.text import Console, whole
 
 
 def report(
@@ -52,9 +52,10 @@ def report(
         raise typer.BadParameter("goes with --scan; of a sweep the truth is known", param_hint="--truth")
     path = _of_scans(scans, truths or [], output) if scans else _of_sweep(str(sweep), output, output_dir)
     size = path.stat().st_size / 1e6
-    Console().print(f"{escape(str(path))} ({size:.1f} MB)", soft_wrap=True, highlight=False)
+    console = Console()
+    console.print(f"{console.path(path)} {whole(f'({size:.1f} MB)')}")
     if show and not webbrowser.open(path.as_uri()):
-        Console(stderr=True).print("no browser was found here; open the file yourself", highlight=False)
+        Console(stderr=True).print("no browser was found here; open the file yourself")
 
 
 def _of_sweep(sweep: str, output: Path | None, output_dir: Path) -> Path:

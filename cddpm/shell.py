@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 from typer.models import ArgumentInfo
 
 from cddpm.errors import CddpmError, ConfigError, StoppedError
 from cddpm.place import address, local
+from cddpm.text import Console
+from cddpm.text.words import rows
 from cddpm.tracking import mlflow_settings
 
 DataDir = Annotated[
@@ -104,11 +106,43 @@ def guarded_app(app: typer.Typer) -> None:
     """Run ``app``; a user's fault is told in one message without a traceback."""
     on_disk(app)
     mlflow_settings.apply()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[_LinesOnStderr()]
+    )
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(ray|mlflow|torchio)\.")
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except CddpmError as error:
         label = "[bold yellow]stopped[/]" if isinstance(error, StoppedError) else "[bold red]error[/]"
-        Console(stderr=True, soft_wrap=True).print(f"{label} {escape(str(error))}", highlight=False)
+        Console(stderr=True).print(f"{label} {escape(str(error))}")
         sys.exit(error.exit_code)
+    except typer.TyperException as error:
+        _tell_misuse(error)
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit("Aborted!")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell_misuse(error: typer.TyperException) -> None:
+    """An option or argument that is unknown, missing or wrong; said as other faults are, not in a frame that breaks paths."""
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    if not message:  # no arguments at all: the help was printed
+        return
+    console = Console(stderr=True)
+    if context is not None:
+        console.print(escape(context.get_usage().strip()), style="yellow")
+        console.print(f"Try '{escape(context.command_path)} --help' for help.", style="dim")
+    console.print(f"[bold red]error[/] {escape(message)}")
+
+
+class _LinesOnStderr(logging.Handler):
+    """Warnings as whole words and paths; above a live display if there is one, which stands in for ``sys.stderr`` then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As ``logging`` asks."""
+        try:
+            lines = rows(Text(self.format(record)), Console(stderr=True).width)
+            sys.stderr.write("".join(f"{line.plain}\n" for line in lines))
+        except Exception:  # noqa: BLE001 - a message that cannot be told must not end the work that it is about
+            self.handleError(record)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from cddpm.shell import guarded_app
+from cddpm.text import Console, Table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 Output = Annotated[Path | None, typer.Option(help="JSON file for the numbers.")]
@@ -62,7 +62,7 @@ def _told(found: list[Any], cores: int, quick: bool, output: Path | None, consol
     console.print(_table(found))
     for number, row in enumerate(found, start=1):
         if row.detail:
-            console.print(f"{number}  {row.detail}", soft_wrap=True, highlight=False)
+            console.print(f"{number}  {escape(row.detail)}", hang=3)
     if output is not None:
         artifact.write_json(output, {"machine": _machine(cores), "quick": quick, "rows": [r.plain() for r in found]})
     missed = [row for row in found if row.held is False]
@@ -89,7 +89,7 @@ def race(
         found = races.run(find(sweep, output_dir), cores)
     cached, plain = found.cached, found.plain
     ratio = (len(cached.best) / cached.seconds[-1]) / (len(plain.best) / plain.seconds[-1])
-    table = Table(title=f"Sweep '{found.sweep}', {found.volumes} validation volumes, {cores} cores")
+    table = Table(f"Sweep '{escape(found.sweep)}', {found.volumes} validation volumes, {cores} cores")
     for name in ("way", "settings", "seconds", "settings/hour", "best Dice"):
         table.add_column(name, justify="left" if name == "way" else "right")
     for name, way in (("on cached reconstructions", cached), ("plain", plain)):
@@ -106,13 +106,13 @@ def race(
 
 
 def _table(found: list[Any]) -> Table:
-    table = Table(title="Speed and memory")
+    table = Table("Speed and memory")
     for name in ("", "work", "bar", "measured", "held"):
         table.add_column(name, justify="right" if name in ("bar", "measured") else "left")
     for number, row in enumerate(found, start=1):
         bar = "" if row.bar is None else f"{row.sense} {row.bar:,g}"
         held = {None: "", True: "yes", False: "[red]no[/]"}[row.held]
-        table.add_row(str(number), row.work, bar, f"{_digits(row.measured)} {row.unit}", held)
+        table.add_row(str(number), escape(row.work), bar, escape(f"{_digits(row.measured)} {row.unit}"), held)
     return table
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from cddpm.shell import (
     Address,
@@ -23,6 +22,7 @@ from cddpm.shell import (
     overrides,
     whole_numbers,
 )
+from cddpm.text import Console
 
 
 def main(

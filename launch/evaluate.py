@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from cddpm.shell import (
     Address,
@@ -22,6 +21,7 @@ from cddpm.shell import (
     overrides,
     whole_numbers,
 )
+from cddpm.text import Console
 
 
 def main(

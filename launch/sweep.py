@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from cddpm.config import ExperimentConfig, load
 from cddpm.shell import Address, DataDir, OutputDir, Resume, Settings, TrackingUri, guarded, overrides
+from cddpm.text import Console
 
 
 def main(

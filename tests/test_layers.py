@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 ROWS = (  # lowest first; a name stands for the module or the whole package cddpm.<name>
-    ("errors", "place"),
+    ("errors", "place", "text"),
     ("config", "artifact"),
     ("data",),
     ("models",),
@@ -37,6 +37,9 @@ HOMES = {
     "nibabel": ("cddpm.data.volume",),
     "optuna": ("cddpm.search.*",),
     "typer": COMMAND_LINES,
+    "rich.console": ("cddpm.text.*", "cddpm.search.display"),  # Rich's own break words and paths
+    "rich.table": ("cddpm.text.*", "cddpm.search.display"),
+    "rich.tree": ("cddpm.text.*",),
 }
 NAMELESS = {"utils", "util", "helpers", "common", "base", "misc", "manager"}
 
@@ -121,6 +124,7 @@ def test_every_home_that_is_one_module_exists() -> None:
         ("cddpm.search.record", "import fcntl"),
         ("cddpm.data.geometry", "from nibabel.affines import voxel_sizes"),
         ("cddpm.training.stages", "import optuna.trial"),
+        ("cddpm.registry_commands.tables", "from rich.console import Console"),
     ],
 )
 def test_a_wrong_import_is_found(name: str, source: str) -> None:

@@ -90,11 +90,8 @@ class SplitReport:
         """Plain JSON data."""
         return asdict(self)
 
-    def lines(self) -> list[str]:
-        """The report as lines of at most about 100 characters."""
-        return [*_state_lines("As they are", self.published), "", *_state_lines("Clean", self.clean), "", self._scans()]
-
-    def _scans(self) -> str:
+    def told_of_scans(self) -> str:
+        """What is known of the image files, as a sentence."""
         if not self.scans_there:
             return f"None of the {self.scans} scans ({self.modality}) is there: told from the split files alone."
         same = "; ".join(" = ".join(names) for names in self.same_bytes) or "none"
@@ -237,21 +234,3 @@ def _refuse_other(folder: Path, texts: Mapping[str, str]) -> None:
     for path in sorted(folder.glob("*")):
         if path.name not in texts or path.read_text() != texts[path.name]:
             raise DataError(f"{path}: is there already, with another content; name a new folder")
-
-
-def _state_lines(heading: str, state: SplitState) -> Iterator[str]:
-    yield f"{heading}: {state.repeats} rows repeat a scan, {state.leaks} times a subject is in two splits"
-    width = max(len(split.title) for split in state.splits)
-    yield f"  {'split':{width}}   rows  subjects  repeated  also in another split"
-    for split in state.splits:
-        also = ", ".join(f"{len(names)} in {title}" for title, names in split.leaked.items()) or "-"
-        yield f"  {split.title:{width}}  {split.rows:5}  {split.subjects:8}  {split.rows - split.subjects:8}  {also}"
-    for fold in state.folds:
-        yield (
-            f"  fold {fold.fold}: {fold.train} training, {fold.val} validation, {fold.test} test subjects, "
-            f"{fold.in_two} of them in two splits"
-        )
-    if state.validated_again:
-        yield f"  {state.validated_again} subjects are validated on in more than one fold"
-    for name, columns in state.conflicts.items():
-        yield f"  {name}: its rows differ in {', '.join(columns)}"

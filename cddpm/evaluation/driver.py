@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from cddpm import cluster
@@ -25,6 +24,7 @@ from cddpm.evaluation.plan import Plan
 from cddpm.evaluation.shift import Shift, contrast_store
 from cddpm.search.display import Display
 from cddpm.search.sweep import prepare_data, settle, slice_store
+from cddpm.text import Console
 from cddpm.training import stages, worker
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from cddpm import artifact
@@ -17,6 +16,7 @@ from cddpm.evaluation import markdown, provenance, table, terminal
 from cddpm.evaluation.fold import Outcome, all_results
 from cddpm.evaluation.plan import Plan
 from cddpm.evaluation.table import ResultTable
+from cddpm.text import Console
 from cddpm.tracking.spool import to_deliver
 
 SHIFT_COLUMNS = ("dice", "oracle_dice", "auprc", "l1_ratio", "jensen_shannon", "wasserstein")
@@ -117,8 +117,7 @@ def opening(plan: Plan, console: Console) -> None:
     trained = sum(config.method == "diffusion" for configs in plan.methods.values() for config in configs)
     console.print(
         f"[bold]{plan.kind} '{plan.name}'[/]: {', '.join(plan.methods)}; folds {', '.join(map(str, plan.folds))}; "
-        f"{modalities}: {trained * len(plan.folds)} trainings",
-        highlight=False,
+        f"{modalities}: {trained * len(plan.folds)} trainings"
     )
 
 
@@ -126,6 +125,6 @@ def closing(plan: Plan, files: Files, undelivered: int, console: Console) -> Non
     """The headline, and where the rest is."""
     terminal.show(files.table, console)
     if undelivered:
-        console.print(escape(to_deliver(undelivered, plan.first.output_dir)), style="yellow", soft_wrap=True)
-    console.print(f"all measures, per data set: {files.markdown}", highlight=False, soft_wrap=True)
-    console.print(f"per volume and as CSV:      {files.markdown.parent}", highlight=False, soft_wrap=True)
+        console.print(escape(to_deliver(undelivered, plan.first.output_dir)), style="yellow")
+    console.print(f"all measures, per data set: {console.path(files.markdown)}")
+    console.print(f"per volume and as CSV:      {console.path(files.markdown.parent)}")

@@ -1,15 +1,13 @@
-"""A table in the terminal, cut to its width."""
+"""A table in the terminal, cut between data sets to its width."""
 
 from collections.abc import Iterator, Sequence
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text as RichText
 
 from cddpm.evaluation.grid import Grid, details, headline
 from cddpm.evaluation.provenance import header
 from cddpm.evaluation.table import HEADLINE, ResultTable
+from cddpm.text import Console, Table
 
 
 def show(table: ResultTable, console: Console, measures: Sequence[str] = HEADLINE) -> None:
@@ -32,15 +30,15 @@ def _show(grid: Grid, console: Console) -> None:
     for drawn in tables(grid, console.width):
         console.print(drawn)
     for line in grid.legend:
-        console.print(RichText(line, "dim"))
+        console.print(RichText(line, "dim"), hang=0)
 
 
 def tables(grid: Grid, width: int) -> Iterator[Table]:
     """The blocks of ``grid`` that fit ``width`` characters."""
     for block in grid.blocks(width):
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        table = Table()
         for name in block.labels:
-            table.add_column(RichText(name), no_wrap=True)
+            table.add_column(RichText(name))
         for name in block.head:
             table.add_column(RichText(name), justify="right", no_wrap=True)
         for line in block.lines:

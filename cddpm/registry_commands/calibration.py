@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cddpm.registry_commands.options import AsJson, Model, Uri, print_json
+from cddpm.text import Console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,7 +104,7 @@ def _print(found: "ThresholdCalibration", ref: str, model: str, out: Path) -> No
     for name, value in _rows(found).items():
         table.add_row(name, value)
     Console(highlight=False).print(table)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console()
     if len(found.scans) == 1:
         console.print("One scan says nothing of other people; of more, their spread is told.")
     console.print(f"Written to {escape(str(out))}. Use it with")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from cddpm.errors import ConfigError, UndeliveredError
@@ -24,6 +23,7 @@ from cddpm.registry_commands.options import (
     print_json,
     say_loudly,
 )
+from cddpm.text import Console, path, whole
 
 if TYPE_CHECKING:
     from cddpm.tracking.guard import Guard
@@ -95,10 +95,8 @@ def archive(
     if as_json:
         print_json(version.plain())
     else:
-        Console().print(
-            f"Version {version.number} of '{escape(model)}' is archived; cddpm registry restore {version.number} brings it back.",
-            soft_wrap=True,
-        )
+        back = whole(f"cddpm registry restore {version.number}")
+        Console().print(f"Version {version.number} of '{escape(model)}' is archived; {back} brings it back.")
 
 
 def restore(ref: Ref, uri: Uri = None, model: Model = "cddpm", as_json: AsJson = False) -> None:
@@ -107,7 +105,7 @@ def restore(ref: Ref, uri: Uri = None, model: Model = "cddpm", as_json: AsJson =
     if as_json:
         print_json(version.plain())
     else:
-        Console().print(f"Version {version.number} of '{escape(model)}' is in the lists again.", soft_wrap=True)
+        Console().print(f"Version {version.number} of '{escape(model)}' is in the lists again.")
 
 
 def sync(
@@ -130,7 +128,7 @@ def sync(
     console = Console()
     if not any(waiting_in(journal)[0] for journal in spool.glob(f"*{SUFFIX}")):
         done = {"delivered": 0, "waiting": 0, "refused": 0, "faults": []}
-        print_json(done) if as_json else console.print(f"Nothing waits in {escape(str(spool))}.", soft_wrap=True)
+        print_json(done) if as_json else console.print(f"Nothing waits in {path(spool)}.")
         return
     from cddpm.tracking.spool import deliver_spool  # with MLflow, which takes long to import
 
@@ -138,7 +136,7 @@ def sync(
         spool,
         uri,
         timeout,
-        lambda one: None if as_json else console.print(f"{escape(one.sweep)}: {one.entries} entries", soft_wrap=True),
+        lambda one: None if as_json else console.print(f"{whole(one.sweep)}: {one.entries} entries"),
     )
     if as_json:
         print_json({**dataclasses.asdict(outcome), "faults": list(outcome.faults)})
@@ -165,4 +163,4 @@ def _told(entry: "Promotion", model: str, as_json: bool) -> None:
         print_json(entry.plain())
         return
     before = f" (was version {entry.previous})" if entry.previous not in (None, entry.version) else ""
-    Console().print(f"'{entry.alias}' is now version {entry.version} of '{escape(model)}'{before}.", soft_wrap=True)
+    Console().print(f"'{entry.alias}' is now version {entry.version} of '{escape(model)}'{before}.")

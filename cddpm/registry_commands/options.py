@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+
+from cddpm.text import Console
 
 if TYPE_CHECKING:  # only a command that runs pays for it
     from cddpm.tracking.registry import Registry
@@ -15,7 +16,7 @@ Uri = Annotated[
     typer.Option(
         "--tracking-uri",
         envvar="MLFLOW_TRACKING_URI",
-        help="MLflow server or database; without it sqlite:///outputs/mlflow.db here.",
+        help="MLflow server or database; without it outputs/mlflow.db here.",
         show_default=False,
     ),
 ]
@@ -67,4 +68,4 @@ def print_json(value: Any) -> None:
 
 def say_loudly(what: str) -> None:
     """A warning that cannot be overlooked, on stderr."""
-    Console(stderr=True, soft_wrap=True).print(f"[bold white on red] WARNING [/] [bold red]{what}[/]", highlight=False)
+    Console(stderr=True).print(f"[bold white on red] WARNING [/] [bold red]{what}[/]")

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from cddpm.errors import ArtifactError, ConfigError
@@ -27,6 +26,7 @@ from cddpm.registry_commands.options import (
     print_json,
     say_loudly,
 )
+from cddpm.text import Console, whole
 
 if TYPE_CHECKING:
     from cddpm.tracking.version import Version
@@ -72,9 +72,9 @@ def list_command(
                 f"and {len(found) - len(shown)} more: --top {len(found)} shows them, --where chooses among them"
             )
     elif where or sweep:
-        Console().print(f"No version of '{escape(model)}' fits.", soft_wrap=True)
+        Console().print(f"No version of '{escape(model)}' fits.")
     else:
-        Console().print(f"No model is registered as '{escape(model)}' in {escape(registry.uri)}.", soft_wrap=True)
+        Console().print(f"No model is registered as '{escape(model)}' in {whole(registry.uri)}.")
 
 
 def best(
@@ -103,7 +103,7 @@ def best(
         print_json({**ranking, "versions": [version.plain() for version in found]})
         return
     if not found:
-        Console().print(f"No version of '{escape(model)}' fits.", soft_wrap=True)
+        Console().print(f"No version of '{escape(model)}' fits.")
         return
     also = sorted({name for v in found for name in v.metrics if _is_sibling(name, metric, split)} - {key})
     columns = {name: _column(name) for name in (key, *also[:3])}
@@ -183,7 +183,8 @@ def pull(
     if as_json:
         print_json({"version": version.number, "fingerprint": version.fingerprint, "directory": str(path)})
     else:
-        Console().print(f"Version {version.number} ({version.fingerprint}) is in {escape(str(path))}", soft_wrap=True)
+        console = Console()
+        console.print(f"Version {version.number} ({version.fingerprint}) is in {console.path(path)}")
 
 
 def verify(

@@ -1,15 +1,11 @@
-"""Tables of ``cddpm registry``, readable in 80 columns."""
+"""Tables of ``cddpm registry``."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
-from rich.tree import Tree
 
+from cddpm.text import Console, Table, Tree, name, path, whole
 from cddpm.tracking import names
 
 if TYPE_CHECKING:
@@ -32,48 +28,48 @@ def versions(
     """A row per version, with a column per metric name -> heading; the day where the terminal is wide enough."""
     console = Console()
     dated = console.width >= 100
-    table = _table(title)
+    table = Table(escape(title))
     table.add_column("version", justify="right")
-    table.add_column("trial", overflow="fold")
+    table.add_column("trial")
     for heading in metrics.values():
-        table.add_column(escape(heading), justify="right", no_wrap=True)
-    table.add_column("aliases", style="green", overflow="fold")
+        table.add_column(escape(heading), justify="right")
+    table.add_column("aliases", style="green")
     if dated:
         table.add_column("created", no_wrap=True)
     for version in found:
-        values = [number(version.metrics.get(name)) for name in metrics]
+        values = [number(version.metrics.get(key)) for key in metrics]
         marks = [*version.aliases, *(["(archived)"] if version.archived else [])]
         when = [version.created[:10]] if dated else []
-        name = escape(version.trial_name or version.run_id)
-        table.add_row(str(version.number), name, *values, escape("\n".join(marks)), *when)
+        trial = whole(version.trial_name or version.run_id)
+        table.add_row(str(version.number), trial, *values, "\n".join(map(whole, marks)), *when)
     console.print(table)
 
 
 def facts(version: "Version", model: str) -> None:
     """All that the registry says of one version."""
-    table = _table(f"{model}, version {version.number}", show_header=False)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = Table(escape(f"{model}, version {version.number}"), show_header=False)
+    table.add_column(style="cyan")
+    table.add_column()
     rows = {
         "aliases": ", ".join(version.aliases) or "-",
         "trial": version.trial_name or "-",
         "run": version.run_id,
         "created": _minute(version.created) + " UTC",
         "package": version.fingerprint,
-        **{name: f"{value:.4f}" for name, value in sorted(version.metrics.items())},
-        **{name: value for name, value in sorted(version.tags.items()) if not name.startswith(_SHOWN_ELSEWHERE)},
+        **{key: f"{value:.4f}" for key, value in sorted(version.metrics.items())},
+        **{key: value for key, value in sorted(version.tags.items()) if not key.startswith(_SHOWN_ELSEWHERE)},
     }
-    for name, value in rows.items():
-        table.add_row(escape(name), escape(value))
+    for key, value in rows.items():
+        table.add_row(name(key), escape(value))
     Console().print(table)
 
 
 def audit(entries: Sequence["Promotion"]) -> None:
     """Who moved which alias, when and why."""
-    table = _table("Promotions")
-    for name in ("when (UTC)", "alias", "was", "who"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("why", overflow="fold", ratio=1)
+    table = Table("Promotions")
+    for heading in ("when (UTC)", "alias", "was", "who"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("why")
     for entry in entries:
         was = str(entry.previous) if entry.previous is not None else "-"
         notes = [entry.why, *(f"required: {text}" for text in entry.conditions)]
@@ -95,9 +91,9 @@ def comparison(found: "SideBySide", model: str) -> None:
         else f"{escape(model)}: all settings are equal"
     )
     metrics = {
-        name: [number(value) for value in values]
-        for name, values in found.metrics.items()
-        if not found.scores or name.count("/") < 2 or name.endswith(_OF_HEALTHY)
+        key: [number(value) for value in values]
+        for key, values in found.metrics.items()
+        if not found.scores or key.count("/") < 2 or key.endswith(_OF_HEALTHY)
     }
     console.print(_side_by_side("metrics", headings, metrics))
     if found.scores:
@@ -105,10 +101,10 @@ def comparison(found: "SideBySide", model: str) -> None:
         console.print(
             f"[dim]Mean over {found.split} subjects, 95 % bootstrap interval (BCa). Difference to {headings[0]}; p: two-sided "
             "paired permutation test over subjects, after Holm's correction for all tests of this table.[/]",
-            highlight=False,
+            hang=0,
         )
     for note in found.notes:
-        console.print(f"[yellow]{escape(note)}[/]", highlight=False)
+        console.print(f"[yellow]{escape(note)}[/]")
 
 
 def tree(steps: Sequence["Ancestor"], title: str) -> None:
@@ -120,25 +116,24 @@ def tree(steps: Sequence["Ancestor"], title: str) -> None:
         trunk = branches[parents[-1] if step.kind != "reconstruction" else "checkpoint"] if parents else None
         label = _label(step)
         if trunk is None:
-            root = branches[step.kind] = Tree(label, guide_style="dim")
+            root = branches[step.kind] = Tree(label)
         else:
             branches[step.kind] = trunk.add(label)
     console = Console()
-    console.print(f"[bold]{escape(title)}[/]", highlight=False)
+    console.print(f"[bold]{escape(title)}[/]")
     if root is not None:
-        console.print(root, highlight=False)
+        console.print(root)
 
 
 def checks(rows: Sequence[tuple["Version", str | None]], title: str) -> None:
     """Which packages are whole."""
-    table = _table(title)
+    table = Table(escape(title))
     table.add_column("version", justify="right")
-    table.add_column("trial", overflow="fold")
-    table.add_column("package", no_wrap=True)
-    table.add_column("state", overflow="fold")
+    for heading in ("trial", "package", "state"):
+        table.add_column(heading)
     for version, fault in rows:
         state = "[green]whole[/]" if fault is None else f"[bold red]{escape(fault)}[/]"
-        table.add_row(str(version.number), escape(version.trial_name or version.run_id), version.fingerprint, state)
+        table.add_row(str(version.number), whole(version.trial_name or version.run_id), version.fingerprint, state)
     Console().print(table)
 
 
@@ -148,36 +143,31 @@ def number(value: float | None) -> str:
 
 
 def _label(step: "Ancestor") -> str:
-    name = (
+    called = (
         f" [bold]{escape(step.fingerprint)}[/]"
         if step.fingerprint
         else " [yellow]not told[/]"
         if step.kind == "store"
         else ""
     )
-    here = f"\n[dim]{escape(_near(step.path))}[/]" if step.path else ""
+    here = f"\n[dim]{path(step.path)}[/]" if step.path else ""
     found = "".join(f"\n{escape(key)}: {escape(value)}" for key, value in step.facts.items())
-    return f"[cyan]{step.kind}[/]{name}{found}{here}"
-
-
-def _near(path: Path) -> str:
-    """``path`` as seen from here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return f"[cyan]{step.kind}[/]{called}{found}{here}"
 
 
 def _side_by_side(title: str, headings: Sequence[str], rows: Mapping[str, Sequence[str | None]]) -> Table:
-    table = _table(title)
-    table.add_column("", style="cyan", overflow="fold")
+    table = Table(escape(title))
+    table.add_column(style="cyan")
     for heading in headings:
-        table.add_column(heading, justify="right", overflow="fold")
-    for name, values in rows.items():
-        table.add_row(escape(name), *("-" if value is None else escape(value) for value in values))
+        table.add_column(heading, justify="right")
+    for key, values in rows.items():
+        table.add_row(name(key), *("-" if value is None else escape(value) for value in values))
     return table
 
 
 def _scores(found: "SideBySide", headings: Sequence[str]) -> Table:
-    table = _table(f"per subject, {found.split}")
-    table.add_column("", style="cyan", overflow="fold")
+    table = Table(f"per subject, {found.split}")
+    table.add_column(style="cyan")
     for heading in headings:
         table.add_column(heading, justify="right")
     for score in found.scores:
@@ -194,21 +184,16 @@ def _scores(found: "SideBySide", headings: Sequence[str]) -> Table:
 def _interval(interval: "Interval") -> str:
     if interval.mean is None:
         return "-"
-    bounds = "" if interval.low is None or interval.high is None else f"\n\\[{interval.low:.3f}, {interval.high:.3f}]"
-    return f"{interval.mean:.3f}{bounds}"
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:.3f}"
+    return f"{interval.mean:.3f}\n" + whole(f"[{interval.low:.3f}, {interval.high:.3f}]")
 
 
 def _test(test: "Comparison") -> str:
     if test.difference is None:
         return escape(test.note)
     p = test.adjusted if test.adjusted is not None else test.p
-    return f"{test.difference:+.3f}, " + (escape(test.note) if p is None else f"p = {p:.3f}")
-
-
-def _table(title: str, show_header: bool = True) -> Table:
-    return Table(
-        title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=show_header
-    )
+    return f"{test.difference:+.3f}, " + (escape(test.note) if p is None else whole(f"p = {p:.3f}"))
 
 
 def _minute(when: str) -> str:

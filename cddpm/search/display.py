@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+import rich.table
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
+from cddpm.text import Console, whole
 from cddpm.tracking import names
 
 Look = Callable[[], dict[int, tuple[str, int, int, float]]]
@@ -20,6 +21,8 @@ Look = Callable[[], dict[int, tuple[str, int, int, float]]]
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 15.0
 """Without a terminal (a log file), how often a line says where the trials are."""
+BAR, SHORTEST_BAR = 24, 4
+"""Columns of a bar of progress; what stands beside it is more important, so it gives way."""
 STAGES = {
     "guide": ("training guide", "images"),
     "pretrain": ("pretraining encoder", "images"),
@@ -58,7 +61,8 @@ class Display:
         with self._spinner(title):
             yield lambda text: said.__setitem__(0, text)
         note = f": {said[0]}" if said[0] else ""
-        self.console.print(f"[green]✓[/] {title}{note} [dim]({time.monotonic() - start:.1f} s)[/]", highlight=False)
+        took = whole(f"({time.monotonic() - start:.1f} s)")
+        self.console.print(f"[green]✓[/] {title}{note} [dim]{took}[/]")
 
     def _spinner(self, title: str) -> contextlib.AbstractContextManager[Any]:
         return self.console.status(f"{title} …") if self.console.is_terminal else contextlib.nullcontext()
@@ -92,7 +96,7 @@ class Display:
     def started(self, number: int, params: dict[str, Any]) -> None:
         """A trial starts, or is continued."""
         self._trials[number] = "starting workers"
-        settings = ", ".join(f"{path.split('.', 1)[1]} {_short(value)}" for path, value in params.items())
+        settings = ", ".join(whole(f"{path.split('.', 1)[1]} {_short(value)}") for path, value in params.items())
         self._say(f"{self.unit} {number:04d} starts: {settings or 'settings as configured'}")
 
     def reported(self, number: int, metrics: dict[str, Any]) -> None:
@@ -119,7 +123,7 @@ class Display:
 
     def _say(self, text: str) -> None:
         stamp = _clock(time.monotonic() - self.start)
-        self.console.print(f"[dim]{stamp}[/] {text}", highlight=False)
+        self.console.print(f"[dim]{stamp}[/] {text}", hang=len(stamp) + 1)
 
     def _pass_on(self) -> None:
         for line in self._told():
@@ -141,15 +145,21 @@ class Display:
                     )
 
     def _table(self, board: dict[int, tuple[str, int, int, float]]) -> RenderableType:
-        table = Table.grid(padding=(0, 2))
+        rows = []
         for number, waiting in sorted(self._trials.items()):
             stage, seen, budget, loss = board.get(number, ("", 0, 1, 0.0))
-            left = self._left(number, stage, seen, budget)
-            bar = ProgressBar(total=max(1, budget), completed=seen, width=24)
-            table.add_row(
-                f"{self.unit} {number:04d}", bar, _where(stage, seen, budget, loss) if stage else waiting, left
-            )
-        return Group(table, self._summary())
+            self._left(number, stage, seen, budget)
+            said = _where(stage, seen, budget, loss) if stage else waiting
+            rows.append((f"{self.unit} {number:04d}", ProgressBar(total=max(1, budget), completed=seen), said))
+        shown = rows[: max(1, self.console.height - 4)]
+        room = self.console.width - max((len(name) + len(said) for name, _, said in shown), default=0) - 4
+        table = rich.table.Table.grid(padding=(0, 2))
+        for name, bar, said in shown:
+            bar.width = min(BAR, room)
+            table.add_row(name, *([bar] if room >= SHORTEST_BAR else []), said)
+        hidden = len(rows) - len(shown)
+        more = [Text(f"and {hidden} more {self.unit}s run")] if hidden else []
+        return Group(table, *more, self._summary())
 
     def _summary(self) -> Text:
         best = f"best so far {self._best[0]:.3f} ({self.unit} {self._best[1]:04d})" if self._best else "no result yet"

@@ -3,43 +3,42 @@
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from cddpm.config import Choice, Conditional, Float, Integer, LevelConfig, Parameter, Test, value_at
 from cddpm.search.plan import Plan
 from cddpm.search.sampler import point_count
+from cddpm.text import Console, Table, name, whole
 
 
 def show(plan: Plan, console: Console) -> None:
     """Print the plan; nothing was started."""
     config = plan.config
-    console.print(f"[bold]plan of sweep '{config.name}'[/] (nothing is started)", highlight=False)
+    console.print(f"[bold]plan of sweep '{escape(config.name)}'[/] (nothing is started)")
     for level in ("training", "scoring"):
         section: LevelConfig = getattr(config.search, level)
-        whole = (
+        drawn = (
             _space(plan, level, section) if section.space else f"{level}: settings as configured, nothing is searched"
         )
-        console.print(whole, highlight=False)
+        console.print(drawn)
     for line in (*_how(plan), *_cost(plan), *_there(plan)):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line)
 
 
 def _space(plan: Plan, level: str, section: LevelConfig) -> Table:
     count = point_count(section, plan.config)
-    table = Table(title=f"{level}: {_many(count, 'trial')} by {section.sampler}", title_justify="left")
+    table = Table(f"{level}: {_many(count, 'trial')} by {section.sampler}")
     for column in ("setting", "searched", "own value", "only if"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     for path, parameter in sorted(section.space.items()):
-        own, condition = value_at(plan.config, path), _condition(parameter)
-        table.add_row(path, escape(_range(parameter)), escape(_plain(own)), escape(condition))
+        own = whole(_plain(value_at(plan.config, path)))
+        table.add_row(name(path), _range(parameter), own, _condition(parameter))
     return table
 
 
 def _range(parameter: Parameter) -> str:
     if isinstance(parameter, Choice):
-        return ", ".join(_plain(value) for value in parameter.choice)
+        return ", ".join(whole(_plain(value)) for value in parameter.choice)
     if isinstance(parameter, Float):
         return f"{parameter.float[0]:g} to {parameter.float[1]:g}{' (log)' if parameter.log else ''}"
     if isinstance(parameter, Integer):
@@ -58,7 +57,7 @@ def _test(path: str, test: Test) -> str:
     asked += [f"below {test.below:g}"] if test.below is not None else []
     asked += [f"= {' or '.join(map(_plain, test.one_of))}"] if test.one_of is not None else []
     asked += [f"not {' or '.join(map(_plain, test.none_of))}"] if test.none_of is not None else []
-    return f"{path} {', '.join(asked)}"
+    return f"{name(path)} {escape(', '.join(asked))}"
 
 
 def _plain(value: Any) -> str:
@@ -77,7 +76,7 @@ def _how(plan: Plan) -> Iterator[str]:
         volumes = _many(plan.config.training.validation_volumes, "volume")
         yield f"  by the best of {tried} on up to {volumes} of each data set"
     if search.warm_start:
-        yield f"warm start: {', '.join(search.warm_start)}"
+        yield f"warm start: {', '.join(map(whole, search.warm_start))}"
     limits = {
         "seconds": (search.maximum_seconds, plan.spent.seconds),
         "CPU-hours": (search.maximum_cpu_hours, plan.spent.cpu_hours),

@@ -8,15 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from cddpm.config import ExperimentConfig, TrackingConfig
 from cddpm.search.champion import Contender
 from cddpm.search.leaderboard import Row
 from cddpm.search.scoring_search import objective_datasets
 from cddpm.search.sweep import Summary
+from cddpm.text import Console, Table, near, whole
 from cddpm.tracking.spool import to_deliver
 
 COLUMNS = 110
@@ -30,8 +29,7 @@ def opening(config: ExperimentConfig, console: Console) -> None:
     console.print(
         f"[bold]sweep '{config.name}'[/]: {search.training.trials} training trials of {config.training.images:,} images, "
         f"each with {search.scoring.trials} scoring settings on its reconstructions; objective: validation "
-        f"{wanted} on {', '.join(objective_datasets(config))}",
-        highlight=False,
+        f"{wanted} on {', '.join(objective_datasets(config))}"
     )
 
 
@@ -42,31 +40,32 @@ def closing(config: ExperimentConfig, summary: Summary, console: Console) -> Non
     if not wide:
         for row in summary.rows:
             if row.settings or row.note:
-                console.print(f"  {row.name}: {_settings(row)}", highlight=False)
+                console.print(f"  {row.name}: {_settings(row)}")
     if summary.front:
         console.print(pareto_front(config, summary.front))
     for line in _verdict(config, summary.contenders):
-        console.print(line, highlight=False)
+        console.print(line)
     if summary.undelivered:
         model = "The champion is not yet registered: " if summary.version is None else ""
         waiting = to_deliver(summary.undelivered, config.output_dir)
-        console.print(escape(model + waiting), style="yellow", soft_wrap=True)
+        console.print(escape(model + waiting), style="yellow")
     console.print("\n[bold]next[/]")
     for title, command in _next(config, summary):
-        console.print(f"  [dim]{title}:[/]\n    {escape(command)}", highlight=False, soft_wrap=True)
+        console.print(f"  [dim]{title}:[/]")
+        console.command(command)
 
 
 def leaderboard(config: ExperimentConfig, rows: list[Row], with_settings: bool) -> Table:
     """Every trial once; test scores only where something was scored on test."""
     names = objective_datasets(config)
-    table = Table(title=f"leaderboard of '{config.name}' ({config.search.objective})", title_justify="left")
-    table.add_column("trial", no_wrap=True)
-    table.add_column("state", no_wrap=True)
+    table = Table(f"leaderboard of '{escape(config.name)}' ({config.search.objective})")
+    table.add_column("trial")
+    table.add_column("state")
     table.add_column("validation", justify="right")
     for name in names:
-        table.add_column(f"test {name}", justify="right")
+        table.add_column(f"test {escape(name)}", justify="right")
     if with_settings:
-        table.add_column("settings", overflow="fold")
+        table.add_column("settings")
     for row in rows:
         test = [_number((row.test or {}).get(name)) for name in names]
         style = "bold green" if row.name.startswith("champion") else "cyan" if row.state == "for comparison" else ""
@@ -79,23 +78,24 @@ def pareto_front(config: ExperimentConfig, front: list[dict[str, Any]]) -> Table
     """Points that no other beats in one objective without losing in another; of many, some spread over the front."""
     step = max(1, -(-len(front) // FRONT_ROWS))
     title = f"Pareto front on validation: {len(front)} points" + (f", every {step}th shown" if step > 1 else "")
-    table = Table(title=title, title_justify="left")
-    table.add_column("trial", no_wrap=True)
+    table = Table(title)
+    table.add_column("trial")
     for aim in config.search.aims:
         table.add_column(f"{aim.metric} ({'higher' if aim.goal == 'maximize' else 'lower'} is better)", justify="right")
-    table.add_column("settings", overflow="fold")
+    table.add_column("settings")
     for member in front[::step]:
         values = [_short(member["values"][aim.metric]) for aim in config.search.aims]
-        table.add_row(f"{member['trial']:04d}", *values, escape(", ".join(_parts(member["params"]))))
+        table.add_row(f"{member['trial']:04d}", *values, ", ".join(_parts(member["params"])))
     return table
 
 
 def _settings(row: Row) -> str:
-    return escape(", ".join([*_parts(row.settings), *([row.note] if row.note else [])]))
+    return ", ".join([*_parts(row.settings), *([escape(row.note)] if row.note else [])])
 
 
 def _parts(settings: Mapping[str, Any]) -> list[str]:
-    return [f"{path.rsplit('.', 1)[-1]} {_short(value)}" for path, value in settings.items()]
+    """Each setting with its value, as markup that is not broken between the two."""
+    return [whole(f"{place.rsplit('.', 1)[-1]} {_short(value)}") for place, value in settings.items()]
 
 
 def _short(value: object) -> str:
@@ -125,15 +125,15 @@ def _next(config: ExperimentConfig, summary: Summary) -> list[tuple[str, str]]:
     named = config.tracking.registered_model
     ours = "" if named == TrackingConfig().registered_model else f" --model {shlex.quote(named)}"
     whose = f" --registered-model {shlex.quote(named)}" if ours else ""
-    out, scan = shlex.quote(_near(config.output_dir / "predictions")), shlex.quote(_near(summary.a_scan))
+    out, scan = shlex.quote(near(config.output_dir / "predictions")), shlex.quote(near(summary.a_scan))
     mlflow, cddpm = _program("mlflow"), _program("cddpm")
     stays = not summary.promoted and summary.version is not None  # the champion of an earlier sweep
     model, why = str(summary.version) if stays else "champion", shlex.quote(f"best of sweep {config.name}")
     promote = f"{cddpm} registry promote {model} --alias champion --why {why}{ours}{mine}"
     browse, dataset = "browse the lab book", objective_datasets(config)[0]
     return [
-        ("look at the picture", _near(summary.picture)),
-        ("everything on one page", f"{cddpm} report {shlex.quote(_near(summary.folder))} --open"),
+        ("look at the picture", shlex.quote(near(summary.picture))),
+        ("everything on one page", f"{cddpm} report {shlex.quote(near(summary.folder))} --open"),
         (browse, uri)
         if uri.startswith("http")
         else (f"{browse}, then open http://127.0.0.1:5000", f"{mlflow} ui --workers 1 --backend-store-uri {uri}"),
@@ -144,12 +144,7 @@ def _next(config: ExperimentConfig, summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
-def _near(path: Path) -> str:
-    """``path`` as seen from here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
 def _program(name: str) -> str:
     """How to call a program of this environment from here, whether or not the environment is active."""
     own = Path(sys.executable).parent / name
-    return name if shutil.which(name) == str(own) else _near(own)
+    return name if shutil.which(name) == str(own) else near(own)

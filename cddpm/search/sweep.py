@@ -82,12 +82,13 @@ def prepare_data(config: ExperimentConfig, display: Display) -> Path:
         with display.stage("synthetic cohort (phantom)") as say:
             made = make_phantom(phantom_folder(config), data.phantom)
             data = data.model_copy(update={"data_dir": made})
-            say(str(made))
+            say(display.console.path(made))
     root = root_of(data)
     with display.stage("data check") as say:
         report = check(config.data, root, parallel=max(2, os.cpu_count() or 2))
         for warning in report.warnings:
-            display.say(f"[yellow]{warning}[/]")
+            said = escape(f"{warning.found}; {warning.allowed} [{warning.code}]")
+            display.say(f"[yellow]warning: {display.console.path(warning.file)}: {said}[/]")
         refuse_errors(report.findings)
         say(f"{report.volumes} scans, no errors, {len(report.warnings)} warnings")
     return root

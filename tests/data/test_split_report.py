@@ -58,9 +58,9 @@ def test_one_file_under_two_subjects_is_found(tiny: TinyData) -> None:
     shutil.copy(tiny.file("IXI", "IXI005-HH-5", "t2"), tiny.file("Brats21", "BraTS2021_00001", "t2"))
     report = report_splits(tiny.config, tiny.root)
     assert report.same_bytes == (("Brats21/BraTS2021_00001", "IXI/IXI005-HH-5"),)
-    assert report.lines()[-1].endswith("of 9 scans (t2): Brats21/BraTS2021_00001 = IXI/IXI005-HH-5")
+    assert report.told_of_scans().endswith("of 9 scans (t2): Brats21/BraTS2021_00001 = IXI/IXI005-HH-5")
     tiny.file("IXI", "IXI006-HH-6", "t2").unlink()
-    assert "of 8 scans (t2); 1 are not there: " in report_splits(tiny.config, tiny.root).lines()[-1]
+    assert "of 8 scans (t2); 1 are not there: " in report_splits(tiny.config, tiny.root).told_of_scans()
 
 
 def test_written_files_read_as_the_clean_splits_do(tiny: TinyData, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_leaks_of_the_real_split_files(published: Path) -> None:
     assert [(f.train, f.val, f.test) for f in report.clean.folds] == [
         (365, 44, 157), (365, 44, 157), (365, 44, 157), (367, 42, 157), (366, 43, 157),
     ]  # fmt: skip
-    assert report.lines()[-1] == "None of the 1847 scans (t1) is there: told from the split files alone."
+    assert report.told_of_scans() == "None of the 1847 scans (t1) is there: told from the split files alone."
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 import pytest
 from fold_results import full_table
-from rich.console import Console
 
 from cddpm.evaluation.published import CDDPM_ENSEMBLE
 from cddpm.evaluation.terminal import show, show_details
+from cddpm.text import Console
 
 
 def shown(width: int) -> str:

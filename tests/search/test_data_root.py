@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from cddpm.config import ExperimentConfig
 from cddpm.data.volume import write_volume
 from cddpm.errors import DataError
 from cddpm.search.display import Display
 from cddpm.search.sweep import prepare_data
+from cddpm.text import Console
 
 ROWS = (
     ("Own", "a", "train", 0),

@@ -5,10 +5,10 @@ import time
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from cddpm.search import display as displays
 from cddpm.search.display import Display
+from cddpm.text import Console
 
 
 @pytest.fixture

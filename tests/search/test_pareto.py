@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 from tiny_training import tiny_config
 
 from cddpm import artifact
@@ -16,6 +15,7 @@ from cddpm.config import ObjectiveConfig
 from cddpm.search import leaderboard, pareto, report, trial
 from cddpm.search.scoring_search import Point
 from cddpm.search.trial import TrialResult
+from cddpm.text import Console
 
 AIMS = (
     ObjectiveConfig(metric="dice", goal="maximize"),

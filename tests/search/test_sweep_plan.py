@@ -9,7 +9,6 @@ import built_sweep
 import numpy as np
 import pytest
 from launched import ROOT
-from rich.console import Console
 from small_sweep import small
 
 from cddpm import artifact
@@ -21,6 +20,7 @@ from cddpm.models.precision import settled_for
 from cddpm.reconstruct.part import write_part
 from cddpm.search import budget, forecast, leaderboard, origin, plan, sweep
 from cddpm.search import trial as trials
+from cddpm.text import Console
 from cddpm.training import checkpoint, stages
 
 SWEEPS = ["quickstart", "noise_levels", "conditioning", "postprocessing", "training", "pretraining", "joint"]

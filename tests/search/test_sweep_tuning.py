@@ -9,7 +9,6 @@ from typing import Any
 
 import optuna
 import pytest
-from rich.console import Console
 from test_warm_start import config
 from test_warm_start import sweep as earlier_sweep
 
@@ -19,6 +18,7 @@ from cddpm.errors import SearchError
 from cddpm.search import budget, leaderboard, origin, sweep, tuning
 from cddpm.search.display import Display
 from cddpm.search.failures import Failures
+from cddpm.text import Console
 from cddpm.training import stages
 
 STORE = "0123456789abcdef"
