@@ -84,7 +84,7 @@ def _measured(source: "Source", jobs: "Sequence[Any]", device: str) -> "list[Mea
     from cddpm.predict import threshold_calibration
     from cddpm.predict.predictor import Predictor
 
-    stderr, found = Console(stderr=True, soft_wrap=True, highlight=False), []
+    stderr, found = Console(stderr=True), []
     for one in threshold_calibration.measure(Predictor(source.package, device), jobs):
         for warning in one.scores.warnings if one.scores else ():
             stderr.print(f"[yellow]warning[/] {escape(f'{one.job.scan}: {warning}')}")
@@ -103,7 +103,7 @@ def _print(found: "ThresholdCalibration", ref: str, model: str, out: Path) -> No
     table.add_column(overflow="fold")
     for name, value in _rows(found).items():
         table.add_row(name, value)
-    Console(highlight=False).print(table)
+    Console().print(table)
     console = Console()
     if len(found.scans) == 1:
         console.print("One scan says nothing of other people; of more, their spread is told.")
