@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
 from cddpm.registry_commands.options import AsJson, Model, Uri, print_json
-from cddpm.text import Console
+from cddpm.text import Console, Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,19 +96,19 @@ def _measured(source: "Source", jobs: "Sequence[Any]", device: str) -> "list[Mea
 
 
 def _print(found: "ThresholdCalibration", ref: str, model: str, out: Path) -> None:
-    table = Table(box=box.SIMPLE, show_header=False)
+    table = Table(show_header=False)
     table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
+    table.add_column()
     for name, value in _rows(found).items():
-        table.add_row(name, value)
-    Console().print(table)
+        table.add_row(escape(name), escape(value))
     console = Console()
+    console.print(table)
     if len(found.scans) == 1:
         console.print("One scan says nothing of other people; of more, their spread is told.")
-    console.print(f"Written to {escape(str(out))}. Use it with")
+    console.print(f"Written to {console.path(out)}. Use it with")
     registered = [] if model == "cddpm" else ["--registered-model", model]
     command = ["cddpm", "predict", "SCAN.nii.gz", "--out", "results", "--model", ref, *registered]
-    console.print(escape(shlex.join([*command, "--threshold-from", str(out)])))
+    console.command(shlex.join([*command, "--threshold-from", str(out)]), indent=0)
 
 
 def _rows(found: "ThresholdCalibration") -> dict[str, str]:
