@@ -2,6 +2,9 @@
 
 A sampler is made anew for every trial, with a seed of its own made of the level's seed and the trial's number. What it
 proposes depends on what the study knows, never on how often the driver was stopped and started again.
+
+What has too little to learn from does not draw by chance, but points that are spread over the space (``spread``): TPE until
+``STARTUP`` trials have ended, NSGA-II in its first generation, and CMA-ES for what it does not model.
 """
 
 import itertools
@@ -19,9 +22,12 @@ from optuna.trial import FrozenTrial, TrialState
 from cddpm.config import Choice, ExperimentConfig, Float, LevelConfig, Space, active, ordered, value_at
 from cddpm.models.noise import slice_seed
 from cddpm.search import space as spaces
+from cddpm.search import spread
 
 POPULATION = 20
 """Points of one generation of NSGA-II."""
+STARTUP = 10
+"""Ended trials from which TPE learns, as Optuna has it: up to here its model of what is good would be one single point."""
 
 
 @dataclass(eq=False)
@@ -53,7 +59,12 @@ class Sampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """As Optuna asks."""
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+        inner = self._of(trial)
+        if not _begins(inner, study, trial):
+            return inner.sample_independent(study, trial, param_name, param_distribution)
+        before = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number]
+        random = np.random.default_rng(slice_seed(self.seed, "spread", trial.number, param_name))
+        return spread.value(param_name, param_distribution, trial, before, random)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """As Optuna asks."""
@@ -67,13 +78,23 @@ class Sampler(BaseSampler):
         """Nothing: the seed is the trial's."""
 
 
+def _begins(inner: BaseSampler, study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether a sampler that learns has nothing to learn from yet."""
+    if isinstance(inner, NSGAIISampler):
+        return inner.get_trial_generation(study, trial) == 0
+    if isinstance(inner, TPESampler | CmaEsSampler):
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        return len(ended) < STARTUP
+    return False
+
+
 def made(level: LevelConfig, seed: int) -> BaseSampler:
     """Optuna's sampler of that name."""
     if level.sampler == "tpe":
         return _tpe(level, seed)
     if level.sampler == "cma-es":
         # choices, and what is not searched in every trial, are no axes of an ellipsoid: TPE, one by one, proposes them
-        beside = TPESampler(seed=seed, multivariate=False)
+        beside = TPESampler(seed=seed, multivariate=False, n_startup_trials=STARTUP)
         return CmaEsSampler(seed=seed, independent_sampler=beside, warn_independent_sampling=False)
     if level.sampler == "nsga-ii":
         return NSGAIISampler(seed=seed, population_size=POPULATION)
@@ -88,8 +109,8 @@ def _tpe(level: LevelConfig, seed: int) -> TPESampler:
     ):  # parameters that come together are modelled together
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return TPESampler(seed=seed, multivariate=True, group=True)
-    return TPESampler(seed=seed)
+            return TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True, group=True)
+    return TPESampler(seed=seed, n_startup_trials=STARTUP)
 
 
 def first_points(level: LevelConfig, config: ExperimentConfig, seed: int) -> list[dict[str, Any]]:
