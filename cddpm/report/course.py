@@ -26,7 +26,7 @@ def history(record: SweepRecord) -> Section:
 
 def _over_trials(record: SweepRecord) -> Iterator[str]:
     finished = sorted(record.finished, key=lambda t: t.number)
-    stopped = [t for t in record.trials if t.state == "stopped early" and t.objective is not None]
+    stopped = [t for t in record.trials if t.preview is not None]
     if not finished:
         return
     metric, best = record.config.search.objective, record.champion
@@ -37,9 +37,14 @@ def _over_trials(record: SweepRecord) -> Iterator[str]:
         )
         chart.dots([t.number for t in finished], values, [_tip(t) for t in finished], 0, "finished")
         if stopped:
-            low = [t.objective or 0.0 for t in stopped]
+            low = [t.preview or 0.0 for t in stopped]
             chart.dots(
-                [t.number for t in stopped], low, [_tip(t) for t in stopped], 1, "stopped early: preview", hollow=True
+                [t.number for t in stopped],
+                low,
+                [f"trial {t.name}: {t.note}" for t in stopped],
+                1,
+                "stopped early: preview",
+                hollow=True,
             )
         if best is not None:
             chart.mark([best.number], [best.objective or 0.0], "best", [_tip(best)])

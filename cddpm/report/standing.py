@@ -24,8 +24,8 @@ def leaderboard(record: SweepRecord) -> Section:
     columns = ["trial", f"validation {objective}", "unswept", "state", "time", *names.values(), "note"]
     caption = (
         f"Every trial once. 'validation {objective}': best over the scoring settings that were tried, on validation; "
-        "'unswept': the same model under the configuration's own scoring settings. A trial that was stopped early shows its "
-        "last preview. A click on a heading sorts."
+        "'unswept': the same model under the configuration's own scoring settings. A trial that was stopped early has no such "
+        "value, but a preview on a few volumes: see its note. A click on a heading sorts."
     )
     return Section("leaderboard", "Leaderboard", table(caption, columns, _lines(record, paths)))
 
@@ -33,7 +33,7 @@ def leaderboard(record: SweepRecord) -> Section:
 def _lines(record: SweepRecord, paths: Sequence[str]) -> Iterator[list[Cell]]:
     order = {"finished": 0, "stopped early": 1, "running": 2, "interrupted": 3, "failed": 4}
     best = record.champion
-    for trial in sorted(record.trials, key=lambda t: (order[t.state], -(t.objective or 0.0), t.number)):
+    for trial in sorted(record.trials, key=lambda t: (order[t.state], -(t.objective or t.preview or 0.0), t.number)):
         result, settings = trial.result, record.settings(trial)
         name = trial.name + (" champion" if trial is best and record.contenders else "")
         yield [

@@ -26,6 +26,17 @@ def rungs(asha: AshaConfig, bracket: int, images: int) -> list[int]:
     return found
 
 
+def compared_at(search: SearchConfig, images: int) -> int:
+    """The images at which a validation after ``images`` is compared with those of other trials: its rung.
+
+    Trials of other batch sizes or budgets are validated a little before or after one another; what they have in common is
+    the rung that they have reached. Before the first rung, and without a scheduler, these are ``images`` themselves.
+    """
+    if not brackets(search):
+        return images
+    return max(rungs(search.asha, 0, images + 1), default=images)
+
+
 def bracket_of(seed: int, number: int, asha: AshaConfig, count: int) -> int:
     """The bracket of trial ``number`` out of ``count``; the same in every process.
 

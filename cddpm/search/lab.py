@@ -1,7 +1,7 @@
 """What a sweep writes into the lab book: one parent run, a child per trial, curves, files, and the registered champion."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -109,12 +109,16 @@ class Lab:
         self.book.set_tags(run, {names.ENDING: how})
         self.book.close(run, _STATUS[how])
 
-    def catch_up(self, results: list[TrialResult]) -> None:
-        """Enter finished trials that this process has not run: an earlier driver may have died before it did."""
+    def catch_up(self, results: list[TrialResult], stops: Sequence[trials.Stop] = ()) -> None:
+        """Enter ended trials that this process has not run: an earlier driver may have died before it did."""
         for result in results:
             if result.number not in self._runs:
                 self.started(result.number, result.params)
                 self.ended(result.number, "finished", result)
+        for stop in stops:
+            if stop.number not in self._runs:
+                self.started(stop.number, stop.params)
+                self.ended(stop.number, "stopped", None)
 
     def _enter_result(self, run: str, result: TrialResult) -> None:
         step = self._trial_config(result.number).training.images

@@ -8,12 +8,13 @@ from typing import Any
 
 from cddpm import artifact
 from cddpm.search import trial as trials
-from cddpm.search.trial import FAILED, STOPPED, TrialResult, read_ending
+from cddpm.search.trial import FAILED, Stop, TrialResult, read_ending
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the leaderboard. ``validation`` is the objective; ``test`` only of what was scored on test."""
+    """A line of the leaderboard. ``validation`` is the best objective of a search over scoring settings, so only finished
+    trials have one; ``test`` only of what was scored on test."""
 
     name: str
     state: str
@@ -30,6 +31,15 @@ def results(sweep: Path) -> list[TrialResult]:
     return sorted((r for r in found if r), key=lambda r: (-r.objective, r.number))
 
 
+def stops(sweep: Path) -> list[Stop]:
+    """Trials that were stopped early, the furthest first, of these the best preview first.
+
+    Raises ``SearchError`` for a damaged file.
+    """
+    found = [trials.read_stop(folder) for folder in _folders(sweep)]
+    return sorted((s for s in found if s), key=lambda s: (-s.images, -s.objective, s.number))
+
+
 def rows(sweep: Path) -> list[Row]:
     """Every trial once: finished ones best first, then those stopped early, then failed ones."""
     finished = [
@@ -40,17 +50,12 @@ def rows(sweep: Path) -> list[Row]:
 
 
 def _others(sweep: Path) -> list[Row]:
-    stopped, failed = [], []
+    early, failed = stops(sweep), []
     for folder in _folders(sweep):
-        if (folder / trials.RESULT).exists():
-            continue
-        early, fault = read_ending(folder, STOPPED), read_ending(folder, FAILED)
-        if early:
-            note = f"after {int(early['images'])} images"
-            stopped.append(Row(folder.name, "stopped early", early["objective"], None, early["params"], note=note))
-        elif fault:
+        fault = read_ending(folder, FAILED)
+        if fault and not any((folder / name).exists() for name in (trials.RESULT, trials.STOPPED)):
             failed.append(Row(folder.name, "failed", None, None, {}, note=fault["error"]))
-    return sorted(stopped, key=lambda r: -(r.validation or 0.0)) + failed
+    return [Row(_name(s.number), "stopped early", None, None, s.params, note=s.note) for s in early] + failed
 
 
 def _folders(sweep: Path) -> list[Path]:

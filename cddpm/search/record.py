@@ -21,7 +21,7 @@ from cddpm.search.champion import Contender
 from cddpm.search.origin import Origin
 from cddpm.search.pareto import FRONT
 from cddpm.search.scoring_search import Point
-from cddpm.search.trial import TrialResult, read_ending, read_result
+from cddpm.search.trial import TrialResult, read_ending, read_result, read_stop
 from cddpm.training import checkpoint, stages
 
 State = Literal["finished", "stopped early", "failed", "running", "interrupted"]
@@ -30,7 +30,8 @@ History = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial in whatever state. ``objective``: on validation; of a trial that was stopped early its last preview."""
+    """A trial in whatever state. ``objective``: the best of its search, on validation; ``preview``: what a trial that was
+    stopped early had last, on a few volumes."""
 
     number: int
     state: State
@@ -38,6 +39,7 @@ class TrialRecord:
     """Training settings by dotted path; those of a trial that has not ended are not known."""
     result: TrialResult | None = None
     objective: float | None = None
+    preview: float | None = None
     note: str = ""
     points: list[Point] = field(default_factory=list)
     """Every scoring setting that was tried on its reconstructions."""
@@ -179,10 +181,9 @@ def _trial(folder: Path, running: bool, base: ExperimentConfig) -> TrialRecord:
     if result is not None:
         points = [Point(**row) for row in _json(folder / trials.POINTS)] if (folder / trials.POINTS).exists() else []
         return TrialRecord(number, "finished", result.params, result, result.objective, points=points)
-    early, fault = read_ending(folder, trials.STOPPED), read_ending(folder, trials.FAILED)
-    if early:
-        note = f"after {int(early['images']):,} images"
-        return TrialRecord(number, "stopped early", early["params"], None, early["objective"], note)
+    if stop := read_stop(folder):
+        return TrialRecord(number, "stopped early", stop.params, preview=stop.objective, note=stop.note)
+    fault = read_ending(folder, trials.FAILED)
     params = _searched(folder / trials.CONFIG, base)
     if fault:
         return TrialRecord(number, "failed", params, note=str(fault["error"]))

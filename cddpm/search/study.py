@@ -1,22 +1,27 @@
 """The Optuna study of a sweep: one SQLite file that survives any death of the driver and says which trials are done."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from cddpm.config import ExperimentConfig
+from cddpm.config import ExperimentConfig, SearchConfig
 from cddpm.errors import SearchError
 from cddpm.models.noise import slice_seed
+from cddpm.search import halving
 from cddpm.search import space as spaces
+from cddpm.search import trial as trials
 from cddpm.search.sampler import Sampler, first_points
 from cddpm.search.warm_start import Trial
 
 logger = logging.getLogger(__name__)
 
+Asked = optuna.Trial | FrozenTrial
 STUDY = "training"
 EARLIER = "earlier"
 """Mark of a trial that another sweep ran; its value says which."""
@@ -29,7 +34,8 @@ def open_study(path: Path, config: ExperimentConfig, earlier: Sequence[Trial] = 
     configuration as it is.
 
     Trials that were running when an earlier driver died wait to be run again under the same number, with the same
-    parameters, before anything new is proposed. Raises ``SearchError`` for more trials than a grid has points.
+    parameters, before anything new is proposed; but those that it had stopped early stay stopped. Raises ``SearchError``
+    for more trials than a grid has points.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = _storage(path)
@@ -44,6 +50,9 @@ def open_study(path: Path, config: ExperimentConfig, earlier: Sequence[Trial] = 
         pruner=optuna.pruners.NopPruner(),
     )
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if stop := trials.read_stop(trials.folder_of(path.parent, trial.number)):
+            tell_stopped(study, trial, stop, config.search, logger.warning)
+            continue
         storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
         logger.info("trial %d was interrupted and will be continued", trial.number)
     there = len(own(study))  # a grid that was extended goes on where it ended
@@ -90,10 +99,37 @@ def _storage(path: Path) -> RDBStorage:
     return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
 
 
-def tell(study: optuna.Study, trial: optuna.Trial, value: float | None, warn: Callable[[str], None]) -> None:
+def report(study: optuna.Study, trial: Asked, search: SearchConfig, images: int, preview: float) -> None:
+    """Keep a preview as an intermediate value of the study, at the images at which trials are compared.
+
+    Of several there the first stays: by it the scheduler decides. After a resume a point may come twice.
+    """
+    step = halving.compared_at(search, images)
+    if step not in study._storage.get_trial(trial._trial_id).intermediate_values:
+        study._storage.set_trial_intermediate_value(trial._trial_id, step, preview)
+
+
+def tell(study: optuna.Study, trial: Asked, value: float | None, warn: Callable[[str], None]) -> None:
     """End a trial with its value, or as failed without one."""
-    state = TrialState.FAIL if value is None else TrialState.COMPLETE
+    with _told_once(trial, warn):
+        study.tell(trial.number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+
+
+def tell_stopped(
+    study: optuna.Study, trial: Asked, stop: trials.Stop, search: SearchConfig, warn: Callable[[str], None]
+) -> None:
+    """End a trial that was stopped early as pruned, with the preview that it was stopped by.
+
+    A preview is no result: Optuna never ranks it among those, but behind them, by how far the trial came.
+    """
+    with _told_once(trial, warn):
+        report(study, trial, search, int(stop.images), stop.objective)
+        study.tell(trial.number, state=TrialState.PRUNED)
+
+
+@contextlib.contextmanager
+def _told_once(trial: Asked, warn: Callable[[str], None]) -> Iterator[None]:
     try:
-        study.tell(trial, value, state=state)
-    except ValueError as error:  # already told by an earlier driver
+        yield
+    except (ValueError, UpdateFinishedTrialError) as error:  # already told by an earlier driver
         warn(f"trial {trial.number}: {error}")

@@ -262,7 +262,7 @@ def _finish(
             f"sweep '{config.name}': no trial finished; {failed[0] if failed else 'all were stopped early'}\n"
             "Mend that, then --extend N runs N more trials"
         )
-    lab.catch_up(results)
+    lab.catch_up(results, leaderboard.stops(folder))
     best = results[0]
     gpus = cluster.capacity().get("GPU", 0.0)
     final = champion.Final(config, place, folder / "stop", None, gpus)

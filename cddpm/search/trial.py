@@ -57,6 +57,23 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """How far a trial came that its scheduler has stopped early."""
+
+    number: int
+    params: dict[str, Any]
+    """Training settings by dotted path."""
+    objective: float
+    """Its last preview: on a few volumes, and never to be compared with the best of a search on all of them."""
+    images: float
+
+    @property
+    def note(self) -> str:
+        """In words."""
+        return f"preview {self.objective:.3f} after {int(self.images):,} images"
+
+
+@dataclass(frozen=True)
 class TrialJob:
     """A trial in plain picklable data."""
 
@@ -153,6 +170,22 @@ def read_result(folder: Path) -> TrialResult | None:
         raise SearchError(f"{path}: not a trial's result ({error}); delete it to score this trial again") from error
 
 
+def read_stop(folder: Path) -> Stop | None:
+    """How a trial was stopped early; None if it was not, or if it has a result after all.
+
+    Raises ``SearchError`` for a damaged file.
+    """
+    path = folder / STOPPED
+    if not path.exists() or (folder / RESULT).exists():
+        return None
+    try:
+        return Stop(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise SearchError(
+            f"{path}: not the record of a stopped trial ({error}); delete it to go on with this trial"
+        ) from error
+
+
 def read_config(folder: Path) -> ExperimentConfig:
     """The whole configuration that a trial ran under, as it was then. Raises ``SearchError`` for a missing or damaged file."""
     path = folder / CONFIG
@@ -172,7 +205,7 @@ def read_points(folder: Path) -> list[Point]:
 
 
 def read_ending(folder: Path, name: str) -> dict[str, Any] | None:
-    """``stopped.json`` or ``failed.json`` of a trial's folder."""
+    """A file of a trial's folder that says how it ended."""
     path = folder / name
     content: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
     return content

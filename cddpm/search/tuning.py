@@ -1,7 +1,7 @@
 """Ray Tune: trials proposed by the study, stopped by ASHA, each with a nested Ray Train worker group."""
 
 import logging
-import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,12 +73,10 @@ class StudySearch(OptunaSearch):
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keep a validation as an intermediate value of the study, at the number of images seen."""
-        if not result[IMAGES]:  # the mark of a trial that ended without a result
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # after a resume a point may come twice; the first stays
-            self._ot_trials[trial_id].report(result[OBJECTIVE], int(result[IMAGES]))
+        """Keep a preview as an intermediate value of the study; what a trial ends with is none."""
+        if not result[FINAL]:
+            trial, images = self._ot_trials[trial_id], int(result[IMAGES])
+            studies.report(self._ot_study, trial, self._config.search, images, result[OBJECTIVE])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study how the trial ended."""
@@ -86,10 +84,22 @@ class StudySearch(OptunaSearch):
             return
         trial = self._ot_trials[trial_id]
         how = ending(self._folder, trial.number, result, error)
-        if how != "interrupted":
+        if how == "stopped" and result:
+            self._stop(trial, result)
+        elif how != "interrupted":
             value = None if how == "failed" or not result else float(result[OBJECTIVE])
             studies.tell(self._ot_study, trial, value, logger.warning)
         self._completed_trials.add(trial_id)
+
+    def _stop(self, trial: optuna.Trial, last: dict[str, Any]) -> None:
+        """Into the trial's folder before the study: a driver that dies in between finds it there.
+
+        Ray tells the searcher no result by which it stops a trial, so ``last`` is entered here.
+        """
+        params = spaces.values(self._config.search.training.space, trial.params)
+        stop = trials.Stop(trial.number, params, last[OBJECTIVE], last[IMAGES])
+        artifact.write_json(trial_folder(self._folder, trial.number) / trials.STOPPED, asdict(stop))
+        studies.tell_stopped(self._ot_study, trial, stop, self._config.search, logger.warning)
 
 
 def _no_space(trial: Any) -> None:
@@ -103,6 +113,8 @@ def ending(sweep: Path, number: int, result: dict[str, Any] | None, error: bool)
         return "finished"
     if error or (folder / trials.FAILED).exists():
         return "failed"
+    if (folder / trials.STOPPED).exists():  # whatever was asked since then
+        return "stopped"
     if stop_requested(sweep) or not result:
         return "interrupted"
     return "stopped"
@@ -119,7 +131,7 @@ def stop_requested(sweep: Path) -> bool:
 
 
 class _Events(tune.Callback):
-    """Writes how each trial ended into its folder, and tells the listener."""
+    """Writes into a trial's folder why it failed, and tells the listener how each one ended."""
 
     def __init__(self, sweep: Path, listener: Listener, failures: Failures) -> None:
         self._sweep, self._listener, self._failures = sweep, listener, failures
@@ -147,11 +159,7 @@ class _Events(tune.Callback):
         number, last = trial.config["number"], trial.last_result or {}
         how = ending(self._sweep, number, last if OBJECTIVE in last else None, error)
         folder = trial_folder(self._sweep, number)
-        if how == "stopped":
-            params = trial.config["params"]
-            row = {"number": number, "params": params, "objective": last[OBJECTIVE], "images": last[IMAGES]}
-            artifact.write_json(folder / trials.STOPPED, row)
-        elif how == "failed" and not (folder / trials.FAILED).exists():
+        if how == "failed" and not (folder / trials.FAILED).exists():
             artifact.write_json(folder / trials.FAILED, {"number": number, "error": _last_line(trial.error_file)})
         self._count(folder, number, how)
         self._listener.ended(number, how)
@@ -232,7 +240,10 @@ def _fresh_name(folder: Path) -> str:
 
 
 class _Brackets(ASHAScheduler):
-    """ASHA with one bracket or several; a trial's bracket follows from seed and number (Ray would draw it)."""
+    """ASHA with one bracket or several; a trial's bracket follows from seed and number (Ray would draw it).
+
+    Its rungs hold previews only: what a trial ends with is the best of a search, which no preview could keep up with.
+    """
 
     def __init__(self, config: ExperimentConfig) -> None:
         asha, brackets = config.search.asha, halving.brackets(config.search)
@@ -252,6 +263,15 @@ class _Brackets(ASHAScheduler):
         super().on_trial_add(tune_controller, trial)
         bracket = halving.bracket_of(self._seed, trial.config["number"], self._asha, self._count)
         self._trial_info[trial.trial_id] = self._brackets[bracket]
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return str(self.CONTINUE if result[FINAL] else super().on_trial_result(tune_controller, trial, result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if result.get(FINAL):
+            self.on_trial_remove(tune_controller, trial)
+        else:
+            super().on_trial_complete(tune_controller, trial, result)
 
 
 def _scheduler(config: ExperimentConfig) -> TrialScheduler:

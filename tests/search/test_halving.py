@@ -3,6 +3,8 @@
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cddpm.config import AshaConfig, SearchConfig
 from cddpm.search import halving
@@ -16,6 +18,21 @@ ASHA = AshaConfig(grace_images=100, reduction_factor=3, brackets=3)
 )
 def test_rungs_lie_inside_the_budget(bracket: int, images: int, expected: list[int]) -> None:
     assert halving.rungs(ASHA, bracket, images) == expected
+
+
+@given(st.integers(1, 10**6), st.integers(2, 5), st.integers(1, 10**7), st.integers(1, 10**7))
+def test_validations_of_any_batch_size_are_compared_at_rungs(grace: int, factor: int, one: int, other: int) -> None:
+    asha = AshaConfig(grace_images=grace, reduction_factor=factor)
+    search, none = (SearchConfig(scheduler=kind, asha=asha) for kind in ("asha", "none"))
+    first, second = (halving.compared_at(search, images) for images in sorted((one, other)))
+    assert first <= second
+    for images, at in ((min(one, other), first), (max(one, other), second)):
+        if images < grace:
+            assert at == images
+        else:
+            assert at <= images < factor * at
+            assert at in halving.rungs(asha, 0, images + 1)
+        assert halving.compared_at(none, images) == images
 
 
 @pytest.mark.slow

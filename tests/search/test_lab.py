@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from readme_pages import ROOT, read
 
+from cddpm import artifact
 from cddpm.config import ExperimentConfig, with_values
 from cddpm.search import champion, leaderboard, trial
 from cddpm.search.lab import TEST_VOLUMES, Lab
@@ -188,3 +189,20 @@ def test_a_sweep_replaces_no_better_champion_and_none_of_another_aim(sweep: Path
     assert not moved
     audit = Registry.open(default_uri(config.output_dir), "aims").promotions()
     assert [(entry.version, entry.refused == "") for entry in audit] == [(1, True), (2, False), (3, True), (4, False)]
+
+
+def test_a_stop_that_no_driver_lived_to_enter_is_entered_without_an_objective(sweep: Path) -> None:
+    config = with_values(built_sweep.config(sweep.parents[1], trials=1, points=8), {"name": "late"}, "test")
+    folder, (store,) = sweep.with_name("late"), (sweep.parents[1] / "artifacts").glob("store/*")
+    stop = trial.Stop(7, {"training.learning_rate": 2e-3}, 0.25, 8.0)
+    artifact.write_json(trial.folder_of(folder, 7) / trial.STOPPED, asdict(stop))
+    for _ in range(2):  # a resume enters nothing twice
+        with Lab.open(config, folder, stages.Place(sweep.parents[1] / "artifacts", store)) as lab:
+            lab.catch_up([], leaderboard.stops(folder))
+            assert lab.close() == 0
+    client = connection.connect(connection.default_uri(config.output_dir), create=False)
+    (experiment,) = (e for e in client.search_experiments() if e.name == "cddpm")
+    (found,) = client.search_runs([experiment.experiment_id], f"tags.`{names.RUN}` = 'late/0007'")
+    assert (found.info.status, found.data.tags[names.ENDING]) == ("FINISHED", "stopped")
+    assert names.OBJECTIVE not in found.data.metrics
+    assert trial.STOPPED in files(client, found)

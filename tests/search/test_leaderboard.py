@@ -46,14 +46,22 @@ def test_each_trial_once_finished_then_stopped_then_failed(sweep: Path) -> None:
     rows = leaderboard.rows(sweep)
     assert [r.name for r in rows] == ["0003", "0004", "0011", "0000", "0005", "0001", "0002"]
     assert [r.state for r in rows] == ["finished"] * 4 + ["stopped early"] * 2 + ["failed"]
-    assert [r.validation for r in rows] == [0.5, 0.5, 0.4, 0.3, 0.2, 0.1, None]
+    assert [r.validation for r in rows] == [0.5, 0.5, 0.4, 0.3, None, None, None]
     assert rows[0].settings == {"training.learning_rate": 1e-3, "scoring.residual": "l2"}
-    assert rows[4].note == "after 512 images"
+    assert rows[4].note == "preview 0.200 after 512 images"
     assert rows[6].note == "the loss became nan"
 
 
+def test_stopped_trials_the_furthest_first_and_only_without_a_result(sweep: Path) -> None:
+    write(sweep, 8, trial.STOPPED, {"number": 8, "params": {}, "objective": 0.05, "images": 1024.0})
+    assert [s.number for s in leaderboard.stops(sweep)] == [8, 5, 1]
+    (sweep / "trials/0008" / trial.STOPPED).write_text('{"number": 8}')
+    with pytest.raises(SearchError, match=r"0008/stopped\.json: not the record of a stopped trial .*; delete it"):
+        leaderboard.rows(sweep)
+
+
 def test_an_empty_sweep_has_no_rows(tmp_path: Path) -> None:
-    assert leaderboard.results(tmp_path) == leaderboard.rows(tmp_path) == []
+    assert leaderboard.results(tmp_path) == leaderboard.rows(tmp_path) == leaderboard.stops(tmp_path) == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"number": 1}', "3"])

@@ -24,7 +24,10 @@ def test_every_trial_in_its_state(sweep: Path) -> None:
     found = record.read(sweep)
     states = {t.number: t.state for t in found.trials}
     assert states == {**dict.fromkeys(range(10), "finished"), 3: "stopped early", 7: "failed"}
-    assert found.trials[3].note == "after 16 images"
+    assert (found.trials[3].objective, found.trials[3].note) == (
+        None,
+        f"preview {found.trials[3].preview:.3f} after 16 images",
+    )
     assert found.trials[7].note == "train: the loss became nan <at once>"
     assert found.trials[7].params["training.learning_rate"] == 1e-3  # of its own configuration
     assert len(found.ended) == 10

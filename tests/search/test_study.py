@@ -4,16 +4,20 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 from tiny_training import tiny_config
 
-from cddpm.config import ExperimentConfig
+from cddpm import artifact
+from cddpm.config import AshaConfig, ExperimentConfig
 from cddpm.search import space as spaces
 from cddpm.search import study as studies
+from cddpm.search import trial as trials
 
 
 def config(**values: Any) -> ExperimentConfig:
@@ -105,6 +109,47 @@ def test_two_studies_of_one_seed_propose_the_same(tmp_path: Path) -> None:
         study = studies.open_study(tmp_path / name, config())
         drawn.append([ask(study)[1] for _ in range(4)])
     assert drawn[0] == drawn[1]
+
+
+def ranked(study: Any) -> list[int]:
+    """Numbers of all ended trials as TPE ranks them, best first."""
+    ended = studies.finished(study)
+    best_of = (optuna.samplers._tpe.sampler._split_trials(study, ended, n)[0] for n in range(1, len(ended) + 1))
+    numbers, found = [{t.number for t in best} for best in best_of], list[int]()
+    for best in numbers:
+        found += sorted(best - set(found))
+    return found
+
+
+def test_stopped_trials_are_ranked_behind_results_by_their_rung_then_by_their_preview(tmp_path: Path) -> None:
+    """With batches of other sizes a rung is met a few images sooner or later: that is no merit."""
+    wanted = config(trials=6, start=[])
+    search = wanted.search.model_copy(update={"scheduler": "asha", "asha": AshaConfig(grace_images=100)})
+    study = studies.open_study(tmp_path / "study.db", wanted)
+    asked = [ask(study)[0] for _ in range(6)]
+    studies.tell(study, asked[0], 0.2, pytest.fail)
+    for number, preview, images in ((1, 0.5, 128), (2, 0.7, 102), (3, 0.9, 100), (4, 0.3, 304), (5, 0.4, 300)):
+        stop = trials.Stop(number, {}, preview, float(images))
+        studies.report(study, asked[number], search, 60, 0.99)  # long before
+        studies.tell_stopped(study, asked[number], stop, search, pytest.fail)
+    assert ranked(study) == [0, 5, 4, 3, 2, 1]
+    assert study.best_trial.number == 0
+    warnings: list[str] = []
+    studies.tell_stopped(study, asked[1], trials.Stop(1, {}, 0.6, 900.0), search, warnings.append)
+    assert len(warnings) == 1
+    assert warnings[0].startswith("trial 1: ")
+
+
+def test_a_trial_whose_stop_was_not_told_stays_stopped(tmp_path: Path) -> None:
+    study = studies.open_study(tmp_path / "study.db", config())
+    for _ in range(2):
+        ask(study)
+    stop = trials.Stop(1, {"training.learning_rate": 2e-3}, 0.25, 64.0)
+    artifact.write_json(trials.folder_of(tmp_path, 1) / trials.STOPPED, asdict(stop))
+    study = studies.open_study(tmp_path / "study.db", config())
+    assert [t.state for t in study.get_trials()] == [TrialState.WAITING, TrialState.PRUNED]
+    assert study.trials[1].intermediate_values == {64: 0.25}
+    assert [ask(study)[0].number for _ in range(2)] == [0, 2]
 
 
 def test_telling(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,9 @@ from typing import Any
 
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.storages import InMemoryStorage
 from test_warm_start import config
 from test_warm_start import sweep as earlier_sweep
 
@@ -135,6 +139,107 @@ def test_equal_failures_end_the_sweep_in_words(tuned: dict[str, Any], tmp_path: 
         "that are missing",
     ]
     tune(wanted.model_copy(update={"search": wanted.search.model_copy(update={"equal_failures": None})}), tmp_path)
+
+
+STOPPED, FINISHED, FAILED, KILLED, KILLED_STOPPING = "stopped", "finished", "failed", "killed", "killed while stopping"
+ASHA = {
+    "search__scheduler": "asha",
+    "search__asha__grace_images": 8,
+    "search__asha__reduction_factor": 2,
+    "search__asha__brackets": 2,
+}
+IMAGES = (4, 9, 17, 33)
+"""Of the validations of a trial, with batches that meet no rung."""
+
+
+def lived(search: tuning.StudySearch, folder: Path, name: str, fate: str, previews: list[float]) -> tuple[int, Any]:
+    """Ray's calls for one trial, to its end or its driver's; returns its number and settings."""
+    proposal = search.suggest(name)
+    assert isinstance(proposal, dict)
+    place = tuning.trial_folder(folder, proposal["number"])
+    rows = [{"objective": p, "images": float(i), "final": 0.0} for p, i in zip(previews, IMAGES, strict=False)]
+    for row in rows[
+        : -1 if fate in (STOPPED, KILLED_STOPPING) else None
+    ]:  # the one that ends it is told at its end alone
+        search.on_trial_result(name, row)
+    if fate == FINISHED:
+        artifact.write_json(place / "result.json", {})
+        rows.append({"objective": 0.5 + max(previews), "images": 49.0, "final": 1.0})
+        search.on_trial_result(name, rows[-1])
+    if fate == FAILED:
+        artifact.write_json(place / "failed.json", {"number": proposal["number"], "error": "lost"})
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt) if "killed" in fate else nullcontext():
+        if fate == KILLED_STOPPING:
+            patch.setattr(tuning.studies, "tell_stopped", _killed)
+        search.on_trial_complete(name, rows[-1]) if fate != KILLED else _killed()
+    return proposal["number"], proposal["params"]
+
+
+def _killed(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([STOPPED, FINISHED, FAILED, KILLED, KILLED_STOPPING]),
+            st.lists(st.floats(0, 0.5), min_size=1, max_size=len(IMAGES)),
+        ),
+        min_size=1,
+        max_size=7,
+    )
+)
+def test_whatever_ends_a_trial_or_its_driver_the_study_knows_it_once(plan: list[tuple[str, list[float]]]) -> None:
+    """In memory, which outlives a driver here as SQLite does, and is quick."""
+    states, told, waiting, storage = dict[int, str](), dict[int, list[float]](), None, InMemoryStorage()
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning.studies, "_storage", lambda path: storage)
+        folder = Path(name)
+        wanted = config(folder, search__warm_start=[], search__training__trials=9, **ASHA)
+        search = searcher(wanted, folder)
+        for place, (fate, previews) in enumerate(plan):
+            number, params = lived(search, folder, str(place), fate, previews)
+            assert waiting in (None, (number, params)), "a trial that was interrupted comes again, as it was"
+            assert number not in states
+            told.setdefault(number, []).extend(previews)
+            waiting = (number, params) if fate == KILLED else None
+            if "killed" in fate:
+                search = searcher(wanted, folder)
+            if fate != KILLED:
+                states[number] = {FINISHED: "COMPLETE", FAILED: "FAIL"}.get(fate, "PRUNED")
+        trials = searcher(wanted, folder)._ot_study.trials
+        assert {t.number: t.state.name for t in trials if t.state.is_finished()} == states
+        assert [t.number for t in trials] == list(range(len(trials)))
+        assert "RUNNING" not in {t.state.name for t in trials}
+        assert {s.number for s in leaderboard.stops(folder)} == {n for n, s in states.items() if s == "PRUNED"}
+        for trial in trials:
+            assert set(trial.intermediate_values) <= {4, 8, 16, 32}
+            assert set(trial.intermediate_values.values()) <= set(told.get(trial.number, []))
+            if trial.state.name == "PRUNED":
+                assert trial.value == trial.intermediate_values[max(trial.intermediate_values)]
+
+
+def test_a_rung_holds_no_value_that_a_search_has_found(tmp_path: Path) -> None:
+    """Trials that skip rungs would enter their last value into one of them, where no preview could keep up with it."""
+    scheduler = tuning._scheduler(config(tmp_path, **ASHA))
+    for number in range(3):
+        trial = SimpleNamespace(trial_id=str(number), config={"number": number})
+        scheduler.on_trial_add(None, trial)
+        assert (
+            scheduler.on_trial_result(None, trial, {"objective": 0.1 + number, "images": 33.0, "final": 0.0})
+            == "CONTINUE"
+        )
+        last = {"objective": 50.0 - number, "images": 49.0, "final": 1.0}
+        assert scheduler.on_trial_result(None, trial, last) == "CONTINUE"
+        scheduler.on_trial_complete(None, trial, last)
+    (bracket,) = scheduler._brackets
+    assert {rung: held for rung, held in bracket._rungs if held} == {32: {"0": 0.1, "1": 1.1, "2": 2.1}}
+    weak = SimpleNamespace(trial_id="3", config={"number": 3})
+    scheduler.on_trial_add(None, weak)
+    assert scheduler.on_trial_result(None, weak, {"objective": 1.0, "images": 32.0, "final": 0.0}) == "STOP"
+    scheduler.on_trial_complete(None, weak, {"objective": 1.0, "images": 32.0, "final": 0.0})
+    assert scheduler._trial_info == {}
 
 
 def ended(folder: Path, number: int, result: dict[str, Any] | None, error_file: Path | None) -> Any:

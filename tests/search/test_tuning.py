@@ -100,7 +100,11 @@ def test_a_trial_stopped_early_holds_nothing(shared_ray: str, tmp_path: Path) ->
     assert watch.freed_after < RELEASE_SECONDS
     stopped = json.loads((tuning.trial_folder(sweep, 1) / "stopped.json").read_text())
     assert stopped["images"] < config.training.images
-    assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE"]
+    first, second = study.trials
+    assert [first.state.name, second.state.name] == ["COMPLETE", "PRUNED"]
+    assert first.intermediate_values.keys() == {128}  # of all its previews the one at the only rung
+    assert second.intermediate_values == {128: stopped["objective"]}
+    assert stopped["objective"] < first.intermediate_values[128]
     assert all(g["state"] == "REMOVED" for g in ray.util.placement_group_table().values())
 
 
@@ -160,8 +164,9 @@ def test_trials_that_raise_or_run_out_of_memory_leave_the_others_alone(
 ODD = [float("nan"), float("inf"), None, "missing", np.float64(0.5), torch.tensor(0.25)]
 
 
-def _odd(proposal: dict[str, Any]) -> None:
+def _odd(proposal: dict[str, Any], sweep: Path) -> None:
     value = ODD[proposal["number"]]
+    artifact.write_json(tuning.trial_folder(sweep, proposal["number"]) / "result.json", {})
     metrics: dict[str, Any] = {"images": 10} if value == "missing" else {"images": 10, "objective": value}
     tune.report(plain_metrics(metrics, "objective", final=True))
 
@@ -171,7 +176,7 @@ def test_odd_objectives_become_finite_records_and_the_sweep_goes_on(shared_ray: 
     config = parse(raw, "test")
     study = studies.open_study(tmp_path / "study.db", config)
     tuner = tune.Tuner(
-        tune.with_resources(_odd, {"cpu": 0, cluster.HEAD: 1}),
+        tune.with_resources(tune.with_parameters(_odd, sweep=tmp_path), {"cpu": 0, cluster.HEAD: 1}),
         tune_config=tune.TuneConfig(
             search_alg=tuning.StudySearch(study, config, tmp_path), num_samples=len(ODD), max_concurrent_trials=2
         ),
