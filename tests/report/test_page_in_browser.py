@@ -56,7 +56,7 @@ def test_a_click_sorts(opened: Browser) -> None:
     assert up[len(numbers) :] == down[len(numbers) :]  # what has no value stays last
 
 
-@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize("width", [400, pytest.param(1600, marks=pytest.mark.nightly)])
 def test_nothing_sticks_out(opened: Browser, width: int) -> None:
     opened.resize(width)
     assert opened.run("innerWidth") == width

@@ -14,7 +14,7 @@ from cddpm.scoring import metrics
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 
-@pytest.mark.parametrize("name", ["patient", "turned"])
+@pytest.mark.parametrize("name", [pytest.param("patient", marks=pytest.mark.nightly), "turned"])
 def test_the_live_dice_is_that_of_the_files(browser: Browser, predicted: Path, tmp_path: Path, name: str) -> None:
     folder, truth = predicted / "out" / name, predicted / f"{name}_seg.nii.gz"
     command = ["report", "--scan", str(folder), "--truth", str(truth), "--output", str(tmp_path / "page.html")]

@@ -182,7 +182,7 @@ def test_every_control_is_reached_by_keys(opened: Browser) -> None:
     assert reached == [*(f"viewer-{n}" for n in ("volume", "plane", "slice", "threshold", "opacity")), "own", "best"]
 
 
-@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("width", [400, pytest.param(1280, marks=pytest.mark.nightly)])
 def test_it_fits_light_and_dark(opened: Browser, tmp_path: Path, width: int) -> None:
     opened.resize(width)
     ground = {}
