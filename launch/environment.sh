@@ -30,8 +30,9 @@ find_python() {
     done
     local found
     found="$(python3 --version 2>&1)" || found="no python3"
-    echo "error: Python 3.11, 3.12 or 3.13 with its venv module is needed; found here: $found." >&2
-    echo "Install one (Debian, Ubuntu: apt install python3.11 python3.11-venv), or name it: PYTHON=/path/to/python3.11 bash $0" >&2
+    printf '%s\n' "error: Python 3.11, 3.12 or 3.13 with its venv module is needed; found here:" "  $found." \
+        "Install one (Debian, Ubuntu: apt install python3.11 python3.11-venv), or name it:" \
+        "  PYTHON=/path/to/python3.11 bash $0" >&2
     return 1
 }
 
@@ -55,13 +56,14 @@ set_up() {
     exec 9>>"$venv.lock"
     # the lock belongs to the open file, not to the process that asks for it: this shell keeps it
     if ! "$maker" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then
-        echo "Another set-up of $venv is running; waiting for it." >&2
+        printf '%s\n' "Another set-up is running; waiting for it:" "  $venv" >&2
         "$maker" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
     fi
     if ! ready; then
-        echo "Setting up $venv from requirements.lock with $maker; this takes some minutes, once." >&2
+        printf '%s\n' "Setting up, from requirements.lock; this takes some minutes, once:" "  $venv" "with $maker" >&2
         install_packages "$maker" || {
-            echo "error: the packages could not be installed (message above); the same command starts over." >&2
+            printf '%s\n' "error: the packages could not be installed (message above);" \
+                "  the same command starts over." >&2
             return 1
         }
     fi

@@ -1,22 +1,34 @@
 #!/usr/bin/env bash
-# An MLflow server for sweeps on several machines, or for a group: one lab book and one model registry for all.
+# An MLflow server for sweeps on several machines, or for a group: one lab book
+# and one model registry for all.
 #
 #   bash launch/mlflow_server.sh [OPTIONS] [-- OPTIONS OF mlflow server]
 #
-#   --backend URI       where runs are kept: sqlite:////absolute/path/mlflow.db (default: FOLDER/mlflow.db) or
-#                       postgresql://USER:PASSWORD@HOST/DATABASE (needs psycopg2-binary). With a password better as the variable
-#                       MLFLOW_BACKEND_STORE_URI, which no list of processes shows
-#   --artifacts ROOT    where files are kept: a folder (default: FOLDER/artifacts) or s3://BUCKET/PATH (needs boto3 and AWS_*)
-#   --folder FOLDER     of what has no place of its own (default: outputs/mlflow-server)
-#   --host HOST         address to listen on (default: 127.0.0.1, this machine alone)
-#   --port PORT         (default: 5000)
-#   --auth              ask for user and password. MLFLOW_AUTH_ADMIN_PASSWORD is the password of the user "admin" at the very
-#                       first start; users are added as MLflow's documentation says. A user may enter runs everywhere.
-#   --python PYTHON     a Python that has this project's packages (default: the project's .venv, made if missing)
-#   --open              listen on another address than loopback without --auth: whoever reaches the port reads and changes all
+#   --backend URI     where runs are kept: sqlite:////absolute/path/mlflow.db
+#                     (default: FOLDER/mlflow.db) or
+#                     postgresql://USER:PASSWORD@HOST/DATABASE (needs
+#                     psycopg2-binary). With a password better as the variable
+#                     MLFLOW_BACKEND_STORE_URI, which no list of processes shows
+#   --artifacts ROOT  where files are kept: a folder (default: FOLDER/artifacts)
+#                     or s3://BUCKET/PATH (needs boto3 and AWS_*)
+#   --folder FOLDER   of what has no place of its own (default:
+#                     outputs/mlflow-server)
+#   --host HOST       address to listen on (default: 127.0.0.1, this machine
+#                     alone)
+#   --port PORT       (default: 5000)
+#   --auth            ask for user and password. MLFLOW_AUTH_ADMIN_PASSWORD is
+#                     the password of the user "admin" at the very first start;
+#                     users are added as MLflow's documentation says. A user may
+#                     enter runs everywhere.
+#   --python PYTHON   a Python that has this project's packages (default: the
+#                     project's .venv, made if missing)
+#   --open            listen on another address than loopback without --auth:
+#                     whoever reaches the port reads and changes all
 #
-# Clients: --tracking-uri http://HOST:PORT, and with --auth MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
-# One worker process: several that open a fresh database at once can spoil it, and one serves hundreds of trials.
+# Clients: --tracking-uri http://HOST:PORT, and with --auth
+# MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. One worker process:
+# several that open a fresh database at once can spoil it, and one serves
+# hundreds of trials.
 set -euo pipefail
 here="$PWD"
 help="$(sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}")"
@@ -86,6 +98,7 @@ if $auth; then
     export MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_AUTH_CONFIG_PATH="$folder/auth.ini"
     options+=(--app-name basic-auth)
 fi
-echo "MLflow on http://$host:$port, runs in ${backend%%:*}, files in $artifacts. Sweeps: --tracking-uri http://$host:$port" >&2
+printf '%s\n' "MLflow on http://$host:$port, runs in ${backend%%:*}, files in" "  $artifacts" \
+    "Sweeps: --tracking-uri http://$host:$port" >&2
 cd "$folder"
 exec "$python" -m mlflow server "${options[@]}" "$@"

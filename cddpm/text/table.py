@@ -104,7 +104,7 @@ class Table:
             if not self._show_header:
                 heads, cells = cells[:1] + heads[2:], cells[1:]
             for place, (head, cell) in enumerate(zip(heads, cells, strict=True)):
-                if cell.plain:
+                if cell.plain or (head.plain and not self._show_header):
                     yield from _fact(head, cell, style, 0 if place == 0 else 2, width)
 
 

@@ -36,10 +36,7 @@ def near(place: str | Path) -> str:
 
 
 def _marked(text: str, mark: str) -> str:
-    plain = text.rstrip("\\")
-    return (
-        f"[{mark}]{escape(plain)}{(len(text) - len(plain)) * 2 * chr(92)}[/{mark}]"  # backslashes would escape the tag
-    )
+    return f"[{mark}]{escape(text)}[/{mark}]"
 
 
 def broken(line: Text, width: int, hang: int = HANG) -> list[Text]:

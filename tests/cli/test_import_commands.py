@@ -51,7 +51,7 @@ def test_a_model_is_told_and_kept(model_file: Path, config: Path) -> None:
     path = folder(done, "checkpoint")
     assert path.parent == config.parent / "out" / "artifacts" / "checkpoint"
     assert f"--config {path}/config.json --set training.artifact={path.name}" in done.stdout
-    assert run(model_file, config).stdout.splitlines()[-2] == f"checkpoint: {path} (was there)"
+    assert run(model_file, config).stdout.splitlines()[-3] == f"checkpoint: {path} (was there)"
 
 
 def test_the_printed_configuration_is_one(model_file: Path, config: Path) -> None:
