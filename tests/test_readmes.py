@@ -27,7 +27,8 @@ LANGUAGES = (*SHELL, "console", "text", "yaml", "csv", "python")
 QUICKSTART = ("python", "launch/sweep.py", "--config", "tune_configs/quickstart.yaml")
 PROMISED_COMMANDS = {("registry", "calibrate")}
 PROMISED_SETTINGS = {"data.rescale_grid"}
-"""Described before they are merged: empty both as soon as they are there."""
+PROMISED_SCOPES = {"nightly"}
+"""Described before they are merged: empty all three as soon as they are there."""
 EXECUTED = {"cddpm/tracking/README.md": 1, "cddpm/predict/README.md": 1}
 """Python blocks that tests run: tests/search/test_lab.py, tests/predict/test_pyfunc.py."""
 TOP_LINES, TOP_BYTES = 220, 13_000
@@ -117,7 +118,7 @@ def _script(script: str, words: list[str], whole: bool) -> None:
         _launched(QUICKSTART[1], [*QUICKSTART[2:], *words], whole)
         return
     if script == "launch/test.sh":
-        scopes = set(re.findall(r"\w+", re.findall(r"^    ([\w |]+)\) shift", text, re.MULTILINE)[0])) | {"nightly"}
+        scopes = set(re.findall(r"\w+", re.findall(r"^    ([\w |]+)\) shift", text, re.MULTILINE)[0])) | PROMISED_SCOPES
         assert not words or words[0].startswith("-") or words[0] in scopes, f"{words[0]}: there are {scopes}"
         return
     unknown = [word for word in words if word.startswith("--") and word not in text]

@@ -95,6 +95,7 @@ def test_another_process_predicts_what_the_predictor_does(
     assert absent["folder"] == ""
 
 
+@pytest.mark.slow
 def test_the_readmes_lines_run(registry: Registry, scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = read(ROOT / "cddpm" / "predict" / "README.md").blocks("python")
     monkeypatch.chdir(tmp_path)
