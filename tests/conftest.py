@@ -1,5 +1,6 @@
 """Fixtures that every part shares, and the table of measured errors against the reference arrays."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ __all__ = ["own_ray", "pytest_collection_modifyitems", "shared_ray", "sharing"]
 from cddpm.tracking import mlflow_settings
 
 mlflow_settings.apply()  # these processes are ours
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and lines of what is no terminal are not broken without it
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 
