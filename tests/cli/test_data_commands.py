@@ -17,7 +17,7 @@ FEW = "--subjects=2 --healthy-val=1 --healthy-test=1 --unhealthy-val=1 --unhealt
 
 def run(*arguments: object) -> Result:
     """Run ``cddpm data``; an error of this program is raised."""
-    done = CliRunner().invoke(app, ["data", *map(str, arguments)], env={"COLUMNS": "100"})
+    done = CliRunner().invoke(app, ["data", *map(str, arguments)], env={"COLUMNS": "400"})
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done
