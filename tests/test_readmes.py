@@ -25,10 +25,6 @@ PAGES = pages()
 FOREIGN = {"mlflow": ("mlflow.cli", "cli"), "ray": ("ray.scripts.scripts", "cli")}
 LANGUAGES = (*SHELL, "console", "text", "yaml", "csv", "python")
 QUICKSTART = ("python", "launch/sweep.py", "--config", "tune_configs/quickstart.yaml")
-PROMISED_COMMANDS = {("registry", "calibrate")}
-PROMISED_SETTINGS = {"data.rescale_grid"}
-PROMISED_SCOPES = {"nightly"}
-"""Described before they are merged: empty all three as soon as they are there."""
 EXECUTED = {"cddpm/tracking/README.md": 1, "cddpm/predict/README.md": 1}
 """Python blocks that tests run: tests/search/test_lab.py, tests/predict/test_pyfunc.py."""
 TOP_LINES, TOP_BYTES = 220, 13_000
@@ -86,8 +82,6 @@ def _parsed(command: Any, words: list[str], whole: bool) -> dict[str, Any]:
 
 
 def _subcommand(group: Any, path: tuple[str, ...]) -> Any:
-    if path in PROMISED_COMMANDS and path[-1] not in group.commands:
-        return None
     found = group.commands.get(path[-1]) or group.get_command(None, path[-1])  # an alias
     if found is None:
         raise LookupError(f"no command '{' '.join(path)}'; there are {', '.join(group.commands)}")
@@ -118,7 +112,7 @@ def _script(script: str, words: list[str], whole: bool) -> None:
         _launched(QUICKSTART[1], [*QUICKSTART[2:], *words], whole)
         return
     if script == "launch/test.sh":
-        scopes = set(re.findall(r"\w+", re.findall(r"^    ([\w |]+)\) shift", text, re.MULTILINE)[0])) | PROMISED_SCOPES
+        scopes = set(re.findall(r"\w+", re.findall(r"^    ([\w |]+)\) shift", text, re.MULTILINE)[0]))
         assert not words or words[0].startswith("-") or words[0] in scopes, f"{words[0]}: there are {scopes}"
         return
     unknown = [word for word in words if word.startswith("--") and word not in text]
@@ -215,7 +209,7 @@ def test_every_setting_that_is_named_is_one(page: Page) -> None:
 
 
 def _unknown(page: Page) -> Iterator[str]:
-    known = FIELDS | PROMISED_SETTINGS
+    known = FIELDS
     for span in page.spans:
         match = _SETTING.fullmatch(span)
         path = match[1] if match else ""
