@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 INK, SOFT, LINE, GROUND, MARK = "#010101", "#020202", "#030303", "#040404", "#050505"
 SERIES = ("#060606", "#070707", "#080808", "#090909")
@@ -31,6 +31,8 @@ _TONES = ("#4a8fd6", "#d08038", "#45a06c", "#9a6bd0")
 """As ``SERIES``, where dots become a picture."""
 MOST_DOTS = 400
 """More dots than this become a picture."""
+_EDGE = 1e-6
+"""Part of the axes' size by which rounding may put a mark outside."""
 WIDTH, HEIGHT = 4.6, 2.9
 """Inches of 72 units, as the page scales them."""
 
@@ -80,7 +82,7 @@ class Chart:
         self.name, self.label = name, label
         self._style = rc_context({**_STYLE, "svg.hashsalt": name})
         self._height = height
-        self._tips: list[Sequence[str]] = []
+        self._tips: list[tuple[PathCollection, Sequence[str]]] = []
 
     def __enter__(self) -> "Chart":
         self._style.__enter__()
@@ -132,7 +134,7 @@ class Chart:
 
     def _tip(self, drawn: PathCollection, tips: Sequence[str]) -> None:
         drawn.set_gid(f"tips-{len(self._tips)}")
-        self._tips.append(tips)
+        self._tips.append((drawn, tips))
 
     def svg(self) -> str:
         """The chart as an ``<svg>`` element."""
@@ -140,10 +142,11 @@ class Chart:
 
     def _save(self) -> str:
         FigureCanvasSVG(self.figure)
+        tips = [self._seen(*tipped) for tipped in self._tips]
         text = io.StringIO()
         self.figure.savefig(text, format="svg", dpi=160, metadata={"Date": None, "Creator": None})
         root = ElementTree.fromstring(text.getvalue())
-        self._add_tips(root)
+        _add_tips(root, tips)
         _bare(root)
         del root.attrib["width"], root.attrib["height"]
         root.set("role", "img")
@@ -155,14 +158,29 @@ class Chart:
             drawn = drawn.replace(stand_in, f"var(--{name})")
         return drawn
 
-    def _add_tips(self, root: ElementTree.Element) -> None:
-        for index, tips in enumerate(self._tips):
-            group = root.find(f".//*[@id='tips-{index}']")
-            marks = [] if group is None else list(group.iter(f"{{{_SVG}}}use"))
-            for mark, tip in zip(marks, tips, strict=True):
-                ElementTree.SubElement(mark, f"{{{_SVG}}}title").text = tip
-            if group is not None:
-                del group.attrib["id"]
+    def _seen(self, drawn: PathCollection, tips: Sequence[str]) -> list[str]:
+        """Tooltips of the marks that lie inside the axes; the others, which Matplotlib draws or leaves out, are taken away."""
+        self.axes.autoscale_view()
+        points: NDArray[np.float64] = np.ma.filled(np.ma.asarray(drawn.get_offsets(), float), np.nan)
+        with np.errstate(all="ignore"):
+            places = (self.axes.transScale + self.axes.transLimits).transform(points)
+            shown = np.isfinite(points) & (places >= -_EDGE) & (places <= 1 + _EDGE)
+        inside: NDArray[np.bool_] = np.all(shown, axis=1)
+        drawn.set_offsets(points[inside])
+        return [tip for tip, there in zip(tips, inside, strict=True) if there]
+
+
+def _add_tips(root: ElementTree.Element, tips: Sequence[Sequence[str]]) -> None:
+    """Matplotlib refers to one path for each of several marks (``use``), or draws each one's path where it stands."""
+    for index, texts in enumerate(tips):
+        group = root.find(f".//*[@id='tips-{index}']")
+        within = [] if group is None else list(group.iter())
+        defined = {element for defs in within if defs.tag == f"{{{_SVG}}}defs" for element in defs.iter()}
+        drawn = [e for e in within if e.tag in (f"{{{_SVG}}}use", f"{{{_SVG}}}path") and e not in defined]
+        for mark, text in zip(drawn, texts, strict=True):
+            ElementTree.SubElement(mark, f"{{{_SVG}}}title").text = text
+        if group is not None:
+            del group.attrib["id"]
 
 
 def _bare(root: ElementTree.Element) -> None:

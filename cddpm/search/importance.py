@@ -27,17 +27,21 @@ Observation = tuple[Mapping[str, Any], float]
 def importance(space: Space, observations: Sequence[Observation]) -> dict[str, float]:
     """Share of each setting of ``space`` in [0, 1], largest first; they add up to 1. The same input gives the same shares.
 
-    Empty if there are fewer than ``FEWEST`` observations, or all have one value. A setting that some observations lack,
-    or have outside of the space, is left out.
+    Empty if there are fewer than ``FEWEST`` observations, or all have one value or the same settings. A setting that some
+    observations lack, or have outside of the space, is left out.
     """
     rows = [(spaces.point(space, {p: v for p, v in s.items() if p in space}), value) for s, value in observations]
     rows = random.Random(0).sample(rows, MOST) if len(rows) > MOST else rows
     shared = [path for path in space if all(path in params for params, _ in rows)]
     if len(rows) < FEWEST or not shared or len({value for _, value in rows}) < 2:
         return {}
-    shares = optuna.importance.get_param_importances(
-        _study(space, shared, rows), evaluator=FanovaImportanceEvaluator(n_trees=TREES, seed=0), params=shared
-    )
+    evaluator = FanovaImportanceEvaluator(n_trees=TREES, seed=0)
+    try:
+        shares = optuna.importance.get_param_importances(
+            _study(space, shared, rows), evaluator=evaluator, params=shared
+        )
+    except RuntimeError:  # no tree has a branch: values differ by rounding only, or settings do not differ
+        return {}
     return {path: float(share) for path, share in shares.items()}
 
 

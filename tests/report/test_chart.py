@@ -6,6 +6,8 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from cddpm.report import chart as charts
 from cddpm.report.chart import Chart
@@ -37,6 +39,39 @@ def test_each_dot_has_its_tooltip() -> None:
     told = [(float(use.get("x", "0")), title.text) for use, title in tips.items() if title is not None]
     assert [text for _, text in sorted(told)[:1] + sorted(told)[-1:]] == ["dot 0 & more", "dot 2 & more"]
     assert sorted(text for _, text in told) == ["dot 0 & more", "dot 1 & more", "dot 2 & more", "the best"]
+
+
+VALUES = st.sampled_from([0.0, 1.0, -1.0, 0.25, 1e-9, 3e6, float("nan"), float("inf"), float("-inf")])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(VALUES, VALUES), max_size=12),
+    st.sampled_from(["linear", "log"]),
+    st.sampled_from(["dots", "hollow", "mark"]),
+    st.booleans(),
+)
+@example([(0.0, 1.0)], "linear", "hollow", False)
+@example([(1.0, 1.0)] * 2, "linear", "mark", True)
+def test_every_mark_has_its_own_tooltip_whatever_is_drawn(
+    points: list[tuple[float, float]], scale: str, way: str, beside: bool
+) -> None:
+    """None, one or many; equal, constant and missing values; what a scale cannot show has neither mark nor tooltip."""
+    x, y = np.array(points, float).reshape(-1, 2).T
+    tips = [f"{i}" for i in range(len(points))]
+    with Chart("any", "any") as chart:
+        if beside:
+            chart.dots([1.0], [1.0], ["beside"], 1, hollow=True)
+        if way == "mark":
+            chart.mark(x, y, "marks", tips)
+        else:
+            chart.dots(x, y, tips, 0, "dots", hollow=way == "hollow")
+        chart.axes.set_xscale(scale)
+        chart.legend()
+    root = ElementTree.fromstring(chart.svg())
+    told = [title.text for title in root.iter(f"{SVG}title")]
+    seen = np.isfinite(x) & np.isfinite(y) & ((x > 0) | (scale == "linear"))
+    assert told == ["beside"] * beside + [tip for tip, there in zip(tips, seen, strict=True) if there]
 
 
 @pytest.mark.slow
