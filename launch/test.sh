@@ -31,7 +31,16 @@ step() {
     if [ "$code" != 0 ]; then failed+=("$name"); fi
 }
 
-apart="ray or cluster or browser or gpu" # these fill the machine by themselves
+told() { # what went on beside the other steps
+    local code=0
+    wait "$beside" || code=$?
+    beside=""
+    cat "$log"
+    rm -f "$log"
+    return "$code"
+}
+
+apart="ray or cluster or browser or gpu" # one after the other: two Rays side by side would meddle with each other
 abreast=(--numprocesses auto --maxprocesses 4 --dist loadfile)
 together="not ($apart)" alone="($apart)"
 case "$scope" in
@@ -39,13 +48,21 @@ case "$scope" in
     default) together+=" and not nightly" alone+=" and not nightly" ;;
 esac
 
+beside="" log=""
+trap 'if [ -n "$beside" ]; then kill -INT -- "-$beside" 2>/dev/null || true; wait; fi' EXIT
+if [ "$scope" != fast ]; then # they wait more than they compute
+    log="$(mktemp)"
+    set -m # in a process group of its own, where an interruption is not ignored
+    "$python" -m pytest -q -m "$alone" "$@" >"$log" 2>&1 &
+    beside=$!
+    set +m
+fi
+
 step "format" "$python" -m ruff format --check .
 step "lint" "$python" -m ruff check .
 step "types" "$python" -m mypy --num-workers 2
 step "tests" "$python" -m pytest -q "${abreast[@]}" -m "$together" "$@"
-if [ "$scope" != fast ]; then
-    step "tests with Ray, hosts, browser, GPU" "$python" -m pytest -q -m "$alone" "$@"
-fi
+if [ -n "$beside" ]; then step "tests with Ray, hosts, browser, GPU" told; fi
 
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'failed: %s\n' "${failed[@]}"

@@ -1,5 +1,6 @@
 """Fixtures that every part shares, and the table of measured errors against the reference arrays."""
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from cddpm.tracking import mlflow_settings
 
 mlflow_settings.apply()  # these processes are ours
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and lines of what is no terminal are not broken without it
+multiprocessing.set_forkserver_preload(["cddpm.training.stages"])  # imported once for all that are forked
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 

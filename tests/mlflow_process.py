@@ -86,13 +86,16 @@ class Gate:
     """Stands before an MLflow server and lets requests through, or answers 403, or makes each wait."""
 
     def __init__(self, server: Server) -> None:
-        self.forbids, self.seconds, self.requests = False, 0.0, 0
+        self.forbids, self.seconds, self.requests, self.closed = False, 0.0, 0, False
         gate = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def handle_any(self) -> None:
+                if gate.closed:  # also to one who came in before
+                    self.close_connection = True
+                    return
                 gate.requests += 1
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 time.sleep(gate.seconds)
@@ -122,6 +125,7 @@ class Gate:
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
     def close(self) -> None:
+        self.closed = True
         self._http.shutdown()
         self._http.server_close()
 

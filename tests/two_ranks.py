@@ -13,7 +13,7 @@ from cddpm.training.ranks import Ranks
 
 def launch(target: Any, *arguments: Any, seconds: float = 100) -> list[int | None]:
     """Exit codes of two ranks that run ``target(rank, *arguments)``; None for one that had to be killed."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     processes = [context.Process(target=target, args=(rank, *arguments), daemon=True) for rank in range(2)]
     for process in processes:
         process.start()

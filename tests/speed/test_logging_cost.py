@@ -9,7 +9,7 @@ from cddpm.tracking import connection, names
 from cddpm.tracking.spool import waiting as waiting_in_spool
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_both_ways_are_run_and_every_line_arrives(tmp_path: Path) -> None:
     sizes = logging_cost.Sizes(steps=1, repeats=2)
     computing, away, waiting = logging_cost.measure(tmp_path, sizes)

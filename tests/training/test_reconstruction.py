@@ -204,7 +204,7 @@ def child(place: stages.Place, levels: list[int], answers: Any, begin: Any) -> N
 
 
 def two_at_once(place: stages.Place, asked: list[list[int]]) -> list[tuple[Rows, Path]]:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     answers, begin = context.Queue(), context.Event()
     processes = [context.Process(target=child, args=(place, levels, answers, begin)) for levels in asked]
     for process in processes:
@@ -243,7 +243,7 @@ def claimed_for_ever(place: stages.Place, ready: Any) -> None:
 
 @pytest.mark.slow
 def test_a_killed_claimer_blocks_nobody(place: stages.Place) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     ready = context.Queue()
     process = context.Process(target=claimed_for_ever, args=(place, ready))
     process.start()

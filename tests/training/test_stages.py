@@ -290,7 +290,7 @@ def test_kills_at_random_moments_change_no_bit(store_path: Path, tmp_path: Path,
     values = {"training__images": 96, "training__evaluations": 12, "pretraining__evaluations": 6}
     moments, artifacts = random.Random(seed), tmp_path / "killed"
     kills = 0
-    for _ in range(3):
+    for _ in range(2):
         process = start(store_path, artifacts, values)
         while not list(artifacts.rglob("images-*")) and process.poll() is None:
             time.sleep(0.01)
