@@ -17,7 +17,7 @@ FEW = "--subjects=2 --healthy-val=1 --healthy-test=1 --unhealthy-val=1 --unhealt
 
 def run(*arguments: object) -> Result:
     """Run ``cddpm data``; an error of this program is raised."""
-    done = CliRunner().invoke(app, ["data", *map(str, arguments)], env={"COLUMNS": "400"})
+    done = CliRunner().invoke(app, ["data", *map(str, arguments)], env={"COLUMNS": None})
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done
@@ -33,7 +33,6 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.slow
 def test_options_are_the_phantoms_settings(phantom: Path) -> None:
     label = json.loads((phantom / "phantom.json").read_text())
     assert label["config"] == {
@@ -51,7 +50,6 @@ def test_options_are_the_phantoms_settings(phantom: Path) -> None:
     assert run("phantom", phantom, "--subjects", "0").exit_code == 2
 
 
-@pytest.mark.slow
 def test_a_sound_folder_passes(phantom: Path) -> None:
     for modality in ("t1", "t2"):
         done = run("check", phantom, "--modality", modality)
@@ -62,7 +60,6 @@ def test_a_sound_folder_passes(phantom: Path) -> None:
     assert 0 < report["volumes"] < json.loads(run("check", phantom, "--json").stdout)["volumes"]
 
 
-@pytest.mark.slow
 def test_each_fault_is_told_with_file_found_and_allowed(phantom: Path) -> None:
     file = sorted((phantom / "Test/Brats21/mask").iterdir())[0]
     before = file.read_bytes()
@@ -82,7 +79,6 @@ def test_each_fault_is_told_with_file_found_and_allowed(phantom: Path) -> None:
     assert "resample this file" in finding["allowed"]
 
 
-@pytest.mark.slow
 def test_settings_come_from_a_file_and_options_win(phantom: Path, tmp_path: Path) -> None:
     file = tmp_path / "experiment.yaml"
     file.write_text("name: x\ndata: {unhealthy: [Nowhere], modality: t2}\n")
@@ -150,14 +146,14 @@ def test_scans_of_a_table_are_checked(phantom: Path, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_store_is_built_once(shared_ray: str, phantom: Path, tmp_path: Path) -> None:
+def test_a_store_is_built_once(phantom: Path, tmp_path: Path) -> None:
     file = tmp_path / "experiment.yaml"
     file.write_text(
         "name: x\ndata: {unhealthy: [Brats21], voxel_size_mm: 2.0, volume_shape: [96, 96, 50]}\n"
         "encoder: {max_pool: false}\npretraining: {enabled: false}\n"
     )
     command = [sys.executable, "-m", "cddpm", "data", "build", str(phantom), "--config", str(file)]
-    command += ["--output-dir", str(tmp_path / "out"), "--address", shared_ray]
+    command += ["--output-dir", str(tmp_path / "out")]
     lines = [subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout for _ in range(2)]
     assert lines[0] == lines[1]
     assert "slices of 48x48" in lines[0]

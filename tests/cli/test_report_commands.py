@@ -25,7 +25,7 @@ def test_by_name_into_the_sweeps_folder(output_dir: Path) -> None:
     done = CliRunner().invoke(app, ["report", "drawn", "--output-dir", str(output_dir)], catch_exceptions=False)
     page = output_dir / "sweeps/drawn/report.html"
     assert done.exit_code == 0
-    assert str(page) in done.stdout.replace("\n", "")
+    assert str(page) in done.stdout
     assert "Sweep drawn" in page.read_text()
 
 
@@ -60,7 +60,7 @@ def test_scans_beside_their_results_or_where_asked(predicted: Path, scan: Scan, 
     done = CliRunner().invoke(app, ["report", "--scan", str(predicted)], catch_exceptions=False)
     assert done.exit_code == 0
     assert "Scan patient" in (predicted / "report.html").read_text()
-    assert str(predicted / "report.html") in done.stdout.replace("\n", "")
+    assert str(predicted / "report.html") in done.stdout
     one = ["report", "--scan", str(predicted / "patient"), "--truth", str(scan.segmentation)]
     assert (
         CliRunner().invoke(app, [*one, "--output", str(tmp_path / "page.html")], catch_exceptions=False).exit_code == 0

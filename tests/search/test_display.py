@@ -119,3 +119,40 @@ def test_what_trials_left_to_say_is_said_once_and_as_it_is(text: io.StringIO, te
     with display.tuning(1, 0, None, dict, lambda: lines.pop() if lines else []):
         pass
     assert text.getvalue().count("trial 0001: a[0] is damaged") == 1
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize("trials", [1, 4, 40])
+def test_the_live_table_fits_the_terminal_and_says_how_many_it_leaves_out(width: int, trials: int) -> None:
+    console = Console(file=io.StringIO(), width=width, height=20, force_terminal=True, color_system=None)
+    display = Display(console)
+    board = {n: (stage, 1_234_567, 10_000_000, 0.1234) for n, stage in enumerate([*displays.STAGES] * 8)}
+    for number in range(trials):
+        display._trials[number] = "starting workers"
+    lines = ["".join(s.text for s in line).rstrip() for line in console.render_lines(display._table(board), pad=False)]
+    text = "\n".join(lines)
+    assert max(map(len, lines)) <= width
+    assert ("more trials run" in text) == (trials == 40)
+    for word in ("reconstructing:", "1,234,567", "10,000,000", "0.1234") if trials > 3 else ("0000", "images,"):
+        assert word in text
+    if width >= 80:
+        assert len(lines) <= 20
+    if width >= 120:
+        assert "━" in text
+
+
+def test_a_stage_s_path_is_whole_at_80_columns(text: io.StringIO) -> None:
+    display, place = Display(Console(file=text, width=80)), "/home/me/my scans/outputs/data/phantom-" + "0" * 16
+    with display.stage("synthetic cohort (phantom)") as say:
+        say(display.console.path(place))
+    assert text.getvalue() == f"✓ synthetic cohort (phantom):\n  {place} (0.0 s)\n"
+
+
+def test_settings_of_a_trial_are_not_broken_from_their_values(text: io.StringIO) -> None:
+    settings = {f"scoring.setting_{n}": n / 10 for n in range(12)}
+    Display(Console(file=text, width=80)).started(0, settings)
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    for number in range(12):
+        assert any(f"setting_{number} {number / 10:.3g}" in line for line in lines)
+    assert lines[1].startswith("     setting_")  # below the text, beside the clock

@@ -1,5 +1,6 @@
 """``--dry-run``: counts by hand, fingerprints of what is there, nothing written, no Ray."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import built_sweep
 import numpy as np
 import pytest
 from launched import ROOT
+from screen import lost, too_long
 from small_sweep import small
 
 from cddpm import artifact
@@ -31,10 +33,19 @@ def config(folder: Path, name: str = "joint", **values: Any) -> ExperimentConfig
     return load(ROOT / f"tune_configs/{name}.yaml", {**small(name), "output_dir": str(folder), **changed})
 
 
-def shown(made: plan.Plan) -> str:
-    console = Console(record=True, width=160)
-    forecast.show(made, console)
-    return console.export_text()
+def shown(made: plan.Plan, width: int = 160) -> str:
+    text = io.StringIO()
+    forecast.show(made, Console(file=text, width=width))
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_at_80_columns_names_are_broken_after_dots_alone(name: str, tmp_path: Path) -> None:
+    made = plan.make(load(ROOT / f"tune_configs/{name}.yaml", {"output_dir": str(tmp_path)}))
+    for width in (80, 60):
+        text = shown(made, width)
+        assert not lost(shown(made, 100_000), text)
+        assert not too_long(text, width)
 
 
 @pytest.mark.parametrize("name", SWEEPS)

@@ -1,12 +1,20 @@
 """What a person is told after a sweep."""
 
+import io
+import re
+import shlex
 from pathlib import Path
 
 import built_sweep
 import pytest
+from screen import lost, too_long
 
-from cddpm.search import report
-from cddpm.search.sweep import Summary
+from cddpm.config import ScoringConfig
+from cddpm.scoring.score import Evaluation
+from cddpm.search import leaderboard, report
+from cddpm.search.champion import Contender
+from cddpm.search.sweep import Summary, with_test
+from cddpm.text import Console
 
 
 @pytest.mark.parametrize(
@@ -34,3 +42,45 @@ def test_the_next_commands_name_a_model_that_is_not_the_usual_one(tmp_path: Path
     assert " --dataset A --model aims " in commands["pick the best one"]
     assert " --model champion --registered-model aims " in commands["find anomalies in a scan"]
     assert not any("aims" in command for command in dict(report._next(usual, summary)).values())
+
+
+def _scored(name: str, dice: float) -> Contender:
+    rows = [{"dataset": dataset, "dice": dice} for dataset in ("A", "B")]
+    test = Evaluation(rows, {dataset: {"dice": dice} for dataset in ("A", "B")})
+    return Contender(name, dice, {"all": 0.1}, ScoringConfig(), test)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
+    """What is told before and after a sweep of twelve trials: into a file, at 80 columns, at 60."""
+    folder = tmp_path_factory.mktemp("the folder of a clinic")
+    config = built_sweep.config(folder, "anomalies-in-t2-of-all-cohorts", 12, 8)
+    sweep = built_sweep.drawn(folder, 12, 8, config.name)
+    results = leaderboard.results(sweep)
+    contenders = [_scored("champion", 0.5), _scored("unswept defaults", 0.4), _scored("intensity threshold", 0.1)]
+    rows = with_test(config, leaderboard.rows(sweep), results[0], contenders)
+    front = [{"trial": 3, "values": {"dice": 0.5}, "params": {**results[0].params, **results[0].best.params}}]
+    uri, scan = f"sqlite:///{folder}/mlflow.db", folder / "data/phantom-0123456789abcdef/Test/A/t2/subject_t2.nii.gz"
+    summary = Summary(sweep, rows, contenders, 3, sweep / "champion.png", uri, 7, scan, front, False)
+    texts = []
+    for width in (100_000, 80, 60):
+        text = io.StringIO()
+        console = Console(file=text, width=width)
+        report.opening(config, console)
+        report.closing(config, summary, console)
+        texts.append(text.getvalue())
+    return texts[0], texts[1], texts[2]
+
+
+def test_nothing_that_is_told_is_broken_or_lost(ended: tuple[str, str, str]) -> None:
+    unbroken, *narrow = ended
+    for text, width in zip(narrow, (80, 60), strict=True):
+        quoted = set(map(str, re.findall(r"'[^']+'", unbroken)))
+        assert not [line for line in too_long(text, width) if line.strip(" \\") not in quoted]
+        assert not lost(unbroken, text)
+
+
+def test_the_next_commands_can_be_copied(ended: tuple[str, str, str]) -> None:
+    unbroken, *narrow = (text.split("next\n")[1] for text in ended)
+    for text in narrow:
+        assert shlex.split(text.replace(" \\\n", " ")) == shlex.split(unbroken)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.markup import escape
-from screen import printed, too_long
+from screen import lost, printed, too_long
 
 from cddpm.text import name, near, path, whole
 
@@ -86,3 +86,12 @@ def test_paths_are_counted_from_here_where_that_is_shorter(
     assert near(place) == seen
     assert near(tmp_path / "in" / "x") == "in/x"
     assert near(tmp_path.parent) == str(tmp_path.parent)
+
+
+def test_the_laws_of_screens_find_what_is_broken() -> None:
+    """As Rich breaks where a column is narrow."""
+    assert lost("checkpoints 2", "checkpoin\nts 2") == ["checkpoints"]
+    assert lost("diffusion.noise.frequency", "diffusion.noise.fre\nquency") == ["diffusion.noise.frequency"]
+    assert lost("/data/a/scan.nii.gz", "/data/a/\nscan.nii.gz") == ["/data/a/scan.nii.gz"]
+    assert not lost("diffusion.noise.frequency of 2", "diffusion.noise.\nfrequency of\n2")
+    assert too_long("a " + "b" * 80 + "\n" + "c" * 81, 80) == ["a " + "b" * 80]
