@@ -42,7 +42,6 @@ def folder(done: Result, kind: str) -> Path:
     return Path(found[1])
 
 
-@pytest.mark.slow
 def test_a_model_is_told_and_kept(model_file: Path, config: Path) -> None:
     done = run(model_file, config)
     assert done.exit_code == 0
@@ -70,14 +69,6 @@ def test_a_pretraining_is_told_and_kept(tmp_path: Path, config: Path) -> None:
         run(tmp_path / "spark.ckpt", config, "--threshold", "0.1")
 
 
-def test_lines_fit_a_terminal(model_file: Path, config: Path) -> None:
-    lines = (
-        run(model_file, config).stdout.replace(str(config.parent), "").replace(str(model_file.parent), "").splitlines()
-    )
-    assert max(map(len, lines[:-3])) <= 100
-
-
-@pytest.mark.slow
 def test_predict_takes_the_package(model_file: Path, config: Path, scan: Scan, tmp_path: Path) -> None:
     package = folder(run(model_file, config, "--threshold", "0.25"), "package")
     read = read_package(package)
@@ -106,7 +97,6 @@ def test_a_fault_leaves_nothing(model_file: Path, config: Path) -> None:
     assert not (config.parent / "out").exists()
 
 
-@pytest.mark.slow
 def test_a_fault_is_one_message_and_an_exit_code(tmp_path: Path, config: Path) -> None:
     (tmp_path / "x.ckpt").write_bytes(b"no checkpoint")
     command = [sys.executable, "-m", "cddpm", "import", str(tmp_path / "x.ckpt"), "--config", str(config)]
