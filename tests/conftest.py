@@ -1,6 +1,9 @@
 """Fixtures that every part shares, and the table of measured errors against the reference arrays."""
 
+<<<<<<< HEAD
 import multiprocessing
+=======
+>>>>>>> 5982c29 (Run every parity test in a clone, on arrays of our own making)
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,15 +21,41 @@ mlflow_settings.apply()  # these processes are ours
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and lines of what is no terminal are not broken without it
 multiprocessing.set_forkserver_preload(["cddpm.training.stages"])  # imported once for all that are forked
 
-REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
+VARIABLE = "CDDPM_REFERENCE"
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "reference"
+PUBLISHED = Path(os.environ.get(VARIABLE) or BESIDE)
 
 
 @pytest.fixture(scope="session")
-def reference_dir() -> Path:
-    """Folder with arrays made by running the published code; tests that need it are skipped where it is absent."""
-    if not REFERENCE.is_dir():
-        pytest.skip(f"reference arrays are not here: {REFERENCE} is missing")
-    return REFERENCE
+def published_reference() -> Path:
+    """Folder with arrays that the published code made: ``CDDPM_REFERENCE`` or ``../shared/reference``; else a skip."""
+    if not PUBLISHED.is_dir() and os.environ.get(VARIABLE):
+        raise FileNotFoundError(f"{VARIABLE}={PUBLISHED}: no such folder; leave it empty for {BESIDE}")
+    if not PUBLISHED.is_dir():
+        pytest.skip(
+            f"the published code's arrays are not here: {PUBLISHED} is missing ({VARIABLE} names another folder)"
+        )
+    return PUBLISHED
+
+
+@pytest.fixture(scope="session")
+def own_reference_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with arrays of our own making, laid out anew with the frozen results."""
+    from own_reference.folder import FROZEN_RESULTS, load_results, write
+    from own_reference.sizes import FROZEN
+
+    return write(FROZEN, tmp_path_factory.mktemp("own_arrays"), load_results(FROZEN_RESULTS))
+
+
+FOLDERS = {"published": "published_reference", "own_arrays": "own_reference_dir"}
+THERE = [name for name in FOLDERS if name != "published" or PUBLISHED.is_dir() or os.environ.get(VARIABLE)]
+"""Absent arrays make one test say so (tests/parity/test_own_reference.py), not every one of them a skip."""
+
+
+@pytest.fixture(scope="session", params=THERE)
+def reference_dir(request: pytest.FixtureRequest) -> Path:
+    """Each folder of reference arrays in turn: those of the published code where they are, and our own always."""
+    return Path(request.getfixturevalue(FOLDERS[request.param]))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from plain_tables import PlainTables
 from tiny_data import TinyData, row
 
 from cddpm.config import DataConfig
@@ -177,25 +178,31 @@ def test_paths_that_name_no_modality_are_told(tiny: TinyData) -> None:
 
 @pytest.fixture
 def published(tmp_path: Path, reference_dir: Path) -> Path:
-    """The real split files, without scans."""
+    """The published split files, without scans."""
     shutil.copytree(reference_dir / "splits", tmp_path / "real" / "splits")
     return tmp_path / "real"
 
 
 @pytest.mark.slow
-def test_real_split_files_are_read_and_their_leaks_found(published: Path) -> None:
-    layout = read_layout(DataConfig(splits="published", modality="t1"), published)
-    held = set(subjects(layout, "test"))
-    assert [len(held & set(subjects(layout, "train", k))) for k in range(5)] == [9, 9, 9, 7, 8]
-    assert [len(subjects(layout, "train", k)) for k in range(5)] == [387] * 5  # as published: with its repeats
-    assert [len(set(subjects(layout, "train", k))) for k in range(5)] == [374, 374, 376, 377, 377]
-    assert len(held) == 157
-    assert codes(layout) == {("warning", "duplicate-row"): 6, ("warning", "leak"): 7}
+@pytest.mark.parity
+def test_published_split_files_are_read_and_their_leaks_found(published: Path) -> None:
+    layout, plain = read_layout(DataConfig(splits="published", modality="t1"), published), PlainTables(published)
+    held = set(plain["IXI_test"])
+    assert sorted(subjects(layout, "test")) == sorted(held)
+    for fold in range(5):
+        train, val = plain[f"IXI_train_fold{fold}"], plain[f"IXI_val_fold{fold}"]
+        assert subjects(layout, "train", fold) == train  # as published: with its repeats
+        assert held & set(train)
+        assert sorted(subjects(layout, "val", fold)) == sorted(set(val))
+    repeating = sum(len(set(names)) < len(names) for names in plain.used())
+    leaking = sum(bool(set(plain[name]) & held_out) for name, held_out in plain.held_out())
+    assert codes(layout) == {("warning", "duplicate-row"): repeating, ("warning", "leak"): leaking}
 
 
 @pytest.mark.slow
-def test_real_split_files_offer_clean_splits(published: Path) -> None:
-    layout = read_layout(DataConfig(), published)
+@pytest.mark.parity
+def test_published_split_files_offer_clean_splits(published: Path) -> None:
+    layout, plain = read_layout(DataConfig(), published), PlainTables(published)
     for fold in range(5):
         parts = [
             set(subjects(layout, "train", fold)),
@@ -203,5 +210,7 @@ def test_real_split_files_offer_clean_splits(published: Path) -> None:
             set(subjects(layout, "test")),
         ]
         assert len(set.union(*parts)) == sum(len(part) for part in parts)
-    assert len(subjects(layout, "test")) == 155  # two of the 157 have no T2
+    there = set(plain["IXI_test"]) & plain.with_t2
+    assert 0 < len(there) < len(set(plain["IXI_test"]))  # some have no T2
+    assert set(subjects(layout, "test")) == there
     assert not [f for f in scan_layout(DataConfig(splits="strict"), published).findings if f.code == "split-missing"]

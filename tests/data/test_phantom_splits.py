@@ -64,6 +64,7 @@ def test_validation_of_no_fold_overlaps_while_there_are_enough_subjects() -> Non
     assert len({s.index for number in range(FOLDS) for s in members.fold(number)[1]}) == FOLDS * 4
 
 
+@pytest.mark.parity
 def test_columns_and_file_names_are_the_published_ones(splits, reference_dir):
     for real in sorted((reference_dir / "splits").glob("*.csv")):
         with real.open() as one, (splits / real.name).open() as two:

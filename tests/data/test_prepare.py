@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 import torchio as tio
+from reference_settings import load_arrays, preprocessing
 
 from cddpm.config import DataConfig
 from cddpm.data.geometry import crop_or_pad, plan
@@ -33,10 +34,9 @@ def scan(shape: tuple[int, int, int], affine: npt.NDArray[np.float64] | None = N
 @pytest.mark.parity
 @pytest.mark.parametrize(("name", "arrays"), [("vol_a", "preprocess"), ("vol_b", "preprocess_b")])
 def test_equals_published_preprocessing(reference_dir: Path, near: Callable[..., None], name: str, arrays: str) -> None:
-    expected = np.load(reference_dir / f"{arrays}.npz")
-    shape = tuple(int(n) for n in expected["imageDim"])
+    expected = load_arrays(reference_dir, arrays)
     image, mask = read_image(reference_dir / f"{name}.nii.gz"), read_mask(reference_dir / f"{name}_mask.nii.gz")
-    done = prepare(image, mask, mask, STORED.model_copy(update={"volume_shape": shape}))
+    done = prepare(image, mask, mask, preprocessing(expected))
     near("preprocessing: image", done.image, expected["final_vol"], 1e-5)
     near("preprocessing: mask", done.mask, expected["final_mask"], 0)
     near("preprocessing: segmentation", done.segmentation, expected["final_mask"], 0)

@@ -125,6 +125,7 @@ def test_no_scheme_is_named_twice_and_no_two_have_the_same_sizes() -> None:
             assert len({getattr(scheme, attribute) for scheme in schemes}) == len(schemes)
 
 
+@pytest.mark.parity
 def test_the_papers_tables_are_the_published_scheme(published_tables: Path) -> None:
     for dataset in ("ATLAS_v2", "WMH", "Brats21", "MSLUB"):
         sizes = []

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from plain_tables import PlainTables
 from tiny_data import TinyData, row
 
 from cddpm.config import DataConfig
@@ -115,28 +116,30 @@ def test_data_sets_are_found_by_their_files(tiny: TinyData) -> None:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory, reference_dir: Path) -> Path:
-    """The real split files, without scans."""
+    """The published split files, without scans."""
     folder = tmp_path_factory.mktemp("published")
     shutil.copytree(reference_dir / "splits", folder / "splits")
     return folder
 
 
 @pytest.mark.slow
-def test_leaks_of_the_real_split_files(published: Path) -> None:
-    report = report_splits(DataConfig(modality="t1"), published)
+@pytest.mark.parity
+def test_leaks_of_the_published_split_files(published: Path) -> None:
+    report, plain = report_splits(DataConfig(modality="t1"), published), PlainTables(published)
     train = [s for s in report.published.splits if (s.dataset, s.split) == ("IXI", "train")]
-    assert [s.rows for s in train] == [387] * 5
-    assert [s.subjects for s in train] == [374, 374, 376, 377, 377]
-    assert [len(s.leaked["IXI_test.csv"]) for s in train] == [9, 9, 9, 7, 8]
-    assert [f.in_two for f in report.published.folds] == [9, 9, 11, 12, 12]
-    assert (report.published.repeats, report.published.leaks) == (60, 53)
-    assert report.published.validated_again == 32
-    assert report.published.conflicts == {"IXI/IXI219-Guys-0894": ("age",), "IXI/IXI328-HH-2295": ("age",)}
+    tables, held = [plain[f"IXI_train_fold{fold}"] for fold in range(5)], set(plain["IXI_test"])
+    assert [(s.rows, s.subjects) for s in train] == [(len(names), len(set(names))) for names in tables]
+    assert [set(s.leaked["IXI_test.csv"]) for s in train] == [held & set(names) for names in tables]
+    assert [f.in_two for f in report.published.folds] == [plain.in_two(fold) for fold in range(5)]
+    assert report.published.repeats == sum(len(names) - len(set(names)) for names in plain.used()) > 0
+    assert report.published.leaks == plain.leaks() > 0
+    assert report.published.validated_again == plain.validated_again()
+    assert report.published.conflicts == dict.fromkeys(sorted(plain.differing("age")), ("age",)) != {}
     assert (report.clean.repeats, report.clean.leaks) == (0, 0)
-    assert [(f.train, f.val, f.test) for f in report.clean.folds] == [
-        (365, 44, 157), (365, 44, 157), (365, 44, 157), (367, 42, 157), (366, 43, 157),
-    ]  # fmt: skip
-    assert report.told_of_scans() == "None of the 1847 scans (t1) is there: told from the split files alone."
+    assert [(f.train, f.val, f.test) for f in report.clean.folds] == [plain.clean(fold) for fold in range(5)]
+    assert (
+        report.told_of_scans() == f"None of the {plain.scans()} scans (t1) is there: told from the split files alone."
+    )
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +150,15 @@ def written(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parity
 @pytest.mark.parametrize("modality", ["t1", "t2"])
-def test_clean_real_files_read_as_the_clean_splits_do(published: Path, written: Path, modality: str) -> None:
+def test_clean_published_files_read_as_the_clean_splits_do(published: Path, written: Path, modality: str) -> None:
     as_they_are = DataConfig(modality=modality, splits="published")
     assert facts(as_they_are, written) == facts(DataConfig(modality=modality), published)
 
 
-def test_rows_of_the_real_files_are_written_as_they_were(published: Path, written: Path) -> None:
+@pytest.mark.parity
+def test_rows_of_the_published_files_are_written_as_they_were(published: Path, written: Path) -> None:
     for file in sorted((published / "splits").glob("*.csv")):
         lines = (written / "splits" / file.name).read_text().splitlines()
         assert set(lines) <= set(file.read_text().splitlines()), file.name

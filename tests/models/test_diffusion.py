@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from own_reference.networks import OBJECTIVES, SCHEDULES, Forward, process
+from reference_settings import Arrays, load_arrays, timesteps, weights
 from torch import nn
 
-from cddpm.config import DiffusionConfig, ModelConfig
+from cddpm.config import DiffusionConfig
 from cddpm.models.diffusion import Diffusion, level_index, structural_similarity, to_signed, to_unit
-from cddpm.models.unet import UNet
 
 Near = Callable[..., None]
 
@@ -187,78 +187,54 @@ def test_buffers_stay_float32_and_out_of_checkpoints():
     assert diffusion.to("meta").betas.device.type == "meta"
 
 
-@pytest.mark.parity
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_process_equals_the_reference(schedule, reference_dir: Path, near: Near):
-    arrays = np.load(reference_dir / "diffusion_io.npz")
-    x0, noise, t = (torch.from_numpy(arrays[name]) for name in ("q_x0", "q_noise", "q_t"))
-    diffusion = Diffusion(DiffusionConfig(schedule=schedule))
-    x_t = diffusion.q_sample(x0, t, noise)
-    found = [x_t, diffusion.predict_start_from_noise(x_t, t, noise), diffusion.predict_noise_from_start(x_t, t, x0)]
-    found += diffusion.q_posterior(x0, x_t, t)
-    names = ["q_sample", "predict_start_from_noise", "predict_noise_from_start"]
-    names += ["q_post_mean", "q_post_var", "q_post_logvar"]
-    for name, value in zip(names, found, strict=True):
-        near(f"diffusion: {name}", value, arrays[f"{schedule}/{name}"])
-
-
-class Forward:
-    """One pass of the reference network on the arrays' image: noise, predict, compare, reconstruct."""
-
-    def __init__(self, reference_dir: Path) -> None:
-        self.arrays = {key: value for key, value in np.load(reference_dir / "diffusion_io.npz").items()}
-        weights = load_file(reference_dir / "unet_small.safetensors")
-        self.network = UNet(ModelConfig(base_width=32))
-        self.network.load_state_dict({key: value.float() for key, value in weights.items()})
-        self.x0 = to_signed(torch.from_numpy(self.arrays["fwd_img"]))
-        self.condition = torch.from_numpy(self.arrays["fwd_cond"])
-
-    def __call__(self, config: DiffusionConfig, t: np.ndarray, noise: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss and published reconstruction (2, 1, 48, 48) on [0, 1] of ``t`` () or (2,) and noise."""
-        diffusion, eps = Diffusion(config), torch.from_numpy(noise).float()
-        levels = torch.from_numpy(np.broadcast_to(t, 2).copy())
-        x_t = diffusion.q_sample(self.x0, levels, eps)
-        prediction = self.network(x_t, levels, self.condition)
-        loss = diffusion.loss(prediction, self.x0, eps, levels)
-        return loss, to_unit(diffusion.predict_x0(prediction, x_t, levels))
+@pytest.fixture
+def arrays(reference_dir: Path) -> Arrays:
+    return load_arrays(reference_dir, "diffusion_io")
 
 
 @pytest.fixture
-def forward(reference_dir: Path) -> Forward:
-    return Forward(reference_dir)
+def forward(reference_dir: Path, arrays: Arrays) -> Forward:
+    return Forward(arrays, weights(reference_dir, "unet_small"), torch.float32, timesteps(arrays))
 
 
 @pytest.mark.slow
 @pytest.mark.parity
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
-@pytest.mark.parametrize("objective", ["x0", "eps"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_process_equals_the_reference(schedule, arrays: Arrays, near: Near):
+    for name, value in process(arrays, schedule, timesteps(arrays), torch.float32).items():
+        near(f"diffusion: {name}", value, arrays[f"{schedule}/{name}"])
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @torch.no_grad()
-def test_losses_and_reconstructions_equal_the_reference(schedule, objective, forward: Forward, near: Near):
-    arrays, published = forward.arrays, f"fwd/{schedule}/{ {'x0': 'pred_x0', 'eps': 'pred_noise'}[objective] }"
+def test_losses_and_reconstructions_equal_the_reference(
+    schedule, objective, arrays: Arrays, forward: Forward, near: Near
+):
+    published = f"fwd/{schedule}/{OBJECTIVES[objective]}"
     for kind in ("l1", "l2"):
-        config = DiffusionConfig(schedule=schedule, objective=objective, loss=kind, eps_reconstruction="unscaled")
-        loss, reconstruction = forward(config, arrays["fwd_t"], arrays["fwd_noise"])
+        settings = {"schedule": schedule, "objective": objective, "loss": kind, "eps_reconstruction": "unscaled"}
+        loss, reconstruction = forward(settings, arrays["fwd_t"], arrays["fwd_noise"])
         near(f"diffusion: {kind} loss, objective {objective}", loss, arrays[f"{published}/{kind}/loss"])
     near(f"diffusion: reconstruction, objective {objective}", reconstruction, arrays[f"{published}/reco"])
 
 
 @pytest.mark.parity
 @torch.no_grad()
-def test_half_precision_noise_and_p2_equal_the_reference(forward: Forward, near: Near):
-    arrays = forward.arrays
-    loss, reconstruction = forward(DiffusionConfig(), arrays["fwd_t"], arrays["fwd_noise_f16"])
+def test_half_precision_noise_and_p2_equal_the_reference(arrays: Arrays, forward: Forward, near: Near):
+    loss, reconstruction = forward({}, arrays["fwd_t"], arrays["fwd_noise_f16"])
     near("diffusion: loss, float16 noise", loss, arrays["fwd_halfnoise/loss"])
     near("diffusion: reconstruction, float16 noise", reconstruction, arrays["fwd_halfnoise/reco"])
-    loss, _ = forward(DiffusionConfig(p2_gamma=1.0), arrays["fwd_t"], arrays["fwd_noise"])
+    loss, _ = forward({"p2_gamma": 1.0}, arrays["fwd_t"], arrays["fwd_noise"])
     near("diffusion: loss with P2 weights", loss, arrays["fwd_p2gamma1/loss"])
 
 
 @pytest.mark.parity
 @torch.no_grad()
-def test_the_ensemble_over_levels_equals_the_reference(forward: Forward, near: Near):
-    arrays = forward.arrays
+def test_the_ensemble_over_levels_equals_the_reference(arrays: Arrays, forward: Forward, near: Near):
     levels = [level_index(int(step)) for step in arrays["ens_steps"]]
-    runs = [forward(DiffusionConfig(), t, noise) for t, noise in zip(levels, arrays["ens_noise"], strict=True)]
+    runs = [forward({}, t, noise) for t, noise in zip(levels, arrays["ens_noise"], strict=True)]
     near("ensemble: losses", torch.stack([loss for loss, _ in runs]), arrays["ens_losses"])
     mean = torch.stack([reconstruction for _, reconstruction in runs]).mean(0)
     near("ensemble: mean reconstruction", mean, arrays["ens_reco"])
@@ -266,14 +242,8 @@ def test_the_ensemble_over_levels_equals_the_reference(forward: Forward, near: N
 
 @pytest.mark.slow
 @pytest.mark.parity
-def test_three_training_steps_equal_the_reference(forward: Forward, near: Near):
-    arrays = forward.arrays
-    optimizer = torch.optim.Adam(forward.network.parameters(), lr=1e-4)
-    for t, noise, expected in zip(arrays["train3_t"], arrays["train3_noise"], arrays["train3_losses"], strict=True):
-        loss, _ = forward(DiffusionConfig(), t, noise)
+def test_three_training_steps_equal_the_reference(arrays: Arrays, forward: Forward, near: Near):
+    losses, after = forward.train(arrays)
+    for loss, expected in zip(losses, arrays["train3_losses"], strict=True):
         near("three steps of Adam: losses", loss, expected)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    loss, _ = forward(DiffusionConfig(), arrays["train3_t"][0], arrays["train3_noise"][0])
-    near("three steps of Adam: loss afterwards", loss, arrays["train3_loss_step0_after"])
+    near("three steps of Adam: loss afterwards", after, arrays["train3_loss_step0_after"])

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from reference_settings import Arrays, encoder, load_arrays, weights
+from torch import nn
 
 from cddpm.config import EncoderConfig
 from cddpm.errors import ArtifactError
@@ -157,25 +156,17 @@ def test_load_trunk_refuses_what_does_not_fit(fault: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def arrays(reference_dir: Path) -> dict[str, np.ndarray]:
-    return dict(np.load(reference_dir / "encoder_small_io.npz"))
+def arrays(reference_dir: Path) -> Arrays:
+    return load_arrays(reference_dir, "encoder_small_io")
 
 
 @pytest.fixture
 def published(reference_dir: Path) -> ResNetEncoder:
-    stored = load_file(reference_dir / "encoder_small.safetensors")
-    state = {name.removeprefix("encoder."): as_float32(tensor) for name, tensor in stored.items()}
-    encoder = ResNetEncoder(EncoderConfig(architecture="resnet18"), 128)
-    encoder.load_state_dict(state)
-    return encoder
-
-
-def as_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+    return encoder(weights(reference_dir, "encoder_small"))
 
 
 @pytest.mark.parity
-def test_parity_in_evaluation(published: ResNetEncoder, arrays: dict[str, np.ndarray], near: Near) -> None:
+def test_parity_in_evaluation(published: ResNetEncoder, arrays: Arrays, near: Near) -> None:
     published.eval()
     x = torch.tensor(arrays["x"])
     near("encoder: features, evaluation", published(x), arrays["features_eval"])
@@ -186,19 +177,16 @@ def test_parity_in_evaluation(published: ResNetEncoder, arrays: dict[str, np.nda
 
 
 @pytest.mark.parity
-def test_parity_in_training(published: ResNetEncoder, arrays: dict[str, np.ndarray], near: Near) -> None:
+def test_parity_in_training(published: ResNetEncoder, arrays: Arrays, near: Near) -> None:
     near("encoder: features, training", published(torch.tensor(arrays["x"])), arrays["features_train_nodrop"])
-    buffers = [name for name in arrays if name.startswith("after_train/")]
-    assert len(buffers) == 60
-    for name in buffers:
-        near(
-            "encoder: batch norm buffers",
-            published.state_dict()[name.removeprefix("after_train/encoder.")],
-            arrays[name],
-        )
+    found = {f"after_train/encoder.{name}": buffer for name, buffer in published.named_buffers()}
+    assert sorted(found) == sorted(name for name in arrays if name.startswith("after_train/"))
+    for name, buffer in found.items():
+        near("encoder: batch norm buffers", buffer, arrays[name])
 
 
 @pytest.mark.parity
-def test_parity_of_stochastic_depth(arrays: dict[str, np.ndarray]) -> None:
-    encoder = ResNetEncoder(EncoderConfig(architecture="resnet18", drop_path=0.05), 128)
-    assert drop_probabilities(encoder)[1:] == pytest.approx(arrays["droppath_probs"].tolist())
+def test_parity_of_stochastic_depth(reference_dir: Path, arrays: Arrays) -> None:
+    last = float(arrays["droppath_probs"][-1])
+    network = encoder(weights(reference_dir, "encoder_small"), drop_path=last)
+    assert drop_probabilities(network)[1:] == pytest.approx(arrays["droppath_probs"].tolist())

@@ -1,4 +1,4 @@
-"""Freeze the results of this project's float64 implementation: ``python tests/parity/freeze.py [--overwrite]``.
+"""Freeze the results of this project's float64 implementation: ``PYTHONPATH=.:tests python tests/parity/freeze.py``.
 
 Only after a change that is meant to change numbers; say in the commit which ones and why.
 """

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from reference_settings import in_precision
 from torch import Tensor, nn
 
 from cddpm.config import DataConfig, DiffusionConfig, EncoderConfig, ModelConfig, NoiseConfig, ScoringConfig
@@ -58,10 +59,7 @@ def pictures(dtype: torch.dtype, name: str, *shape: int) -> Tensor:
 def with_weights(network: nn.Module, dtype: torch.dtype) -> Any:
     """``network`` in ``dtype`` with weights drawn by their names, none of them zero."""
     state = {name: _weight(name, tensor, dtype) for name, tensor in network.state_dict().items()}
-    network.to(dtype).load_state_dict(state)
-    for module in network.modules():
-        if isinstance(module, UNet):  # sinusoids are float32 numbers in any network
-            module.time_embed.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype),))
+    in_precision(network, dtype).load_state_dict(state)
     return network
 
 

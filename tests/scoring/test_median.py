@@ -79,11 +79,12 @@ def test_refuses_other_types_and_kernels(volume, kernel, message):
 
 
 @pytest.mark.parity
-def test_equals_the_published_code(published, near):
+def test_equals_the_published_code(published, rounding, near):
     inside = published["a_eroded_mask"] > 0
     residual = np.abs(published["a_orig"] - published["a_reco"]).astype(np.float16) * inside
-    near("median 5, float16", median_filter(residual, 5), published["a_median5"], 0)
-    near("median 3, float16", median_filter(residual, 3)[25], published["a_median3_slice_mid"], 0)
+    middle = len(residual) // 2
+    near("median 5, float16", median_filter(residual, 5), published["a_median5"], rounding)
+    near("median 3, float16", median_filter(residual, 3)[middle], published["a_median3_slice_mid"], rounding)
 
 
 @pytest.mark.slow

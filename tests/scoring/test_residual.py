@@ -74,9 +74,14 @@ def test_no_iterations_keep_the_mask():
 
 
 @pytest.mark.parity
-def test_equals_the_published_code(published, near):
+def test_equals_the_published_code(published, rounding, near):
     eroded = eroded_mask(published["a_mask"], 25)
     near("erosion", eroded, published["a_eroded_mask"], 0)
     near("erosion, unit case", eroded_mask(published["erode_unit_mask"], 25), published["erode_unit_out"], 0)
     residual = residual_map(published["a_orig"], published["a_reco"], "l1")
-    near("eroded residual, sum", (residual * eroded).sum(dtype=np.float64), published["a_eroded_diff_sum"], 1e-9)
+    near(
+        "eroded residual, sum",
+        (residual * eroded).sum(dtype=np.float64),
+        published["a_eroded_diff_sum"],
+        max(1e-6, rounding),
+    )

@@ -290,18 +290,23 @@ class Pair:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-9), (np.float16, 1 / 90)])
-def test_equals_the_published_evaluation(published, reference_dir, store, dtype, tolerance):
-    """Exactly on the published numbers, and within one of B's 90 predicted voxels if images are float16."""
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_equals_the_published_evaluation(published, rounding, reference_dir, store, dtype):
+    """Exactly on the published numbers, and within one of B's predicted voxels (or 1 %) if images are float16."""
     expected = json.loads((reference_dir / "postprocess_evaldict.json").read_text())
     both, test_b = expected["val_brats21_A_then_B"], expected["test_brats21_B"]
+    predicted = test_b["FNPerVol"][0] + test_b["TNPerVol"][0]  # true and false positives under their published names
+    tolerance = max(1e-9, rounding) if dtype == np.float32 else max(1 / max(predicted, 1), 0.01)
     pair = Pair(published, dtype, tuple(store.volumes[:2]))
     scorer = Scorer(pair, pair, {"Brats21": [0, 1]})
     rows = evaluate(scorer, ScoringConfig(), {"all": expected["val_threshold_total"]}).rows
-    for ours, theirs in {"auprc": "AUPRCPerVol", "auroc": "AUCPerVol", "oracle_dice": "BestDicePerVol"}.items():
+    for ours, theirs in {"auprc": "AUPRCPerVol", "auroc": "AUCPerVol"}.items():
         assert [row[ours] for row in rows] == pytest.approx(both[theirs], abs=tolerance)
+    for row, searched in zip(rows, both["BestDicePerVol"], strict=True):
+        assert row["oracle_dice"] >= searched - tolerance  # the published ten steps need not find the optimum
     for ours, theirs in {"dice": "DiceScorePerVol", "recall": "TPRPerVol", "false_discovery_rate": "FPRPerVol"}.items():
-        assert rows[1][ours] == pytest.approx(test_b[theirs][0], abs=tolerance)
+        published_number = None if math.isnan(test_b[theirs][0]) else pytest.approx(test_b[theirs][0], abs=tolerance)
+        assert rows[1][ours] == published_number
 
 
 def test_published_search_pools_the_voxels_of_each_data_set_and_of_all(scorer, store):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference_settings
 import torch
 from published_file import (
     ENCODER,
@@ -20,7 +21,7 @@ from published_file import (
     spark,
     whole,
 )
-from safetensors.torch import load_file
+from reference_settings import load_arrays, spark_state, timesteps, weights
 from tiny_training import tiny_config, train
 from torch import Tensor
 
@@ -29,9 +30,7 @@ from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion
-from cddpm.models.published import find_parts
 from cddpm.models.schedule import schedule_buffers
-from cddpm.models.spark import SparK
 from cddpm.reconstruct.cache import ReconstructionCache
 from cddpm.training import checkpoint, stages
 from cddpm.training.lightning_file import read
@@ -312,19 +311,18 @@ def test_artifacts_that_would_be_ignored_are_a_fault(values: dict[str, Any], fau
 # --- the reference's own weights ------------------------------------------------------------------------------------
 
 
+PREFIXES = {
+    "unet_small": "diffusion.model.",
+    "unet_uncond_small": "diffusion.model.",
+    "encoder_small": "encoder.",
+    "spark_small": "model.",
+}
+"""Where Lightning modules hold the networks."""
+
+
 def reference_state(folder: Path, *names: str) -> State:
     """Weights of the arrays under the names of Lightning modules."""
-    prefixes = {
-        "unet_small": "diffusion.model.",
-        "unet_uncond_small": "diffusion.model.",
-        "encoder_small": "encoder.",
-        "spark_small": "model.",
-    }
-    return {
-        prefixes[file] + name: tensor.float() if tensor.is_floating_point() else tensor
-        for file in names
-        for name, tensor in load_file(folder / f"{file}.safetensors").items()
-    }
+    return {PREFIXES[file] + name: tensor for file in names for name, tensor in weights(folder, file).items()}
 
 
 def reference_config(**values: Any) -> ExperimentConfig:
@@ -335,15 +333,15 @@ def reference_config(**values: Any) -> ExperimentConfig:
 def test_reference_diffusion_weights_give_the_reference_outputs(
     tmp_path: Path, reference_dir: Path, near: Callable[..., None]
 ) -> None:
-    buffers = np.load(reference_dir / "diffusion_io.npz")
+    buffers = load_arrays(reference_dir, "diffusion_io")
     names = [
         name for name in buffers if name.startswith("cosine/") and name.split("/")[1] in schedule_buffers("cosine", 2)
     ]
     schedule = {f"diffusion.{name.split('/')[1]}": torch.from_numpy(buffers[name]) for name in names}
     state = reference_state(reference_dir, "unet_small", "encoder_small") | schedule
     loaded, config = stages.load_model(imported(tmp_path, state, reference_config()), CPU)
-    assert config.diffusion.schedule == "cosine"
-    assert len(schedule) == 13
+    assert (config.diffusion.schedule, config.diffusion.timesteps) == ("cosine", timesteps(buffers))
+    assert set(schedule) == {f"diffusion.{name}" for name in schedule_buffers("cosine", 2)}
     unet, encoder = (dict(np.load(reference_dir / f"{name}_small_io.npz")) for name in ("unet", "encoder"))
     x, t, condition = (torch.from_numpy(unet[key]) for key in ("x", "timesteps", "cond"))
     with torch.no_grad():
@@ -377,13 +375,12 @@ def test_reference_pretraining_weights_give_the_reference_features(
     }
     path = imported(tmp_path, reference_state(reference_dir, "spark_small") | trunk, reference_config())
     config = json.loads((path / checkpoint.CONFIG).read_text())
-    assert config["pretraining"]["decoder_width"] == 128
-    settings = find_parts(trunk | reference_state(reference_dir, "spark_small")).found["spark"].tensors
-    imported_spark = SparK(reference_config(encoder__architecture="resnet18").encoder, 128, 0.65).eval()
-    imported_spark.load_state_dict(settings)
-    weights = checkpoint.load_weights(path / checkpoint.WEIGHTS)
-    imported_spark.trunk.load_state_dict(weights)
-    arrays = np.load(reference_dir / "spark_small_io.npz")
+    arrays, state = load_arrays(reference_dir, "spark_small_io"), spark_state(reference_dir)
+    assert config["pretraining"]["decoder_width"] == len(state["en_de_lins.0.bias"])
+    imported_spark = reference_settings.spark(state, float(arrays["mask_ratio"])).eval()
+    for tensor in imported_spark.trunk.state_dict().values():
+        tensor.zero_()
+    imported_spark.trunk.load_state_dict(checkpoint.load_weights(path / checkpoint.WEIGHTS))
     with torch.no_grad():
         found = imported_spark.reconstruct(torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["active"]))
     near("imported SparK", found, arrays["eval_rec"])
