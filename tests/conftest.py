@@ -1,9 +1,6 @@
 """Fixtures that every part shares, and the table of measured errors against the reference arrays."""
 
-<<<<<<< HEAD
 import multiprocessing
-=======
->>>>>>> 5982c29 (Run every parity test in a clone, on arrays of our own making)
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,6 +1,9 @@
-"""Our own reference arrays: their results are the published code's."""
+"""Our own reference arrays: their results are the published code's, and no test knows the size of any array."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +21,12 @@ from own_reference.folder import (
     inputs,
     lay_out,
     load_results,
+    write,
 )
-from own_reference.sizes import FROZEN
+from own_reference.sizes import FROZEN, OTHERS
 from reference_settings import load_arrays, timesteps
 
+ROOT = Path(__file__).parents[2]
 FILES = sorted(computations(1, 1, 1))
 LIMITS = (
     ("spark_small_io/grad_l2", 1e-4),  # batch statistics over few visible pixels
@@ -137,3 +142,48 @@ def test_seeds_and_sizes_are_none_of_the_published(published_reference: Path, ow
         own, published = load_arrays(own_reference_dir, name), load_arrays(published_reference, name)
         for key in {"x", "q_x0", "a_orig", "final_vol", "octaves_0"} & own.keys():
             assert own[key].shape != published[key].shape, f"{name}/{key}"
+
+
+def parity_suite(folder: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run every test that compares with reference arrays, with those in ``folder``."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=600"]
+    environment = os.environ | {"CDDPM_REFERENCE": str(folder), "PYTHONPATH": str(ROOT)}
+    selection = ["-m", "parity and not slow", "-k", "not own_arrays and not frozen"]
+    return subprocess.run(
+        [*command, *selection, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", OTHERS)
+def test_arrays_of_other_sizes_and_seeds_can_take_their_place(name: str, tmp_path: Path) -> None:
+    folder = write(OTHERS[name], tmp_path / "reference")
+    done = parity_suite(folder, "tests")
+    summary = done.stdout.strip().splitlines()[-1]
+    assert done.returncode == 0, done.stdout[-6000:]
+    passed = re.search(r"(\d+) passed", summary)
+    assert passed
+    assert int(passed[1]) > 60, summary
+    assert "skipped" not in summary, done.stdout[-6000:]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_arrays_that_are_wrong_are_noticed(tmp_path: Path) -> None:
+    """One number of a result, changed by a thousandth."""
+    folder = write(FROZEN, tmp_path / "reference", load_results(FROZEN_RESULTS))
+    arrays = load_arrays(folder, "unet_small_io")
+    arrays["out"].flat[np.abs(arrays["out"]).argmax()] *= 1.001
+    np.savez(folder / "unet_small_io.npz", **arrays)
+    done = parity_suite(folder, "tests/models/test_unet.py")
+    assert done.returncode == 1
+    assert "unet_small: output: relative error 1.0e" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_named_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    done = parity_suite(tmp_path / "absent", "tests/models/test_schedule.py")
+    assert done.returncode == 1
+    assert "no such folder; leave it empty for" in done.stdout
