@@ -82,6 +82,7 @@ def test_stopped_resumed_and_told_in_one_table(shared_ray: str, phantom: Path, t
     command = asked(tmp_path, phantom)
     first = Launched(tmp_path, *command, "--address", shared_ray)
     first.wait_for("run 0001 starts")
+    first.wait_for("run 0000 finished")  # both run at once where there is room for two
     first.interrupt()
     assert first.finish(90) == 130, first.output
     assert "--resume" in first.output
