@@ -10,7 +10,7 @@ With so few points this is more even than Sobol's sequence, which is balanced af
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ MOST_CANDIDATES, FEWEST_CANDIDATES = 64, 8
 MOST_VALUES = 1024
 """Whole numbers of longer ranges are drawn as real ones and rounded."""
 Places = NDArray[np.float64]
-Space = Mapping[str, BaseDistribution]
 
 
 def value(
@@ -40,7 +39,7 @@ def value(
     candidates = random.permutation(_candidates(distribution, tried, random))
     if not before:
         return _value_at(distribution, candidates[0])
-    apart = np.array([_distance(decided, t) for t in before])
+    apart = np.array([distance(decided, t) for t in before])
     own = np.array([place_of(distribution, t.params[name]) if name in t.params else np.nan for t in before])
     step = np.abs(candidates[:, None] - own[None])  # (candidates, trials)
     if isinstance(distribution, CategoricalDistribution):
@@ -50,15 +49,10 @@ def value(
 
 
 def distance(one: FrozenTrial, other: FrozenTrial) -> float:
-    """How far apart two trials are: over all parameters the sum of differences in units of their ranges.
+    """How far apart two trials are: the sum of differences over the parameters of ``one``, in units of their ranges.
 
-    Other choices differ by 1, and so does what one trial has and the other has not (Gower 1971).
+    Another choice differs by 1, and so does what ``other`` does not have (Gower 1971).
     """
-    return _distance(one, other) + len(other.params.keys() - one.params.keys())
-
-
-def _distance(one: FrozenTrial, other: FrozenTrial) -> float:
-    """Over the parameters of ``one``."""
     return sum(
         _apart(d, one.params[p], other.params[p]) if p in other.params else 1.0 for p, d in one.distributions.items()
     )
@@ -75,7 +69,7 @@ def place_of(distribution: BaseDistribution, param: Any) -> float:
     if isinstance(distribution, CategoricalDistribution):
         return distribution.to_internal_repr(param)
     low, high = _limits(distribution)
-    at = math.log(param) if distribution.log else param  # type: ignore[attr-defined]
+    at = math.log(param) if distribution.log else param
     return min(1.0, max(0.0, (at - low) / (high - low)))
 
 
@@ -95,11 +89,11 @@ def _value_at(distribution: BaseDistribution, place: float) -> Any:
         return distribution.choices[int(place)]
     low, high = _limits(distribution)
     at = low + place * (high - low)
-    at = math.exp(at) if distribution.log else at  # type: ignore[attr-defined]
+    at = math.exp(at) if distribution.log else at
     if isinstance(distribution, IntDistribution):
         at = distribution.low + distribution.step * round((at - distribution.low) / distribution.step)
         return int(min(distribution.high, max(distribution.low, at)))
-    return float(min(distribution.high, max(distribution.low, at)))  # type: ignore[attr-defined]
+    return float(min(distribution.high, max(distribution.low, at)))
 
 
 def _candidates(distribution: BaseDistribution, tried: Places, random: np.random.Generator) -> Places:

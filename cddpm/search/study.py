@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -21,7 +22,7 @@ from cddpm.search.warm_start import Trial
 
 logger = logging.getLogger(__name__)
 
-Asked = optuna.Trial | FrozenTrial
+Asked: TypeAlias = optuna.trial.Trial | FrozenTrial
 STUDY = "training"
 EARLIER = "earlier"
 """Mark of a trial that another sweep ran; its value says which."""

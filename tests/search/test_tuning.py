@@ -21,6 +21,7 @@ from cddpm.config import override, parse
 from cddpm.data.layout import find_root, read_layout
 from cddpm.data.phantom import make_phantom
 from cddpm.data.store import build_store
+from cddpm.models.precision import settled_for
 from cddpm.search import study as studies
 from cddpm.search import tuning
 from cddpm.search.failures import Failures
@@ -84,7 +85,7 @@ def test_a_trial_stopped_early_holds_nothing(shared_ray: str, tmp_path: Path) ->
         for section in sections:
             target = target[section]
         target[name] = changes.pop(path)
-    config = parse(override(raw, changes, "test"), "test")
+    config = settled_for(parse(override(raw, changes, "test"), "test"), "cpu")  # as a sweep does before it tunes
     root = find_root(make_phantom(tmp_path / "data", config.data.phantom, ("t2",)))
     rows = read_layout(config.data, root).rows
     place = stages.Place(tmp_path / "artifacts", build_store(config.data, root, rows, tmp_path / "artifacts", map))
