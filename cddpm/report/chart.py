@@ -6,6 +6,7 @@ can be read on both grounds.
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
@@ -92,7 +93,9 @@ class Chart:
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is None:
-            self._drawn = self._save()
+            with warnings.catch_warnings():  # a chart without a value that its scale can show is an empty one
+                warnings.filterwarnings("ignore", "Data has no positive values", UserWarning)
+                self._drawn = self._save()
         self._style.__exit__(*error)
 
     def dots(

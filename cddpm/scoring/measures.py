@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cddpm.config import EvaluationConfig, ScoringConfig
 from cddpm.errors import DataError
 from cddpm.scoring import lesions, operating_point
+from cddpm.scoring.component_tree import FilteredCounts, best_filtered_dice
 from cddpm.scoring.fidelity import fidelity, lesion_error
 from cddpm.scoring.glossary import MEASURES, Measure, at_rate, describe
 from cddpm.scoring.lesions import Components, Detection, components, detect
@@ -70,6 +71,7 @@ class _Volume:
     row: Row
     whole: Histogram
     brain: Histogram
+    kept: FilteredCounts | None
 
 
 def measure(
@@ -134,8 +136,12 @@ class _Bench:
         brain = histogram(scores.ravel()[case.brain], truth.ravel()[case.brain])
         prediction = self._scorer.segmentation(case.index, self._scoring, basic["threshold"])
         parts = components(truth)
+        kept = self._scorer.kept(case, self._scoring) if case.lesion.size else None
+        best = best_filtered_dice([[kept]]) if kept else None
         row = {
             **basic,
+            "oracle_dice": best.dice if best else None,
+            "oracle_threshold": best.threshold if best else None,
             "lesion_ml": case.lesion.size * voxel_ml,
             "predicted_ml": basic["predicted_voxels"] * voxel_ml,
             "false_positive_ml": confusion(prediction, truth).false_positive * voxel_ml,
@@ -148,7 +154,7 @@ class _Bench:
         }
         for rate, threshold in self._at_rates.items():
             row |= self._at_rate(case, rate, threshold, truth, parts, voxel_ml)
-        return _Volume(row, whole, brain)
+        return _Volume(row, whole, brain, kept)
 
     def _voxel_size_mm(self, case: Case) -> tuple[float, float, float]:
         """Along (S, H, W), which are the axes (Z, X, Y) of the working grid."""
@@ -259,8 +265,9 @@ def _curves(volumes: Sequence[_Volume]) -> Aggregates:
     """Over all thresholds: of all voxels together, and the oracle."""
     whole = operating_point.pooled([volume.whole for volume in volumes])
     brain = operating_point.pooled([volume.brain for volume in volumes])
-    counted = [volume.whole for volume in sorted(volumes, key=lambda v: v.row["volume"])]  # sums depend on their order
-    best = operating_point.best_dice([counted]) if whole.lesion_voxels else None
+    in_order = sorted(volumes, key=lambda v: v.row["volume"])  # sums depend on it
+    counted = [volume.kept for volume in in_order if volume.kept]
+    best = best_filtered_dice([counted]) if counted else None
     return {
         "auprc_pooled": operating_point.average_precision(whole),
         "auroc_pooled": operating_point.area_under_roc(whole),

@@ -15,6 +15,7 @@ METRICS = (
     "dice",
     "dice_before_component_filter",
     "oracle_dice",
+    "oracle_dice_before_component_filter",
     "auprc",
     "auroc",
     "precision",

@@ -22,7 +22,12 @@ from cddpm.errors import DataError
 from cddpm.scoring import calibration, ensemble, operating_point
 from cddpm.scoring.calibration import Calibration, Statistics
 from cddpm.scoring.case import Case, Reconstructions, VolumeStore, case_of
-from cddpm.scoring.component_tree import FilteredCounts, filtered_counts, thresholds_by_filtered_dice
+from cddpm.scoring.component_tree import (
+    FilteredCounts,
+    best_filtered_dice,
+    filtered_counts,
+    thresholds_by_filtered_dice,
+)
 from cddpm.scoring.ensemble import Ensemble, Member
 from cddpm.scoring.memo import ArrayMemo
 from cddpm.scoring.metrics import aggregate, confusion, mean
@@ -237,12 +242,12 @@ class Scorer:
         The objective is a mean over the volumes of each data set, then over ``datasets`` (all if none are named).
         ``dice`` is measured after the component filter, at the threshold of the operating point (the exact optimum before
         the filter, or after it). Volumes without lesion have no Dice and no precision-recall curve; they are left out of
-        those means.
+        those means. ``oracle_dice``, which costs more than all the rest, is left to ``evaluate``.
         """
         start = time.perf_counter()
         names = self._chosen(datasets)
         thresholds = self.thresholds(scoring, names)
-        evaluation = evaluate(self, scoring, thresholds, names)
+        evaluation = _tabled(self.rows(scoring, thresholds, names), names)
         values = self.values(evaluation, scoring, names)
         if objective not in values:
             raise DataError("no unhealthy data set to score; name at least one in data.unhealthy")
@@ -272,11 +277,23 @@ class Scorer:
             return None
         return self._seconds_per_pass * self._ensemble.passes(scoring)
 
-    def rows(self, scoring: ScoringConfig, thresholds: Mapping[str, float], datasets: Sequence[str]) -> list[Row]:
-        """One row of numbers per volume of ``datasets`` and per healthy volume; see ``evaluate``."""
+    def rows(
+        self, scoring: ScoringConfig, thresholds: Mapping[str, float], datasets: Sequence[str], oracle: bool = False
+    ) -> list[Row]:
+        """One row of numbers per volume of ``datasets`` and per healthy volume; see ``evaluate``.
+
+        Without ``oracle``, what is best over all thresholds after the component filter is left out.
+        """
         groups = {name: self._unhealthy[name] for name in datasets} | {HEALTHY: self._healthy}
         work = [(case, _threshold(thresholds, name)) for name, group in groups.items() for case in group]
-        return self._map(lambda item: self._row(item[0], item[1], scoring), work)
+        return self._map(
+            lambda item: self._row(*item, scoring) | (self._oracle(item[0], scoring) if oracle else {}), work
+        )
+
+    def _oracle(self, case: Case, scoring: ScoringConfig) -> Row:
+        """Over all thresholds, with everything else as for ``dice``: so none is below the result that it bounds."""
+        best = best_filtered_dice([[self.kept(case, scoring)]]) if case.lesion.size else None
+        return {"oracle_dice": best.dice if best else None, "oracle_threshold": best.threshold if best else None}
 
     def _row(self, case: Case, threshold: float, scoring: ScoringConfig) -> Row:
         scores = self.anomaly_map(case.index, scoring)
@@ -286,7 +303,7 @@ class Scorer:
         counts = confusion(prediction, truth)
         in_brain = confusion(prediction.ravel()[case.brain], truth.ravel()[case.brain])
         h = operating_point.histogram(scores, case.lesion)
-        oracle = operating_point.best_dice([[h]]) if case.lesion.size else None
+        best = operating_point.best_dice([[h]]) if case.lesion.size else None
         return {
             "dataset": case.dataset,
             "volume": case.id,
@@ -294,10 +311,9 @@ class Scorer:
             "threshold": threshold,
             "lesion_voxels": int(case.lesion.size),
             "predicted_voxels": counts.true_positive + counts.false_positive,
-            "dice": counts.dice if oracle else None,
-            "dice_before_component_filter": confusion(above, truth).dice if oracle else None,
-            "oracle_dice": oracle.dice if oracle else None,
-            "oracle_threshold": oracle.threshold if oracle else None,
+            "dice": counts.dice if best else None,
+            "dice_before_component_filter": confusion(above, truth).dice if best else None,
+            "oracle_dice_before_component_filter": best.dice if best else None,
             "auprc": operating_point.average_precision(h),
             "auroc": operating_point.area_under_roc(h),
             "precision": counts.precision,
@@ -326,11 +342,13 @@ class Scorer:
         )
 
     def _filtered_counts(self, dataset: str, scoring: ScoringConfig) -> list[FilteredCounts]:
-        cases, minimum, rule = self._unhealthy[dataset], scoring.minimum_component_voxels, component_rule(scoring)
-        with_lesion = [case for case in cases if case.lesion.size]
-        return self._map(
-            lambda case: filtered_counts(self.anomaly_map(case.index, scoring), case.lesion, minimum, rule), with_lesion
-        )
+        with_lesion = [case for case in self._unhealthy[dataset] if case.lesion.size]
+        return self._map(lambda case: self.kept(case, scoring), with_lesion)
+
+    def kept(self, case: Case, scoring: ScoringConfig) -> FilteredCounts:
+        """What the component filter keeps of a volume at every threshold."""
+        scores = self.anomaly_map(case.index, scoring)
+        return filtered_counts(scores, case.lesion, scoring.minimum_component_voxels, component_rule(scoring))
 
     def _healthy_threshold(self, scoring: ScoringConfig) -> float:
         if not self._healthy:
@@ -387,27 +405,16 @@ def evaluate(
     """Measure a cohort (test, say) at thresholds that were fixed elsewhere (on validation).
 
     A data set (and the healthy volumes) without a threshold of its own takes that of ``all``. Per volume: ``dice`` after
-    the component filter and before it, ``oracle_dice`` (at the best threshold of this very volume: no honest result, a
-    bound), ``auprc``, ``auroc``, precision, recall, false discovery rate over all voxels; specificity and false positive
-    rate over brain voxels. Numbers that are undefined are ``None`` in rows and left out of aggregates, which say how many
+    the component filter and before it, ``oracle_dice`` and ``oracle_dice_before_component_filter`` (each at the best
+    threshold of this very volume: no honest result, a bound of the Dice of that name), ``auprc``, ``auroc``, precision,
+    recall, false discovery rate over all voxels; specificity and false positive rate over brain voxels. Numbers that are
+    undefined are ``None`` in rows and left out of aggregates, which say how many
     volumes they are over. Raises ``DataError`` for a missing threshold or an unknown data set.
     """
     names = list(datasets or scorer.datasets)
-    rows = scorer.rows(scoring, thresholds, names)
+    return _tabled(scorer.rows(scoring, thresholds, names, oracle=True), names)
+
+
+def _tabled(rows: list[Row], names: Sequence[str]) -> Evaluation:
     groups = {name: [row for row in rows if row["dataset"] == name] for name in [*names, HEALTHY]}
     return Evaluation(rows, {name: aggregate(group) for name, group in groups.items() if group})
-
-
-def intensity_threshold_baseline(
-    store: VolumeStore,
-    unhealthy: Mapping[str, Sequence[int]],
-    scoring: ScoringConfig,
-    objective: Objective = "dice",
-    healthy: Sequence[int] = (),
-) -> Score:
-    """What thresholding the image itself reaches with the same erosion, median, component filter and operating point.
-
-    Settings about reconstructions (levels, guidance, residual) have no meaning here. For a test cohort use
-    ``evaluate(Scorer(store, None, ...), scoring, thresholds)`` with the thresholds of this score.
-    """
-    return Scorer(store, None, unhealthy, healthy).score(scoring, objective)

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 KIND = "score"
 MADE_FROM = "made_from.json"
-SCORING_VERSION = 1
+SCORING_VERSION = 2
 """Part of every fingerprint; raised when the same settings would give other scores."""
 REFRESH_SECONDS = 2.0
 """Between looks at what others have written."""

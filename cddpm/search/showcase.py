@@ -1,6 +1,7 @@
 """What a trial shows of its validation volumes at its best setting: a table with a row per volume, and a picture."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from cddpm import artifact
@@ -14,14 +15,16 @@ from cddpm.tracking.values import table
 VOLUMES, PICTURE = "val_volumes.json", "val_volumes.png"
 
 
-def keep(folder: Path, scorer: Scorer, config: ExperimentConfig, best: Point) -> None:
+def keep(folder: Path, scorer: Scorer, config: ExperimentConfig, best: Point) -> Point:
     """Write both into ``folder``: every validation volume measured, and the best, median and worst of them drawn.
 
-    No picture without a lesion to draw. Raises ``StorageError`` if the disk refuses.
+    No picture without a lesion to draw. Gives ``best`` with all that an evaluation measures. Raises ``StorageError`` if the
+    disk refuses.
     """
     scoring = scoring_search.scoring_with(config, best.params)
-    rows = evaluate(scorer, scoring, best.thresholds).rows
-    rows = [{**row, "subject": scorer.store.volumes[row["volume_index"]].subject} for row in rows]
+    evaluation = evaluate(scorer, scoring, best.thresholds)
+    rows = [{**row, "subject": scorer.store.volumes[row["volume_index"]].subject} for row in evaluation.rows]
     artifact.write_text(folder / VOLUMES, json.dumps(table(rows)))
     if shown := overview_rows(scorer, scoring, rows):
         overview(shown, folder / PICTURE)
+    return replace(best, datasets=evaluation.aggregates)

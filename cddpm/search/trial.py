@@ -122,14 +122,14 @@ def _run(job: TrialJob, board: Any) -> TrialResult | None:
     if outcome is None:
         return None
     try:
-        points = _search(job, config, outcome, board)
+        points, best = _search(job, config, outcome, board)
     except Interrupted:
         return None
     result = TrialResult(
         number=job.number,
         params=job.params,
         default=points[0],
-        best=scoring_search.best(points),
+        best=best,
         checkpoint=outcome.made.checkpoint.name,
         encoder=outcome.made.encoder.name if outcome.made.encoder else None,
         reconstruction=outcome.reconstruction.name,
@@ -142,7 +142,7 @@ def _run(job: TrialJob, board: Any) -> TrialResult | None:
     return result
 
 
-def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, board: Any) -> list[Point]:
+def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, board: Any) -> tuple[list[Point], Point]:
     def progress(done: int, total: int, best: float) -> None:
         if board is not None:
             board.post(job.number, "search", done, total, best)
@@ -153,8 +153,7 @@ def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, bo
     book = ScoreBook.open(scorer, job.place.artifacts, cache.fingerprint, store.fingerprint)
     with point_workers.point_workers(book, config) as score:
         points = scoring_search.search(score, config, cache.guided, progress, lambda: worker.stop_asked(job.stop_file))
-    showcase.keep(job.folder, scorer, config, scoring_search.best(points))
-    return points
+    return points, showcase.keep(job.folder, scorer, config, scoring_search.best(points))
 
 
 def read_result(folder: Path) -> TrialResult | None:

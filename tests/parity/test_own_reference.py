@@ -148,7 +148,7 @@ def parity_suite(folder: Path | str, *arguments: str) -> subprocess.CompletedPro
     """Run every test that compares with reference arrays, with those in ``folder``."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=600"]
     environment = os.environ | {"CDDPM_REFERENCE": str(folder), "PYTHONPATH": str(ROOT)}
-    selection = ["-m", "parity and not slow", "-k", "not own_arrays and not frozen"]
+    selection = ["-m", "parity", "-k", "not own_arrays and not frozen"]
     return subprocess.run(
         [*command, *selection, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
