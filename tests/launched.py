@@ -42,7 +42,7 @@ class Launched:
         """What it has printed so far."""
         return self.log.read_text()
 
-    def wait_for(self, text: str, seconds: float = 150) -> None:
+    def wait_for(self, text: str, seconds: float = 300) -> None:
         """Wait until ``text`` was printed."""
         end = time.monotonic() + seconds
         while text not in self.output:
@@ -50,7 +50,7 @@ class Launched:
             assert time.monotonic() < end, f"'{text}' not printed in {seconds} s:\n{self.output}"
             time.sleep(0.1)
 
-    def finish(self, seconds: float = 240) -> int:
+    def finish(self, seconds: float = 400) -> int:
         """Wait for its end; returns the exit code."""
         try:
             return self.process.wait(seconds)

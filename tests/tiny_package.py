@@ -24,7 +24,7 @@ EXPERIMENT: ExperimentConfig = parse(
         "data": {"voxel_size_mm": 2.0, "volume_shape": [96, 96, 42], "rescale_factor": 3, "unhealthy": ["Brats21"]},
         "encoder": {"architecture": "resnet18", "width": 8, "max_pool": False},
         "pretraining": {"enabled": False},
-        "model": {"base_width": 32, "width_multipliers": [1], "residual_blocks": 1, "attention_head_width": 32},
+        "model": {"base_width": 8, "width_multipliers": [1], "residual_blocks": 1, "attention_head_width": 8},
         "diffusion": {"condition_dropout": 0.1},
         "reconstruction": {
             "noise_levels": [500, 200],

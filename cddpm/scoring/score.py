@@ -287,7 +287,7 @@ class Scorer:
         groups = {name: self._unhealthy[name] for name in datasets} | {HEALTHY: self._healthy}
         work = [(case, _threshold(thresholds, name)) for name, group in groups.items() for case in group]
         return self._map(
-            lambda item: self._row(*item, scoring) | (self._oracle(item[0], scoring) if oracle else {}), work
+            lambda item: self._row(item[0], item[1], scoring) | (self._oracle(item[0], scoring) if oracle else {}), work
         )
 
     def _oracle(self, case: Case, scoring: ScoringConfig) -> Row:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from cddpm import artifact
 from cddpm.config import ExperimentConfig
-from cddpm.scoring.figures import overview, overview_rows
 from cddpm.scoring.score import Scorer, evaluate
 from cddpm.search import scoring_search
 from cddpm.search.point import Point
@@ -21,6 +20,8 @@ def keep(folder: Path, scorer: Scorer, config: ExperimentConfig, best: Point) ->
     No picture without a lesion to draw. Gives ``best`` with all that an evaluation measures. Raises ``StorageError`` if the
     disk refuses.
     """
+    from cddpm.scoring.figures import overview, overview_rows  # a training that begins does not wait for Matplotlib
+
     scoring = scoring_search.scoring_with(config, best.params)
     evaluation = evaluate(scorer, scoring, best.thresholds)
     rows = [{**row, "subject": scorer.store.volumes[row["volume_index"]].subject} for row in evaluation.rows]

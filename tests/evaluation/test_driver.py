@@ -26,7 +26,7 @@ METHOD: dict[str, Any] = {
         "phantom": {"healthy_train": 5, "healthy_val": 1, "healthy_test": 1, "unhealthy_val": 2, "unhealthy_test": 3},
     },
     "encoder": {"architecture": "resnet18", "width": 8, "max_pool": False},
-    "model": {"base_width": 32, "width_multipliers": [1, 1], "residual_blocks": 1, "attention_head_width": 32},
+    "model": {"base_width": 8, "width_multipliers": [1, 1], "residual_blocks": 1, "attention_head_width": 8},
     "pretraining": {"enabled": False},
     "training": {
         "images": 256,
@@ -78,7 +78,22 @@ def table(folder: Path) -> dict[tuple[str, str, str], dict[str, str]]:
         return {(row["method"], row["dataset"], row["measure"]): row for row in csv.DictReader(stream)}
 
 
-def test_stopped_resumed_and_told_in_one_table(shared_ray: str, phantom: Path, tmp_path: Path) -> None:
+def test_all_is_told_in_one_table(shared_ray: str, phantom: Path, tmp_path: Path) -> None:
+    command = asked(tmp_path, phantom)
+    benchmark = Here(*command)
+    assert benchmark.code == 0, benchmark.output
+    assert "Traceback" not in benchmark.output
+    _tables(tmp_path)
+    again = Here(*command)
+    assert again.code == 6
+    assert "benchmark 'small' exists" in again.output
+    other = Here(*command, "--resume", "--set", "training.images=512")
+    assert other.code == 6
+    assert "training.images: was 256, is 512" in other.output
+
+
+@pytest.mark.nightly
+def test_stopped_and_resumed(shared_ray: str, phantom: Path, tmp_path: Path) -> None:
     command = asked(tmp_path, phantom)
     first = Launched(tmp_path, *command, "--address", shared_ray)
     first.wait_for("run 0001 starts")
@@ -95,6 +110,10 @@ def test_stopped_resumed_and_told_in_one_table(shared_ray: str, phantom: Path, t
     assert "run 0000 starts" not in second.output
     assert done.read_bytes() == kept
 
+    _tables(tmp_path)
+
+
+def _tables(tmp_path: Path) -> None:
     rows = table(tmp_path)
     for method in ("intensity threshold", "pDDPM"):
         assert 0 <= float(rows[method, "Brats21", "dice"]["mean"]) <= 100
@@ -127,13 +146,6 @@ def test_stopped_resumed_and_told_in_one_table(shared_ray: str, phantom: Path, t
     )
     files = {file.path for file in client.list_artifacts(runs["benchmark-small"].info.run_id)}
     assert {"benchmark.md", "benchmark.csv", "volumes.csv", "shifts.csv"} <= files
-
-    again = Here(*command)
-    assert again.code == 6
-    assert "benchmark 'small' exists" in again.output
-    other = Here(*command, "--resume", "--set", "training.images=512")
-    assert other.code == 6
-    assert "training.images: was 256, is 512" in other.output
 
 
 def test_a_failed_run_is_told_and_the_others_are_kept(shared_ray: str, phantom: Path, tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ def by_name(table: Table) -> Table:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.nightly if name == "simplex" else ()) for name in FILES]
+)
 def test_float64_gives_the_published_results(name: str, published_reference: Path, near: Callable[..., None]) -> None:
     """What was frozen was made by functions that turn the published code's inputs into its outputs."""
     published = load_arrays(published_reference, name)
@@ -156,7 +158,7 @@ def parity_suite(folder: Path | str, *arguments: str) -> subprocess.CompletedPro
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", [pytest.param("odd"), pytest.param("larger", marks=pytest.mark.nightly)])
 def test_arrays_of_other_sizes_and_seeds_can_take_their_place(name: str, tmp_path: Path) -> None:
     folder = write(OTHERS[name], tmp_path / "reference")
     done = parity_suite(folder, "tests")

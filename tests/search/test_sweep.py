@@ -61,8 +61,15 @@ def test_foreign_data_becomes_a_champion(shared_ray: str, tmp_path: Path) -> Non
     assert again.code == 6
     assert "--resume" in again.output
     assert "Traceback" not in again.output
-    never_there = ["--tracking-uri", "http://127.0.0.1:9"]
-    second = sweep_here(tmp_path, "--data-dir", str(data), "--name", "second", "--trials", "1", *never_there)
+
+
+@pytest.mark.nightly
+def test_what_a_missing_lab_book_was_told_is_delivered_later(shared_ray: str, phantom: Path, tmp_path: Path) -> None:
+    given = ("--data-dir", str(phantom), "--trials", "1")
+    first = sweep_here(tmp_path, *given)
+    assert first.code == 0, first.output
+    found = runs(tmp_path)
+    second = sweep_here(tmp_path, *given, "--name", "second", "--tracking-uri", "http://127.0.0.1:9")
     assert second.code == 0, second.output
     assert "0 of 512" not in second.output  # the first trial's checkpoint was found, not trained again
     assert len(list((tmp_path / "out/artifacts/checkpoint").glob("[0-9a-f]*"))) == 1
@@ -90,6 +97,30 @@ def _delivered_later(tmp_path: Path, output: str, first: dict[str, str]) -> None
     assert json.loads(champion.tags[tags.METRICS])[tags.OBJECTIVE] == best
 
 
+def test_killed_and_resumed(own_ray: None, phantom: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    given = ("--data-dir", str(phantom), "--trials", "1")
+    first = Sweep(tmp_path, *given, config=ONE_PROCESS)
+    first.wait_for("trial 0000 after     256 images")
+    other = sweep_here(tmp_path, *given, "--resume", config=ONE_PROCESS)
+    assert other.code == 6
+    assert f"process {first.process.pid}" in other.output
+    first.kill_tree()
+    assert study_states(tmp_path) == ["RUNNING"]
+    before = runs(tmp_path)
+
+    changed = {**ONE_PROCESS, "training": {**ONE_PROCESS["training"], "batch_size": 8}}
+    refused = sweep_here(tmp_path, *given, "--resume", config=changed)
+    assert refused.code == 6
+    assert "training.batch_size: was 16, is 8" in refused.output
+
+    request.getfixturevalue("shared_ray")  # what this test has started has ended
+    second = sweep_here(tmp_path, *given, "--resume", config=ONE_PROCESS)
+    assert second.code == 0, second.output
+    assert "Traceback" not in second.output
+    _each_trial_once(tmp_path, before, 1)
+
+
+@pytest.mark.nightly
 def test_ended_at_once_killed_resumed_and_extended(
     own_ray: None, phantom: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -138,16 +169,17 @@ def _interrupt_twice(sweep: Sweep) -> None:
     assert psutil.wait_procs(tree, timeout=15)[1] == []
 
 
-def _each_trial_once(folder: Path, before: dict[str, str]) -> None:
-    """Two trials in study, leaderboard and lab book, whose runs are those of ``before``, with every validation once."""
-    assert study_states(folder) == ["COMPLETE", "COMPLETE"]
+def _each_trial_once(folder: Path, before: dict[str, str], trials: int = 2) -> None:
+    """All trials in study, leaderboard and lab book, whose runs are those of ``before``, with every validation once."""
+    numbers = [f"{number:04d}" for number in range(trials)]
+    assert study_states(folder) == ["COMPLETE"] * trials
     names = Counter(row["name"].replace("champion = ", "") for row in leaderboard(folder))
-    assert names == {"0000": 1, "0001": 1, "unswept defaults": 1, "intensity threshold": 1}
+    assert names == dict.fromkeys([*numbers, "unswept defaults", "intensity threshold"], 1)
     after = runs(folder)
     assert {k: after[k] for k in before} == before
     client = mlflow.MlflowClient(f"sqlite:///{folder}/out/mlflow.db")
-    for trial in ("small/0000", "small/0001"):
-        steps = [m.step for m in client.get_metric_history(after[trial], "val/loss")]
+    for number in numbers:
+        steps = [m.step for m in client.get_metric_history(after[f"small/{number}"], "val/loss")]
         assert steps == [128, 256, 384, 512]
 
 
