@@ -86,6 +86,7 @@ def test_nothing_recorded_has_no_idle_share() -> None:
     assert math.isnan(Trace.of([], gpu=True).idle_share)
 
 
+@pytest.mark.slow
 def test_operations_of_one_convolution() -> None:
     class Plain(nn.Module):
         def __init__(self) -> None:
