@@ -71,7 +71,9 @@ def test_a_trial_stopped_early_holds_nothing(shared_ray: str, tmp_path: Path) ->
         "pretraining.enabled": False,
         "search.scheduler": "asha",
         "search.asha": {"grace_images": 128, "reduction_factor": 4},
-        # the first trial learns; the second, from the list below, cannot
+        # the first trial learns, for which it must be wide enough; the second, from the list below, cannot
+        "model.base_width": 32,
+        "model.attention_head_width": 32,
         "training.learning_rate": 2.0e-3,
         "search.training.space": {"training.learning_rate": {"float": [1.0e-9, 2.0e-3], "log": True}},
         "search.training.start": [{"training.learning_rate": 1.0e-9}],
