@@ -3,6 +3,9 @@
 Curvature flow, centred crop or pad, intensities between two percentiles in the brain to [0, 1], B-spline downsampling:
 the preprocessing of Behrendt et al. 2025 (arXiv 2312.04215, section 4.1), after bringing every scan to one
 orientation and voxel size. B-spline interpolation overshoots [0, 1] a little; that is kept.
+
+What lies beyond the field of view is taken for the scan's own background, whatever number that is in its file: offset and
+scale of the intensities change nothing.
 """
 
 from dataclasses import dataclass
@@ -46,11 +49,20 @@ def prepare(
         volume.require_same_grid(image, label)
     geometry = grid.plan(image, data)
     cropped = [grid.crop_or_pad(_on_voxel_grid(label.data, geometry), geometry.volume_shape) for label in labels]
-    smooth = _smoothed_crop(_on_voxel_grid(image.data, geometry), geometry, data.smoothing_iterations)
-    rescaled, intensities = _rescale(smooth, cropped[0] > 0, data.percentiles, image)
+    background = background_of(image.data, mask.data > 0)
+    above = _on_voxel_grid(image.data - background, geometry)  # 0 is the background, in what is padded too
+    smooth = _smoothed_crop(above, geometry, data.smoothing_iterations)
+    rescaled, (low, high) = _rescale(smooth, cropped[0] > 0, data.percentiles, image)
+    intensities = (low + float(background), high + float(background))
     small = [_downsample(label, geometry) for label in cropped]
     lesion = small[1] if segmentation else None
     return Prepared(_downsample(rescaled, geometry), small[0], lesion, geometry, intensities)
+
+
+def background_of(image: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_]) -> np.float32:
+    """Intensity of what is no brain: the median outside of ``brain``, or the least of all where everything is brain."""
+    outside = image[~brain]
+    return np.float32(np.median(outside) if outside.size else image.min())
 
 
 def _on_voxel_grid(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:

@@ -21,7 +21,7 @@ __all__ = ["SliceStore", "VolumeRecord", "build_store", "store_fingerprint"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised whenever preparation or the store's files change, so that an old store is not taken for a new one."""
 
 ParallelMap = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]

@@ -9,6 +9,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 import torchio as tio
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from reference_settings import load_arrays, preprocessing
 
 from cddpm.config import DataConfig
@@ -150,6 +152,33 @@ def test_scan_brighter_by_a_factor_gives_the_same() -> None:
     np.testing.assert_allclose(
         prepare(image, mask, None, plain).image, prepare(brighter, mask, None, plain).image, atol=1e-4
     )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    scale=st.floats(0.01, 100),
+    offset=st.floats(-4000, 4000),
+    shape=st.tuples(*(st.integers(n - 6, n + 12) for n in (32, 32, 20))),
+    voxel_size_mm=st.sampled_from([None, 1.0, 1.3]),
+    smoothing=st.sampled_from([0, 2]),
+)
+@example(1.0, -1024.0, (30, 26, 16), 1.0, 0)  # smaller than the grid: much of it is padded
+def test_offset_and_scale_of_the_intensities_change_nothing(
+    scale: float, offset: float, shape: tuple[int, int, int], voxel_size_mm: float | None, smoothing: int
+) -> None:
+    """What is padded is background too, whatever number the scan has there. Numbers of files are float32."""
+    config = SMALL.model_copy(update={"smoothing_iterations": smoothing, "voxel_size_mm": voxel_size_mm})
+    image, mask = scan(shape)
+    other = Volume((scale * image.data.astype(np.float64) + offset).astype(np.float32), image.affine, image.path)
+    plain, moved = prepare(image, mask, None, config), prepare(other, mask, None, config)
+    lost = 1e-3 + 4e-6 * abs(offset) / (scale * 600)  # of the range, by rounding what is small beside the offset
+    np.testing.assert_allclose(moved.image, plain.image, atol=lost)
+    np.testing.assert_array_equal(moved.mask, plain.mask)
+    expected = [scale * value + offset for value in plain.intensities]
+    assert moved.intensities == pytest.approx(expected, abs=lost * scale * 600 + 1e-3)
+    rim = np.ones(plain.mask.shape, bool)
+    rim[1:-1, 1:-1, 1:-1] = False
+    assert np.median(np.abs(moved.image[rim & (plain.mask == 0)])) < 0.02  # background
 
 
 def test_intensities_and_types() -> None:
