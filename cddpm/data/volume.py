@@ -14,6 +14,7 @@ neither qform nor sform                              voxel size from ``pixdim``,
 axes oblique to the scanner's by more than 5 degrees  nearest axis is taken, note
 axes up to 5 degrees off the right angle (shear)      taken as right angles, note above 1 degree
 ``.nii.gz`` that is not compressed, or the reverse   read as what it is, note
+bytes behind the last voxel                          left alone, note
 ===================================================  =======================================================
 """
 
@@ -199,7 +200,9 @@ def affine_distance_mm(one: npt.NDArray[np.float64], other: npt.NDArray[np.float
 def _read(path: Path) -> Volume:
     raw = _file_bytes(path)
     compressed = raw[:2] == b"\x1f\x8b"
-    image = _parse(path, _decompress(path, raw) if compressed else raw)
+    content = _decompress(path, raw) if compressed else raw
+    image = _parse(path, content)
+    behind = len(content) - _end(image)
     _check_dtype(path, image.header)
     shape = _spatial_shape(path, image.shape)
     _check_affine(path, image.affine)
@@ -209,6 +212,8 @@ def _read(path: Path) -> Volume:
         _fault(path, "truncated", f"voxels cannot be read ({_line(error)})", "copy the file again from its source")
     _check_finite(path, data)
     notes = (*_suffix_notes(path, compressed), *_geometry_notes(image.header, image.affine, shape))
+    if behind:
+        notes += (f"{behind} bytes follow the last voxel that the header announces; they are left alone",)
     return Volume(data, np.asarray(image.affine, dtype=np.float64), path, notes, image.header)
 
 
@@ -251,13 +256,33 @@ def _parse(path: Path, raw: bytes, header_only: bool = False) -> Any:
         if header_only:
             return kind.header_class.from_fileobj(io.BytesIO(raw))
         image = kind.from_bytes(raw)
-        needed = int(image.dataobj.offset) + int(np.prod(image.shape, dtype=np.float64)) * image.dataobj.dtype.itemsize
+        needed = _end(image)
     except _NIBABEL_ERRORS as error:
         _fault(path, "not-nifti", f"damaged NIfTI header ({_line(error)})", "convert or copy the file again")
     if len(raw) < needed:  # before anything of the size that a damaged header claims is allocated
         found = f"{len(raw)} bytes, but its header announces {needed}"
         _fault(path, "truncated", found, "copy the file again from its source")
+    _check_offset(path, raw, image, needed)
     return image
+
+
+def _end(image: Any) -> int:
+    """Byte behind the last voxel, as the header has it."""
+    return int(image.dataobj.offset) + int(np.prod(image.shape, dtype=np.float64)) * int(image.dataobj.dtype.itemsize)
+
+
+def _check_offset(path: Path, raw: bytes, image: Any, end: int) -> None:
+    """Voxels begin behind the header and its extensions; read from elsewhere they are shifted."""
+    least, size = int(image.header.single_vox_offset), int(image.header.sizeof_hdr)
+    header = type(image.header)(raw[:size], check=False)  # nibabel forgets the offset of what it has opened
+    offset = float(header["vox_offset"])
+    if offset < least or offset != int(offset):
+        found = f"its header says that voxels begin at byte {offset:g} (vox_offset), inside of the header itself"
+        _fault(path, "offset", found, f"{least} or more is needed; convert it again or correct the header")
+    extended = raw[least - 4] != 0 and end < len(raw)
+    if extended and least + int.from_bytes(raw[least : least + 4], _ORDERS[header.endianness == ">"]) > offset:
+        found = f"its header says that voxels begin at byte {offset:g} (vox_offset), inside of a header extension"
+        _fault(path, "offset", found, "they begin behind the extensions; convert it again or correct the header")
 
 
 def _best_affine(path: Path, header: Any) -> npt.NDArray[np.float64]:
