@@ -7,6 +7,7 @@ nothing in it is unpickled.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -64,12 +65,18 @@ class ScanTable:
 
 def _records(data: pd.DataFrame) -> list[tuple[str, dict[str, str | None]]]:
     """(where it stands, text by column) of each row; empty where a value is missing."""
-    cells = data.astype(object).where(data.notna(), "").astype(str)
+    cells = data.astype(object).where(data.notna(), "").map(_text)
     columns = [str(column) for column in data.columns]
     return [
         (f"row {label}", dict(zip(columns, values, strict=True)))
         for label, values in zip(data.index, cells.to_numpy().tolist(), strict=True)
     ]
+
+
+def _text(cell: Any) -> str:
+    """As a CSV file would hold it: a column of whole numbers with a gap is one of floats to pandas."""
+    whole = isinstance(cell, float | np.floating) and cell.is_integer()
+    return str(int(cell)) if whole else str(cell)
 
 
 def _row(outcome: batch.Outcome, written: bool) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from readme_pages import ROOT, read
 from tiny_package import Scan
 
@@ -18,7 +20,7 @@ from cddpm.config import TrackingConfig
 from cddpm.data.volume import read_image
 from cddpm.errors import ArtifactError, ConfigError, DataError
 from cddpm.predict.predictor import Prediction, Predictor
-from cddpm.predict.pyfunc import ScanTable, _load_pyfunc
+from cddpm.predict.pyfunc import ScanTable, _load_pyfunc, _records
 from cddpm.predict.scans import COLUMNS
 from cddpm.tracking import logged_model
 from cddpm.tracking.package import Package
@@ -153,6 +155,16 @@ def test_a_table_without_files_writes_none(table: ScanTable, scan: Scan, tmp_pat
     assert found.threshold.tolist() == [0.36]
     assert any("no brain mask given" in warning for warning in found.warnings[0])
     assert not list(tmp_path.iterdir())
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 10**12)), min_size=1))
+@example([7, None])
+def test_numbers_as_ids_are_those_of_a_csv_file(ids: list[int | None]) -> None:
+    """With gaps or without; a seed comes from the id's text."""
+    expected = ["" if number is None else str(number) for number in ids]
+    for kind in (None, object, "Int64", "float64"):
+        rows = _records(pd.DataFrame({"volume_id": pd.Series(ids, dtype=kind)}))
+        assert [values["volume_id"] for _, values in rows] == expected
 
 
 def test_faults_of_a_table_come_before_any_work(table: ScanTable, tmp_path: Path) -> None:
