@@ -200,8 +200,9 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def browser(chromium: Browser) -> Browser:
-    """As a new window: wide, light."""
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """As a new window: wide, light; what it showed does not go on working behind other tests."""
     chromium.resize(1280)
     chromium.dark(False)
-    return chromium
+    yield chromium
+    chromium.open("about:blank?")
