@@ -19,6 +19,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # settings of the person at the desk must not change what is tested
 unset DATA_DIR MLFLOW_TRACKING_URI RAY_ADDRESS
 export OMP_NUM_THREADS=1 MPLBACKEND=Agg RAY_USAGE_STATS_ENABLED=0
+export RAY_worker_niceness=0 # else the other tests, beside which they run, would starve Ray's processes
 
 failed=()
 step() {
