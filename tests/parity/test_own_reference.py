@@ -158,7 +158,8 @@ def parity_suite(folder: Path | str, *arguments: str) -> subprocess.CompletedPro
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", [pytest.param("odd"), pytest.param("larger", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", OTHERS)
 def test_arrays_of_other_sizes_and_seeds_can_take_their_place(name: str, tmp_path: Path) -> None:
     folder = write(OTHERS[name], tmp_path / "reference")
     done = parity_suite(folder, "tests")
