@@ -249,6 +249,7 @@ class Board:
 
         self._actor = ray.remote(num_cpus=0, resources={HEAD: 1})(_BoardActor).remote()
         self._last = 0.0
+        self._read = 0
 
     def post(self, trial: int, stage: str, images: int, budget: int, loss: float, every_seconds: float = 0.5) -> None:
         """Tell where ``trial`` is; at most once in ``every_seconds``, and always at the end of a stage."""
@@ -277,13 +278,14 @@ class Board:
         self._actor.tell.remote(line)
 
     def told(self, timeout_seconds: float = 2.0) -> list[str]:
-        """Lines that were left since the last look; none if the actor does not answer in time."""
+        """Lines that were left since the last answer; none if the actor does not answer in time: they come with the next."""
         import ray
 
         try:
-            lines: list[str] = ray.get(self._actor.told.remote(), timeout=timeout_seconds)
+            lines: list[str] = ray.get(self._actor.told.remote(self._read), timeout=timeout_seconds)
         except (ray.exceptions.RayError, TimeoutError):
             return []
+        self._read += len(lines)
         return lines
 
     @contextlib.contextmanager
@@ -310,7 +312,7 @@ class _Warnings(logging.Handler):
 class _BoardActor:
     def __init__(self) -> None:
         self.state: dict[int, tuple[str, int, int, float]] = {}
-        self.lines: dict[str, bool] = {}  # and whether it was read
+        self.lines: dict[str, None] = {}  # in the order in which they were left
 
     def post(self, trial: int, stage: str, images: int, budget: int, loss: float) -> None:
         self.state[trial] = (stage, images, budget, loss)
@@ -322,12 +324,10 @@ class _BoardActor:
         self.state.pop(trial, None)
 
     def tell(self, line: str) -> None:
-        self.lines.setdefault(line, False)
+        self.lines.setdefault(line)
 
-    def told(self) -> list[str]:
-        new = [line for line, read in self.lines.items() if not read]
-        self.lines.update(dict.fromkeys(new, True))
-        return new
+    def told(self, after: int) -> list[str]:
+        return list(self.lines)[after:]
 
 
 def abandoned_placement_groups() -> Iterable[str]:
