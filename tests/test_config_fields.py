@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,10 @@ MISSED = re.compile(
 )
 EXTRA = "never_read_by_anything"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # a whole run of the type checker
+
+def by_type(test: Any) -> Any:
+    """A whole run of the type checker: at night."""
+    return pytest.mark.nightly(pytest.mark.slow(pytest.mark.timeout(600)(test)))
 
 
 FILES = sorted(Path(configuration.__file__).parent.glob("*.py"))
@@ -125,10 +129,23 @@ def declared() -> dict[str, set[str]]:
     }
 
 
+def test_every_setting_has_a_name_that_is_read() -> None:
+    """What a look at the source finds at once: no code outside of the configuration reads anything of that name."""
+    others = [file for file in (ROOT / "cddpm").rglob("*.py") if file not in FILES] + sorted(
+        (ROOT / "launch").glob("*.py")
+    )
+    nodes = [node for file in others for node in ast.walk(ast.parse(file.read_text()))]
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    assert EXTRA not in names
+    assert unread({(section, name) for section in sections() for name in names}, declared()) == []
+
+
+@by_type
 def test_every_setting_is_read_by_code_outside_of_the_configuration(missed: set[tuple[str, str]]) -> None:
     assert unread(missed, declared()) == []
 
 
+@by_type
 @pytest.mark.parametrize("section", ["TrainingConfig", "DataConfig", "ExperimentConfig"])
 def test_a_setting_that_nothing_reads_is_found(missed: set[tuple[str, str]], section: str) -> None:
     settings = declared()
@@ -136,6 +153,7 @@ def test_a_setting_that_nothing_reads_is_found(missed: set[tuple[str, str]], sec
     assert f"{section}.{EXTRA}" in unread(missed, settings)
 
 
+@by_type
 def test_a_name_that_is_read_of_another_section_does_not_count(missed: set[tuple[str, str]]) -> None:
     assert ("TrainingConfig", "images") in missed
     settings = declared()

@@ -1,8 +1,6 @@
 """``cddpm registry calibrate`` and ``cddpm predict --threshold-from``: from healthy scans to a threshold that is used."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from cddpm.errors import ArtifactError, CddpmError, ConfigError, DataError, Trac
 from cddpm.predict import threshold_calibration
 from cddpm.predict.predictor import Predictor
 from cddpm.predict.scans import Job
+from cddpm.shell import guarded_app
 from cddpm.tracking.package import Package, write_package
 from cddpm.tracking.registry import Registry, register
 from cddpm.tracking.runs import LabBook
@@ -199,13 +198,12 @@ def test_a_threshold_of_another_model_is_refused(
 
 
 @pytest.mark.slow
-def test_exit_codes_of_the_process(quick_package: Package, healthy: list[Scan], here: Path) -> None:
-    def code(*arguments: object) -> int:
-        command = [sys.executable, "-m", "cddpm", "registry", "calibrate", *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert "Traceback" not in done.stderr
-        return done.returncode
+def test_exit_codes(quick_package: Package, healthy: list[Scan], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def code(*arguments: object) -> object:
+        monkeypatch.setattr(sys, "argv", ["cddpm", "registry", "calibrate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            guarded_app(app)
+        return end.value.code
 
     scans = ("--healthy", healthy[0].image.path)
     assert code(quick_package.directory, *scans, "--healthy", here / "absent.nii") == 1

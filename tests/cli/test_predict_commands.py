@@ -3,7 +3,6 @@
 import json
 import pickle
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from cddpm.config import TrackingConfig
 from cddpm.data.volume import describe, read_image, read_segmentation, write_volume
 from cddpm.errors import ArtifactError, ConfigError, DataError, TrackingError
 from cddpm.predict.predictor import Prediction
+from cddpm.shell import guarded_app
 from cddpm.tracking.package import Package
 from cddpm.tracking.registry import Registry, register
 from cddpm.tracking.runs import LabBook
@@ -300,12 +300,12 @@ def test_a_registered_model_by_alias(
 
 
 @pytest.mark.slow
-def test_exit_codes_of_the_process(package: Package, scan: Scan, tmp_path: Path) -> None:
-    def code(*arguments: object) -> tuple[int, str]:
-        command = [sys.executable, "-m", "cddpm", "predict", *map(str, arguments), "--out", str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
-        assert "Traceback" not in done.stderr
-        return done.returncode, done.stderr
+def test_exit_codes(package: Package, scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def code(*arguments: object) -> object:
+        monkeypatch.setattr(sys, "argv", ["cddpm", "predict", *map(str, arguments), "--out", str(tmp_path)])
+        with pytest.raises(SystemExit) as end:
+            guarded_app(app)
+        return end.value.code
 
-    assert code(scan.image.path, "--model", "/no/such")[0] == 4
-    assert code(tmp_path / "absent.nii", "--model", package.directory)[0] == 1
+    assert code(scan.image.path, "--model", "/no/such") == 4
+    assert code(tmp_path / "absent.nii", "--model", package.directory) == 1

@@ -29,7 +29,7 @@ METHOD: dict[str, Any] = {
     "model": {"base_width": 8, "width_multipliers": [1, 1], "residual_blocks": 1, "attention_head_width": 8},
     "pretraining": {"enabled": False},
     "training": {
-        "images": 256,
+        "images": 128,
         "batch_size": 16,
         "learning_rate": 1.0e-3,
         "minimum_brain_fraction": 0.05,
@@ -89,7 +89,7 @@ def test_all_is_told_in_one_table(shared_ray: str, phantom: Path, tmp_path: Path
     assert "benchmark 'small' exists" in again.output
     other = Here(*command, "--resume", "--set", "training.images=512")
     assert other.code == 6
-    assert "training.images: was 256, is 512" in other.output
+    assert "training.images: was 128, is 512" in other.output
 
 
 @pytest.mark.nightly
@@ -148,6 +148,7 @@ def _tables(tmp_path: Path) -> None:
     assert {"benchmark.md", "benchmark.csv", "volumes.csv", "shifts.csv"} <= files
 
 
+@pytest.mark.nightly
 def test_a_failed_run_is_told_and_the_others_are_kept(shared_ray: str, phantom: Path, tmp_path: Path) -> None:
     failed = Here(*asked(tmp_path, phantom), "--set", "training.learning_rate=1.0e30")
     assert failed.code == 6, failed.output

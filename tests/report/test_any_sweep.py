@@ -97,7 +97,7 @@ def test_so_many_trials_of_one_ending(ending: str, count: int, beside: int) -> N
     check([(FINISHED, 0.5)] * beside + [(ending, 0.1 * (n + 1)) for n in range(count)], 3, True)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(ENDINGS), VALUES), max_size=8), st.integers(0, 3), st.booleans())
 @example([], 1, True)
 @example([(FINISHED, 0.25)] * 8, 2, False)

@@ -48,12 +48,13 @@ def test_what_was_drawn_to_matter_is_found(long: SweepRecord) -> None:
     assert body.index(">guidance_scale<") < body.index(">residual<")
 
 
-def test_a_slice_per_setting(long: SweepRecord, finished: SweepRecord) -> None:
-    for sweep in (long, finished):
-        space = [*sweep.config.search.training.space, *sweep.config.search.scoring.space]
-        body = landscape.slices(sweep).body
-        assert body.count("<svg") == len(space)
-        assert all(f"Validation dice against {path}" in body for path in space)
+@pytest.mark.parametrize("name", ["finished", pytest.param("long", marks=pytest.mark.nightly)])
+def test_a_slice_per_setting(name: str, request: pytest.FixtureRequest) -> None:
+    sweep: SweepRecord = request.getfixturevalue(name)
+    space = [*sweep.config.search.training.space, *sweep.config.search.scoring.space]
+    body = landscape.slices(sweep).body
+    assert body.count("<svg") == len(space)
+    assert all(f"Validation dice against {path}" in body for path in space)
 
 
 def test_what_is_missing_is_said(empty: SweepRecord, finished: SweepRecord) -> None:

@@ -28,11 +28,8 @@ def leaderboard(folder: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def at_night(*names: str) -> list[Any]:
-    return [pytest.param(name, marks=pytest.mark.nightly) for name in names]
-
-
-@pytest.mark.parametrize("name", ["quickstart", *at_night("training", "pretraining", "joint")])
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["quickstart", "training", "pretraining", "joint"])
 def test_a_sweep_over_trainings_runs(name: str, tmp_path: Path) -> None:
     run = launch(tmp_path, name)
     assert run.code == 0, run.output

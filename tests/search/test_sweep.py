@@ -10,8 +10,11 @@ import mlflow
 import optuna
 import psutil
 import pytest
-from small_sweep import ONE_PROCESS, Sweep, sweep_here
+import yaml
+from launched import ROOT
+from small_sweep import ONE_PROCESS, Sweep, small, sweep_here
 
+from cddpm.config import override
 from cddpm.tracking import names as tags
 from cddpm.tracking.spool import deliver_spool
 
@@ -40,8 +43,12 @@ def runs(folder: Path) -> dict[str, str]:
 
 
 def test_foreign_data_becomes_a_champion(shared_ray: str, tmp_path: Path) -> None:
+    """With the quickstart's file, made small: two workers, pretraining, guidance."""
     data = foreign_data.make(tmp_path / "foreign")
-    sweep = sweep_here(tmp_path, "--data-dir", str(data), "--trials", "1")
+    changes = {**small("quickstart"), "name": "small", "compute.workers": 2}
+    config = override(yaml.safe_load((ROOT / "tune_configs/quickstart.yaml").read_text()), changes, "test")
+    given = ("--data-dir", str(data), "--trials", "1")
+    sweep = sweep_here(tmp_path, *given, config=config)
     assert sweep.code == 0, sweep.output
     names = [row["name"] for row in leaderboard(tmp_path)]
     assert sorted(name.replace("champion = ", "") for name in names) == [
@@ -56,8 +63,8 @@ def test_foreign_data_becomes_a_champion(shared_ray: str, tmp_path: Path) -> Non
     found = runs(tmp_path)
     assert set(found) == {"small", "small/0000"}
     assert client.get_run(found["small/0000"]).data.tags["mlflow.parentRunId"] == found["small"]
-    assert [m.step for m in client.get_metric_history(found["small/0000"], "val/loss")] == [128, 256, 384, 512]
-    again = sweep_here(tmp_path, "--data-dir", str(data), "--trials", "1")
+    assert [m.step for m in client.get_metric_history(found["small/0000"], "val/loss")] == [64, 128, 192, 256]
+    again = sweep_here(tmp_path, *given, config=config)
     assert again.code == 6
     assert "--resume" in again.output
     assert "Traceback" not in again.output
@@ -71,7 +78,7 @@ def test_what_a_missing_lab_book_was_told_is_delivered_later(shared_ray: str, ph
     found = runs(tmp_path)
     second = sweep_here(tmp_path, *given, "--name", "second", "--tracking-uri", "http://127.0.0.1:9")
     assert second.code == 0, second.output
-    assert "0 of 512" not in second.output  # the first trial's checkpoint was found, not trained again
+    assert "0 of 256" not in second.output  # the first trial's checkpoint was found, not trained again
     assert len(list((tmp_path / "out/artifacts/checkpoint").glob("[0-9a-f]*"))) == 1
     _delivered_later(tmp_path, second.output, found)
 
@@ -100,7 +107,7 @@ def _delivered_later(tmp_path: Path, output: str, first: dict[str, str]) -> None
 def test_killed_and_resumed(own_ray: None, phantom: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     given = ("--data-dir", str(phantom), "--trials", "1")
     first = Sweep(tmp_path, *given, config=ONE_PROCESS)
-    first.wait_for("trial 0000 after     256 images")
+    first.wait_for("trial 0000 after     128 images")
     other = sweep_here(tmp_path, *given, "--resume", config=ONE_PROCESS)
     assert other.code == 6
     assert f"process {first.process.pid}" in other.output
@@ -132,7 +139,7 @@ def test_ended_at_once_killed_resumed_and_extended(
     before = runs(tmp_path)
 
     second = Sweep(tmp_path, *given, "--resume", config=ONE_PROCESS)
-    second.wait_for("trial 0000 after     256 images")
+    second.wait_for("trial 0000 after     128 images")
     other = sweep_here(tmp_path, *given, "--resume", config=ONE_PROCESS)
     assert other.code == 6
     assert f"process {second.process.pid}" in other.output
@@ -180,7 +187,7 @@ def _each_trial_once(folder: Path, before: dict[str, str], trials: int = 2) -> N
     client = mlflow.MlflowClient(f"sqlite:///{folder}/out/mlflow.db")
     for number in numbers:
         steps = [m.step for m in client.get_metric_history(after[f"small/{number}"], "val/loss")]
-        assert steps == [128, 256, 384, 512]
+        assert steps == [64, 128, 192, 256]
 
 
 @pytest.mark.nightly

@@ -181,7 +181,10 @@ def test_odd_objectives_become_finite_records_and_the_sweep_goes_on(shared_ray: 
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_odd, sweep=tmp_path), {"cpu": 0, cluster.HEAD: 1}),
         tune_config=tune.TuneConfig(
-            search_alg=tuning.StudySearch(study, config, tmp_path), num_samples=len(ODD), max_concurrent_trials=2
+            search_alg=tuning.StudySearch(study, config, tmp_path),
+            num_samples=len(ODD),
+            max_concurrent_trials=2,
+            reuse_actors=True,  # which changes nothing here but the time
         ),
         run_config=tune.RunConfig(name="odd", storage_path=str(tmp_path / "ray"), verbose=0),
     )

@@ -14,7 +14,7 @@ from cddpm.errors import AwayError, TrackingError
 from cddpm.tracking import connection
 from cddpm.tracking.runs import LabBook
 
-_EIGHT = """
+_FOUR = """
 import os, sys
 from pathlib import Path
 from cddpm.config import TrackingConfig
@@ -22,7 +22,7 @@ from cddpm.tracking.runs import LabBook
 
 folder = Path(sys.argv[1])
 gate, door = os.pipe()
-for number in range(8):  # forked after the imports, so that they arrive together
+for number in range(4):  # forked after the imports, so that they arrive together
     if os.fork() == 0:
         os.close(door)
         os.read(gate, 1)
@@ -31,18 +31,18 @@ for number in range(8):  # forked after the imports, so that they arrive togethe
             left = book.flush(60)
         os._exit(left)
 os.close(door)
-sys.exit(sum(os.wait()[1] != 0 for _ in range(8)))
+sys.exit(sum(os.wait()[1] != 0 for _ in range(4)))
 """
 
 
 @pytest.mark.slow
-def test_eight_processes_open_a_fresh_database_at_once(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", _EIGHT, str(tmp_path)], capture_output=True, text=True, timeout=110)
+def test_four_processes_open_a_fresh_database_at_once(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _FOUR, str(tmp_path)], capture_output=True, text=True, timeout=110)
     assert (done.returncode, done.stderr) == (0, "")
     client = connection.connect(connection.default_uri(tmp_path), create=False)
     (experiment,) = (e for e in client.search_experiments() if e.name == "cddpm")
     runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.data.metrics["objective"] for run in runs) == list(range(8))
+    assert sorted(run.data.metrics["objective"] for run in runs) == list(range(4))
     assert Path(experiment.artifact_location.removeprefix("file://")) == tmp_path / "mlartifacts"
 
 

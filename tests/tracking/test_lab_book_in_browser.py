@@ -23,7 +23,7 @@ from cddpm.search import showcase
 from cddpm.tracking import connection, names
 
 __all__ = ["browser", "chromium"]
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.browser, pytest.mark.nightly, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,6 @@ def test_the_list_of_runs_has_the_sweep_with_its_trials(
     browser.picture(tmp_path / "runs.png", whole=False)
 
 
-@pytest.mark.nightly
 def test_the_sweeps_run_tells_what_came_of_it(
     browser: Browser, address: str, runs: dict[str, Run], tmp_path: Path
 ) -> None:
@@ -126,7 +125,6 @@ def test_a_trial_has_curves(browser: Browser, address: str, runs: dict[str, Run]
     browser.picture(tmp_path / "curves.png", whole=False)
 
 
-@pytest.mark.nightly
 def test_a_trial_has_a_picture(browser: Browser, address: str, runs: dict[str, Run], tmp_path: Path) -> None:
     browser.open(of_run(address, runs["tiny/0000"], f"/artifacts/{showcase.PICTURE}"))
     drawn = "Array.from(document.images).some((i) => i.complete && i.naturalWidth > 500 && i.naturalHeight > 200)"
@@ -134,7 +132,6 @@ def test_a_trial_has_a_picture(browser: Browser, address: str, runs: dict[str, R
     browser.picture(tmp_path / "picture.png", whole=False)
 
 
-@pytest.mark.nightly
 def test_the_registry_has_the_champion(browser: Browser, address: str, runs: dict[str, Run], tmp_path: Path) -> None:
     look(browser, f"{address}/#/models/cddpm", "Version 1", "@ champion")
     browser.picture(tmp_path / "registry.png", whole=False)

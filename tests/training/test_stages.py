@@ -285,12 +285,12 @@ def test_a_full_disk_ends_a_training_by_name_and_a_larger_one_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.nightly) for n in (1, 2))])
-def test_kills_at_random_moments_change_no_bit(store_path: Path, tmp_path: Path, seed: int) -> None:
-    values = {"training__images": 96, "training__evaluations": 12, "pretraining__evaluations": 6}
+@pytest.mark.parametrize(("seed", "starts"), [(0, 1), *(pytest.param(n, 2, marks=pytest.mark.nightly) for n in (1, 2))])
+def test_kills_at_random_moments_change_no_bit(store_path: Path, tmp_path: Path, seed: int, starts: int) -> None:
+    values = {"training__images": 48 * starts, "training__evaluations": 6 * starts, "pretraining__evaluations": 6}
     moments, artifacts = random.Random(seed), tmp_path / "killed"
     kills = 0
-    for _ in range(2):
+    for _ in range(starts):
         process = start(store_path, artifacts, values)
         while not list(artifacts.rglob("images-*")) and process.poll() is None:
             time.sleep(0.01)

@@ -29,7 +29,7 @@ class Starts:
                 stream.write(f"{stage}\n")
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_a_diverging_training_is_not_started_again(
     shared_ray: str, store_path: Path, tmp_path: Path, workers: int
 ) -> None:
