@@ -109,7 +109,7 @@ def _draw_line(line: Any, row: OverviewRow) -> None:
     image = _upright(row.image[index])
     scores = _upright(row.anomaly_map[index])
     axes = line.subplots(1, 4)
-    line.suptitle(_title(row, index), fontsize=9, x=0.01, ha="left")
+    line.suptitle(_title(row, index), parse_math=False, fontsize=9, x=0.01, ha="left")
     _grey(axes[0], image)
     _mark_sides(axes[0])
     _grey(axes[1], _upright(row.reconstruction[index]))
