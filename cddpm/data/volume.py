@@ -27,7 +27,7 @@ import hashlib
 import io
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,7 +105,7 @@ def read_image(path: Path) -> Volume:
     if low == high:
         code, found = ("all-zero", "all voxels are 0") if low == 0 else ("constant", f"all voxels are {low:g}")
         fault(path, code, found, "an image needs contrast; export this scan again")
-    return volume
+    return replace(volume, notes=(*volume.notes, *_number_notes(volume, low, high)))
 
 
 def read_mask(path: Path) -> Volume:
@@ -230,7 +230,7 @@ def _header(path: Path, start: bytes) -> tuple[Any, tuple[str, ...]]:
     if kind is None:
         found = f"not a single-file NIfTI (starts with {start[:4].hex(' ')}, magic {start[344:348]!r})"
         fault(path, "not-nifti", found, "only .nii and .nii.gz are read; convert it first")
-    corrections = _Corrections()
+    corrections = volume_file.Corrections()
     try:
         header = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
         header.check_fix(corrections.logger, logging.ERROR)
@@ -238,21 +238,6 @@ def _header(path: Path, start: bytes) -> tuple[Any, tuple[str, ...]]:
     except _NIBABEL_ERRORS as error:
         fault(path, "not-nifti", f"damaged NIfTI header ({line(error)})", "convert or copy the file again")
     return header, tuple(f"its header was corrected: {text}" for text in corrections.found)
-
-
-class _Corrections(logging.Handler):
-    """What nibabel says while it corrects a header; its own lines do not name the file."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.logger = logging.Logger("header")
-        self.logger.addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """As ``logging`` asks."""
-        if record.levelno:
-            self.found.append(record.getMessage())
 
 
 def _check_length(path: Path, content: bytes, end: int) -> None:
@@ -369,6 +354,17 @@ def _unit_notes(header: Any) -> list[str]:
         return [f"its header's lengths are in {name}; they were brought to mm"]
     code = int(header["xyzt_units"]) & 7
     return [f"its header's unit of length has the code {code}, which is none; mm are taken"] if code > 3 else []
+
+
+def _number_notes(volume: Volume, low: float, high: float) -> list[str]:
+    """What speaks against the numbers of an image, which a float32 must tell apart."""
+    most = max(abs(low), abs(high))
+    if most < 1e-30 or float(np.spacing(np.float32(most))) > 1e-4 * (high - low):
+        return [f"values from {low:g} to {high:g}: their differences are lost in 32-bit numbers; scale the scan"]
+    is_whole = volume.header.get_data_dtype().kind in "iu" and volume.header.get_data_dtype().itemsize == 4
+    if is_whole and np.abs(volume.data[volume.data != 0]).min() > 2**27:  # a real number's bits, read as a whole number
+        return [f"whole numbers from {low:g} to {high:g}: probably real numbers under a wrong datatype in the header"]
+    return []
 
 
 def _geometry_notes(header: Any, affine: npt.NDArray[np.float64], shape: tuple[int, int, int]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import io
+import logging
 import zlib
 from pathlib import Path
 from typing import NoReturn
@@ -58,6 +59,21 @@ def read_bytes(path: Path, limit: int = -1) -> bytes:
     if not raw:
         fault(path, "empty-file", "0 bytes", _COPY)
     return raw
+
+
+class Corrections(logging.Handler):
+    """What nibabel says while it corrects a header; its own lines do not name the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.logger = logging.Logger("header")
+        self.logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As ``logging`` asks."""
+        if record.levelno:
+            self.found.append(record.getMessage())
 
 
 def is_packed(raw: bytes) -> bool:
