@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from cddpm.errors import ConfigError
-from cddpm.text import Console, whole
+from cddpm.text import Console, printable, whole
 
 if TYPE_CHECKING:
     from cddpm.predict.batch import Outcome
@@ -229,7 +229,7 @@ def _print_outcomes(outcomes: "Iterable[Outcome]", count: int, left_out: "Sequen
             stderr.print(f"[bold red]error[/] {escape(outcome.error)}")
         else:
             said = "was there already, kept" if outcome.kept else outcome.summary
-            stdout.print(f"{whole(scan.name)}: {escape(said)} -> {stdout.path(outcome.job.folder)}")
+            stdout.print(f"{whole(printable(scan.name))}: {escape(said)} -> {stdout.path(outcome.job.folder)}")
         kinds["failed" if outcome.error is not None else "kept" if outcome.kept else "done"] += 1
     files = sum(one.files for one in left_out)
     others = f"; {files} {'files' if files > 1 else 'file'} left out" if files else ""

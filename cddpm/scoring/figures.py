@@ -4,6 +4,7 @@ Arrays are (S, H, W) in LPS orientation: axis H runs to the patient's left, axis
 radiological convention, as if seen from the feet: front up, patient's left on the right.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,8 @@ def overview(rows: Sequence[OverviewRow], path: Path) -> None:
     lines = figure.subfigures(len(rows), 1, squeeze=False)
     for line, row in zip(lines[:, 0], rows, strict=True):
         _draw_line(line, row)
-    with storage_errors(path):
+    with storage_errors(path), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font lacks
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
 
