@@ -10,11 +10,11 @@ import typer
 from rich.markup import escape
 
 from cddpm.errors import ConfigError
-from cddpm.text import Console, whole
+from cddpm.text import Console, printable, whole
 
 if TYPE_CHECKING:
     from cddpm.predict.batch import Outcome
-    from cddpm.predict.scans import Job
+    from cddpm.predict.scans import Job, LeftOut
     from cddpm.predict.source import Source
     from cddpm.tracking.package import Package
 
@@ -25,7 +25,7 @@ def predict(
         typer.Argument(
             metavar="SCAN...",
             help="Skull-stripped NIfTI files; folders, searched for them (masks and segmentations are left out by their "
-            "names); CSV tables (columns scan, mask, volume_id, dataset, name; only scan must be there).",
+            "names, and told); CSV tables (columns scan, mask, volume_id, dataset, name; only scan must be there).",
             show_default=False,
         ),
     ],
@@ -104,12 +104,13 @@ def predict(
     one_per_scan("--volume-id", scans, volume_ids)
     if threshold is not None and threshold_from is not None:
         raise ConfigError("--threshold and --threshold-from: each is a threshold; leave one of them out")
-    jobs = _jobs(scans, out, dataset, masks, volume_ids)
+    jobs, left_out = _jobs(scans, out, dataset, masks, volume_ids)
     chosen = _source(model, tracking_uri, registered_model, threshold)
     if threshold_from is not None:
         chosen = _calibrated(chosen, threshold_from, jobs)
     _check(chosen.package, jobs, resume)
-    _print_outcomes(_outcomes(chosen, jobs, device, resume, address), len(jobs))
+    tell_left_out(left_out)
+    _print_outcomes(_outcomes(chosen, jobs, device, resume, address), len(jobs), left_out)
 
 
 def one_per_scan(option: str, scans: Sequence[Path], values: Sequence[Any] | None) -> None:
@@ -128,13 +129,22 @@ def one_per_scan(option: str, scans: Sequence[Path], values: Sequence[Any] | Non
 
 def _jobs(
     scans: list[Path], out: Path, dataset: str, masks: list[Path] | None, volume_ids: list[str] | None
-) -> "list[Job]":
+) -> "tuple[list[Job], list[LeftOut]]":
     from cddpm.predict.scans import collect
 
-    jobs = with_masks(collect(scans, out, dataset), masks)
+    asked = collect(scans, out, dataset)
+    jobs = with_masks(asked.jobs, masks)
     if volume_ids:
         jobs = [replace(job, volume_id=key) for job, key in zip(jobs, volume_ids, strict=True)]
-    return jobs
+    return jobs, asked.left_out
+
+
+def tell_left_out(left_out: "Sequence[LeftOut]") -> None:
+    """Each file of a folder that is not looked at, with the reason."""
+    stderr = Console(stderr=True)
+    for one in left_out:
+        files = f" ({one.files} files)" if one.files > 1 else ""
+        stderr.print(f"left out {stderr.path(one.path)}{files}: {escape(one.reason)}")
 
 
 def with_masks(jobs: "Sequence[Job]", masks: Sequence[Path] | None) -> "list[Job]":
@@ -207,7 +217,7 @@ def chosen_device(wanted: str) -> str:
     return "cuda" if there and wanted != "cpu" else "cpu"
 
 
-def _print_outcomes(outcomes: "Iterable[Outcome]", count: int) -> None:
+def _print_outcomes(outcomes: "Iterable[Outcome]", count: int, left_out: "Sequence[LeftOut]") -> None:
     """Tell each as it comes, and at the end, of many, how many there were of each kind."""
     stdout, stderr = Console(), Console(stderr=True)
     kinds: Counter[str] = Counter()
@@ -219,10 +229,12 @@ def _print_outcomes(outcomes: "Iterable[Outcome]", count: int) -> None:
             stderr.print(f"[bold red]error[/] {escape(outcome.error)}")
         else:
             said = "was there already, kept" if outcome.kept else outcome.summary
-            stdout.print(f"{whole(scan.name)}: {escape(said)} -> {stdout.path(outcome.job.folder)}")
+            stdout.print(f"{whole(printable(scan.name))}: {escape(said)} -> {stdout.path(outcome.job.folder)}")
         kinds["failed" if outcome.error is not None else "kept" if outcome.kept else "done"] += 1
+    files = sum(one.files for one in left_out)
+    others = f"; {files} {'files' if files > 1 else 'file'} left out" if files else ""
     if kinds["failed"]:
-        stderr.print(f"{kinds['failed']} of {count} scans failed")
+        stderr.print(f"{kinds['failed']} of {count} scans failed{others}")
         raise typer.Exit(1)
-    if count > 1:
-        stdout.print(f"{count} scans: {kinds['done']} done, {kinds['kept']} kept")
+    if count > 1 or files:
+        stdout.print(f"{count} {'scans' if count > 1 else 'scan'}: {kinds['done']} done, {kinds['kept']} kept{others}")

@@ -19,7 +19,8 @@ def report(
         list[Path] | None,
         typer.Option(
             "--scan",
-            help="Instead of a sweep: what 'cddpm predict --out' named, or the folder of one scan in it. May be repeated.",
+            help="Instead of a sweep: what 'cddpm predict --out' named (all scans at any depth), or the folder of one in it. May "
+            "be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -72,8 +73,9 @@ def _of_scans(places: Sequence[Path], truths: Sequence[Path], output: Path | Non
     from cddpm.report.document import PAGE
 
     folders = scan.find(places)
+    called = scan.names(folders)
     if truths and len(truths) != len(folders):
-        named = ", ".join(folder.name for folder in folders[:10])
+        named = ", ".join(called[:10])
         raise typer.BadParameter(
             f"{len(truths)} given for {len(folders)} scans ({named}); give it once per scan, in this order, or never",
             param_hint="--truth",
@@ -82,5 +84,5 @@ def _of_scans(places: Sequence[Path], truths: Sequence[Path], output: Path | Non
         raise typer.BadParameter(
             "several --scan have no folder in common; name the file to write", param_hint="--output"
         )
-    read = [scan.read(folder, truths[i] if truths else None) for i, folder in enumerate(folders)]
+    read = [scan.read(folder, truths[i] if truths else None, called[i]) for i, folder in enumerate(folders)]
     return scan.write(read, output or places[0] / PAGE).resolve()

@@ -16,7 +16,7 @@ from typer.models import ArgumentInfo
 
 from cddpm.errors import CddpmError, ConfigError, StoppedError
 from cddpm.place import address, local
-from cddpm.text import Console
+from cddpm.text import Console, printable
 from cddpm.text.words import rows
 from cddpm.tracking import mlflow_settings
 
@@ -142,7 +142,7 @@ class _LinesOnStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """As ``logging`` asks."""
         try:
-            lines = rows(Text(self.format(record)), Console(stderr=True).width)
+            lines = rows(Text(printable(self.format(record), but="\n\t")), Console(stderr=True).width)
             sys.stderr.write("".join(f"{line.plain}\n" for line in lines))
         except Exception:  # noqa: BLE001 - a message that cannot be told must not end the work that it is about
             self.handleError(record)

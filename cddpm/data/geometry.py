@@ -68,7 +68,10 @@ class Geometry:
 
 
 def plan(scan: "Volume", data: DataConfig) -> Geometry:
-    """The way that ``scan`` takes with the settings ``data``."""
+    """The way that ``scan`` takes with the settings ``data``.
+
+    Raises ``VolumeFileError``, before any work, where its header's voxel sizes make a grid of far too many voxels, or of none.
+    """
     from cddpm.data.volume import axis_codes  # nibabel: who has a geometry needs it no more
 
     stored = axis_codes(scan.affine)
@@ -76,7 +79,9 @@ def plan(scan: "Volume", data: DataConfig) -> Geometry:
     axes = [axis for axis, _ in _axes(stored, working)]
     sizes = [scan.voxel_size_mm[axis] for axis in axes]
     step = [_voxel_step(size, data.voxel_size_mm) for size in sizes]
-    resampled = [_resampled_size(scan.data.shape[axis], s) for axis, s in zip(axes, step, strict=True)]
+    oriented = [scan.data.shape[axis] for axis in axes]
+    _check_size(scan, [size / s for size, s in zip(oriented, step, strict=True)])
+    resampled = [_resampled_size(size, s) for size, s in zip(oriented, step, strict=True)]
     return Geometry(
         shape=_three(scan.data.shape),
         affine=tuple(tuple(float(n) for n in row) for row in scan.affine),
@@ -90,6 +95,27 @@ def plan(scan: "Volume", data: DataConfig) -> Geometry:
         working_shape=data.working_shape,
         rescale_grid=data.rescale_grid,
     )
+
+
+def _check_size(scan: "Volume", resampled: Sequence[float]) -> None:
+    """``resampled``: size of the grid of the model's voxels that ``scan`` would be brought to."""
+    from cddpm.data.volume import MOST_VOXELS, VolumeFileError, unit
+
+    if min(resampled) >= 0.5 and math.prod(resampled) <= MOST_VOXELS:
+        return
+    voxels, sizes, field = (
+        " x ".join(f"{n:.4g}" for n in numbers)
+        for numbers in (
+            scan.data.shape,
+            scan.voxel_size_mm,
+            np.multiply(scan.data.shape, scan.voxel_size_mm),
+        )
+    )
+    of_unit = f", in {unit(scan.header)[0]}" if scan.header is not None else ""
+    found = f"its header makes a field of {field} mm ({voxels} voxels of {sizes} mm{of_unit})"
+    grid = " x ".join(f"{n:.3g}" for n in resampled)
+    allowed = f"{grid} voxels of the model are no scan of a head; correct the voxel size (pixdim, sform) or its unit (xyzt_units)"
+    raise VolumeFileError(str(scan.path), "field-of-view", found, allowed)
 
 
 def reorient(array: npt.NDArray[Any], stored: str, working: str) -> npt.NDArray[Any]:

@@ -15,17 +15,21 @@ axes oblique to the scanner's by more than 5 degrees  nearest axis is taken, not
 axes up to 5 degrees off the right angle (shear)      taken as right angles, note above 1 degree
 ``.nii.gz`` that is not compressed, or the reverse   read as what it is, note
 bytes behind the last voxel                          left alone, note
+``xyzt_units`` metres or micrometres                 brought to mm, note; a result is written in the scan's own unit
+``xyzt_units`` unknown, or none of a length          mm; the latter with a note
+fields that nibabel corrects                         as it does, note
+header extensions                                    left out
 ===================================================  =======================================================
 """
 
-import errno
 import gzip
 import hashlib
 import io
-import zlib
-from dataclasses import dataclass, field
+import logging
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -36,29 +40,33 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from cddpm import artifact
-from cddpm.errors import VolumeError
+from cddpm.data import volume_file
+from cddpm.data.volume_file import VolumeFileError, fault, line
+
+__all__ = [
+    "Description",
+    "Volume",
+    "VolumeFileError",
+    "describe",
+    "read_image",
+    "read_map",
+    "read_mask",
+    "write_volume",
+]
 
 OBLIQUE_DEGREES = 5.0
 SHEAR_DEGREES, SHEAR_NOTED_DEGREES = 5.0, 1.0
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _NIBABEL_ERRORS = (ImageFileError, HeaderDataError, WrapStructError, ValueError, KeyError, OSError, OverflowError)
 _HEADER_SIZES = frozenset(size.to_bytes(4, order) for size in (348, 540) for order in _ORDERS)
+MOST_VOXELS = 1 << 26
+"""More voxels than 512 x 512 x 256 are no scan of one brain."""
+_UNITS = {1: ("metres", 1e3), 2: ("millimetres", 1.0), 3: ("micrometres", 1e-3)}
 _MAGIC = ((nib.Nifti1Image, 344, b"n+1\0"), (nib.Nifti2Image, 4, b"n+2\0"))
 _WRITABLE: dict[np.dtype[Any], np.dtype[Any]] = {
     np.dtype(bool): np.dtype(np.uint8),
     np.dtype(np.float16): np.dtype(np.float32),
 }
-
-
-class VolumeFileError(VolumeError):
-    """One named fault of one file: ``path``, ``code`` (one word), what was ``found``, what is ``allowed``."""
-
-    def __init__(self, path: str, code: str, found: str, allowed: str) -> None:
-        super().__init__(path, code, found, allowed)
-        self.path, self.code, self.found, self.allowed = path, code, found, allowed
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.found}; {self.allowed}"
 
 
 @dataclass(frozen=True)
@@ -96,8 +104,8 @@ def read_image(path: Path) -> Volume:
     low, high = float(volume.data.min()), float(volume.data.max())
     if low == high:
         code, found = ("all-zero", "all voxels are 0") if low == 0 else ("constant", f"all voxels are {low:g}")
-        _fault(path, code, found, "an image needs contrast; export this scan again")
-    return volume
+        fault(path, code, found, "an image needs contrast; export this scan again")
+    return replace(volume, notes=(*volume.notes, *_number_notes(volume, low, high)))
 
 
 def read_mask(path: Path) -> Volume:
@@ -105,11 +113,11 @@ def read_mask(path: Path) -> Volume:
     volume = _read(path)
     inside = volume.data[volume.data != 0]
     if not inside.size:
-        _fault(path, "empty-mask", "no voxel is inside the mask", "a brain mask needs voxels above 0; make it again")
+        fault(path, "empty-mask", "no voxel is inside the mask", "a brain mask needs voxels above 0; make it again")
     low, high = float(inside.min()), float(inside.max())
     if low <= 0 or high - low > 1e-3 * high:
         found = f"values from {min(low, 0.0):g} to {high:g}, not two"
-        _fault(path, "not-binary", found, "a brain mask holds 0 and one value above it; is this the image?")
+        fault(path, "not-binary", found, "a brain mask holds 0 and one value above it; is this the image?")
     return _with_data(volume, volume.data > 0)
 
 
@@ -119,7 +127,7 @@ def read_segmentation(path: Path) -> Volume:
     labels = np.rint(volume.data)
     if labels.min() < 0 or float(np.abs(volume.data - labels).max()) > 1e-3:
         found = f"values from {volume.data.min():g} to {volume.data.max():g} that are not labels"
-        _fault(path, "not-binary", found, "a segmentation holds whole numbers from 0; threshold it first")
+        fault(path, "not-binary", found, "a segmentation holds whole numbers from 0; threshold it first")
     return _with_data(volume, labels > 0)
 
 
@@ -130,10 +138,8 @@ def read_map(path: Path) -> Volume:
 
 def describe(path: Path) -> Description:
     """Read the header only. Raises ``VolumeFileError`` when it is no NIfTI header; voxels are not looked at."""
-    raw = _file_bytes(path, limit=1 << 16)
-    header = _parse(path, _decompress_start(path, raw) if raw[:2] == b"\x1f\x8b" else raw, header_only=True)
-    affine = _best_affine(path, header)
-    _check_affine(path, affine)
+    header, _ = _header(path, volume_file.head(path, volume_file.read_bytes(path, volume_file.HEAD_BYTES)))
+    affine = _affine(path, header)
     shape = tuple(int(n) for n in header.get_data_shape())
     return Description(path, shape, voxel_size_mm(affine), axis_codes(affine), str(header.get_data_dtype()))
 
@@ -152,7 +158,8 @@ def write_volume(
     """
     wanted: np.dtype[Any] = np.dtype(data.dtype if dtype is None else dtype)
     kind = _WRITABLE.get(wanted, wanted)
-    image = nib.Nifti1Image(np.asarray(data, dtype=kind), np.asarray(affine, dtype=np.float64), header, dtype=kind)
+    own_unit = np.asarray(affine, dtype=np.float64) if header is None else _scaled(affine, 1 / unit(header)[1])
+    image = nib.Nifti1Image(np.asarray(data, dtype=kind), own_unit, header, dtype=kind)
     if header is None:
         image.header.set_xyzt_units("mm")
         image.set_sform(affine, code=1)
@@ -184,11 +191,11 @@ def require_same_grid(volume: Volume, other: Volume) -> None:
     """Raises ``VolumeFileError`` (about ``other``) when two volumes differ in shape or by over a quarter voxel in space."""
     if other.data.shape != volume.data.shape:
         found = f"shape {_times(other.data.shape)}, but {volume.path.name} has {_times(volume.data.shape)}"
-        _fault(other.path, "shape", found, "both must lie on one grid; resample this file to the image")
+        fault(other.path, "shape", found, "both must lie on one grid; resample this file to the image")
     apart = affine_distance_mm(volume.affine, other.affine, volume.data.shape)
     if apart > 0.25 * min(volume.voxel_size_mm):
         found = f"its affine places voxels up to {apart:.2f} mm away from those of {volume.path.name}"
-        _fault(other.path, "affine", found, "both must lie on one grid; correct the header or resample this file")
+        fault(other.path, "affine", found, "both must lie on one grid; correct the header or resample this file")
 
 
 def affine_distance_mm(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: tuple[int, ...]) -> float:
@@ -198,112 +205,109 @@ def affine_distance_mm(one: npt.NDArray[np.float64], other: npt.NDArray[np.float
 
 
 def _read(path: Path) -> Volume:
-    raw = _file_bytes(path)
-    compressed = raw[:2] == b"\x1f\x8b"
-    content = _decompress(path, raw) if compressed else raw
-    image = _parse(path, content)
-    behind = len(content) - _end(image)
-    _check_dtype(path, image.header)
-    shape = _spatial_shape(path, image.shape)
-    _check_affine(path, image.affine)
-    try:
-        data = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape))
-    except _NIBABEL_ERRORS as error:
-        _fault(path, "truncated", f"voxels cannot be read ({_line(error)})", "copy the file again from its source")
+    raw = volume_file.read_bytes(path)
+    header, corrected = _header(path, volume_file.head(path, raw))
+    end = _end(header)
+    if not volume_file.is_packed(raw):
+        _check_length(path, raw, end)  # before anything of the size that a damaged header claims is allocated
+    _check_dtype(path, header)
+    shape = _spatial_shape(path, header.get_data_shape())
+    affine = _affine(path, header)
+    content = volume_file.unpacked(path, raw, end)
+    _check_length(path, content, end)
+    _check_offset(path, content, header, end)
+    data = _voxels(path, content, header, shape)
     _check_finite(path, data)
-    notes = (*_suffix_notes(path, compressed), *_geometry_notes(image.header, image.affine, shape))
-    if behind:
-        notes += (f"{behind} bytes follow the last voxel that the header announces; they are left alone",)
-    return Volume(data, np.asarray(image.affine, dtype=np.float64), path, notes, image.header)
+    notes = (*corrected, *_suffix_notes(path, volume_file.is_packed(raw)), *_geometry_notes(header, affine, shape))
+    if len(content) > end:
+        notes += (f"{len(content) - end} bytes follow the last voxel that the header announces; they are left alone",)
+    return Volume(data, affine, path, notes, header)
 
 
-def _file_bytes(path: Path, limit: int = -1) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(limit)
-    except FileNotFoundError:
-        link = f" (it is a link to {path.readlink()})" if path.is_symlink() else ""
-        _fault(path, "missing", f"no such file{link}", "correct the path in the split file or restore the file")
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            _fault(path, "symlink-loop", "a symbolic link that leads back to itself", "link to the real file")
-        _fault(path, "unreadable", f"cannot be opened ({error.strerror})", "a readable NIfTI file is needed")
-    if not raw:
-        _fault(path, "empty-file", "0 bytes", "copy the file again from its source")
-    return raw
-
-
-def _decompress(path: Path, raw: bytes) -> bytes:
-    try:
-        return gzip.decompress(raw)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        _fault(path, "truncated", f"gzip stream cut or damaged ({_line(error)})", "copy the file again from its source")
-
-
-def _decompress_start(path: Path, raw: bytes) -> bytes:
-    try:
-        return zlib.decompressobj(wbits=31).decompress(raw)
-    except zlib.error as error:
-        _fault(path, "truncated", f"gzip stream damaged ({_line(error)})", "copy the file again from its source")
-
-
-def _parse(path: Path, raw: bytes, header_only: bool = False) -> Any:
-    kind = next((k for k, start, magic in _MAGIC if raw[start : start + 4] == magic and raw[:4] in _HEADER_SIZES), None)
+def _header(path: Path, start: bytes) -> tuple[Any, tuple[str, ...]]:
+    """The header, as nibabel corrects it, and its corrections as notes."""
+    kind = next((k for k, at, magic in _MAGIC if start[at : at + 4] == magic and start[:4] in _HEADER_SIZES), None)
     if kind is None:
-        found = f"not a single-file NIfTI (starts with {raw[:4].hex(' ')}, magic {raw[344:348]!r})"
-        _fault(path, "not-nifti", found, "only .nii and .nii.gz are read; convert it first")
+        found = f"not a single-file NIfTI (starts with {start[:4].hex(' ')}, magic {start[344:348]!r})"
+        fault(path, "not-nifti", found, "only .nii and .nii.gz are read; convert it first")
+    corrections = volume_file.Corrections()
     try:
-        if header_only:
-            return kind.header_class.from_fileobj(io.BytesIO(raw))
-        image = kind.from_bytes(raw)
-        needed = _end(image)
+        header = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
+        header.check_fix(corrections.logger, logging.ERROR)
+        _end(header), header.get_slope_inter()
     except _NIBABEL_ERRORS as error:
-        _fault(path, "not-nifti", f"damaged NIfTI header ({_line(error)})", "convert or copy the file again")
-    if len(raw) < needed:  # before anything of the size that a damaged header claims is allocated
-        found = f"{len(raw)} bytes, but its header announces {needed}"
-        _fault(path, "truncated", found, "copy the file again from its source")
-    _check_offset(path, raw, image, needed)
-    return image
+        fault(path, "not-nifti", f"damaged NIfTI header ({line(error)})", "convert or copy the file again")
+    return header, tuple(f"its header was corrected: {text}" for text in corrections.found)
 
 
-def _end(image: Any) -> int:
+def _check_length(path: Path, content: bytes, end: int) -> None:
+    if len(content) < end:
+        found = f"{len(content)} bytes, but its header announces {end}"
+        fault(path, "truncated", found, "copy the file again from its source")
+
+
+def _voxels(path: Path, content: bytes, header: Any, shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    try:
+        with np.errstate(all="ignore"):  # what becomes infinite is a fault of its own
+            stored = nib.arrayproxy.ArrayProxy(io.BytesIO(content), header)
+            return np.ascontiguousarray(np.asarray(stored, dtype=np.float32).reshape(shape))
+    except _NIBABEL_ERRORS as error:
+        fault(path, "truncated", f"voxels cannot be read ({line(error)})", "copy the file again from its source")
+
+
+def _end(header: Any) -> int:
     """Byte behind the last voxel, as the header has it."""
-    return int(image.dataobj.offset) + int(np.prod(image.shape, dtype=np.float64)) * int(image.dataobj.dtype.itemsize)
+    voxels = int(np.prod(header.get_data_shape(), dtype=np.float64))
+    return int(header.get_data_offset()) + voxels * int(header.get_data_dtype().itemsize)
 
 
-def _check_offset(path: Path, raw: bytes, image: Any, end: int) -> None:
+def _check_offset(path: Path, raw: bytes, header: Any, end: int) -> None:
     """Voxels begin behind the header and its extensions; read from elsewhere they are shifted."""
-    least, size = int(image.header.single_vox_offset), int(image.header.sizeof_hdr)
-    header = type(image.header)(raw[:size], check=False)  # nibabel forgets the offset of what it has opened
-    offset = float(header["vox_offset"])
+    least, offset = int(header.single_vox_offset), float(header["vox_offset"])
     if offset < least or offset != int(offset):
         found = f"its header says that voxels begin at byte {offset:g} (vox_offset), inside of the header itself"
-        _fault(path, "offset", found, f"{least} or more is needed; convert it again or correct the header")
+        fault(path, "offset", found, f"{least} or more is needed; convert it again or correct the header")
     extended = raw[least - 4] != 0 and end < len(raw)
     if extended and least + int.from_bytes(raw[least : least + 4], _ORDERS[header.endianness == ">"]) > offset:
         found = f"its header says that voxels begin at byte {offset:g} (vox_offset), inside of a header extension"
-        _fault(path, "offset", found, "they begin behind the extensions; convert it again or correct the header")
+        fault(path, "offset", found, "they begin behind the extensions; convert it again or correct the header")
 
 
-def _best_affine(path: Path, header: Any) -> npt.NDArray[np.float64]:
+def unit(header: Any) -> tuple[str, float]:
+    """(name, mm in it) of the unit of a header's lengths; one that is unknown is taken for a millimetre."""
+    return _UNITS.get(int(header["xyzt_units"]) & 7, ("an unknown unit", 1.0))
+
+
+def _affine(path: Path, header: Any) -> npt.NDArray[np.float64]:
+    """Voxel index to mm, checked."""
     try:
-        return np.asarray(header.get_best_affine(), dtype=np.float64)
+        affine = _scaled(header.get_best_affine(), unit(header)[1])
     except _NIBABEL_ERRORS as error:
-        _fault(path, "affine", f"qform cannot be read ({_line(error)})", "correct the header")
+        fault(path, "affine", f"qform cannot be read ({line(error)})", "correct the header")
+    _check_affine(path, affine)
+    return affine
+
+
+def _scaled(affine: npt.ArrayLike, factor: float) -> npt.NDArray[np.float64]:
+    """The affine to lengths of another unit."""
+    return np.asarray(affine, dtype=np.float64) * np.array([[factor], [factor], [factor], [1.0]])
 
 
 def _check_dtype(path: Path, header: Any) -> None:
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         found = f"voxels of type {dtype if dtype.names is None else 'RGB'}"
-        _fault(path, "dtype", found, "real numbers are needed; export magnitude values")
+        fault(path, "dtype", found, "real numbers are needed; export magnitude values")
 
 
 def _spatial_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
     kept = shape[:3] + tuple(n for n in shape[3:] if n != 1)
     if len(kept) != 3 or min(kept) < 2:
         found = f"shape {_times(shape)} ({sum(n > 1 for n in shape)}-D)"
-        _fault(path, "dimensions", found, "one 3-D volume with at least 2 voxels along each axis is needed")
+        fault(path, "dimensions", found, "one 3-D volume with at least 2 voxels along each axis is needed")
+    if math.prod(kept) > MOST_VOXELS:
+        found = f"{_times(kept)} voxels by its header, {math.prod(kept):,} in all"
+        fault(path, "too-large", found, f"at most {MOST_VOXELS:,} are read; resample the scan or correct the header")
     return kept[0], kept[1], kept[2]
 
 
@@ -313,12 +317,12 @@ def _check_affine(path: Path, affine: npt.NDArray[np.float64]) -> None:
         volume = abs(np.linalg.det(affine[:3, :3])) / np.prod(sizes)
     if not np.isfinite(affine).all() or sizes.min() < 1e-6 or not volume > 1e-3:
         rows = np.array2string(affine[:3, :3], precision=3, separator=", ").replace("\n", "")
-        _fault(path, "affine", f"singular affine {rows}", "three independent axes in mm are needed; correct the header")
+        fault(path, "affine", f"singular affine {rows}", "three independent axes in mm are needed; correct the header")
     angle = _shear_degrees(affine)
     if angle > SHEAR_DEGREES:
         found = f"sheared axes, {angle:.0f} degrees off the right angle"
         allowed = f"at most {SHEAR_DEGREES:g} are taken as none; resample this file to a grid with right angles"
-        _fault(path, "affine", found, allowed)
+        fault(path, "affine", found, allowed)
 
 
 def _shear_degrees(affine: npt.NDArray[np.float64]) -> float:
@@ -333,7 +337,7 @@ def _check_finite(path: Path, data: npt.NDArray[np.float32]) -> None:
     if bad:
         first = tuple(int(i) for i in np.argwhere(~np.isfinite(data))[0])
         found = f"{bad} voxels are NaN or infinite, the first at {first}"
-        _fault(path, "non-finite", found, "finite numbers are needed; fill or export again")
+        fault(path, "non-finite", found, "finite numbers are needed; fill or export again")
 
 
 def _suffix_notes(path: Path, compressed: bool) -> tuple[str, ...]:
@@ -344,8 +348,27 @@ def _suffix_notes(path: Path, compressed: bool) -> tuple[str, ...]:
     )
 
 
+def _unit_notes(header: Any) -> list[str]:
+    name, mm = unit(header)
+    if mm != 1:
+        return [f"its header's lengths are in {name}; they were brought to mm"]
+    code = int(header["xyzt_units"]) & 7
+    return [f"its header's unit of length has the code {code}, which is none; mm are taken"] if code > 3 else []
+
+
+def _number_notes(volume: Volume, low: float, high: float) -> list[str]:
+    """What speaks against the numbers of an image, which a float32 must tell apart."""
+    most = max(abs(low), abs(high))
+    if most < 1e-30 or float(np.spacing(np.float32(most))) > 1e-4 * (high - low):
+        return [f"values from {low:g} to {high:g}: their differences are lost in 32-bit numbers; scale the scan"]
+    is_whole = volume.header.get_data_dtype().kind in "iu" and volume.header.get_data_dtype().itemsize == 4
+    if is_whole and np.abs(volume.data[volume.data != 0]).min() > 2**27:  # a real number's bits, read as a whole number
+        return [f"whole numbers from {low:g} to {high:g}: probably real numbers under a wrong datatype in the header"]
+    return []
+
+
 def _geometry_notes(header: Any, affine: npt.NDArray[np.float64], shape: tuple[int, int, int]) -> tuple[str, ...]:
-    notes = []
+    notes = _unit_notes(header)
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     if not sform and not qform:
         notes.append(f"neither qform nor sform; orientation {axis_codes(affine)} is assumed")
@@ -364,7 +387,7 @@ def _geometry_notes(header: Any, affine: npt.NDArray[np.float64], shape: tuple[i
 
 def _qform_distance_mm(header: Any, affine: npt.NDArray[np.float64], shape: tuple[int, int, int]) -> float:
     try:
-        return affine_distance_mm(affine, header.get_qform(), shape)
+        return affine_distance_mm(affine, _scaled(header.get_qform(), unit(header)[1]), shape)
     except _NIBABEL_ERRORS:
         return float("inf")  # a quaternion that is no rotation
 
@@ -373,13 +396,5 @@ def _with_data(volume: Volume, inside: npt.NDArray[np.bool_]) -> Volume:
     return Volume(inside.astype(np.uint8), volume.affine, volume.path, volume.notes, volume.header)
 
 
-def _fault(path: Path, code: str, found: str, allowed: str) -> NoReturn:
-    raise VolumeFileError(str(path), code, found, allowed) from None
-
-
 def _times(shape: tuple[int, ...]) -> str:
     return "x".join(str(n) for n in shape)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

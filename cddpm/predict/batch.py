@@ -4,6 +4,7 @@ A scan that cannot be used is an outcome with an error; the others go on. Only w
 """
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,8 +19,7 @@ from cddpm.predict.predictor import Prediction, Predictor
 from cddpm.predict.scans import Job
 from cddpm.tracking.package import Package
 
-OF_ONE_SCAN = (CddpmError, MemoryError, torch.OutOfMemoryError)
-"""What concerns the scan at hand, unless it is of the disk or of the settings (``StorageError``, ``ConfigError``)."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,10 @@ def _absolute(job: Job) -> Job:
 
 
 def work_on(predictor: Predictor, work: Work, job: Job) -> Outcome:
-    """Look at one scan. Raises ``StorageError`` when the disk refuses, ``ConfigError`` for an unknown data set."""
+    """Look at one scan; whatever else is wrong with it is its outcome.
+
+    Raises ``StorageError`` when the disk refuses, ``ConfigError`` for an unknown data set: these concern all scans.
+    """
     try:
         identity = _identity(work.package.fingerprint, job)
         if work.resume and identity is not None and result.is_done(job.folder, identity):
@@ -95,20 +98,25 @@ def work_on(predictor: Predictor, work: Work, job: Job) -> Outcome:
         image = read_image(job.scan)
         mask = read_mask(job.mask) if job.mask else None
         prediction = predictor.predict_scan(image, mask, job.key, job.dataset)
+        if work.write:
+            assert identity is not None  # both files could be read
+            result.write(job.folder, image, prediction, identity, result.provenance(predictor, job, work.found))
     except (StorageError, ConfigError):
-        raise  # these concern all scans
-    except OF_ONE_SCAN as error:
+        raise
+    except Exception as error:  # a fault that nobody foresaw must not hide the other scans
+        logger.debug("%s", job.scan, exc_info=True)
         return Outcome(job, told(job, error))
-    if work.write:
-        assert identity is not None  # both files could be read
-        result.write(job.folder, image, prediction, identity, result.provenance(predictor, job, work.found))
     scores = {**prediction.scores, "threshold": prediction.threshold}
     return Outcome(job, None, prediction.warnings, _summary(prediction), scores=scores)
 
 
 def told(job: Job, error: Exception) -> str:
     """Why a scan cannot be used, in one line that names it."""
-    line = " ".join(str(error).split()) if isinstance(error, CddpmError) else "too large for the memory here"
+    line = " ".join(str(error).split())
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        line = "too large for the memory here"
+    elif not isinstance(error, CddpmError):
+        line = f"{job.scan}: cannot be worked on ({type(error).__name__}: {line})"
     named = any(str(path) in line for path in (job.scan, job.mask) if path)
     return line if named else f"{job.scan}: {line}"
 

@@ -7,6 +7,8 @@
 ====================================================  ==============================================================
 """
 
+import contextlib
+import errno
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -40,6 +42,9 @@ class Identity:
     @classmethod
     def of(cls, model: str, job: Job) -> "Identity":
         """Of ``job`` for the package with the fingerprint ``model``; reads the job's files. Raises ``OSError``."""
+        for path in (job.scan, job.mask):
+            if path is not None and not path.is_file():  # a pipe would keep us waiting
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         mask = artifact.file_digest(job.mask) if job.mask else None
         return cls(model, job.dataset, job.key, artifact.file_digest(job.scan), mask)
 
@@ -71,21 +76,34 @@ def is_done(folder: Path, identity: Identity) -> bool:
 def write(folder: Path, image: Volume, prediction: Prediction, identity: Identity, about: dict[str, Any]) -> None:
     """Replace the results of a scan, file by file, each whole; ``result.json`` is there only beside files of its own.
 
-    ``about`` (JSON data) is kept beside what the result says of itself. Raises ``StorageError`` if the disk refuses.
+    Where one cannot be written none stays. ``about`` (JSON data) is kept beside what the result says of itself. Raises
+    ``StorageError`` if the disk refuses.
     """
     with artifact.storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RESULT).unlink(missing_ok=True)
-    for name, array in (
-        (ANOMALY_MAP, prediction.anomaly_map),
-        (RECONSTRUCTION, prediction.reconstruction),
-        (SEGMENTATION, prediction.segmentation),
-    ):
-        write_volume(folder / name, array, image.affine, header=image.header)
-    _draw(folder / PICTURE, prediction)
-    digests = {name: artifact.file_digest(folder / name) for name in FILES}
-    found = {**_result(image, prediction), "identity": asdict(identity), "digests": digests}
-    artifact.write_json(folder / RESULT, {**found, **about})
+    try:
+        for name, array in (
+            (ANOMALY_MAP, prediction.anomaly_map),
+            (RECONSTRUCTION, prediction.reconstruction),
+            (SEGMENTATION, prediction.segmentation),
+        ):
+            write_volume(folder / name, array, image.affine, header=image.header)
+        _draw(folder / PICTURE, prediction)
+        digests = {name: artifact.file_digest(folder / name) for name in FILES}
+        found = {**_result(image, prediction), "identity": asdict(identity), "digests": digests}
+        artifact.write_json(folder / RESULT, {**found, **about})
+    except BaseException:
+        _clear(folder)
+        raise
+
+
+def _clear(folder: Path) -> None:
+    """Half a result is none; other files stay."""
+    with contextlib.suppress(OSError):
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def provenance(predictor: Predictor, job: Job, found: dict[str, Any]) -> dict[str, Any]:

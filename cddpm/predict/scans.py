@@ -1,26 +1,29 @@
 """Which scans are asked for: files, folders and CSV tables become jobs, one per scan.
 
-A **folder** is searched to its depth for ``.nii`` and ``.nii.gz`` files, in the order of their names. Left out are
+A **folder** is searched to its depth for ``.nii`` and ``.nii.gz`` files, in letters of any case; links to files and folders are
+followed, each folder once. Every such file becomes a job or is named as left out, with the reason:
 
-- hidden files and folders (their names begin with a dot), and the folder of results if it lies within;
-- files that are no scans by their names: a word of the file's name, or of a folder's below the given one, is one of
-  ``NO_SCAN`` (words are what stands between characters that are no letters or digits: ``p1_seg.nii.gz``, ``mask/p1.nii``);
-- results of an earlier prediction (``anomaly_map.nii.gz``, ...).
+- it is no scan by its own name: a word of it is one of ``NO_SCAN`` (``p1_seg.nii.gz``, ``T2LesionMask2.nii``; what BIDS calls a
+  subject or session has no words);
+- it is the result of an earlier prediction (``anomaly_map.nii.gz``, ...) or lies in the folder of results;
+- it is hidden, or lies in a hidden folder (names that begin with a dot);
+- it is a volume in a format that is not read (``OTHER_FORMATS``).
 
-Links to folders are not followed. A **table** has one row per scan and the columns ``COLUMNS``, of which only ``scan`` is
-needed; relative paths start at the table's folder, an empty cell says nothing.
+A **table** has one row per scan and the columns ``COLUMNS``, of which only ``scan`` is needed; relative paths start at the
+table's folder, an empty cell says nothing.
 """
 
 import csv
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cddpm.errors import DataError
 from cddpm.place import ON_DISK, address
+from cddpm.text import printable
 
 COLUMNS = {
     "scan": "path of the scan",
@@ -31,22 +34,18 @@ COLUMNS = {
 }
 NO_SCAN = frozenset(
     {
-        "mask",
-        "masks",
-        "brainmask",
-        "seg",
-        "segs",
-        "segmentation",
-        "segmentations",
-        "label",
-        "labels",
-        "lesion",
-        "lesions",
+        *("mask", "masks", "brainmask", "seg", "segs", "segm", "segmentation", "segmentations", "dseg"),
+        *("probseg", "aseg", "aparc", "parcellation", "label", "labels", "labelmap", "lesion", "lesions"),
+        *("gt", "groundtruth", "truth", "consensus", "roi", "rois", "annotation", "annotations"),
     }
 )
+"""Words of a mask's or a segmentation's name."""
 RESULTS = frozenset({"anomaly_map", "reconstruction", "segmentation"})
+OTHER_FORMATS = (".hdr", ".img", ".img.gz", ".mgh", ".mgz", ".mha", ".mhd", ".mnc", ".nrrd")
 _ENDINGS = (".nii", ".nii.gz")
-_WORDS = re.compile(r"[^\W_]+")
+_LETTERS = re.compile(r"[A-Za-z]+")
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_BIDS_PERSON = re.compile(r"(?:^|_)(?:sub|ses)-[A-Za-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -67,28 +66,46 @@ class Job:
     @property
     def key(self) -> str:
         """What seeds the noise."""
-        return stem(self.scan) if self.volume_id is None else self.volume_id
+        return printable(stem(self.scan) if self.volume_id is None else self.volume_id)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file of a folder that is no scan, or a folder below it with some."""
+
+    path: Path
+    reason: str
+    files: int = 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What places ask for: one job per scan, and what else lies there."""
+
+    jobs: list[Job]
+    left_out: list[LeftOut]
 
 
 def stem(path: Path) -> str:
     """A NIfTI file's name without its endings."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    return re.sub(r"(\.nii)?(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
-def collect(places: Sequence[Path], out: Path, dataset: str = "all") -> list[Job]:
+def collect(places: Sequence[Path], out: Path, dataset: str = "all") -> Asked:
     """The jobs of files, folders and ``.csv`` tables, in their order; results go below ``out``.
 
-    Raises ``DataError`` for a folder without scans, a faulty table (all faults at once), or two scans with one folder of
-    results. Whether a scan can be used is not looked at.
+    Raises ``DataError`` for a folder without scans or one that cannot be looked into, a faulty table (all faults at once),
+    or two scans with one folder of results. Whether a scan can be used is not looked at.
     """
-    jobs = asked_for(places, out, dataset)
-    check_apart(jobs)
-    return jobs
+    asked = asked_for(places, out, dataset)
+    check_apart(asked.jobs)
+    return asked
 
 
-def asked_for(places: Sequence[Path], out: Path, dataset: str = "all") -> list[Job]:
+def asked_for(places: Sequence[Path], out: Path, dataset: str = "all") -> Asked:
     """As ``collect``, where two jobs may have one folder of results: nothing is written there."""
-    return [job for place in places for job in _jobs(place, out, dataset)]
+    found = [one for place in places for one in _found(place, out, dataset)]
+    return Asked([one for one in found if isinstance(one, Job)], [one for one in found if isinstance(one, LeftOut)])
 
 
 def check_apart(jobs: Sequence[Job]) -> None:
@@ -108,37 +125,88 @@ def is_many(place: Path) -> bool:
     return place.is_dir() or place.suffix.lower() == ".csv"
 
 
-def _jobs(place: Path, out: Path, dataset: str) -> Iterator[Job]:
+def _found(place: Path, out: Path, dataset: str) -> Iterable[Job | LeftOut]:
     if place.is_dir():
-        yield from _of_folder(place, out, dataset)
-    elif is_many(place):
-        yield from _of_table(place, out, dataset)
-    else:
-        yield Job(place, out / stem(place), dataset=dataset)
+        return _of_folder(place, out, dataset)
+    if is_many(place):
+        return _of_table(place, out, dataset)
+    return [Job(place, out / stem(place), dataset=dataset)]
 
 
-def _of_folder(place: Path, out: Path, dataset: str) -> Iterator[Job]:
-    files = list(_nifti_files(place, out))
-    scans = [file for file in files if not _is_no_scan(file.relative_to(place))]
-    if not scans:
-        left = f"; {len(files)} NIfTI files are masks, segmentations or results by their names" if files else ""
-        raise DataError(f"{place}: no scan (.nii, .nii.gz) in this folder or below{left}. Give files, or a CSV table")
-    for scan in scans:
-        yield Job(scan, out / scan.relative_to(place).with_name(stem(scan)), dataset=dataset, source=str(place))
+def _of_folder(place: Path, out: Path, dataset: str) -> list[Job | LeftOut]:
+    found: list[Job | LeftOut] = []
+    for file in sorted(_files(place, out), key=lambda one: str(one.path if isinstance(one, LeftOut) else one)):
+        if isinstance(file, LeftOut) or (reason := _reason_against(file)):
+            found.append(file if isinstance(file, LeftOut) else LeftOut(file, str(reason)))
+        else:
+            results = out / file.relative_to(place).with_name(stem(file))
+            found.append(Job(file, results, dataset=dataset, source=str(place)))
+    if not any(isinstance(one, Job) for one in found):
+        left = [f"{one.path}: {one.reason}" for one in found if isinstance(one, LeftOut)]
+        counted = f"; {len(left)} left out, the first {left[0]}" if left else ""
+        raise DataError(
+            f"{place}: no scan (.nii, .nii.gz) in this folder or below{counted}. Give files, or a CSV table"
+        )
+    return found
 
 
-def _nifti_files(place: Path, out: Path) -> Iterator[Path]:
-    results = out.resolve()
-    for folder, below, names in os.walk(place):
-        here = Path(folder)
-        below[:] = sorted(n for n in below if not n.startswith(".") and (here / n).resolve() != results)
-        yield from (here / n for n in sorted(names) if n.endswith(_ENDINGS) and not n.startswith("."))
+def _files(place: Path, out: Path) -> Iterator[Path | LeftOut]:
+    """Volume files below ``place``, and folders with some that are not looked through."""
+    seen, tops, results = set[Path](), [place], out.resolve()
+    closed: list[tuple[Path, str]] = []
+    while tops:  # links last, so that a folder goes by its own name rather than by a link's
+        for folder, below, names in _walk(tops.pop(0), seen, follow=False):
+            yield from (folder / name for name in names if _is_volume(name))
+            for name in list(below):
+                path = folder / name
+                if name.startswith(".") or path.resolve() == results:
+                    closed.append((path, "hidden" if name.startswith(".") else "the folder of results"))
+                elif path.is_symlink():
+                    tops.append(path)
+                else:
+                    continue
+                below.remove(name)
+    for path, reason in closed:
+        files = sum(_is_volume(name) for _, _, names in _walk(path, seen, follow=True) for name in names)
+        if files:
+            yield LeftOut(path, reason, files)
 
 
-def _is_no_scan(relative: Path) -> bool:
-    name = stem(relative)
-    words = {word.lower() for part in (*relative.parts[:-1], name) for word in _WORDS.findall(part)}
-    return name in RESULTS or bool(words & NO_SCAN)
+def _walk(top: Path, seen: set[Path], follow: bool) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As ``os.walk``, but for folders that were ``seen``, through whatever links. Raises ``DataError`` if one is locked."""
+    for folder, below, names in os.walk(top, onerror=_refuse, followlinks=follow):
+        real = Path(folder).resolve()
+        if real in seen:
+            below.clear()
+        else:
+            seen.add(real)
+            below.sort()
+            yield Path(folder), below, names
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(
+        f"{error.filename}: cannot be looked into ({error.strerror}); make it readable, or give the folders beside it"
+    ) from None
+
+
+def _is_volume(name: str) -> bool:
+    return name.lower().endswith((*_ENDINGS, *OTHER_FORMATS))
+
+
+def _reason_against(file: Path) -> str | None:
+    """Why a volume file is no scan by its name; None for a scan."""
+    name = stem(file)
+    if file.name.startswith("."):
+        return "hidden"
+    if not file.name.lower().endswith(_ENDINGS):
+        return "only .nii and .nii.gz are read; convert it first"
+    if name in RESULTS:
+        return "a result of an earlier prediction"
+    person_aside = _BIDS_PERSON.sub("", name)
+    words = [word.lower() for word in (*_LETTERS.findall(person_aside), *_WORDS.findall(person_aside))]
+    no_scan = next((word for word in words if word in NO_SCAN), None)
+    return f"no scan by its name ('{no_scan}')" if no_scan else None
 
 
 def _of_table(table: Path, out: Path, dataset: str) -> list[Job]:

@@ -21,13 +21,14 @@ from cddpm import artifact
 from cddpm.config import Frozen, to_dict
 from cddpm.data.volume import read_image, read_mask
 from cddpm.errors import ArtifactError, ConfigError, DataError, StorageError
-from cddpm.predict.batch import OF_ONE_SCAN, told
+from cddpm.predict.batch import told
 from cddpm.predict.predictor import BrainScores, Predictor, settings
 from cddpm.predict.scans import Job
 from cddpm.scoring import operating_point
 from cddpm.scoring.operating_point import Histogram
 from cddpm.scoring.postprocess import component_rule, segment
 from cddpm.scoring.score import ALL
+from cddpm.text import printable
 from cddpm.tracking.package import Package, weights_fingerprint
 
 FEWEST_ABOVE = 10
@@ -139,7 +140,7 @@ def measure(predictor: Predictor, jobs: Iterable[Job]) -> Iterator[Measured]:
             scores = predictor.brain_scores(image, mask, job.key)
         except (StorageError, ConfigError):
             raise
-        except OF_ONE_SCAN as error:
+        except Exception as error:  # noqa: BLE001 - as in a prediction
             yield Measured(job, error=told(job, error))
         else:
             yield Measured(job, scores, str(digests[0]), digests[1])
@@ -169,7 +170,7 @@ def calibrate(
     kept = [_segmented(scores, package, threshold) for _, scores in good]
     scans = [
         CalibrationScan(
-            scan=str(one.job.scan.absolute()),
+            scan=printable(str(one.job.scan.absolute())),
             scan_sha256=one.scan_sha256,
             mask_sha256=one.mask_sha256,
             volume_id=one.job.key,

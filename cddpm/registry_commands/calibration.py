@@ -59,13 +59,15 @@ def calibrate(
     from cddpm.predict import threshold_calibration
     from cddpm.predict.scans import asked_for
     from cddpm.predict.source import find
-    from cddpm.predict_commands import chosen_device, one_per_scan, with_masks
+    from cddpm.predict_commands import chosen_device, one_per_scan, tell_left_out, with_masks
 
     threshold_calibration.check_rate(fpr)
     one_per_scan("--mask", healthy, masks)
-    jobs = with_masks(asked_for(healthy, out), masks)
+    asked = asked_for(healthy, out)
+    jobs = with_masks(asked.jobs, masks)
     source, on = find(ref, uri, model), chosen_device(device)
     threshold_calibration.check_free(out, source.package)
+    tell_left_out(asked.left_out)
     measured = _measured(source, jobs, on)
     found = threshold_calibration.calibrate(source.package, measured, fpr, source.found, on)
     threshold_calibration.write(out, found)

@@ -11,6 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from cddpm.text import printable
+
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -55,7 +57,7 @@ class Section:
 
 def escape(text: object) -> str:
     """Text as HTML, safe between tags and in quoted attributes."""
-    return html.escape(str(text), quote=True)
+    return html.escape(printable(str(text), but="\n\t"), quote=True)
 
 
 def number(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Predicted scans as one page to look through: what ``cddpm predict`` left of them, beside their truth where there is one."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from cddpm.report.document import Cell, Section, cell, escape, facts, page, para
 from cddpm.report.exhibit import Exhibit
 from cddpm.report.viewer import PARTS, described, viewer
 from cddpm.scoring import metrics
+from cddpm.text import printable
 
 MOST_BYTES = 200_000_000
 """A larger page is refused: browsers do not open it in reasonable time."""
@@ -38,23 +40,30 @@ class PredictedScan:
 
 
 def find(places: Sequence[Path]) -> list[Path]:
-    """Folders with a prediction: each place is one, or holds some; those of one place by name.
+    """Folders with a prediction: each place is one, or holds some at any depth; those of one place by their paths.
 
     Raises ``ArtifactError`` for a place without any.
     """
     found: list[Path] = []
     for place in places:
-        folders = [place] if (place / RESULT).is_file() else sorted(p.parent for p in place.glob(f"*/{RESULT}"))
+        folders = sorted(path.parent for path in place.rglob(RESULT))
         if not folders:
             raise ArtifactError(
-                f"{place}: no prediction here (no {RESULT}, nor in a folder below); give what 'cddpm predict --out' named"
+                f"{place}: no prediction here (no {RESULT}, nor in any folder below); give what 'cddpm predict --out' named"
             )
         found += folders
     return list(dict.fromkeys(found))
 
 
-def read(folder: Path, truth: Path | None = None) -> PredictedScan:
-    """Read a prediction, its scan and ``truth``, a segmentation on the scan's grid.
+def names(folders: Sequence[Path]) -> list[str]:
+    """What each prediction is called: its folder, with as much of the way to it as tells it from the others."""
+    places = [folder.resolve() for folder in folders]
+    shared = Path(os.path.commonpath([place.parent for place in places])) if places else Path()
+    return [printable(place.relative_to(shared).as_posix()) for place in places]
+
+
+def read(folder: Path, truth: Path | None = None, name: str | None = None) -> PredictedScan:
+    """Read a prediction, its scan and ``truth``, a segmentation on the scan's grid; it is called ``name``, or as its folder.
 
     Raises ``ArtifactError`` for a folder that is no whole prediction, or a scan that has changed since; ``VolumeFileError``
     for a file that cannot be read or lies on another grid.
@@ -74,7 +83,7 @@ def read(folder: Path, truth: Path | None = None) -> PredictedScan:
     for other in (anomaly, reconstruction, kept, *([] if true is None else [true])):
         volume.require_same_grid(image, other)
     exhibit = Exhibit(
-        name=folder.resolve().name,
+        name=names([folder])[0] if name is None else name,
         image=_lps(image),
         reconstruction=_lps(reconstruction),
         window=(low, high),

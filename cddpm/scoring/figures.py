@@ -4,6 +4,7 @@ Arrays are (S, H, W) in LPS orientation: axis H runs to the patient's left, axis
 radiological convention, as if seen from the feet: front up, patient's left on the right.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,8 @@ def overview(rows: Sequence[OverviewRow], path: Path) -> None:
     lines = figure.subfigures(len(rows), 1, squeeze=False)
     for line, row in zip(lines[:, 0], rows, strict=True):
         _draw_line(line, row)
-    with storage_errors(path):
+    with storage_errors(path), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font lacks
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
 
@@ -109,7 +111,7 @@ def _draw_line(line: Any, row: OverviewRow) -> None:
     image = _upright(row.image[index])
     scores = _upright(row.anomaly_map[index])
     axes = line.subplots(1, 4)
-    line.suptitle(_title(row, index), fontsize=9, x=0.01, ha="left")
+    line.suptitle(_title(row, index), parse_math=False, fontsize=9, x=0.01, ha="left")
     _grey(axes[0], image)
     _mark_sides(axes[0])
     _grey(axes[1], _upright(row.reconstruction[index]))

@@ -8,6 +8,6 @@ All take and give Rich's markup.
 from cddpm.text.console import Console
 from cddpm.text.table import Table
 from cddpm.text.tree import Tree
-from cddpm.text.words import name, near, path, whole
+from cddpm.text.words import name, near, path, printable, whole
 
-__all__ = ["Console", "Table", "Tree", "name", "near", "path", "whole"]
+__all__ = ["Console", "Table", "Tree", "name", "near", "path", "printable", "whole"]

@@ -8,7 +8,7 @@ from typing import IO, Any
 import rich.console
 from rich.text import Text
 
-from cddpm.text.words import HANG, WHOLE, near, rows, whole
+from cddpm.text.words import HANG, WHOLE, near, printable, rows, whole
 
 UNBROKEN = 100_000
 """Columns of what is no terminal."""
@@ -35,12 +35,13 @@ class Console(rich.console.Console):
             super().print(*objects, **{"crop": False, **options})
             return
         markup, sep = options.pop("markup", None), options.pop("sep", " ")
-        text = Text(sep).join(self.render_str(one, markup=markup) if isinstance(one, str) else one for one in objects)
+        safe = [printable(one, but="\n\t") if isinstance(one, str) else one for one in objects]
+        text = Text(sep).join(self.render_str(one, markup=markup) if isinstance(one, str) else one for one in safe)
         super().print(Text("\n").join(rows(text, self.width, hang)), soft_wrap=True, **options)
 
     def path(self, place: str | Path) -> str:
         """``place`` as markup that no line breaks: in a terminal as seen from here, else as it is, for who reads on."""
-        return whole(near(place) if self.is_terminal else place)
+        return whole(near(place) if self.is_terminal else printable(str(place)))
 
     def command(self, text: str, indent: int = 4) -> None:
         """Print a shell command that can be copied: broken between words, with a backslash, an option with its value."""

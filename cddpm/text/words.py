@@ -10,8 +10,21 @@ from rich.text import Text
 
 WHOLE, NAME = "whole", "name"
 """Styles without a look, which mark parts of a text."""
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 HANG = 2
 """Columns by which the second and further lines of a broken line stand further in."""
+
+
+def printable(text: str, but: str = "") -> str:
+    """``text`` with what no terminal and no file of UTF-8 takes as a backslash escape: control characters, other than those in
+    ``but``, and the bytes of a file's name in another encoding.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in but else _escaped(ord(found[0])), text)
+
+
+def _escaped(code: int) -> str:
+    byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # as os.fsdecode keeps a byte that it cannot read
+    return f"\\x{byte:02x}" if byte < 0x100 else f"\\u{code:04x}"
 
 
 def whole(text: object) -> str:
@@ -32,7 +45,7 @@ def path(place: str | Path) -> str:
 def near(place: str | Path) -> str:
     """``place`` counted from the working directory where it lies in there, which is shorter; else as it is."""
     here = Path.cwd()
-    return str(Path(place).relative_to(here) if Path(place).is_relative_to(here) else place)
+    return printable(str(Path(place).relative_to(here) if Path(place).is_relative_to(here) else place))
 
 
 def _marked(text: str, mark: str) -> str:

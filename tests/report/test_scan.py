@@ -3,15 +3,19 @@
 import dataclasses
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cddpm.data.volume import read_map, read_segmentation, write_volume
 from cddpm.errors import ArtifactError, CddpmError, VolumeError
 from cddpm.report import scan as scans
 from cddpm.scoring import metrics
+from cddpm.text import printable
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +61,27 @@ def test_a_folder_of_scans_by_name(predicted: Path) -> None:
     assert scans.find([out]) == [out / "patient", out / "turned"]
     assert scans.find([out / "turned", out]) == [out / "turned", out / "patient"]
     with pytest.raises(ArtifactError, match="no prediction here"):
-        scans.find([predicted])
+        scans.find([out / "patient" / "deeper"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sets(
+        st.lists(st.sampled_from(["p1", "T2w", "anat", "ü", "\udce4"]), min_size=1, max_size=4).map(tuple), min_size=1
+    )
+)
+def test_all_results_below_a_folder_are_found_and_told_apart(places: set[tuple[str, ...]]) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        out = Path(home) / "out"
+        for place in places:
+            (out / Path(*place)).mkdir(parents=True, exist_ok=True)
+            (out / Path(*place) / "result.json").touch()
+        folders = scans.find([out])
+        assert folders == sorted(out / Path(*place) for place in places)
+        names = scans.names(folders)
+        assert len(set(names)) == len(folders)
+        assert all(name.encode() for name in names)
+        assert scans.names(folders[:1]) == [printable(folders[0].name)]
 
 
 def test_the_page_tells_what_was_found_and_by_which_model(predicted: Path) -> None:

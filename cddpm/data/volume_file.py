@@ -1,0 +1,114 @@
+"""The bytes of a volume's file, unpacked no further than its header announces, and the error for whatever is wrong with it."""
+
+import errno
+import gzip
+import io
+import logging
+import zlib
+from pathlib import Path
+from typing import NoReturn
+
+from cddpm.errors import VolumeError
+
+HEADER_BYTES = 540
+"""Of NIfTI-2; that of NIfTI-1 is smaller."""
+HEAD_BYTES = 1 << 16
+"""What of a packed file is enough to unpack a header."""
+TAIL_BYTES = 1 << 24
+"""More than this behind the last voxel of a packed file is not unpacked."""
+_COPY = "copy the file again from its source"
+
+
+class VolumeFileError(VolumeError):
+    """One named fault of one file: ``path``, ``code`` (one word), what was ``found``, what is ``allowed``."""
+
+    def __init__(self, path: str, code: str, found: str, allowed: str) -> None:
+        super().__init__(path, code, found, allowed)
+        self.path, self.code, self.found, self.allowed = path, code, found, allowed
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.found}; {self.allowed}"
+
+
+def fault(path: Path, code: str, found: str, allowed: str) -> NoReturn:
+    """Raises ``VolumeFileError``."""
+    raise VolumeFileError(str(path), code, found, allowed) from None
+
+
+def line(error: Exception) -> str:
+    """What an error of a library says, as a short line."""
+    return " ".join(str(error).split())[:120]
+
+
+def read_bytes(path: Path, limit: int = -1) -> bytes:
+    """The file as it is, or its first ``limit`` bytes. Raises ``VolumeFileError`` if it is missing, empty or no plain file."""
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would keep us waiting
+            fault(path, "unreadable", "a pipe, socket or device", "a file on a disk is needed")
+        with path.open("rb") as stream:
+            raw = stream.read(limit)
+    except FileNotFoundError:
+        link = f" (it is a link to {path.readlink()})" if path.is_symlink() else ""
+        fault(path, "missing", f"no such file{link}", "correct the path in the split file or restore the file")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            fault(path, "symlink-loop", "a symbolic link that leads back to itself", "link to the real file")
+        fault(path, "unreadable", f"cannot be opened ({error.strerror})", "a readable NIfTI file is needed")
+    except ValueError as error:
+        fault(path, "unreadable", f"cannot be opened ({line(error)})", "a readable NIfTI file is needed")
+    if not raw:
+        fault(path, "empty-file", "0 bytes", _COPY)
+    return raw
+
+
+class Corrections(logging.Handler):
+    """What nibabel says while it corrects a header; its own lines do not name the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.logger = logging.Logger("header")
+        self.logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As ``logging`` asks."""
+        if record.levelno:
+            self.found.append(record.getMessage())
+
+
+def is_packed(raw: bytes) -> bool:
+    """Whether these bytes begin as gzip's do."""
+    return raw[:2] == b"\x1f\x8b"
+
+
+def head(path: Path, raw: bytes) -> bytes:
+    """The bytes of the header, unpacked, of ``raw``'s first. Raises ``VolumeFileError`` for a damaged gzip stream."""
+    if not is_packed(raw):
+        return raw[:HEADER_BYTES]
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        start = stream.decompress(raw[:HEAD_BYTES], HEADER_BYTES)
+    except zlib.error as error:
+        fault(path, "truncated", f"gzip stream cut or damaged ({line(error)})", _COPY)
+    if len(start) < HEADER_BYTES and len(raw) < HEAD_BYTES and not stream.eof:
+        fault(path, "truncated", f"gzip stream cut after {len(raw)} bytes", _COPY)
+    return start
+
+
+def unpacked(path: Path, raw: bytes, announced: int) -> bytes:
+    """The whole content, of which the header announces so many bytes.
+
+    Raises ``VolumeFileError`` for a gzip stream that is cut, damaged, or far longer than announced.
+    """
+    if not is_packed(raw):
+        return raw
+    most = announced + TAIL_BYTES
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+            content = stream.read(most + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        fault(path, "truncated", f"gzip stream cut or damaged ({line(error)})", _COPY)
+    if len(content) > most:
+        found = f"over {TAIL_BYTES >> 20} MiB follow the {announced} bytes that its header announces"
+        fault(path, "trailing", found, "copy the file again from its source, or correct the header")
+    return content
