@@ -7,7 +7,18 @@ lists all faults at once, each with file, dotted path, value and what is allowed
 from cddpm.config.benchmark import BenchmarkConfig, CohortConfig, MethodConfig
 from cddpm.config.condition import Test, same
 from cddpm.config.experiment import FIELDS, ExperimentConfig
-from cddpm.config.loading import explain, load, override, parse, read_yaml, resolve_paths, setting, to_dict, with_values
+from cddpm.config.loading import (
+    explain,
+    load,
+    override,
+    parse,
+    read_yaml,
+    recorded,
+    resolve_paths,
+    setting,
+    to_dict,
+    with_values,
+)
 from cddpm.config.paths import changed, did_you_mean, field_paths, value_at
 from cddpm.config.scoring import ScoringConfig
 from cddpm.config.sections import (
@@ -91,6 +102,7 @@ __all__ = [
     "override",
     "parse",
     "read_yaml",
+    "recorded",
     "resolve_paths",
     "same",
     "setting",

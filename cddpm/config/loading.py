@@ -1,6 +1,6 @@
 """From YAML to a configuration: read, override by dotted path, validate, and explain every fault at once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+_SQLITE = "sqlite:///"
 _TEXT = ("string_type", "path_type")
 """Faults of what should be text."""
 
@@ -141,10 +142,35 @@ def to_dict(config: BaseModel) -> dict[str, Any]:
 
 def resolve_paths(config: ExperimentConfig, root: Path) -> ExperimentConfig:
     """Make every path absolute (workers run in other directories)."""
-    paths = {"data_dir": config.data.data_dir, "table": config.data.table}
-    absolute = {name: (root / home(path)).resolve() if path else None for name, path in paths.items()}
-    data = config.data.model_copy(update=absolute)
-    return config.model_copy(update={"data": data, "output_dir": (root / home(config.output_dir)).resolve()})
+    return _with_places(config, lambda path: (root / home(path)).resolve())
+
+
+def recorded(config: ExperimentConfig) -> dict[str, Any]:
+    """Plain JSON data of a configuration as it is kept: places in the project, the folder around ``output_dir``, relative to it.
+
+    So it says the same after the project was moved or copied; ``resolve_paths`` with that folder is the way back.
+    """
+    project = config.output_dir.parent
+    inside = project != project.parent  # what lies below / is no project
+    return to_dict(
+        _with_places(config, lambda p: p.relative_to(project) if inside and p.is_relative_to(project) else p)
+    )
+
+
+def _with_places(config: ExperimentConfig, change: Callable[[Path], Path]) -> ExperimentConfig:
+    data = {
+        name: path and change(path) for name, path in (("data_dir", config.data.data_dir), ("table", config.data.table))
+    }
+    uri = config.tracking.uri
+    if uri and uri.startswith(_SQLITE):
+        uri = f"{_SQLITE}{change(Path(uri.removeprefix(_SQLITE)))}"
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update=data),
+            "tracking": config.tracking.model_copy(update={"uri": uri}),
+            "output_dir": change(config.output_dir),
+        }
+    )
 
 
 def _deep_copy(value: Any) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cddpm import artifact
-from cddpm.config import ExperimentConfig, ScoringConfig, parse, to_dict
+from cddpm.config import ExperimentConfig, ScoringConfig, parse, recorded, to_dict
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
 from cddpm.evaluation.result import FoldResult
@@ -98,7 +98,7 @@ def evaluate(run: FoldRun, board: Any = None) -> Outcome | None:
     if found is not None:
         return found
     config = run.parsed
-    artifact.write_json(run.folder / CONFIG, to_dict(config))
+    artifact.write_json(run.folder / CONFIG, recorded(config))
     try:
         outcome = _image(run, config) if config.method == "intensity-threshold" else _model(run, config, board)
     except Interrupted:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from cddpm.config import ExperimentConfig, to_dict
+from cddpm.config import ExperimentConfig, recorded
 from cddpm.data.store import SliceStore
 from cddpm.errors import StoppedError
 from cddpm.evaluation.fold import RESULT, FoldRun, Outcome
@@ -32,10 +32,10 @@ class Notebook:
     def open(cls, config: ExperimentConfig, kind: str, name: str, runs: Sequence[FoldRun]) -> Self:
         """Open the lab book and the evaluation's run. Raises as ``LabBook.open``."""
         book = LabBook.open(config.tracking, config.output_dir, config.output_dir / "spool")
-        key = book.parent(f"{kind}-{name}", to_dict(config), surroundings(), names.KIND_EVALUATION, noted(config))
+        key = book.parent(f"{kind}-{name}", recorded(config), surroundings(), names.KIND_EVALUATION, noted(config))
         for store, modality in {(r.place.store, r.parsed.data.modality): None for r in runs}:
             fingerprint = SliceStore.open(store, verify=False).fingerprint
-            book.log_dataset_inputs(key, fingerprint, name=f"slices {modality}", source=str(store))
+            book.log_dataset_inputs(key, fingerprint, name=f"slices {modality}")
         folder = config.output_dir / FOLDER / name
         return cls(
             {r.number: r for r in runs}, book, key, StageRuns(book, key, folder, config.output_dir / "artifacts")

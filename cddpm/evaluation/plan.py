@@ -19,8 +19,8 @@ from cddpm.config import (
     override,
     parse,
     read_yaml,
+    recorded,
     resolve_paths,
-    to_dict,
 )
 from cddpm.errors import ConfigError
 
@@ -70,7 +70,7 @@ class Plan:
             f"{label}/{config.data.modality}/{path}": value
             for label, configs in self.methods.items()
             for config in configs
-            for path, value in flat(to_dict(config)).items()
+            for path, value in flat(recorded(config)).items()
             if not path.startswith(free) or path.startswith("search.scoring")
         }
         return {**settings, "folds": list(self.folds)}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from cddpm import artifact
 from cddpm.campaign import FINISHED, HOLDER, IDENTITY, is_running
-from cddpm.config import ExperimentConfig, parse
+from cddpm.config import ExperimentConfig, parse, resolve_paths
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.tracking.lineage import origin_of_package
 from cddpm.tracking.package_files import KIND as MODEL
@@ -108,7 +108,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _config(path: Path) -> ExperimentConfig:
     try:
-        return parse(_read(path), str(path))
+        project = path.resolve().parents[5]  # around OUTPUT_DIR/sweeps/NAME/trials/0000/config.json
+        return resolve_paths(parse(_read(path), str(path)), project)
     except ConfigError as error:
         raise ArtifactError(
             f"{error}\n(of another version of this program?) What is needed there is unknown; move {path.parent} away if it "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from cddpm.config import ExperimentConfig, to_dict, with_values
+from cddpm.config import ExperimentConfig, recorded, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import StoppedError, TrackingError
 from cddpm.scoring.metrics import mean
@@ -57,14 +57,14 @@ class Lab:
         book = LabBook.open(config.tracking, config.output_dir, config.output_dir / "spool")
         store = SliceStore.open(place.store, verify=False).fingerprint
         lab = cls(config, folder, place, store, book)
-        lab.run = book.parent(config.name, to_dict(config), surroundings(), params=noted(config))
+        lab.run = book.parent(config.name, recorded(config), surroundings(), params=noted(config))
         lab._stages = StageRuns(book, lab.run, folder, place.artifacts)
         lab._enter_data(lab.run)
         return lab
 
     def _enter_data(self, run: str) -> None:
         name = f"slices {self.config.data.modality}"
-        self.book.log_dataset_inputs(run, self.store, name=name, source=str(self.place.store))
+        self.book.log_dataset_inputs(run, self.store, name=name)
 
     @property
     def uri(self) -> str:

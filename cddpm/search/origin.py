@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cddpm import artifact
-from cddpm.config import ExperimentConfig, to_dict
+from cddpm.config import ExperimentConfig, recorded
 from cddpm.errors import SearchError
 from cddpm.evaluation import provenance
 from cddpm.reconstruct import cache
@@ -49,7 +49,7 @@ def enter(sweep: Path, config: ExperimentConfig, store: str, forced: Sequence[st
     now = datetime.now(UTC).isoformat(timespec="seconds")
     start = Start(now, provenance.commit(), provenance.machine(), provenance.versions(PACKAGES), tuple(forced))
     starts = (*(earlier.starts if earlier else ()), start)
-    artifact.write_json(sweep / ORIGIN, asdict(Origin(to_dict(config), store, starts)))
+    artifact.write_json(sweep / ORIGIN, asdict(Origin(recorded(config), store, starts)))
 
 
 def read(sweep: Path) -> Origin | None:

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from cddpm import artifact, cluster
 from cddpm.campaign import Campaign, flat
-from cddpm.config import ExperimentConfig, to_dict, with_values
+from cddpm.config import ExperimentConfig, recorded, to_dict, with_values
 from cddpm.data.check import check
 from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import read_layout, root_of
@@ -337,4 +337,4 @@ def _identity(config: ExperimentConfig) -> dict[str, Any]:
         "training.precision",  # compared once it is settled
         "reconstruction.precision",
     )
-    return {**{k: v for k, v in flat(to_dict(config)).items() if not k.startswith(free)}, **origin.versions()}
+    return {**{k: v for k, v in flat(recorded(config)).items() if not k.startswith(free)}, **origin.versions()}

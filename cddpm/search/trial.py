@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cddpm import artifact
-from cddpm.config import ExperimentConfig, parse, to_dict, with_values
+from cddpm.config import ExperimentConfig, parse, recorded, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
 from cddpm.reconstruct.cache import ReconstructionCache
@@ -114,7 +114,7 @@ def run(job: TrialJob, board: Any, report: Callable[[dict[str, float]], None]) -
 
 def _run(job: TrialJob, board: Any) -> TrialResult | None:
     start, config = time.monotonic(), job.config
-    artifact.write_json(job.folder / CONFIG, to_dict(config))
+    artifact.write_json(job.folder / CONFIG, recorded(config))
     assignment = worker.assignment(config, job.place, job.number, job.stop_file, board, scoring_search.preview)
     attempts = job.folder / "ray"
     name = f"attempt-{len(list(attempts.glob('attempt-*'))):02d}"

@@ -35,16 +35,26 @@ def file_uri(file: Path) -> str:
     return f"{_SQLITE}{file}"
 
 
+def plain_file(uri: str) -> Path | None:
+    """The database file of a SQLite URI as it is written there, maybe relative; None for any other."""
+    return Path(uri.removeprefix(_SQLITE).split("?")[0]) if uri.startswith(_SQLITE) else None
+
+
 def sqlite_file(uri: str) -> Path | None:
-    """The database file of a SQLite URI, else None."""
-    if not uri.startswith(_SQLITE):
-        return None
-    return Path(uri.removeprefix(_SQLITE).split("?")[0]).resolve()
+    """The database file of a SQLite URI, from here; None for any other."""
+    file = plain_file(uri)
+    return file.resolve() if file else None
+
+
+def whole(uri: str) -> str:
+    """``uri``, of a SQLite file with its whole path: the same lab book has one name wherever a process was started."""
+    file = sqlite_file(uri)
+    return file_uri(file) if file else uri
 
 
 def check_is_there(file: Path) -> None:
     """Raises ``TrackingError`` if the database ``file`` does not exist."""
-    if not file.is_file():
+    if not file.exists():
         raise TrackingError(
             f"{file}: no lab book here. Run a sweep or a training first (it makes one in its output folder), or point to "
             "another with --tracking-uri or MLFLOW_TRACKING_URI (sqlite:////absolute/path/mlflow.db or http://host:5000)"
@@ -53,10 +63,12 @@ def check_is_there(file: Path) -> None:
 
 def check_is_database(file: Path) -> None:
     """Raises ``TrackingError`` if ``file`` holds something else; MLflow tries for minutes to open what is no database."""
-    if not file.exists() or (file.is_file() and file.stat().st_size == 0):
-        return
     if not file.is_file() or not _begins_with(file, _SQLITE_MAGIC):
-        raise TrackingError(f"{file}: is not a SQLite database; move it away, or set tracking.uri to another")
+        empty = file.is_file() and file.stat().st_size == 0
+        raise TrackingError(
+            f"{file}: is {'empty' if empty else 'not a SQLite database'}; move it away, or set tracking.uri (--tracking-uri) "
+            "to another"
+        )
 
 
 def away(uri: str, reason: object) -> AwayError:

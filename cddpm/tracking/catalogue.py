@@ -60,6 +60,10 @@ class Catalogue(Protocol):
         """What is read and written inside belongs together: nobody else writes meanwhile, where that can be had."""
         ...
 
+    def models(self) -> list[str]:
+        """Names of all registered models, sorted."""
+        ...
+
     def model(self, name: str) -> ModelRecord | None:
         """The registered model, None if there is none of this name."""
         ...

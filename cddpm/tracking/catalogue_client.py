@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from cddpm import artifact
-from cddpm.tracking import address, connection
+from cddpm.tracking import address, book_files, connection
 from cddpm.tracking.catalogue import ModelRecord, RunRecord, VersionRecord
 
 _PAGE = 200
@@ -39,6 +40,10 @@ class CatalogueClient:
         with artifact.lock(self._file.with_name(f".{self._file.name}.registry.lock")):
             yield
 
+    def models(self) -> list[str]:
+        """See ``Catalogue``."""
+        return sorted(str(entry.name) for entry in self._pages(self._client.search_registered_models))
+
     def model(self, name: str) -> ModelRecord | None:
         """See ``Catalogue``."""
         with connection.told(self._uri):
@@ -49,13 +54,7 @@ class CatalogueClient:
 
     def versions(self, name: str) -> list[VersionRecord]:
         """See ``Catalogue``."""
-        found: list[Any] = []
-        page = None
-        with connection.told(self._uri):
-            while page != "":
-                part = self._client.search_model_versions(f"name = '{name}'", max_results=_PAGE, page_token=page)
-                found += part
-                page = part.token or ""
+        found = self._pages(partial(self._client.search_model_versions, f"name = '{name}'"))
         return [
             VersionRecord(int(e.version), e.run_id or "", str(e.source or ""), e.creation_timestamp, dict(e.tags))
             for e in found
@@ -69,13 +68,14 @@ class CatalogueClient:
                 found = [_unless_absent(partial(self._client.get_run, run)) for run in wanted]
             else:
                 found = self._searched(wanted)
-        return {run.info.run_id: _run(run) for run in found if run is not None}
+        records = [_run(run) for run in found if run is not None]
+        return {run.id: replace(run, artifacts=self._place(run.artifacts)) for run in records}
 
     def location(self, model_id: str) -> str | None:
         """See ``Catalogue``."""
         with connection.told(self._uri):
             found = _unless_absent(lambda: self._client.get_logged_model(model_id))
-        return None if found is None else str(found.artifact_location)
+        return None if found is None else self._place(str(found.artifact_location))
 
     def tag_model(self, name: str, key: str, value: str) -> None:
         """See ``Catalogue``."""
@@ -94,6 +94,19 @@ class CatalogueClient:
         """See ``Catalogue``."""
         with connection.told(self._uri):
             self._client.set_registered_model_alias(name, alias, str(number))
+
+    def _pages(self, search: Callable[..., Any]) -> list[Any]:
+        found: list[Any] = []
+        page = None
+        with connection.told(self._uri):
+            while page != "":
+                part = search(max_results=_PAGE, page_token=page)
+                found += part
+                page = part.token or ""
+        return found
+
+    def _place(self, place: str) -> str:
+        return book_files.here(place, self._file) if self._file else place
 
     def _searched(self, ids: list[str]) -> list[Any]:
         experiments = [e.experiment_id for e in self._client.search_experiments(ViewType.ALL, max_results=1000)]

@@ -9,8 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cddpm.errors import AwayError, TrackingError
-from cddpm.tracking import address
+from cddpm.tracking import book_files, database
 from cddpm.tracking.catalogue import ModelRecord, RunRecord, VersionRecord
 
 _COLUMNS = {
@@ -27,7 +26,6 @@ _COLUMNS = {
 }
 _WORKSPACE = "default"
 _DELETED = "Deleted_Internal"
-_BUSY_SECONDS = 30.0
 _AT_ONCE = 500
 
 
@@ -37,22 +35,21 @@ class CatalogueFile:
     contested = False
 
     def __init__(self, file: Path) -> None:
-        """Raises ``TrackingError`` if ``file`` is not there or no database."""
-        address.check_is_there(file)
-        address.check_is_database(file)
+        """Raises ``TrackingError`` if ``file`` is not there or no lab book of the MLflow that is installed (``database``)."""
+        database.check(file)
         self._file = file
         self._held: sqlite3.Connection | None = None
 
     @property
     def readable(self) -> bool:
         """Whether the file has the tables that this class knows."""
-        with self._open() as connection, _told(self._file):
+        with database.opened(self._file) as connection:
             return all(wanted <= _columns(connection, table) for table, wanted in _COLUMNS.items())
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """All or nothing: an exception, or the end of this process, leaves the file as it was."""
-        with self._open() as connection, _told(self._file):
+        with database.opened(self._file, write=True) as connection:
             connection.execute("BEGIN IMMEDIATE")
             self._held = connection
             try:
@@ -74,6 +71,11 @@ class CatalogueFile:
             {alias: int(number) for alias, number in self._rows(aliases, _WORKSPACE, name)},
             dict(self._rows(tags, _WORKSPACE, name)),
         )
+
+    def models(self) -> list[str]:
+        """See ``Catalogue``."""
+        wanted = "SELECT name FROM registered_models WHERE workspace = ? ORDER BY name"
+        return [str(name) for (name,) in self._rows(wanted, _WORKSPACE)]
 
     def versions(self, name: str) -> list[VersionRecord]:
         """See ``Catalogue``."""
@@ -102,27 +104,27 @@ class CatalogueFile:
         """See ``Catalogue``."""
         wanted = "SELECT artifact_location FROM logged_models WHERE model_id = ? AND lifecycle_stage = 'active'"
         rows = self._rows(wanted, model_id)
-        return str(rows[0][0]) if rows else None
+        return book_files.here(str(rows[0][0]), self._file) if rows else None
 
     def tag_model(self, name: str, key: str, value: str) -> None:
         """See ``Catalogue``."""
-        self._rows("INSERT OR REPLACE INTO registered_model_tags (workspace, name, key, value) VALUES (?, ?, ?, ?)",
-                   _WORKSPACE, name, key, value)  # fmt: skip
+        self._write("INSERT OR REPLACE INTO registered_model_tags (workspace, name, key, value) VALUES (?, ?, ?, ?)",
+                    _WORKSPACE, name, key, value)  # fmt: skip
 
     def tag_version(self, name: str, number: int, key: str, value: str | None) -> None:
         """See ``Catalogue``."""
         place = (_WORKSPACE, name, number, key)
         if value is None:
             where = "WHERE workspace = ? AND name = ? AND version = ? AND key = ?"
-            self._rows(f"DELETE FROM model_version_tags {where}", *place)
+            self._write(f"DELETE FROM model_version_tags {where}", *place)
         else:
             columns = "(workspace, name, version, key, value)"
-            self._rows(f"INSERT OR REPLACE INTO model_version_tags {columns} VALUES (?, ?, ?, ?, ?)", *place, value)
+            self._write(f"INSERT OR REPLACE INTO model_version_tags {columns} VALUES (?, ?, ?, ?, ?)", *place, value)
 
     def set_alias(self, name: str, alias: str, number: int) -> None:
         """See ``Catalogue``."""
         columns = "(workspace, name, alias, version)"
-        self._rows(
+        self._write(
             f"INSERT OR REPLACE INTO registered_model_aliases {columns} VALUES (?, ?, ?, ?)",
             *(_WORKSPACE, name, alias, number),
         )
@@ -140,7 +142,7 @@ class CatalogueFile:
                 run,
                 name or "",
                 status,
-                artifacts or "",
+                book_files.here(artifacts or "", self._file),
                 params.get(run, {}),
                 tags.get(run, {}),
                 {key: float("nan") if value is None else value for key, value in metrics.get(run, {}).items()},
@@ -155,34 +157,21 @@ class CatalogueFile:
         return found
 
     def _rows(self, statement: str, *values: Any) -> list[Any]:
-        with self._open() as connection, _told(self._file):
+        with self._open(write=False) as connection:
             return connection.execute(statement, values).fetchall()
 
+    def _write(self, statement: str, *values: Any) -> None:
+        with self._open(write=True) as connection:
+            connection.execute(statement, values)
+
     @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self, write: bool) -> Iterator[sqlite3.Connection]:
         if self._held is not None:
             yield self._held
             return
-        with _told(self._file):
-            uri = f"{self._file.as_uri()}?mode=rw"  # never makes a file; one that may only be read is opened so
-            connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
-        with contextlib.closing(connection):
+        with database.opened(self._file, write) as connection:
             yield connection
 
 
 def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
     return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-
-
-@contextlib.contextmanager
-def _told(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error) or "busy" in str(error):
-            raise AwayError(
-                f"{file}: another process has been writing for {_BUSY_SECONDS:.0f} s; try again when it is done"
-            ) from error
-        raise TrackingError(f"{file}: the database refuses: {address.one_line(error)}") from error
-    except sqlite3.DatabaseError as error:
-        raise TrackingError(f"{file}: the database is damaged: {address.one_line(error)}") from error

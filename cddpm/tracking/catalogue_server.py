@@ -28,6 +28,11 @@ class CatalogueServer:
         """Keeps nobody out: a server knows no such thing."""
         yield
 
+    def models(self) -> list[str]:
+        """See ``Catalogue``."""
+        found = self._pages("registered-models/search", {"max_results": _PAGE}, "registered_models")
+        return sorted(str(entry["name"]) for entry in found)
+
     def model(self, name: str) -> ModelRecord | None:
         """See ``Catalogue``."""
         found = self._asked("GET", "registered-models/get", {"name": name})
@@ -39,14 +44,8 @@ class CatalogueServer:
 
     def versions(self, name: str) -> list[VersionRecord]:
         """See ``Catalogue``."""
-        question: dict[str, Any] = {"filter": f"name = '{name}'", "max_results": _PAGE}
-        found: list[VersionRecord] = []
-        while True:
-            answer = self._asked("GET", "model-versions/search", question) or {}
-            found += [_version(entry) for entry in answer.get("model_versions", [])]
-            if not answer.get("next_page_token"):
-                return found
-            question["page_token"] = answer["next_page_token"]
+        question = {"filter": f"name = '{name}'", "max_results": _PAGE}
+        return [_version(entry) for entry in self._pages("model-versions/search", question, "model_versions")]
 
     def runs(self, ids: Collection[str]) -> dict[str, RunRecord]:
         """See ``Catalogue``."""
@@ -93,6 +92,15 @@ class CatalogueServer:
             answer = self._asked("POST", "runs/search", {**question, "filter": f"attributes.run_id IN ({some})"}) or {}
             found += answer.get("runs", [])
         return found
+
+    def _pages(self, what: str, question: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
+        asked = dict(question)
+        while True:
+            answer = self._asked("GET", what, asked) or {}
+            yield from answer.get(key, [])
+            if not answer.get("next_page_token"):
+                return
+            asked["page_token"] = answer["next_page_token"]
 
     def _told(self, method: str, what: str, content: dict[str, Any]) -> None:
         if self._asked(method, what, content) is None:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,12 +18,10 @@ from mlflow.exceptions import MlflowException
 
 from cddpm import artifact
 from cddpm.errors import AwayError, TrackingError
-from cddpm.tracking import mlflow_settings
+from cddpm.tracking import book_files, database, mlflow_settings
 from cddpm.tracking.address import (
     advice,
     away,
-    check_is_database,
-    check_is_there,
     default_uri,
     file_uri,
     may_pass,
@@ -41,11 +40,11 @@ _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def connect(uri: str, create: bool = True) -> MlflowClient:
-    """A client for ``uri``; a SQLite database is made (or brought up) by one process at a time.
+    """A client for ``uri``; a SQLite database is made by one process at a time, and knows where its files lie now.
 
-    Several processes that open a fresh database at once corrupt it for good, hence the lock. With ``create=False`` a
-    missing database file is an error. Raises ``TrackingError`` that names the URI: ``AwayError`` if a server may answer
-    later, another for what no waiting mends.
+    Several processes that open a fresh database at once corrupt it for good, hence the lock. With ``create=False``, for who
+    only looks, a missing database file is an error and nothing is written. Raises ``TrackingError`` that names the URI:
+    ``AwayError`` if a server may answer later, another for what no waiting mends (such as another schema: ``database.check``).
     """
     mlflow_settings.quieten()
     _check_kind(uri)
@@ -54,10 +53,25 @@ def connect(uri: str, create: bool = True) -> MlflowClient:
         _check_answers(uri)
         return _opened(uri)
     if not create:
-        check_is_there(file)
-    check_is_database(file)
-    with artifact.lock(file.with_name(f".{file.name}.lock")):
+        database.check(file)
         return _opened(file_uri(file))
+    with artifact.lock(file.with_name(f".{file.name}.lock")):
+        if not file.exists():
+            _make(file)
+        database.check(file)
+        book_files.settle(file)
+        return _opened(file_uri(file))
+
+
+def _make(file: Path) -> None:
+    """It appears whole: one that MLflow has half made would be of an earlier schema."""
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        _opened(file_uri(part))
+        book_files.place_default(part)
+        part.rename(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _opened(uri: str) -> MlflowClient:
@@ -147,7 +161,7 @@ def experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            place = artifacts.resolve().as_uri() if artifacts else None
+            place = artifacts.as_uri() if artifacts else None
             return str(client.create_experiment(name, place, tags=_FOR_TRAINING))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":

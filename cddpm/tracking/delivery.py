@@ -15,7 +15,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from cddpm.errors import ArtifactError, AwayError, TrackingError
-from cddpm.tracking import connection, mlflow_settings, names
+from cddpm.tracking import book_files, connection, mlflow_settings, names
 from cddpm.tracking.promotion import Promotion
 from cddpm.tracking.registry import Registry
 
@@ -50,19 +50,13 @@ def is_refusal(error: Exception) -> bool:
 class Delivery:
     """Writes entries with explicit run ids; used by one thread. Every method may raise ``MlflowException`` or ``OSError``."""
 
-    def __init__(
-        self, client: Callable[[], MlflowClient], experiment: str, artifacts: Path | None, uri: str = ""
-    ) -> None:
-        """``client`` is called until it succeeds; ``artifacts``: folder of a new experiment's files (None: the server's).
-
-        ``uri``: where the client goes; needed for models only.
-        """
+    def __init__(self, client: Callable[[], MlflowClient], experiment: str, uri: str) -> None:
+        """``client`` is called until it succeeds and goes to ``uri``; a new experiment's files lie where its book's do."""
         mlflow_settings.apply()
         self._connect, self._uri = client, uri
         self._client: MlflowClient | None = None
         self._experiment = experiment
         self._experiment_id: str | None = None
-        self._artifacts = artifacts
         self._run_ids: dict[str, str] = {}
         self._last_step: dict[tuple[str, str], int] = {}
         self._created: set[str] = set()
@@ -74,7 +68,7 @@ class Delivery:
         if self._client is None:
             self._client = self._connect()
         if self._experiment_id is None:
-            self._experiment_id = connection.experiment(self._client, self._experiment, self._artifacts)
+            self._experiment_id = connection.experiment(self._client, self._experiment, book_files.folder(self._uri))
         return self._client
 
     def known(self, key: str) -> str | None:
@@ -82,13 +76,9 @@ class Delivery:
         return self._run_ids.get(key)
 
     @property
-    def home(self) -> dict[str, str | None]:
-        """Where entries go, as journals keep it: ``uri``, ``experiment`` and ``artifacts``."""
-        return {
-            "uri": self._uri,
-            "experiment": self._experiment,
-            "artifacts": str(self._artifacts) if self._artifacts else None,
-        }
+    def home(self) -> dict[str, str]:
+        """Where entries go, as journals keep it: ``uri`` and ``experiment``."""
+        return {"uri": self._uri, "experiment": self._experiment}
 
     def version(self, run: str, model: str) -> int | None:
         """The version of ``model`` that was registered for the run with this key by this process."""

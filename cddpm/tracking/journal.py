@@ -2,20 +2,26 @@
 
 ``<sweep>.jsonl`` holds one numbered JSON object per line, appended and flushed to the disk. ``<sweep>.delivered`` holds the
 number of the last one that MLflow has. A process that dies loses nothing that was appended; the next one goes on from there.
+
+Places in the project are kept as relative to its output folder, in which the journals' folder lies: both may be moved or
+copied, the output folder alone too.
 """
 
 import contextlib
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cddpm import artifact
 from cddpm.errors import TrackingError
+from cddpm.tracking import address
 
 SUFFIX = ".jsonl"
+_PLACES = ("path", "package")
+"""Fields of entries that hold a path; ``uri`` may hold one too."""
 
 
 class Journal:
@@ -57,7 +63,7 @@ class Journal:
     def append(self, entry: dict[str, Any]) -> None:
         """Put an entry on the disk. Raises ``StorageError`` if the disk is full or read-only."""
         numbered = {"n": self._last + 1, **entry}
-        line = json.dumps(numbered, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        line = json.dumps(self._kept(numbered), separators=(",", ":"), allow_nan=False).encode() + b"\n"
         with artifact.storage_errors(self.path):
             self._stream.write(line)
             self._stream.flush()
@@ -78,7 +84,7 @@ class Journal:
         """Keep an entry that MLflow will never take beside the journal; returns that file."""
         path = self.path.with_suffix(".refused")
         with artifact.storage_errors(path), path.open("a") as stream:
-            stream.write(json.dumps({"reason": reason, "entry": entry}) + "\n")
+            stream.write(json.dumps({"reason": reason, "entry": self._kept(entry)}) + "\n")
         return path
 
     def entries(self) -> Iterator[dict[str, Any]]:
@@ -87,13 +93,13 @@ class Journal:
 
     @property
     def home(self) -> dict[str, str]:
-        """Where its entries were last meant to go: ``uri``, ``experiment`` and ``artifacts``, as far as they were kept."""
+        """Where its entries were last meant to go: ``uri`` and ``experiment``, as far as they were kept."""
         return _home(self.entries())
 
-    def written_for(self, home: str) -> str | None:
+    def written_for(self, home: Mapping[str, str]) -> str | None:
         """The lab book that it was last written for, if that is another than ``home``."""
-        homes = [entry["to"] for entry in self.entries() if "to" in entry]
-        return homes[-1] if homes and homes[-1] != home else None
+        last = self.home
+        return f"{last['uri']} (experiment {last.get('experiment')})" if last and last != home else None
 
     @property
     def begun(self) -> bool:
@@ -103,6 +109,11 @@ class Journal:
     def close(self) -> None:
         """Let another process take it over."""
         self._held.close()
+
+    def _kept(self, entry: dict[str, Any]) -> dict[str, Any]:
+        base = _base(self.path)
+        project = base.parent if base.parent != base.parent.parent else base
+        return _with_places(entry, lambda p: Path(os.path.relpath(p, base)) if p.is_relative_to(project) else p)
 
     def _read_bookmark(self) -> int:
         return _bookmarked(self._bookmark)
@@ -119,9 +130,19 @@ def waiting_in(path: Path) -> tuple[int, dict[str, str]]:
 
 
 def _home(entries: Iterable[dict[str, Any]]) -> dict[str, str]:
-    found = [entry for entry in entries if "to" in entry]
-    keys = ("uri", "experiment", "artifacts")
-    return {key: found[-1][key] for key in keys if found[-1].get(key)} if found else {}
+    found = [entry for entry in entries if entry.get("uri")]
+    return {key: found[-1][key] for key in ("uri", "experiment") if found[-1].get(key)} if found else {}
+
+
+def _base(path: Path) -> Path:
+    """The output folder."""
+    return path.parent.resolve().parent
+
+
+def _with_places(entry: dict[str, Any], change: Callable[[Path], Path]) -> dict[str, Any]:
+    changed = {name: str(change(Path(entry[name]))) for name in _PLACES if isinstance(entry.get(name), str)}
+    file = address.plain_file(entry["uri"]) if isinstance(entry.get("uri"), str) else None
+    return {**entry, **changed, **({"uri": address.file_uri(change(file))} if file else {})}
 
 
 def _bookmarked(bookmark: Path) -> int:
@@ -145,14 +166,15 @@ def _drop_cut_line(path: Path) -> None:
 
 
 def _lines(path: Path, cut_is_damage: bool = True) -> Iterator[dict[str, Any]]:
+    base = _base(path)
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not cut_is_damage and not line.endswith(b"\n"):
                 return  # it is being written
             try:
-                entry: dict[str, Any] = json.loads(line)
+                entry = _with_places(json.loads(line), lambda p: Path(os.path.normpath(base / p)))
                 int(entry["n"])
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, AttributeError):
                 raise TrackingError(
                     f"{path}: line {number} is damaged; remove that line, the others are still good"
                 ) from None

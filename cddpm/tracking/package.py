@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from cddpm import artifact
-from cddpm.config import ExperimentConfig, Frozen, ScoringConfig, parse, to_dict
+from cddpm.config import ExperimentConfig, Frozen, ScoringConfig, parse, recorded, to_dict
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.tracking.package_files import CONFIG, KIND, PIPELINE, WEIGHTS, verify_package
 
@@ -88,7 +88,7 @@ def write_package(
     """
     _check(weights, pipeline)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    settings, use = to_dict(config), to_dict(pipeline)
+    settings, use = recorded(config), to_dict(pipeline)
     name = artifact.fingerprint(KIND, _digests(plain), settings, use)
 
     def fill(folder: Path) -> None:

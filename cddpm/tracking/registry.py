@@ -96,7 +96,7 @@ class Registry:
             direct = CatalogueFile(file)
             if direct.readable:
                 return direct
-            logger.info("%s: tables of another MLflow version; MLflow reads them", file)
+            logger.info("%s: other tables than expected; MLflow reads them", file)
         elif self._given_client is None:
             from cddpm.tracking import catalogue_server, server  # a quarter of a second to import
 
@@ -105,6 +105,10 @@ class Registry:
         from cddpm.tracking.catalogue_client import CatalogueClient
 
         return CatalogueClient(self._client, self.uri)
+
+    def models(self) -> list[str]:
+        """Names of all registered models of the lab book."""
+        return self._catalogue.models()
 
     # Versions
 
@@ -152,6 +156,11 @@ class Registry:
     def settings(self, version: Version) -> dict[str, str]:
         """Settings by dotted path as the runs of sweep and trial say; empty if they are gone."""
         return settings_of([version], self._catalogue)[version.number]
+
+    def run_tags(self, version: Version) -> dict[str, str] | None:
+        """The tags of the run that the version was registered for; None if it is gone."""
+        run = self._catalogue.runs([version.run_id]).get(version.run_id)
+        return None if run is None else run.tags
 
     # Aliases
 
@@ -356,13 +365,14 @@ class Registry:
 
     def register(self, run_id: str, package_dir: Path, metrics: Mapping[str, float], tags: Mapping[str, str]) -> int:
         """Register a package under MLflow's run id; see ``register`` of this module."""
+        from cddpm.tracking import connection
         from cddpm.tracking.registration import Registration
 
         manifest = verify_package(package_dir)
         for version in self.versions():
             if version.fingerprint == manifest.fingerprint and version.run_id == run_id:
                 return version.number
-        new = Registration(self._client, self.uri, self.name)
+        new = Registration(self._given_client or connection.connect(self.uri), self.uri, self.name)
         return new.register(run_id, package_dir, manifest.fingerprint, metrics, tags)
 
 

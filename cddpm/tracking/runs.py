@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 from cddpm import artifact
 from cddpm.config import TrackingConfig
 from cddpm.errors import AwayError, TrackingError
-from cddpm.tracking import connection, names
+from cddpm.tracking import address, connection, names
 from cddpm.tracking.delivery import Delivery
 from cddpm.tracking.journal import SUFFIX, Journal
 from cddpm.tracking.promotion import Promotion
@@ -62,18 +62,18 @@ class LabBook:
     def open(cls, tracking: TrackingConfig, output_dir: Path, spool: Path, must_answer: bool | None = None) -> Self:
         """Open the lab book and deliver what an earlier process left in ``spool`` (folder of journals, made if absent).
 
-        Without ``tracking.uri`` it is the SQLite file ``<output_dir>/mlflow.db`` with files in ``<output_dir>/mlartifacts``.
+        Without ``tracking.uri`` it is the SQLite file ``<output_dir>/mlflow.db``; files of a SQLite file lie in the folder
+        ``mlartifacts`` beside it.
         A server that is away is no error, unless ``must_answer`` (by default ``tracking.when_away: refuse``): entries wait in
         the journal, and ``away`` says why. Raises ``AwayError`` if it is one, ``TrackingError`` for what no waiting mends (a
         URI that is none, a damaged database, a deleted experiment), ``StorageError`` if ``spool`` cannot be written.
         """
         if must_answer is None:
             must_answer = tracking.when_away == "refuse"
-        uri = tracking.uri or connection.default_uri(output_dir)
-        files = None if tracking.uri else output_dir / "mlartifacts"
+        uri = address.whole(tracking.uri) if tracking.uri else address.default_uri(output_dir)
         with artifact.storage_errors(spool):
             spool.mkdir(parents=True, exist_ok=True)
-        delivery = Delivery(lambda: connection.connect(uri), tracking.experiment, files, uri)
+        delivery = Delivery(lambda: connection.connect(uri), tracking.experiment, uri)
         book = cls(uri, tracking.experiment, spool, delivery)
         try:
             with connection.told(uri):
@@ -213,8 +213,8 @@ class LabBook:
         if not path.exists():
             raise TrackingError(f"{path}: no such file to keep with run '{run}'")
         copied = size_bytes(path) <= _COPIED_BYTES
-        source = self._copy(path) if copied else path.resolve()
-        self._write(run, "artifact", path=str(source), folder=folder, copied=copied)
+        source = self._copy(path) if copied else path
+        self._write(run, "artifact", path=str(source.resolve()), folder=folder, copied=copied)
 
     def log_samples(self, run: str, rows: Iterable[Mapping[str, float]]) -> None:
         """Enter system metrics: rows ``{"time": seconds since 1970, metric: value, ...}``; the step is the row's number."""
@@ -253,7 +253,7 @@ class LabBook:
         self.set_tags(run, {names.LOGGED_ARTIFACTS: json.dumps(tables)})
 
     def log_dataset_inputs(
-        self, run: str, store_fingerprint: str, name: str = "slice store", source: str = "", context: str = "training"
+        self, run: str, store_fingerprint: str, name: str = "slice store", context: str = "training"
     ) -> None:
         """Say which data a run used: a dataset input whose digest is the store's fingerprint, and a tag."""
         self._write(
@@ -261,7 +261,7 @@ class LabBook:
             "dataset",
             name=name,
             digest=store_fingerprint[:36],
-            source=source or store_fingerprint,
+            source=store_fingerprint,
             context=context,
         )
         self._write(run, "tags", tags={names.FINGERPRINT_STORE: store_fingerprint})
@@ -347,7 +347,7 @@ class LabBook:
             except TrackingError as error:
                 logger.info("%s", error)  # a living process delivers it, or a person must look: parent() raises it
                 continue
-            elsewhere = journal.written_for(self._home)
+            elsewhere = journal.written_for(self._delivery.home)
             if len(journal) and not elsewhere:
                 self._journals[path.name.removesuffix(SUFFIX)] = journal
                 self._sender.add(journal, until_empty=True)
@@ -363,7 +363,7 @@ class LabBook:
         if journal is None or not self._sender.keep(journal):
             journal = self._journals[sweep] = Journal(self._spool / f"{sweep}{SUFFIX}")
             self._sender.add(journal)
-        elsewhere = journal.written_for(self._home)
+        elsewhere = journal.written_for(self._delivery.home)
         if elsewhere:
             logger.warning(
                 "%s: what came before was written for %s; from here it goes to %s", sweep, elsewhere, self._home
@@ -387,7 +387,7 @@ class LabBook:
     ) -> None:
         sweep, _, child = key.partition("/")
         own = {names.RUN: key, names.SWEEP: sweep}
-        home: dict[str, Any] = {} if child else {"to": self._home, **self._delivery.home}
+        home = {} if child else self._delivery.home
         self._write(key, "open", tags={**texts(tags), **own}, params=texts(params), time=now_ms(began), **home)
 
     def _write(self, run: str, op: str, **fields: Any) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cddpm.errors import TrackingError
-from cddpm.tracking import connection
+from cddpm.tracking import address, connection
 from cddpm.tracking.delivery import Delivery
 from cddpm.tracking.journal import SUFFIX, Journal, waiting_in
 from cddpm.tracking.sender import Sender
@@ -131,12 +131,11 @@ def _delivery(journal: Journal, uri: str | None) -> Delivery:
     same = own is not None and _plain(own) == _plain(target)
     if not same and journal.begun:
         raise TrackingError(f"{journal.path}: a part of it lies in {own} already; deliver the rest there")
-    artifacts = Path(home["artifacts"]) if same and home.get("artifacts") else None
-    file = connection.sqlite_file(target)
-    if artifacts is None and file is not None:
-        artifacts = file.with_name("mlartifacts")
-    return Delivery(lambda: connection.connect(target), home.get("experiment") or "cddpm", artifacts, target)
+    file = address.sqlite_file(target)
+    if file is not None:
+        address.check_is_there(file)  # a lab book that is gone is not made anew for the rest of its entries
+    return Delivery(lambda: connection.connect(target), home.get("experiment") or "cddpm", address.whole(target))
 
 
 def _plain(uri: str) -> str:
-    return str(connection.sqlite_file(uri) or uri.rstrip("/"))
+    return address.whole(uri).rstrip("/")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cddpm import artifact
-from cddpm.config import ExperimentConfig, to_dict, with_values
+from cddpm.config import ExperimentConfig, recorded, to_dict, with_values
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.models import published
 from cddpm.models.cddpm import ConditionedDiffusion
@@ -95,7 +95,7 @@ def write(candidate: Candidate, file: LightningFile, artifacts: Path) -> tuple[P
 
     def fill(folder: Path) -> None:
         checkpoint.save_weights(folder / checkpoint.WEIGHTS, candidate.weights)
-        artifact.write_json(folder / checkpoint.CONFIG, to_dict(candidate.config))
+        artifact.write_json(folder / checkpoint.CONFIG, recorded(candidate.config))
         artifact.write_text(folder / checkpoint.HISTORY, "")  # the curves of that training are not in the file
 
     return artifact.ensure(artifacts / candidate.kind / name, candidate.kind, name, made_from, fill)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cddpm import artifact
-from cddpm.config import ExperimentConfig, parse, to_dict, with_values
+from cddpm.config import ExperimentConfig, parse, recorded, to_dict, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
@@ -290,7 +290,7 @@ def _claim(path: Path, kind: str, lock: Path, stack: ExitStack, hooks: Hooks) ->
 
 def _fill(folder: Path, weights: dict[str, Tensor], work: Path, config: ExperimentConfig) -> None:
     checkpoint.save_weights(folder / checkpoint.WEIGHTS, weights)
-    artifact.write_json(folder / checkpoint.CONFIG, to_dict(config))
+    artifact.write_json(folder / checkpoint.CONFIG, recorded(config))
     shutil.copyfile(work / checkpoint.HISTORY, folder / checkpoint.HISTORY)
 
 

@@ -22,6 +22,7 @@ def _three_versions(tmp_path_factory: pytest.TempPathFactory, database: Path) ->
 def three_versions(_three_versions: Path, tmp_path: Path) -> Path:
     """A database of its own with three registered versions; their files are shared and stay as they are."""
     shutil.copyfile(_three_versions / "mlflow.db", tmp_path / "mlflow.db")
+    (tmp_path / "mlartifacts").symlink_to(_three_versions / "mlartifacts")
     return tmp_path / "mlflow.db"
 
 

@@ -29,7 +29,8 @@ def test_what_is_no_database_is_told(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="no lab book here"):
         address.check_is_there(file)
     file.write_bytes(b"")
-    address.check_is_database(file)  # MLflow makes one of it
+    with pytest.raises(TrackingError, match="is empty; move it away"):
+        address.check_is_database(file)
     file.write_bytes(b"PK\3\4")
     with pytest.raises(TrackingError, match="is not a SQLite database"):
         address.check_is_database(file)

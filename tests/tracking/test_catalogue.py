@@ -7,7 +7,7 @@ import pytest
 import registered
 
 from cddpm.errors import AwayError, TrackingError
-from cddpm.tracking import catalogue_file, connection
+from cddpm.tracking import connection, database
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.catalogue_client import CatalogueClient
 from cddpm.tracking.catalogue_file import CatalogueFile
@@ -82,7 +82,7 @@ def test_what_is_interrupted_leaves_no_trace(both: tuple[CatalogueFile, Catalogu
 
 
 def test_a_busy_database_may_be_tried_again(three_versions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue_file, "_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.1)
     file = CatalogueFile(three_versions)
     writer = sqlite3.connect(three_versions, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")

@@ -68,7 +68,7 @@ def test_a_folder_in_place_of_the_database_is_named(tmp_path: Path) -> None:
 def test_a_damaged_database_is_named(output_dir: Path) -> None:
     file = output_dir / "mlflow.db"
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(TrackingError, match=r"mlflow\.db: MLflow"):
+    with pytest.raises(TrackingError, match=r"mlflow\.db: the database is damaged"):
         connection.connect(connection.default_uri(output_dir))
 
 

@@ -24,6 +24,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Path:
 def registry(home: Path, tmp_path: Path) -> Registry:
     """A registry whose version 2 lies in a folder that a test may harm."""
     registry = Registry.open(file_uri(shutil.copyfile(home / "mlflow.db", tmp_path / "mlflow.db")))
+    (tmp_path / "mlartifacts").symlink_to(home / "mlartifacts")
     source = registry._local(registry.find("2"))
     assert source is not None
     _set_location(registry, str(shutil.copytree(source, tmp_path / "model")))

@@ -33,6 +33,7 @@ def here(output_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def three(three_versions: Path, here: Path) -> Registry:
     """A folder with outputs/mlflow.db as after a sweep."""
     shutil.copyfile(three_versions, here / "outputs" / "mlflow.db")
+    (here / "outputs" / "mlartifacts").symlink_to(three_versions.with_name("mlartifacts"))
     return Registry.open(file_uri(here / "outputs" / "mlflow.db"))
 
 
@@ -240,10 +241,10 @@ def test_sync_delivers_what_waits_and_says_what_remains(here: Path) -> None:
     spool.mkdir()
     entry = {"n": 1, "op": "open", "run": "late", "tags": {}, "params": {}, "time": 1}
     home = {"uri": file_uri(here / "outputs" / "mlflow.db"), "experiment": "cddpm"}
-    (spool / "late.jsonl").write_text(json.dumps({**entry, "to": "the lab book", **home}) + "\n")
+    (spool / "late.jsonl").write_text(json.dumps({**entry, **home}) + "\n")
     assert json.loads(_run("sync", "--json")) == {"delivered": 1, "faults": [], "refused": 0, "waiting": 0}
     assert json.loads(_run("sync", "--json"))["delivered"] == 0
-    away = {**entry, "run": "never", "to": "a server", "uri": "http://127.0.0.1:9", "experiment": "cddpm"}
+    away = {**entry, "run": "never", "uri": "http://127.0.0.1:9", "experiment": "cddpm"}
     (spool / "never.jsonl").write_text(json.dumps(away) + "\n")
     done = CliRunner().invoke(app, ["sync", "--timeout", "1"])
     assert isinstance(done.exception, UndeliveredError)

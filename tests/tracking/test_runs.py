@@ -157,7 +157,7 @@ def test_data_sets_are_inputs(open_book: OpenBook) -> None:
     with open_book() as book:
         trial = _one_trial(book)
         for _ in range(2):
-            book.log_dataset_inputs(trial, "0123456789abcdef", source="/data/store")
+            book.log_dataset_inputs(trial, "0123456789abcdef")
         assert book.flush(10) == 0
         run = book.client().get_run(book.mlflow_id(trial))
     assert [item.dataset.digest for item in run.inputs.dataset_inputs] == ["0123456789abcdef"]
@@ -185,7 +185,7 @@ def test_delivering_twice_is_delivering_once(open_book: OpenBook, output_dir: Pa
         run_id, client = book.mlflow_id(trial), book.client()
         before = client.get_run(run_id).to_dictionary(), _points(client, run_id, "train/loss")
         for _ in range(2):
-            again = Delivery(book.client, "cddpm", None)
+            again = Delivery(book.client, "cddpm", book.uri)
             for entry in book._journals["demo"].entries():
                 again.deliver(entry)
                 again.deliver(entry)

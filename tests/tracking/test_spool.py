@@ -167,7 +167,7 @@ def test_a_damaged_journal_holds_no_other_up(output_dir: Path) -> None:
     spool = output_dir / "spool"
     spool.mkdir()
     (spool / "bad.jsonl").write_text("rubbish\n")
-    entry = {"n": 1, "op": "open", "run": "good", "tags": {}, "params": {}, "time": 1, "to": "here"}
+    entry = {"n": 1, "op": "open", "run": "good", "tags": {}, "params": {}, "time": 1}
     home = {"uri": file_uri(output_dir / "mlflow.db"), "experiment": "cddpm"}
     (spool / "good.jsonl").write_text(json.dumps({**entry, **home}) + "\n")
     done = deliver_spool(spool)
