@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from cddpm.errors import ArtifactError, ConfigError, TrackingError
-from cddpm.text import Console, Table
+from cddpm.text import Console, Table, command, whole
 
 if TYPE_CHECKING:  # heavy imports: only a command that runs pays for them
     from cddpm.inventory.campaigns import Referrer
@@ -124,7 +124,7 @@ def prune(
     artifacts = _artifacts(output_dir)
     with pruning.alone(artifacts):
         before, done = _prune(artifacts, output_dir, policy, dry_run, uri)
-    _print_freed(before, done, policy, dry_run, as_json)
+    _print_freed(before, done, policy, output_dir, dry_run, as_json)
 
 
 def _prune(
@@ -241,7 +241,9 @@ def _summed(labels: list[str], children: "list[Entry]") -> str:
     return "\n".join(shown + [f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts.items()]) or "-"
 
 
-def _print_freed(before: int, done: "list[tuple[Step, int]]", policy: "Policy", dry_run: bool, as_json: bool) -> None:
+def _print_freed(
+    before: int, done: "list[tuple[Step, int]]", policy: "Policy", output_dir: Path, dry_run: bool, as_json: bool
+) -> None:
     freed = sum(size for _, size in done)
     rows = _by_artifact(done)
     if as_json:
@@ -256,7 +258,8 @@ def _print_freed(before: int, done: "list[tuple[Step, int]]", policy: "Policy", 
     limit = policy.maximum_bytes
     if limit is not None and before - freed > limit:
         console.print(
-            f"More than {_size(limit)} is left: the rest is needed or too young (cddpm cache ls shows by whom)"
+            f"More than {_size(limit)} is left: the rest is needed or too young "
+            f"({whole(command('cddpm', 'cache', 'ls', '--output-dir', output_dir))} shows by whom)"
         )
 
 

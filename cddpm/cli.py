@@ -3,10 +3,7 @@
 Modules with heavy imports are loaded by the command that needs them.
 """
 
-import os
-import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,19 +36,7 @@ app.command("glossary")(glossary_commands.glossary)
 
 def main() -> None:
     """Run the command line of this process and leave with its exit code."""
-    share_caches(Path(sys.prefix))
     guarded_app(app)
-
-
-def share_caches(environment: Path) -> None:
-    """Let Numba and Matplotlib use what ``launch/`` has compiled and looked up for this environment, if it has.
-
-    Otherwise the first command after a sweep would do that again, which takes seconds.
-    """
-    for variable, name in (("NUMBA_CACHE_DIR", "numba"), ("MPLCONFIGDIR", "matplotlib")):
-        folder = environment / "cache" / name
-        if os.access(folder, os.W_OK):
-            os.environ.setdefault(variable, str(folder))
 
 
 def _show_version(asked: bool) -> None:

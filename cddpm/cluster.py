@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
+from cddpm import cluster_door
 from cddpm.errors import SearchError
 
 logger = logging.getLogger(__name__)
@@ -46,26 +47,26 @@ LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 def connect(address: str | None = None) -> None:
     """Join the cluster at ``address`` (also from ``RAY_ADDRESS``), or start one on this machine, with its dashboard on loopback.
 
-    Raises ``SearchError`` when the cluster does not answer.
+    Raises ``SearchError`` when the cluster does not answer, ``StorageError`` where Ray's own files find no place.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    address, instead = cluster_door.wanted(address)
     for name, value in {**WORKER_ENVIRONMENT, **(LOCAL_ENVIRONMENT if address == "local" else {})}.items():
         os.environ.setdefault(name, value)  # before Ray's processes start: they inherit it
     import ray
 
     if ray.is_initialized():
         return
-    own: dict[str, Any] = (
-        {"include_dashboard": True, "resources": {HEAD: HEAD_SLOTS}, "object_store_memory": OBJECT_STORE_BYTES}
-        if address == "local"
-        else {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
-    )
-    try:
+    own: dict[str, Any] = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
+    if address == "local":
+        own = {"include_dashboard": True, "resources": {HEAD: HEAD_SLOTS}, "object_store_memory": OBJECT_STORE_BYTES}
+        cluster_door.settle_token()
+        folder = cluster_door.settle_folder()
+        if folder is not None:
+            os.environ["RAY_TMPDIR"] = folder
+    else:
+        cluster_door.check_answers(address)
+    with cluster_door.told(address, instead):
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise SearchError(
-            f"Ray at '{address}' does not answer ({error}); start a cluster, or leave out --address to use this machine"
-        ) from error
 
 
 def connected() -> bool:

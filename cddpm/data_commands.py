@@ -175,11 +175,12 @@ def build(
     address: Address = None,
 ) -> None:
     """Prepare every scan, as Ray tasks, into the slice store that trainings read."""
-    from cddpm import cluster
+    from cddpm import cluster, cluster_door
     from cddpm.config import load
     from cddpm.data.layout import read_layout, root_of
     from cddpm.data.store import SliceStore, build_store
 
+    cluster_door.check_answers(address)
     values = {**_places(data_dir, table), "output_dir": str(output_dir) if output_dir else None}
     settings = load(config, {name: value for name, value in values.items() if value is not None})
     root = root_of(settings.data)

@@ -12,7 +12,7 @@
     │   ├── RefusedError   8   a promotion or archiving that a condition, an alias or another promotion forbids
     │   └── UndeliveredError  9   entries of the lab book still wait for MLflow
     ├── SearchError        6   a sweep cannot start, resume or finish
-    ├── StorageError       7   the disk or the storage path refuses a write
+    ├── StorageError       7   the disk, a file or the network of this machine refuses
     └── StoppedError     130   the user asked the work to stop; it can be resumed
 
 A message says what was found, where, what is allowed and what to do next. The errors carry only their message, so they
@@ -77,7 +77,7 @@ class SearchError(CddpmError):
 
 
 class StorageError(CddpmError):
-    """The storage path is full, read-only or does not answer."""
+    """A disk, file, folder or connection of this machine is full, closed to us, missing or does not answer."""
 
     exit_code = 7
 

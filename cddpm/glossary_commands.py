@@ -59,6 +59,7 @@ def _measures(columns: Sequence[str]) -> "dict[str, Measure]":
 
     from cddpm.errors import ConfigError
     from cddpm.scoring.glossary import MEASURES, describe
+    from cddpm.text import command
 
     if not columns:
         return dict(MEASURES)
@@ -69,5 +70,7 @@ def _measures(columns: Sequence[str]) -> "dict[str, Measure]":
         except KeyError:
             near = get_close_matches(name, MEASURES, n=1)
             more = f"; did you mean '{near[0]}'?" if near else ""
-            raise ConfigError(f"'{name}': no evaluation has such a number; cddpm glossary lists all{more}") from None
+            raise ConfigError(
+                f"'{name}': no evaluation has such a number; {command('cddpm', 'glossary')} lists all{more}"
+            ) from None
     return found

@@ -1,6 +1,5 @@
 """``cddpm import``: published weights become a checkpoint, an encoder or a model package of this project."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from cddpm.shell import overrides
-from cddpm.text import Console, Table, name, near, whole
+from cddpm.text import Console, Table, command, name, whole
 
 if TYPE_CHECKING:
     from cddpm.training.lightning_file import LightningFile
@@ -150,9 +149,8 @@ def _next(candidate: "Candidate", path: Path, package: Path | None) -> str:
     from cddpm.training.stages import ENCODER
 
     if package:
-        return f"cddpm predict SCAN.nii.gz --out results --model {shlex.quote(near(package))}"
-    data = "" if candidate.config.data.data_dir else " --data-dir DATA_DIR"
-    config = shlex.quote(near(path / CONFIG))
-    if candidate.kind == ENCODER:
-        return f"python launch/sweep.py --config {config} --set pretraining.artifact={path.name}{data}"
-    return f"python launch/evaluate.py --config {config} --set training.artifact={path.name}{data}"
+        return command("cddpm", "predict", "SCAN.nii.gz", "--out", "results", "--model", package)
+    data = () if candidate.config.data.data_dir else ("--data-dir", "DATA_DIR")
+    script, setting = ("sweep", "pretraining") if candidate.kind == ENCODER else ("evaluate", "training")
+    made = f"{setting}.artifact={path.name}"
+    return command("python", f"launch/{script}.py", "--config", path / CONFIG, "--set", made, *data)

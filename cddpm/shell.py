@@ -5,15 +5,16 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
 from rich.text import Text
 from typer.models import ArgumentInfo
 
+from cddpm import host
 from cddpm.errors import CddpmError, ConfigError, StoppedError
 from cddpm.place import address, local
 from cddpm.text import Console, printable
@@ -76,13 +77,30 @@ def on_disk(app: typer.Typer) -> None:
 
 
 def local_paths(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, called by name, but paths begin at the home folder for ``~``; addresses raise ``ConfigError``."""
+    """``function``, called by name, but paths begin at the home folder for ``~``; addresses raise ``ConfigError``.
+
+    What the system refuses (``OSError``) and names no file for is told with the paths that were given.
+    """
 
     @functools.wraps(function)
     def run(**given: Any) -> Any:
-        return function(**{name: _local(function, name, value) for name, value in given.items()})
+        values = {name: _local(function, name, value) for name, value in given.items()}
+        try:
+            return function(**values)
+        except BrokenPipeError:
+            raise  # who reads what is printed has gone
+        except OSError as error:
+            raise host.fault(error, _paths(values.values())) from error
 
     return run
+
+
+def _paths(values: Iterable[Any]) -> Iterator[Path]:
+    for value in values:
+        if isinstance(value, Path):
+            yield value
+        elif isinstance(value, list):
+            yield from _paths(value)
 
 
 def _local(function: Callable[..., Any], name: str, value: Any) -> Any:
@@ -109,19 +127,26 @@ def guarded_app(app: typer.Typer) -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[_LinesOnStderr()]
     )
+    host.settle_caches()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(ray|mlflow|torchio)\.")
     try:
         code = app(standalone_mode=False)
     except CddpmError as error:
-        label = "[bold yellow]stopped[/]" if isinstance(error, StoppedError) else "[bold red]error[/]"
-        Console(stderr=True).print(f"{label} {escape(str(error))}")
-        sys.exit(error.exit_code)
+        _leave(error)
+    except OSError as error:
+        _leave(host.fault(error))
     except typer.TyperException as error:
         _tell_misuse(error)
         sys.exit(error.exit_code)
     except typer.Abort:
         sys.exit("Aborted!")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave(error: CddpmError) -> NoReturn:
+    label = "[bold yellow]stopped[/]" if isinstance(error, StoppedError) else "[bold red]error[/]"
+    Console(stderr=True).print(f"{label} {escape(str(error))}")
+    sys.exit(error.exit_code)
 
 
 def _tell_misuse(error: typer.TyperException) -> None:

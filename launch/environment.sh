@@ -32,7 +32,7 @@ find_python() {
     found="$(python3 --version 2>&1)" || found="no python3"
     printf '%s\n' "error: Python 3.11, 3.12 or 3.13 with its venv module is needed; found here:" "  $found." \
         "Install one (Debian, Ubuntu: apt install python3.11 python3.11-venv), or name it:" \
-        "  PYTHON=/path/to/python3.11 bash $0" >&2
+        "  PYTHON=/path/to/python3.11 bash $(printf %q "$0")" >&2
     return 1
 }
 
@@ -73,6 +73,8 @@ set_up() {
 cd "$root"
 ready || set_up || exit 1
 
-# caches beside the packages: home may be read-only
-export MPLCONFIGDIR="${MPLCONFIGDIR:-$venv/cache/matplotlib}"
-export NUMBA_CACHE_DIR="${NUMBA_CACHE_DIR:-$venv/cache/numba}"
+# caches beside the packages, if they can be written: home may be read-only
+if mkdir -p "$venv/cache/matplotlib" "$venv/cache/numba" 2>/dev/null && [ -w "$venv/cache/numba" ]; then
+    export MPLCONFIGDIR="${MPLCONFIGDIR:-$venv/cache/matplotlib}"
+    export NUMBA_CACHE_DIR="${NUMBA_CACHE_DIR:-$venv/cache/numba}"
+fi

@@ -70,7 +70,7 @@ if [ -z "$python" ]; then
     cd "$here"
 fi
 needs() { # module, package, what for
-    "$python" -c "import $1" 2>/dev/null || refuse "$3 needs the package $2: $python -m pip install $2"
+    "$python" -c "import $1" 2>/dev/null || refuse "$3 needs the package $2: $(printf %q "$python") -m pip install $2"
 }
 case "$backend" in
     postgresql://*) # SQLAlchemy's own choice of a driver changed between its versions
@@ -81,7 +81,7 @@ esac
 case "$artifacts" in s3://*) needs boto3 boto3 "an S3 root of artifacts" ;; esac
 
 folder="${folder:-outputs/mlflow-server}"
-mkdir -p "$folder"
+mkdir -p "$folder" || refuse "--folder $folder: cannot be made; choose another folder"
 folder="$(cd "$folder" && pwd)"
 backend="${backend:-sqlite:///$folder/mlflow.db}"
 case "${artifacts:=$folder/artifacts}" in /* | *://*) ;; *) artifacts="$here/$artifacts" ;; esac

@@ -9,12 +9,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 ROWS = (  # lowest first; a name stands for the module or the whole package cddpm.<name>
-    ("errors", "place", "text"),
+    ("errors", "place", "text", "host", "compiled"),
     ("config", "artifact"),
     ("data",),
     ("models",),
     ("reconstruct", "scoring"),
-    ("training", "cluster", "cluster_file"),
+    ("training", "cluster", "cluster_door", "cluster_file"),
     ("tracking",),
     ("search", "predict", "evaluation", "campaign", "inventory", "speed"),
     ("report",),
@@ -22,7 +22,7 @@ ROWS = (  # lowest first; a name stands for the module or the whole package cddp
 )
 COMMAND_LINES = ("cddpm.cli", "cddpm.shell", "cddpm.*_commands", "cddpm.*_commands.*", "launch.*")
 HOMES = {
-    "ray": ("cddpm.cluster", "cddpm.training.worker", "cddpm.search.tuning"),
+    "ray": ("cddpm.cluster", "cddpm.cluster_door", "cddpm.training.worker", "cddpm.search.tuning"),
     "cddpm.cluster": (
         "cddpm.training.worker",
         "cddpm.search.*",
@@ -35,6 +35,8 @@ HOMES = {
     "fcntl": ("cddpm.artifact",),  # a look that takes a lock keeps somebody from starting
     "mlflow": ("cddpm.tracking.*",),
     "nibabel": ("cddpm.data.volume",),
+    "numba": ("cddpm.compiled",),
+    "grpc": ("cddpm.cluster_door",),
     "optuna": ("cddpm.search.*",),
     "typer": COMMAND_LINES,
     "rich.console": ("cddpm.text.*", "cddpm.search.display"),  # Rich's own break words and paths

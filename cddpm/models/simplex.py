@@ -16,10 +16,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from cddpm.compiled import njit
 from cddpm.config import NoiseConfig
 
 Floats = npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ _TILE = 64
 """Pixels computed before they are turned from (pixel, slice) to (slice, pixel) order, inside the nearest cache."""
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _shuffle(seed: int, table: Integers) -> None:
     source = np.arange(256)
     for _ in range(3):
@@ -126,7 +126,7 @@ def _variance(index: Integers, weight: Floats, points: int) -> float:
     return _GRADIENT_VARIANCE * float(sum((s**2).sum() for s in summed)) / len(index)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _pick_gradients(seed: int, points: Integers, lane: int, gradient: npt.NDArray[np.float32]) -> None:
     table = np.empty(256, dtype=np.int64)
     _shuffle(seed, table)
@@ -137,7 +137,7 @@ def _pick_gradients(seed: int, points: Integers, lane: int, gradient: npt.NDArra
 
 
 # One thread on purpose: 1 % of a training step, free of the interpreter lock, and no second thread pool beside torch's.
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def _fill(seeds, points, index, weight, fields):  # type: ignore[no-untyped-def]  # numba infers the arrays
     pixels, octaves = index.shape[:2]
     gradient = np.zeros((2, len(points), _LANES), dtype=np.float32)

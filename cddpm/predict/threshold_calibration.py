@@ -28,7 +28,7 @@ from cddpm.scoring import operating_point
 from cddpm.scoring.operating_point import Histogram
 from cddpm.scoring.postprocess import component_rule, segment
 from cddpm.scoring.score import ALL
-from cddpm.text import printable
+from cddpm.text import command, printable
 from cddpm.tracking.package import Package, weights_fingerprint
 
 FEWEST_ABOVE = 10
@@ -210,7 +210,7 @@ def read(path: Path) -> ThresholdCalibration:
             raise ArtifactError(f"{path}: {path.stat().st_size} bytes; at most {_LARGEST_FILE_BYTES} are read")
         return ThresholdCalibration.model_validate(json.loads(path.read_text()))
     except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such calibration; cddpm registry calibrate makes one") from None
+        raise ArtifactError(f"{path}: no such calibration; 'cddpm registry calibrate' makes one") from None
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in fault["loc"])
@@ -225,15 +225,19 @@ def check_belongs(calibration: ThresholdCalibration, package: Package, what: str
     if calibration.model.weights != own.weights:
         raise ConfigError(
             f"{what}: was made for other weights ({calibration.model.weights}, these are {own.weights}); calibrate this model: "
-            f"cddpm registry calibrate REF --healthy FOLDER --fpr {calibration.healthy_false_positive_rate:g}"
+            f"{_again(calibration)}"
         )
     if calibration.model.settings != own.settings:
         differing = sorted(_differences(calibration.settings, settings(package)))
         told = ", ".join(differing[:5]) or "those of the network"
         raise ConfigError(
-            f"{what}: was made with other settings of the model ({told}); calibrate it again: "
-            f"cddpm registry calibrate REF --healthy FOLDER --fpr {calibration.healthy_false_positive_rate:g}"
+            f"{what}: was made with other settings of the model ({told}); calibrate it again: {_again(calibration)}"
         )
+
+
+def _again(calibration: ThresholdCalibration) -> str:
+    rate = f"{calibration.healthy_false_positive_rate:g}"
+    return command("cddpm", "registry", "calibrate", "REF", "--healthy", "FOLDER", "--fpr", rate)
 
 
 def check_free(path: Path, package: Package) -> None:

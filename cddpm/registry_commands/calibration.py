@@ -1,6 +1,5 @@
 """``cddpm registry calibrate``: a threshold for somebody's own scans, from healthy ones."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from cddpm.registry_commands.options import AsJson, Model, Uri, print_json
-from cddpm.text import Console, Table
+from cddpm.text import Console, Table, command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +73,7 @@ def calibrate(
     if as_json:
         print_json({**found.model_dump(mode="json"), "file": str(out.absolute())})
     else:
-        _print(found, ref, model, out)
+        _print(found, ref, model, uri, out)
     if found.unused:
         raise typer.Exit(1)
 
@@ -97,7 +96,7 @@ def _measured(source: "Source", jobs: "Sequence[Any]", device: str) -> "list[Mea
     return found
 
 
-def _print(found: "ThresholdCalibration", ref: str, model: str, out: Path) -> None:
+def _print(found: "ThresholdCalibration", ref: str, model: str, uri: str | None, out: Path) -> None:
     table = Table(show_header=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column()
@@ -108,9 +107,14 @@ def _print(found: "ThresholdCalibration", ref: str, model: str, out: Path) -> No
     if len(found.scans) == 1:
         console.print("One scan says nothing of other people; of more, their spread is told.")
     console.print(f"Written to {console.path(out)}. Use it with")
+    console.command(_use(ref, model, uri, out), indent=0)
+
+
+def _use(ref: str, model: str, uri: str | None, out: Path) -> str:
     registered = [] if model == "cddpm" else ["--registered-model", model]
-    command = ["cddpm", "predict", "SCAN.nii.gz", "--out", "results", "--model", ref, *registered]
-    console.command(shlex.join([*command, "--threshold-from", str(out)]), indent=0)
+    book = ["--tracking-uri", uri] if uri else []
+    words = ["cddpm", "predict", "SCAN.nii.gz", "--out", "results", "--model", ref, *registered, *book]
+    return command(*words, "--threshold-from", out)
 
 
 def _rows(found: "ThresholdCalibration") -> dict[str, str]:

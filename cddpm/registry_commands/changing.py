@@ -91,11 +91,13 @@ def archive(
     as_json: AsJson = False,
 ) -> None:
     """Hide a version from list and best; nothing is deleted, and what an alias points to is refused."""
+    from cddpm.tracking.address import default_uri, registry_command
+
     version = opened(uri, model).archive(ref, why, who)
     if as_json:
         print_json(version.plain())
     else:
-        back = whole(f"cddpm registry restore {version.number}")
+        back = whole(registry_command(uri or default_uri(Path("outputs")), model, "restore", str(version.number)))
         Console().print(f"Version {version.number} of '{escape(model)}' is archived; {back} brings it back.")
 
 

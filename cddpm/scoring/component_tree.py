@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cddpm.compiled import njit
 from cddpm.scoring.operating_point import LARGEST_FINITE, Optimum, threshold_value
 from cddpm.scoring.postprocess import SMALLEST_SHELL, ComponentRule, bounding_box
 

@@ -15,8 +15,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from cddpm.compiled import njit
 
 KERNELS = (1, 3, 5, 7)
 _SIGN = np.uint16(0x8000)

@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cddpm.compiled import njit
 from cddpm.scoring.fidelity import SSIM_RADIUS, SSIM_SIGMA
 
 ENSEMBLE_WINDOWS = (3, 5, 7, 9, 11, 13, 15, 17)

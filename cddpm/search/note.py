@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from cddpm.config import ExperimentConfig
 from cddpm.search.leaderboard import Row
+from cddpm.text import command
 from cddpm.tracking import names
 
 MOST_TRIALS = 10
@@ -31,7 +32,7 @@ def markdown(config: ExperimentConfig, rows: Sequence[Row]) -> str:
         table,
         *([f"And {left} more, in `leaderboard.csv` among the artifacts."] if left else []),
         f"[Registered model `{model}`](#/models/{model}) · pictures, tables and `leaderboard.csv` are among this run's "
-        f"artifacts · the whole sweep on one page: `cddpm report {config.name}`",
+        f"artifacts · the whole sweep on one page: `{command('cddpm', 'report', config.name)}`",
         f"The trials alone, in the list of runs: ``tags.`{names.SWEEP}` = '{config.name}' and tags.`{names.KIND}` = "
         f"'{names.KIND_TRIAL}'``",
     ]

@@ -1,6 +1,5 @@
 """What a person reads in the terminal before and after a sweep: the plan, the leaderboard, and the exact next commands."""
 
-import shlex
 import shutil
 import statistics
 import sys
@@ -15,7 +14,7 @@ from cddpm.search.champion import Contender
 from cddpm.search.leaderboard import Row
 from cddpm.search.scoring_search import objective_datasets
 from cddpm.search.sweep import Summary
-from cddpm.text import Console, Table, near, whole
+from cddpm.text import Console, Table, command, near, whole
 from cddpm.tracking.spool import to_deliver
 
 COLUMNS = 110
@@ -50,9 +49,9 @@ def closing(config: ExperimentConfig, summary: Summary, console: Console) -> Non
         waiting = to_deliver(summary.undelivered, config.output_dir)
         console.print(escape(model + waiting), style="yellow")
     console.print("\n[bold]next[/]")
-    for title, command in _next(config, summary):
+    for title, line in _next(config, summary):
         console.print(f"  [dim]{title}:[/]")
-        console.command(command)
+        console.command(line)
 
 
 def leaderboard(config: ExperimentConfig, rows: list[Row], with_settings: bool) -> Table:
@@ -121,26 +120,32 @@ def _median(contender: Contender, names: tuple[str, ...], metric: str) -> float:
 def _next(config: ExperimentConfig, summary: Summary) -> list[tuple[str, str]]:
     uri = summary.tracking_uri
     usual = uri == f"sqlite:///{Path.cwd() / 'outputs' / 'mlflow.db'}"  # what cddpm looks for by itself
-    mine = "" if usual else f" --tracking-uri {shlex.quote(uri)}"
+    mine = [] if usual else ["--tracking-uri", uri]
     named = config.tracking.registered_model
-    ours = "" if named == TrackingConfig().registered_model else f" --model {shlex.quote(named)}"
-    whose = f" --registered-model {shlex.quote(named)}" if ours else ""
-    out, scan = shlex.quote(near(config.output_dir / "predictions")), shlex.quote(near(summary.a_scan))
-    mlflow, cddpm = _program("mlflow"), _program("cddpm")
+    ours = [] if named == TrackingConfig().registered_model else ["--model", named]
+    whose = ["--registered-model", named] if ours else []
+    out, mlflow, cddpm = config.output_dir / "predictions", _program("mlflow"), _program("cddpm")
     stays = not summary.promoted and summary.version is not None  # the champion of an earlier sweep
-    model, why = str(summary.version) if stays else "champion", shlex.quote(f"best of sweep {config.name}")
-    promote = f"{cddpm} registry promote {model} --alias champion --why {why}{ours}{mine}"
+    model, why = str(summary.version) if stays else "champion", f"best of sweep {config.name}"
+    promote = command(cddpm, "registry", "promote", model, "--alias", "champion", "--why", why, *ours, *mine)
     browse, dataset = "browse the lab book", objective_datasets(config)[0]
+    best = ["registry", "best", "--metric", "dice", "--dataset", dataset]
     return [
-        ("look at the picture", shlex.quote(near(summary.picture))),
-        ("everything on one page", f"{cddpm} report {shlex.quote(near(summary.folder))} --open"),
+        ("look at the picture", command(summary.picture)),
+        ("everything on one page", command(cddpm, "report", summary.folder, "--open")),
         (browse, uri)
         if uri.startswith("http")
-        else (f"{browse}, then open http://127.0.0.1:5000", f"{mlflow} ui --workers 1 --backend-store-uri {uri}"),
-        ("list checkpoints", f"{cddpm} registry list{ours}{mine}"),
-        ("pick the best one", f"{cddpm} registry best --metric dice --dataset {dataset}{ours}{mine}"),
+        else (
+            f"{browse}, then open http://127.0.0.1:5000",
+            command(mlflow, "ui", "--workers", "1", "--backend-store-uri", uri),
+        ),
+        ("list checkpoints", command(cddpm, "registry", "list", *ours, *mine)),
+        ("pick the best one", command(cddpm, *best, *ours, *mine)),
         *([("make it the champion all the same", promote)] if stays else []),
-        ("find anomalies in a scan", f"{cddpm} predict {scan} --out {out} --model {model}{whose}{mine}"),
+        (
+            "find anomalies in a scan",
+            command(cddpm, "predict", summary.a_scan, "--out", out, "--model", model, *whose, *mine),
+        ),
     ]
 
 

@@ -1,6 +1,7 @@
 """Where a line may be broken: between words, and a dotted name after its dots; nowhere else."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,16 @@ def near(place: str | Path) -> str:
     """``place`` counted from the working directory where it lies in there, which is shorter; else as it is."""
     here = Path.cwd()
     return printable(str(Path(place).relative_to(here) if Path(place).is_relative_to(here) else place))
+
+
+def command(*words: str | Path) -> str:
+    """A shell command that has exactly these ``words`` when it is copied; paths as seen from here, never taken for options."""
+    return shlex.join(_argument(word) if isinstance(word, Path) else word for word in words)
+
+
+def _argument(place: Path) -> str:
+    seen = near(place)
+    return str(place.absolute()) if seen.startswith(("-", "~")) or ":/" in seen else seen
 
 
 def _marked(text: str, mark: str) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cddpm.errors import AwayError, TrackingError
+from cddpm.text import command
 
 _SQLITE = "sqlite:///"
 _SQLITE_MAGIC = b"SQLite format 3\0"
@@ -23,6 +24,13 @@ _OF_STATUS = {
     503: "TEMPORARILY_UNAVAILABLE",
     504: "TEMPORARILY_UNAVAILABLE",
 }
+
+
+def registry_command(uri: str, model: str, *words: str) -> str:
+    """``cddpm registry`` with ``words``, on this lab book and model."""
+    whose = () if model == "cddpm" else ("--model", model)
+    mine = () if uri == default_uri(Path("outputs")) else ("--tracking-uri", uri)
+    return command("cddpm", "registry", *words, *whose, *mine)
 
 
 def default_uri(output_dir: Path) -> str:

@@ -229,8 +229,8 @@ class Registry:
     def _promotable(self, version: Version) -> Version:
         if version.archived:
             raise RefusedError(
-                f"version {version.number} of '{self.name}' is archived; bring it back first (cddpm registry restore "
-                f"{version.number})"
+                f"version {version.number} of '{self.name}' is archived; bring it back first "
+                f"({address.registry_command(self.uri, self.name, 'restore', str(version.number))})"
             )
         self.verify(version)
         return version
@@ -278,7 +278,7 @@ class Registry:
             if version.aliases:
                 raise RefusedError(
                     f"version {version.number} of '{self.name}' is {', '.join(version.aliases)}; promote another one to that "
-                    "first (cddpm registry promote), or roll it back"
+                    "first, or roll it back"
                 )
             self._catalogue.tag_version(self.name, version.number, names.ARCHIVED, json.dumps(asdict(entry)))
         return self.find(str(version.number))

@@ -29,6 +29,7 @@ from cddpm.tracking.journal import SUFFIX, Journal
 from cddpm.tracking.promotion import Promotion
 from cddpm.tracking.registry import user
 from cddpm.tracking.sender import Sender
+from cddpm.tracking.spool import sync_command
 from cddpm.tracking.values import Promised, finite, now_ms, samples, size_bytes, table, texts
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class LabBook:
             return None
         return (
             f"{self.away}. The work goes on: its entries wait in {self._spool} until MLflow answers, or until "
-            "`cddpm registry sync` delivers them (tracking.when_away: refuse would end here)"
+            f"`{sync_command(self._spool.parent)}` delivers them (tracking.when_away: refuse would end here)"
         )
 
     def __enter__(self) -> Self:

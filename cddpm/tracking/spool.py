@@ -4,12 +4,12 @@ The spool (``<output_dir>/spool``) holds a journal per sweep. A sweep, or the ne
 itself; this is for a server that was away until all was over.
 """
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cddpm.errors import TrackingError
+from cddpm.text import command
 from cddpm.tracking import address, connection
 from cddpm.tracking.delivery import Delivery
 from cddpm.tracking.journal import SUFFIX, Journal, waiting_in
@@ -64,9 +64,13 @@ def _waiting_in(path: Path) -> Waiting:
 
 def to_deliver(entries: int, output_dir: Path) -> str:
     """What to tell a person whose work is over before MLflow has everything."""
+    return f"{entries} lab-book entries wait in {output_dir / 'spool'}; deliver them with `{sync_command(output_dir)}`"
+
+
+def sync_command(output_dir: Path) -> str:
+    """What delivers the spool of ``output_dir`` by hand."""
     usual = output_dir == Path.cwd() / "outputs"
-    where = "" if usual else f" --output-dir {shlex.quote(str(output_dir))}"
-    return f"{entries} lab-book entries wait in {output_dir / 'spool'}; deliver them with `cddpm registry sync{where}`"
+    return command("cddpm", "registry", "sync", *(() if usual else ("--output-dir", output_dir)))
 
 
 def deliver_spool(

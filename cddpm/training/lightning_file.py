@@ -6,8 +6,7 @@ module, and the packages that they came from are neither needed nor imported. An
 """
 
 import contextlib
-import pickle
-import struct
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -40,21 +39,16 @@ _UNREAD_PACKAGES = frozenset(
     )
 )
 _UNREAD_NAMES = frozenset(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple"))
-_DAMAGE = (
-    pickle.UnpicklingError,
-    struct.error,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
+_FOREIGN = re.compile(r"GLOBAL (\w+(?:\.\w+)*) (?:was|whose) ")
+_KINDS = (
+    (re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE), "a web page: download the file itself"),
+    (re.compile(rb"version https://git-lfs"), "a pointer of Git LFS: 'git lfs pull' fetches the file itself"),
+    (re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|.{257}ustar", re.DOTALL), "an archive: unpack it first"),
+    (re.compile(rb".{8}\{\"", re.DOTALL), "safetensors, perhaps"),
+    (re.compile(rb"[\t\n\r -~]+\Z"), "a text"),
 )
-"""A damaged file or a trap makes the reader raise nearly anything."""
+"""What the first bytes of a file that is no checkpoint say of it."""
+_HEAD_BYTES = 512
 _MAPPINGS = ("AttributeDict", "defaultdict")
 
 
@@ -133,29 +127,45 @@ def _load(path: Path, foreign: list[str]) -> Any:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
+    """PyTorch's own words are kept back: they advise to read the file in a way that runs what is in it."""
     try:
         yield
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
-        raise ArtifactError(
-            f"{path}: cannot be read as a checkpoint of tensors alone ({reason[:300]}). If the file is whole and you trust "
-            f"it, {_stripping(path)}"
-        ) from None
+    except Exception as error:  # noqa: BLE001 - a damaged file or a trap makes the reader raise anything
+        foreign = _FOREIGN.search(str(error))
+        if foreign is not None and _begins(path, rb"\x80"):
+            raise ArtifactError(_refusal(path, [foreign[1]])) from None
+        raise ArtifactError(f"{path}: {_fault_of(path, error)}") from None
+
+
+def _fault_of(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror})"
+    if path.stat().st_size == 0:
+        return "the file is empty; copy or download it again"
+    if _begins(path, rb"PK\x03\x04|\x80[\x02-\x05]"):
+        return (
+            "cannot be read as a checkpoint of PyTorch Lightning: the file is damaged or cut off, or another kind of ZIP or "
+            "pickle; copy or download it again"
+        )
+    head = _head(path)
+    kind = next((told for pattern, told in _KINDS if pattern.match(head)), "")
+    begin = f"begins with {str(head[:16])[1:]}{': ' if kind else ''}{kind}"
+    return f"no checkpoint of PyTorch ({begin}); a .ckpt of PyTorch Lightning is needed"
+
+
+def _begins(path: Path, pattern: bytes) -> bool:
+    return re.match(pattern, _head(path)) is not None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(_HEAD_BYTES)
 
 
 def _refusal(path: Path, names: list[str]) -> str:
     return (
         f"{path}: holds pickled objects that loading would have to run code for: {', '.join(names)}. They are never "
-        f"loaded. If you trust the file, {_stripping(path)}"
-    )
-
-
-def _stripping(path: Path) -> str:
-    bare = path.with_name(f"{path.stem}.bare.ckpt")
-    return (
-        "keep its tensors alone in the environment that made it, and import that file:\n"
-        f"  python -c \"import torch; c = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
-        f"torch.save({{'state_dict': c['state_dict']}}, {str(bare)!r})\""
+        "loaded; have the tensors alone saved where the file was made: torch.save({'state_dict': module.state_dict()}, FILE)"
     )
 
 

@@ -1,16 +1,13 @@
 """The command as a whole: what it offers, how fast it answers, and how it leaves."""
 
-import os
 import resource
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from cddpm import cli
 from cddpm.cli import app
 
 HEAVY = ("torch", "mlflow", "ray", "numpy", "pydantic", "nibabel", "matplotlib", "scipy")
@@ -67,15 +64,3 @@ def test_a_users_fault_is_one_message_and_an_exit_code() -> None:
     assert done.returncode == 3
     assert done.stderr.startswith("error /no/such/folder: no such folder")
     assert "Traceback" not in done.stderr
-
-
-def test_caches_of_the_environment_are_shared_where_they_can_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "environ", {"MPLCONFIGDIR": "mine"})
-    cli.share_caches(tmp_path)
-    assert os.environ == {"MPLCONFIGDIR": "mine"}
-    for name in ("numba", "matplotlib"):
-        (tmp_path / "cache" / name).mkdir(parents=True)
-    cli.share_caches(tmp_path)
-    assert os.environ == {"MPLCONFIGDIR": "mine", "NUMBA_CACHE_DIR": str(tmp_path / "cache/numba")}

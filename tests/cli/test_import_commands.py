@@ -1,6 +1,7 @@
 """``cddpm import``: what it prints, what it leaves, and that ``cddpm predict`` takes its package."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -98,9 +99,10 @@ def test_a_fault_leaves_nothing(model_file: Path, config: Path) -> None:
 
 
 def test_a_fault_is_one_message_and_an_exit_code(tmp_path: Path, config: Path) -> None:
-    (tmp_path / "x.ckpt").write_bytes(b"no checkpoint")
+    (tmp_path / "x.ckpt").write_bytes(b"<!DOCTYPE html><html>")
     command = [sys.executable, "-m", "cddpm", "import", str(tmp_path / "x.ckpt"), "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "500"})
     assert done.returncode == 4
     assert "Traceback" not in done.stderr
-    assert "cannot be read as a checkpoint of tensors alone" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "a web page: download the file itself" in done.stderr

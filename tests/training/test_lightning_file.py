@@ -7,6 +7,8 @@ import pickle
 import subprocess
 import sys
 import types
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from published_file import save
 
 from cddpm.artifact import file_digest
@@ -21,6 +25,7 @@ from cddpm.errors import ArtifactError
 from cddpm.training.lightning_file import read
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.count": torch.tensor(7)}
+STARTS = (b"", b"PK\x03\x04", b"PK\x05\x06", b"\x80\x02", b"\x80\x04\x95", b"\x80\x02c", b"<", b"\x1f\x8b")
 
 
 @pytest.fixture
@@ -128,13 +133,75 @@ def test_a_payload_never_runs(tmp_path: Path, name: str, place: str, new: bool) 
             assert list(tmp_path.glob("trap*"))
 
 
-def test_foreign_objects_are_named_with_the_way_out(tmp_path: Path) -> None:
-    path = save(tmp_path / "x.ckpt", STATE, hyper_parameters={"f": Payload(exec, "1")})
-    with pytest.raises(ArtifactError, match=r"(?s)builtins\.exec.*weights_only=False.*x\.bare\.ckpt") as caught:
+@pytest.mark.parametrize(("new", "name"), [(True, "builtins.exec"), (False, "exec")])
+def test_foreign_objects_are_named_with_a_way_out_that_runs_nothing(tmp_path: Path, new: bool, name: str) -> None:
+    content = {"state_dict": STATE, "hyper_parameters": {"f": Payload(exec, "1")}}
+    torch.save(content, tmp_path / "x.ckpt", _use_new_zipfile_serialization=new)
+    assert told_of(tmp_path / "x.ckpt") == (
+        f"{tmp_path}/x.ckpt: holds pickled objects that loading would have to run code for: {name}. They are never "
+        "loaded; have the tensors alone saved where the file was made: torch.save({'state_dict': module.state_dict()}, FILE)"
+    )
+
+
+def told_of(path: Path) -> str:
+    """The one line by which the file is refused; nothing in it is PyTorch's advice to run what the file holds."""
+    with pytest.raises(ArtifactError) as caught:
         read(path)
-    line = str(caught.value).split("python -c ")[1].strip().strip('"')
-    exec(compile(line, "advice", "exec"), {})
-    assert read(tmp_path / "x.bare.ckpt").tensors.keys() == STATE.keys()
+    line = str(caught.value)
+    assert line.startswith(f"{path}: ")
+    assert len(line.splitlines()) == 1
+    assert not [word for word in ("weights_only", "trust", "safe_globals", "pytorch.org") if word in line.lower()]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<!DOCTYPE html><html><title>Sign in</title>", "a web page: download the file itself"),
+        (b"\n  <html>", "a web page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n", "'git lfs pull' fetches"),
+        (b'{"message": "Not Found"}', 'begins with \'{"message": "Not\': a text'),
+        (b"hello", "begins with 'hello': a text"),
+        (b"\x1f\x8b\x08\x00" + bytes(99), "an archive: unpack it first"),
+        (b"x" * 257 + b"ustar" + bytes(99), "an archive: unpack it first"),
+        (b"\x40" + bytes(7) + b'{"a":1}', "safetensors, perhaps"),
+        (b"", "the file is empty"),
+        (b"\x00\xff\xfe", r"begins with '\x00\xff\xfe')"),
+        (b"PK\x03\x04" + bytes(100), "damaged or cut off"),
+        (pickle.dumps({"state_dict": {}}), "damaged or cut off, or another kind of ZIP or pickle"),
+        (pickle.dumps({"f": Payload(exec, "1")}), "damaged or cut off, or another kind of ZIP or pickle"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_by_what_it_is(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "x.ckpt").write_bytes(content)
+    assert told in told_of(tmp_path / "x.ckpt")
+
+
+def test_what_pytorch_raises_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "x.ckpt", STATE)
+    for kind in (
+        zipfile.BadZipFile,
+        zlib.error,
+        KeyError,
+        RecursionError,
+        SystemError,
+        NotImplementedError,
+        MemoryError,
+    ):
+
+        def refuse(*_: Any, raised: type[Exception] = kind, **__: Any) -> None:
+            raise raised("set weights_only=False if you trust it")
+
+        monkeypatch.setattr(torch, "load", refuse)
+        assert "damaged or cut off" in told_of(path)
+
+
+@given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode), st.sampled_from(STARTS))
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_refused_in_one_line(tmp_path: Path, content: bytes, start: bytes) -> None:
+    (tmp_path / "x.ckpt").write_bytes(start + content)
+    told_of(tmp_path / "x.ckpt")
 
 
 def test_a_stand_in_is_no_tensor(tmp_path: Path) -> None:
@@ -149,17 +216,8 @@ def test_truncated_files_are_refused(tmp_path: Path, part: float, new: bool) -> 
     path = tmp_path / "x.ckpt"
     torch.save({"state_dict": STATE}, path, _use_new_zipfile_serialization=new)
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
-    with pytest.raises(ArtifactError, match=r"x\.ckpt: cannot be read as a checkpoint"):
+    with pytest.raises(ArtifactError, match=r"x\.ckpt: (cannot be read as a checkpoint|the file is empty)"):
         read(path)
-
-
-@pytest.mark.parametrize(
-    "content", [b"hello", pickle.dumps({"state_dict": {}}), b"PK\x03\x04" + bytes(100), bytes(1000)]
-)
-def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x.ckpt").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"x\.ckpt"):
-        read(tmp_path / "x.ckpt")
 
 
 def test_every_damaged_byte_of_the_pickle_is_refused_or_harmless(tmp_path: Path) -> None:

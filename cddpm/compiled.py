@@ -1,0 +1,12 @@
+"""Numba's compiler, with a place for what it has compiled also where neither this package nor the home can be written."""
+
+import numba
+
+from cddpm.host import settle_cache
+
+__all__ = ["njit"]
+
+_FOLDER = settle_cache("NUMBA_CACHE_DIR")
+if _FOLDER is not None:
+    numba.config.CACHE_DIR = str(_FOLDER)  # it may have been imported, and have looked, before
+njit = numba.njit
