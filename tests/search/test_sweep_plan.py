@@ -75,7 +75,7 @@ def test_the_work_by_hand(tmp_path: Path) -> None:
     assert (made.work.training_images, made.work.pretraining_images) == (1200, 384)
     plain = {"model__conditioned": False, "diffusion__condition_dropout": 0.0, "search__training__space": {}}
     made = plan.make(config(tmp_path, **{**levels, **plain, "search__training__trials": 1}))
-    assert made.work == plan.Work(512, 0, 2 * 3 * 16, 1, 4)
+    assert made.work == plan.Work(256, 0, 2 * 3 * 16, 1, 4)
 
 
 def test_a_grid_and_the_previews_are_counted(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_rungs_and_budget_are_told(tmp_path: Path) -> None:
     folder = sweep.folder_of(wanted)
     artifact.write_json(folder / budget.FILE, {"seconds": 20, "cpu_hours": 0.5, "gpu_hours": 0.25})
     text = shown(plan.make(wanted))
-    assert "trials are compared after images: 128, 384; 384; none" in text
+    assert "trials are compared after images: 64, 192; 192; none" in text
     assert "60 seconds (20 spent), 500 GPU-hours (0.25 spent)" in text
 
 
@@ -162,8 +162,8 @@ def test_what_is_there_is_found_by_its_fingerprint(there: Path) -> None:
     assert after["checkpoint"].there
     assert (after["prediction"].there, after["prediction"].note) == (False, f"2 of {len(levels)} noise levels")
     assert not plan.make(on_table(there, training__learning_rate=2e-4)).stages[2].there
-    # 128 and 256 images per second: 192 in the middle, for two trials of 512 images
-    assert made.seconds["training"] == pytest.approx(2 * 512 / 192)
+    # 128 and 256 images per second: 192 in the middle, for two trials of 256 images
+    assert made.seconds["training"] == pytest.approx(2 * 256 / 192)
     assert made.seconds["pretraining"] is None
     assert plan.make(on_table(there, training__batch_size=32)).seconds["training"] is None
     text = shown(made)
