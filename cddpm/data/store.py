@@ -21,7 +21,7 @@ __all__ = ["SliceStore", "VolumeRecord", "build_store", "store_fingerprint"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Raised whenever preparation or the store's files change, so that an old store is not taken for a new one."""
 
 ParallelMap = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
@@ -31,6 +31,7 @@ _FIELDS = frozenset(
         "orientation",
         "voxel_size_mm",
         "volume_shape",
+        "centre",
         "rescale_factor",
         "rescale_grid",
         "percentiles",
