@@ -18,6 +18,7 @@ import SimpleITK as sitk  # noqa: N813
 from cddpm.config import DataConfig, RescaleGrid
 from cddpm.data import geometry as grid
 from cddpm.data import volume
+from cddpm.data.alignment import aligned, require_finite
 from cddpm.data.geometry import Geometry, to_input_grid
 
 __all__ = ["Geometry", "Prepared", "prepare", "to_input_grid"]
@@ -42,12 +43,13 @@ def prepare(
 ) -> Prepared:
     """Bring a scan, its brain mask and its segmentation to the working grid of ``data``.
 
-    Raises ``VolumeFileError`` when they do not lie on one grid, or when the brain is outside of the crop or constant.
+    Raises ``VolumeFileError`` when they do not lie on one grid, or when the brain is outside of the crop, constant or not finite.
     """
     labels = [mask] if segmentation is None else [mask, segmentation]
-    for label in labels:
-        volume.require_same_grid(image, label)
-    inside = mask.data > 0
+    labels = [aligned(image, label) for label in labels]
+    for one in (image, *labels[1:]):
+        require_finite(one, labels[0])
+    inside = labels[0].data > 0
     geometry = grid.plan(image, data, inside if data.centre == "brain" else None)
     cropped = [grid.crop_or_pad(_on_voxel_grid(label.data, geometry), geometry.volume_shape) for label in labels]
     here = grid.field_window(geometry)

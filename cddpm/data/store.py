@@ -127,7 +127,7 @@ def _cohorts(rows: list[ScanRow], scans: list[ScanRow]) -> list[dict[str, Any]]:
 
 def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
     """Arrays (S, H, W) and geometry of one scan. Runs in a worker; a bad file must not hide the others."""
-    from cddpm.data import volume  # nibabel and SimpleITK: who only reads a store needs neither
+    from cddpm.data import alignment, volume  # nibabel and SimpleITK: who only reads a store needs neither
     from cddpm.data.prepare import prepare
 
     try:
@@ -136,8 +136,10 @@ def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
         done = prepare(image, mask, segmentation, data)
     except VolumeError as error:
         return _Failure(str(error))
-    for note in image.notes:
-        logger.warning("%s: %s", row.image, note)
+    labels = [alignment.aligned(image, label) for label in (mask, segmentation) if label]
+    for one in (image, *labels):
+        for note in one.notes:
+            logger.warning("%s: %s", one.path, note)
     anomaly = np.zeros_like(done.mask) if done.segmentation is None else done.segmentation
     return {
         "image": _axial(done.image.astype(np.float16)),

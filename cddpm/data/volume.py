@@ -15,6 +15,7 @@ axes oblique to the scanner's by more than 5 degrees  nearest axis is taken, not
 axes up to 5 degrees off the right angle (shear)      taken as right angles, note above 1 degree
 ``.nii.gz`` that is not compressed, or the reverse   read as what it is, note
 bytes behind the last voxel                          left alone, note
+NaN or infinite voxels outside of the brain          background (masks, segmentations: 0), note; ``Volume.blank``
 ===================================================  =======================================================
 """
 
@@ -23,6 +24,7 @@ import gzip
 import hashlib
 import io
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -34,6 +36,7 @@ from nibabel.affines import obliquity
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
+from scipy import ndimage
 
 from cddpm import artifact
 from cddpm.errors import VolumeError
@@ -44,6 +47,7 @@ _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _NIBABEL_ERRORS = (ImageFileError, HeaderDataError, WrapStructError, ValueError, KeyError, OSError, OverflowError)
 _HEADER_SIZES = frozenset(size.to_bytes(4, order) for size in (348, 540) for order in _ORDERS)
 _MAGIC = ((nib.Nifti1Image, 344, b"n+1\0"), (nib.Nifti2Image, 4, b"n+2\0"))
+_Fill = Callable[[npt.NDArray[np.float32], npt.NDArray[np.bool_]], float]
 _WRITABLE: dict[np.dtype[Any], np.dtype[Any]] = {
     np.dtype(bool): np.dtype(np.uint8),
     np.dtype(np.float16): np.dtype(np.float32),
@@ -72,6 +76,8 @@ class Volume:
     """Mends that a person should know of."""
     header: Any = field(default=None, repr=False, compare=False)
     """The file's header, to write a result that looks like it (``write_volume``)."""
+    blank: npt.NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
+    """Voxels (X, Y, Z) that are NaN or infinite in the file, if any: background, unless a brain mask holds one of them."""
 
     @property
     def voxel_size_mm(self) -> tuple[float, float, float]:
@@ -91,8 +97,8 @@ class Description:
 
 
 def read_image(path: Path) -> Volume:
-    """Read an image as float32 (X, Y, Z). Raises ``VolumeFileError`` when it cannot be used (also all zero, constant, NaN)."""
-    volume = _read(path)
+    """Read an image as float32 (X, Y, Z). Raises ``VolumeFileError`` when it cannot be used (also all zero, constant)."""
+    volume = _read(path, _fill_value)
     low, high = float(volume.data.min()), float(volume.data.max())
     if low == high:
         code, found = ("all-zero", "all voxels are 0") if low == 0 else ("constant", f"all voxels are {low:g}")
@@ -102,7 +108,7 @@ def read_image(path: Path) -> Volume:
 
 def read_mask(path: Path) -> Volume:
     """Read a brain mask as uint8 {0, 1} (X, Y, Z); {0, n} is mended. Raises ``VolumeFileError`` when empty or not a mask."""
-    volume = _read(path)
+    volume = _read(path, lambda *_: 0.0)
     inside = volume.data[volume.data != 0]
     if not inside.size:
         _fault(path, "empty-mask", "no voxel is inside the mask", "a brain mask needs voxels above 0; make it again")
@@ -110,12 +116,20 @@ def read_mask(path: Path) -> Volume:
     if low <= 0 or high - low > 1e-3 * high:
         found = f"values from {min(low, 0.0):g} to {high:g}, not two"
         _fault(path, "not-binary", found, "a brain mask holds 0 and one value above it; is this the image?")
-    return _with_data(volume, volume.data > 0)
+    brain = volume.data > 0
+    if volume.blank is not None and (ndimage.binary_fill_holes(brain) & volume.blank).any():
+        _fault(
+            path,
+            "non-finite",
+            "NaN or infinite voxels inside of the mask",
+            "a brain mask holds 0 and one value above it",
+        )
+    return _with_data(volume, brain)
 
 
 def read_segmentation(path: Path) -> Volume:
     """Read a segmentation as uint8 {0, 1} (X, Y, Z), 1 for every label above 0; empty is allowed. Raises ``VolumeFileError``."""
-    volume = _read(path)
+    volume = _read(path, lambda *_: 0.0)
     labels = np.rint(volume.data)
     if labels.min() < 0 or float(np.abs(volume.data - labels).max()) > 1e-3:
         found = f"values from {volume.data.min():g} to {volume.data.max():g} that are not labels"
@@ -197,7 +211,7 @@ def affine_distance_mm(one: npt.NDArray[np.float64], other: npt.NDArray[np.float
     return float(np.linalg.norm(corners @ (one - other).T[:, :3], axis=1).max())
 
 
-def _read(path: Path) -> Volume:
+def _read(path: Path, fill: _Fill | None = None) -> Volume:
     raw = _file_bytes(path)
     compressed = raw[:2] == b"\x1f\x8b"
     content = _decompress(path, raw) if compressed else raw
@@ -210,11 +224,26 @@ def _read(path: Path) -> Volume:
         data = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape))
     except _NIBABEL_ERRORS as error:
         _fault(path, "truncated", f"voxels cannot be read ({_line(error)})", "copy the file again from its source")
-    _check_finite(path, data)
+    blank = ~np.isfinite(data)
     notes = (*_suffix_notes(path, compressed), *_geometry_notes(image.header, image.affine, shape))
     if behind:
         notes += (f"{behind} bytes follow the last voxel that the header announces; they are left alone",)
-    return Volume(data, np.asarray(image.affine, dtype=np.float64), path, notes, image.header)
+    if not blank.any():
+        return Volume(data, np.asarray(image.affine, dtype=np.float64), path, notes, image.header)
+    if fill is None or blank.all():
+        _refuse_blank(path, blank)
+    value = data[blank] = np.float32(fill(data, blank))
+    notes += (f"{np.count_nonzero(blank)} voxels are NaN or infinite; taken for background ({value:g})",)
+    return Volume(data, np.asarray(image.affine, dtype=np.float64), path, notes, image.header, blank)
+
+
+def _fill_value(data: npt.NDArray[np.float32], blank: npt.NDArray[np.bool_]) -> float:
+    """The value of most voxels beside ``blank`` ones; without one 0, if all are brighter, else what is darker than all."""
+    values, counts = np.unique(data[ndimage.binary_dilation(blank) & ~blank], return_counts=True)
+    if 2 * counts.max() > counts.sum():
+        return float(values[counts.argmax()])
+    low, middle = float(data[~blank].min()), float(np.median(data[~blank]))
+    return 0.0 if low > 0 else low - (middle - low) / 2
 
 
 def _file_bytes(path: Path, limit: int = -1) -> bytes:
@@ -328,12 +357,10 @@ def _shear_degrees(affine: npt.NDArray[np.float64]) -> float:
     return float(np.degrees(np.arcsin(np.clip(cosines, 0, 1))).max())
 
 
-def _check_finite(path: Path, data: npt.NDArray[np.float32]) -> None:
-    bad = data.size - int(np.count_nonzero(np.isfinite(data)))
-    if bad:
-        first = tuple(int(i) for i in np.argwhere(~np.isfinite(data))[0])
-        found = f"{bad} voxels are NaN or infinite, the first at {first}"
-        _fault(path, "non-finite", found, "finite numbers are needed; fill or export again")
+def _refuse_blank(path: Path, blank: npt.NDArray[np.bool_]) -> NoReturn:
+    first = tuple(int(i) for i in np.argwhere(blank)[0])
+    found = f"{np.count_nonzero(blank)} voxels are NaN or infinite, the first at {first}"
+    _fault(path, "non-finite", found, "finite numbers are needed; fill or export again")
 
 
 def _suffix_notes(path: Path, compressed: bool) -> tuple[str, ...]:
@@ -370,7 +397,7 @@ def _qform_distance_mm(header: Any, affine: npt.NDArray[np.float64], shape: tupl
 
 
 def _with_data(volume: Volume, inside: npt.NDArray[np.bool_]) -> Volume:
-    return Volume(inside.astype(np.uint8), volume.affine, volume.path, volume.notes, volume.header)
+    return Volume(inside.astype(np.uint8), volume.affine, volume.path, volume.notes, volume.header, volume.blank)
 
 
 def _fault(path: Path, code: str, found: str, allowed: str) -> NoReturn:

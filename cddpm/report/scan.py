@@ -9,6 +9,7 @@ from typing import Any
 from cddpm import artifact
 from cddpm.config import ScoringConfig
 from cddpm.data import volume
+from cddpm.data.alignment import aligned
 from cddpm.data.geometry import reorient, reorient_sizes
 from cddpm.data.volume import Volume
 from cddpm.errors import ArtifactError
@@ -70,8 +71,8 @@ def read(folder: Path, truth: Path | None = None) -> PredictedScan:
         ) from error
     anomaly, reconstruction = (volume.read_map(folder / file) for file in (ANOMALY_MAP, RECONSTRUCTION))
     kept = volume.read_segmentation(folder / SEGMENTATION)
-    true = None if truth is None else volume.read_segmentation(truth)
-    for other in (anomaly, reconstruction, kept, *([] if true is None else [true])):
+    true = None if truth is None else aligned(image, volume.read_segmentation(truth))
+    for other in (anomaly, reconstruction, kept):
         volume.require_same_grid(image, other)
     exhibit = Exhibit(
         name=folder.resolve().name,
