@@ -55,7 +55,7 @@ def _turned(image: Volume, label: Volume) -> Volume | None:
         back[old, new], back[old, 3] = (-1, label.data.shape[old] - 1) if flip else (1, 0)
 
     def turn(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.ascontiguousarray(np.flip(array.transpose(axes), np.flatnonzero(flipped)))
+        return np.ascontiguousarray(np.flip(array.transpose(axes), tuple(np.flatnonzero(flipped).tolist())))
 
     there, here = axis_codes(label.affine), axis_codes(image.affine)
     note = f"{label.path.name} is stored as {there}, its scan as {here}; turned to the scan's axes"

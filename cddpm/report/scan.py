@@ -84,7 +84,7 @@ def read(folder: Path, truth: Path | None = None) -> PredictedScan:
         truth=None if true is None else _lps(true) > 0,
         threshold=threshold,
         voxel_size_mm=reorient_sizes(image.voxel_size_mm, volume.axis_codes(image.affine), "LPS"),
-        note=note,
+        note=" ".join([note, *(f"The truth: {told}." for told in (true.notes if true else ()))]),
     )
     return PredictedScan(folder, result, exhibit)
 
