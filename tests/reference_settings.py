@@ -110,6 +110,7 @@ def preprocessing(arrays: Arrays) -> DataConfig:
     plain = {
         "orientation": "stored",
         "voxel_size_mm": None,
+        "centre": "scan",
         "volume_shape": arrays["imageDim"].tolist(),
         "rescale_factor": float(arrays["rescaleFactor"]),
     }

@@ -79,7 +79,10 @@ class DataConfig(Frozen):
     voxel_size_mm: Annotated[float, Field(gt=0)] | None = 1.0
     """Scans of another voxel size are resampled to this first; empty: voxel size ignored (reference behaviour)."""
     volume_shape: tuple[Positive, Positive, Positive] = (192, 192, 100)
-    """Voxels after centred cropping or padding."""
+    """Voxels after cropping or padding around ``centre``."""
+    centre: Literal["brain", "scan"] = "brain"
+    """What comes to the middle of them: the ``brain`` (the box of its mask), so that cropping a scan to its brain changes
+    nothing, or the ``scan``, wherever the brain lies in it (reference behaviour)."""
     rescale_factor: Annotated[float, Field(ge=1)] = 2.0
     """Downsampling after cropping: 192x192x100 becomes 96x96x50."""
     rescale_grid: RescaleGrid = "centred"

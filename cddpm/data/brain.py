@@ -11,6 +11,7 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 from scipy import ndimage
 
+from cddpm.data.prepare import background_of
 from cddpm.data.volume import Volume, VolumeFileError
 
 USUAL_BRAIN_ML = (700.0, 2100.0)
@@ -18,24 +19,28 @@ USUAL_BRAIN_ML = (700.0, 2100.0)
 RIM_MM, DEPTH_MM = 5.0, 12.0
 CONTRAST_MARGIN = 0.1
 SIGNAL_OUTSIDE = 0.05
+FLAT, HALO = 0.002, 0.05
+"""Fractions of the signal: how much a background without noise differs from one value, and what is no brain yet."""
+FADED, VALLEY, BINS = 0.12, 0.4, 40
+"""A halo begins and ends below these fractions of the signal; its end is looked for in so many steps."""
 
 
 def estimate_mask(image: Volume) -> Volume:
     """A brain mask uint8 {0, 1} on the grid of ``image``, with a note on how it was made.
 
-    Where most of the scan's six faces hold one value (a skull-stripped scan: 0), all voxels of another value count, else
-    those above Otsu's threshold (1979). The largest 6-connected component of them is kept and its holes are filled.
-    Raises ``VolumeFileError`` if that leaves nothing.
+    Where most of the scan's six faces hold one value (a skull-stripped scan: 0), all voxels of another value count, but for a
+    halo of little more, as resampling leaves it; else those above Otsu's threshold (1979). The largest 6-connected
+    component of them is kept and its holes are filled. Raises ``VolumeFileError`` if that leaves nothing.
     """
     background = _background(image.data)
     if background is None:
         inside = _above_otsu(image.data)
         how = (
-            "Otsu's threshold, as the scan is not skull-stripped (its border is not of one value): expect wrong results"
+            "Otsu's threshold, as the scan is not skull-stripped (its border is not of one value): suspect it first, and "
+            "expect wrong results"
         )
     else:
-        inside = image.data != background
-        how = f"all voxels that are not {background:g}"
+        inside, how = _differing(image.data, background)
     brain = ndimage.binary_fill_holes(_largest(inside))
     if not brain.any():
         raise VolumeFileError(str(image.path), "empty-mask", "no brain can be told from the background", "give a mask")
@@ -63,11 +68,61 @@ def oddities(image: Volume, mask: Volume, modality: str) -> list[str]:
     return [sign for sign in signs if sign]
 
 
+def mask_doubts(image: Volume, mask: Volume) -> list[str]:
+    """Signs that the brain mask is not that of the scan's brain; each as one sentence. They explain all other signs."""
+    brain = mask.data > 0
+    above = np.abs(image.data - background_of(image.data, brain))
+    surface = brain & ~ndimage.binary_erosion(brain)
+    empty = float((above[surface] < HALO * np.median(above[brain])).mean())
+    if empty <= 0.5:
+        return []
+    return [
+        f"{empty:.0%} of the brain mask's surface is as dark as the background: the mask reaches beyond the brain; suspect it "
+        "first, and give one that fits"
+    ]
+
+
 def _background(data: npt.NDArray[np.float32]) -> float | None:
+    """What more than half of the six faces hold, or nearly hold: a halo of resampling fades, but does not end."""
     faces = np.concatenate([np.take(data, end, axis).ravel() for axis in range(3) for end in (0, -1)])
-    values, counts = np.unique(faces, return_counts=True)
-    most = int(np.argmax(counts))
-    return float(values[most]) if counts[most] > 0.5 * faces.size else None
+    middle = float(np.median(faces))
+    near = np.abs(faces - middle) <= FLAT * _signal(np.abs(data - middle))
+    return middle if np.count_nonzero(near) > 0.5 * faces.size else None
+
+
+def _differing(data: npt.NDArray[np.float32], background: float) -> tuple[npt.NDArray[np.bool_], str]:
+    """Voxels of a stripped scan's brain, and in words which they are.
+
+    Where a halo fades into the background the histogram has a valley before the brain; that is where the two part.
+    """
+    above = np.abs(data - background)
+    signal = _signal(above)
+    low = np.unique(above[(above > 0) & (above < VALLEY * signal)])
+    step = max(
+        float(np.diff(low, prepend=0).min()) if low.size else 0.0, VALLEY * signal / BINS
+    )  # whole numbers have gaps
+    edges = step * np.arange(0.5, VALLEY * signal / step) if step else np.empty(0)
+    everything = above > 0, f"all voxels that are not {background:g}"
+    if edges.size < 3 or not low.size or low[0] > FADED * signal:
+        return everything
+    counts, _ = np.histogram(above[above > 0], edges)
+    smooth = np.convolve(np.pad(counts, 1, mode="edge"), np.ones(3), "valid")
+    first = int(np.argmax(counts > 0))
+    lowest = float(edges[first + int(np.argmin(smooth[first:]))])
+    inside = above > lowest
+    if np.count_nonzero(above) <= 1.01 * np.count_nonzero(inside):
+        return everything
+    shed = np.count_nonzero(above) / np.count_nonzero(inside) - 1
+    return inside, (
+        f"all voxels that differ from {background:g} by more than {lowest / signal:.0%} of the signal, as a halo surrounds them "
+        f"({shed:.0%} of their number; was the scan resampled?): suspect it first"
+    )
+
+
+def _signal(above: npt.NDArray[np.float32]) -> float:
+    """Median of what is bright in a scan without its background."""
+    bright = above[_above_otsu(above)]
+    return float(np.median(bright)) if bright.size else 0.0
 
 
 def _above_otsu(data: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cddpm.config import DataConfig
 from cddpm.data import volume
+from cddpm.data.alignment import aligned, require_finite
 from cddpm.data.finding import Finding, Report
 from cddpm.data.layout import ScanRow, scan_layout
 from cddpm.data.volume import Volume, VolumeFileError
@@ -46,9 +47,10 @@ def _read_scan(row: ScanRow) -> _Scan:
     image = _attempt(findings, volume.read_image, row.image)
     mask = _attempt(findings, volume.read_mask, row.mask)
     segmentation = _attempt(findings, volume.read_segmentation, row.segmentation) if row.segmentation else None
-    for label in (mask, segmentation):
-        if image and label:
-            findings += _grid_findings(image, label)
+    if image:
+        mask, segmentation = (_attempt_aligned(findings, image, label) for label in (mask, segmentation))
+        if mask:
+            _attempt_finite(findings, image, mask)
     if segmentation:
         findings += _segmentation_findings(row, mask, segmentation)
     return _Scan(row, tuple(findings), volume.voxel_digest(image) if image else None)
@@ -58,24 +60,45 @@ def _attempt(findings: list[Finding], read: Callable[[Path], Volume], path: Path
     try:
         found = read(path)
     except VolumeFileError as error:
-        findings.append(Finding("error", error.code, error.path, error.found, error.allowed))
+        findings.append(_error(error))
         return None
     except Exception as error:  # noqa: BLE001 - a fault that nobody foresaw must not hide the other files
         findings.append(
             Finding("error", "unreadable", str(path), f"{type(error).__name__}: {error}", "replace this file")
         )
         return None
-    findings += [
-        Finding("warning", "mended", str(path), note, "no need to act if that is right") for note in found.notes
-    ]
+    findings += [_mended(path, note) for note in found.notes]
     return found
 
 
-def _grid_findings(image: Volume, label: Volume) -> Iterator[Finding]:
+def _attempt_aligned(findings: list[Finding], image: Volume, label: Volume | None) -> Volume | None:
+    """``label`` on the grid of ``image``; as it is, with a finding, where that cannot be."""
+    if label is None:
+        return None
     try:
-        volume.require_same_grid(image, label)
+        found = aligned(image, label)
     except VolumeFileError as error:
-        yield Finding("error", error.code, error.path, error.found, error.allowed)
+        findings.append(_error(error))
+        return label
+    findings += [_mended(label.path, note) for note in found.notes[len(label.notes) :]]
+    return found
+
+
+def _attempt_finite(findings: list[Finding], image: Volume, mask: Volume) -> None:
+    if image.data.shape != mask.data.shape:
+        return
+    try:
+        require_finite(image, mask)
+    except VolumeFileError as error:
+        findings.append(_error(error))
+
+
+def _error(error: VolumeFileError) -> Finding:
+    return Finding("error", error.code, error.path, error.found, error.allowed)
+
+
+def _mended(path: Path, note: str) -> Finding:
+    return Finding("warning", "mended", str(path), note, "no need to act if that is right")
 
 
 def _segmentation_findings(row: ScanRow, mask: Volume | None, segmentation: Volume) -> Iterator[Finding]:

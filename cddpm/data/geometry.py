@@ -1,8 +1,8 @@
 """The way of a volume from its file's grid to the working grid, kept so that results can be brought back.
 
-file --reorient--> oriented --resample--> voxel_size_mm --centred crop or pad--> volume_shape --downsample--> working grid.
-Voxel i of the coarser axis lies at ``origin + step * i`` of the finer. The centre of the field of view is kept, but by
-downsampling to ``rescale_grid: published`` where sizes do not divide.
+file --cut or pad--> field --reorient--> oriented --resample--> voxel_size_mm --centred crop or pad--> volume_shape
+--downsample--> working grid. Voxel i of the coarser axis lies at ``origin + step * i`` of the finer. The centre of the field is
+kept, but by downsampling to ``rescale_grid: published`` where sizes do not divide.
 """
 
 import math
@@ -14,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cddpm.config import DataConfig, RescaleGrid
+from cddpm.data import field
 from cddpm.errors import DataError
 
 if TYPE_CHECKING:
     from cddpm.data.volume import Volume
 
-Shape = tuple[int, int, int]
+Shape = field.Shape
+SPLINE_REACH = 3
+"""Voxels beyond which a cubic B-spline hardly feels the end of an array."""
 _OPPOSITE = dict(zip("LRAPIS", "RLPASI", strict=True))
 
 
@@ -44,6 +47,8 @@ class Geometry:
     rescale_factor: float
     working_shape: Shape
     rescale_grid: RescaleGrid = "centred"
+    field: tuple[Shape, Shape] | None = None
+    """(first voxel, shape) along the file's axes of what is looked at, a box around the brain; None: the whole file."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -56,8 +61,9 @@ class Geometry:
 
     @property
     def oriented_shape(self) -> Shape:
-        """Shape of the file's array after reorientation."""
-        x, y, z = (self.shape[axis] for axis, _ in _axes(self.orientation, self.working_orientation))
+        """Shape of the field after reorientation."""
+        shape = self.field[1] if self.field else self.shape
+        x, y, z = (shape[axis] for axis, _ in _axes(self.orientation, self.working_orientation))
         return x, y, z
 
     @property
@@ -67,8 +73,8 @@ class Geometry:
         return x, y, z
 
 
-def plan(scan: "Volume", data: DataConfig) -> Geometry:
-    """The way that ``scan`` takes with the settings ``data``.
+def plan(scan: "Volume", data: DataConfig, brain: npt.NDArray[np.bool_] | None = None) -> Geometry:
+    """The way that ``scan`` takes with the settings ``data``: centred on ``brain`` (X, Y, Z), or on the file without it.
 
     Raises ``VolumeFileError``, before any work, where its header's voxel sizes make a grid of far too many voxels, or of none.
     """
@@ -79,9 +85,14 @@ def plan(scan: "Volume", data: DataConfig) -> Geometry:
     axes = [axis for axis, _ in _axes(stored, working)]
     sizes = [scan.voxel_size_mm[axis] for axis in axes]
     step = [_voxel_step(size, data.voxel_size_mm) for size in sizes]
-    oriented = [scan.data.shape[axis] for axis in axes]
-    _check_size(scan, [size / s for size, s in zip(oriented, step, strict=True)])
-    resampled = [_resampled_size(size, s) for size, s in zip(oriented, step, strict=True)]
+    _check_size(scan, [scan.data.shape[axis] / s for axis, s in zip(axes, step, strict=True)])
+    looked_at = None
+    if brain is not None and brain.any():
+        needed = [data.volume_shape[axes.index(axis)] * step[axes.index(axis)] for axis in range(3)]
+        margin = [(data.smoothing_iterations + SPLINE_REACH) * step[axes.index(axis)] for axis in range(3)]
+        looked_at = field.around(brain, needed, margin)
+    shape = looked_at[1] if looked_at else scan.data.shape
+    resampled = [_resampled_size(shape[axis], s) for axis, s in zip(axes, step, strict=True)]
     return Geometry(
         shape=_three(scan.data.shape),
         affine=tuple(tuple(float(n) for n in row) for row in scan.affine),
@@ -94,7 +105,18 @@ def plan(scan: "Volume", data: DataConfig) -> Geometry:
         rescale_factor=data.rescale_factor,
         working_shape=data.working_shape,
         rescale_grid=data.rescale_grid,
+        field=looked_at,
     )
+
+
+def field_window(geometry: Geometry) -> tuple[slice, ...]:
+    """The part of a file's array that is looked at."""
+    return field.within(*geometry.field, geometry.shape) if geometry.field else (slice(None),) * 3
+
+
+def take_field(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
+    """What of a file's ``array`` (X, Y, Z) is looked at; 0 where that lies beyond the file."""
+    return field.take(array, *geometry.field) if geometry.field else array
 
 
 def _check_size(scan: "Volume", resampled: Sequence[float]) -> None:
@@ -174,7 +196,8 @@ def to_input_grid(array: npt.NDArray[Any], geometry: Geometry, order: int) -> np
     result = _upsample(array, geometry.volume_shape, factor, order, geometry.rescale_grid)
     result = crop_or_pad_back(result, geometry.resampled_shape)
     result = _upsample(result, geometry.oriented_shape, geometry.voxel_step, order)
-    return np.ascontiguousarray(reorient(result, geometry.working_orientation, geometry.orientation))
+    result = np.ascontiguousarray(reorient(result, geometry.working_orientation, geometry.orientation))
+    return field.put_back(result, geometry.field[0], geometry.shape) if geometry.field else result
 
 
 def crop_or_pad_back(array: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:

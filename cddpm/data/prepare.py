@@ -5,7 +5,7 @@ the preprocessing of Behrendt et al. 2025 (arXiv 2312.04215, section 4.1), after
 orientation and voxel size. B-spline interpolation overshoots [0, 1] a little; that is kept.
 
 What lies beyond the field of view is taken for the scan's own background, whatever number that is in its file: offset and
-scale of the intensities change nothing.
+scale of the intensities change nothing. Nor does it, with ``centre: brain``, how much of that background the file holds.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import SimpleITK as sitk  # noqa: N813
 from cddpm.config import DataConfig, RescaleGrid
 from cddpm.data import geometry as grid
 from cddpm.data import volume
+from cddpm.data.alignment import aligned, require_finite
 from cddpm.data.geometry import Geometry, to_input_grid
 
 __all__ = ["Geometry", "Prepared", "prepare", "to_input_grid"]
@@ -42,18 +43,21 @@ def prepare(
 ) -> Prepared:
     """Bring a scan, its brain mask and its segmentation to the working grid of ``data``.
 
-    Raises ``VolumeFileError`` when they do not lie on one grid, or when the brain is outside of the crop or constant.
+    Raises ``VolumeFileError`` when they do not lie on one grid, or when the brain is outside of the crop, constant or not finite.
     """
     labels = [mask] if segmentation is None else [mask, segmentation]
-    for label in labels:
-        volume.require_same_grid(image, label)
-    geometry = grid.plan(image, data)
+    labels = [aligned(image, label) for label in labels]
+    for one in (image, *labels[1:]):
+        require_finite(one, labels[0])
+    inside = labels[0].data > 0
+    geometry = grid.plan(image, data, inside if data.centre == "brain" else None)
     cropped = [grid.crop_or_pad(_on_voxel_grid(label.data, geometry), geometry.volume_shape) for label in labels]
-    background = background_of(image.data, mask.data > 0)
-    above = _on_voxel_grid(image.data - background, geometry)  # 0 is the background, in what is padded too
+    here = grid.field_window(geometry)
+    background, unit = background_of(image.data[here], inside[here]), _unit(image.data[inside])
+    above = _on_voxel_grid((image.data - background) / unit, geometry)  # 0 is the background, in what is padded too
     smooth = _smoothed_crop(above, geometry, data.smoothing_iterations)
     rescaled, (low, high) = _rescale(smooth, cropped[0] > 0, data.percentiles, image)
-    intensities = (low + float(background), high + float(background))
+    intensities = (low * float(unit) + float(background), high * float(unit) + float(background))
     small = [_downsample(label, geometry) for label in cropped]
     lesion = small[1] if segmentation else None
     return Prepared(_downsample(rescaled, geometry), small[0], lesion, geometry, intensities)
@@ -65,8 +69,14 @@ def background_of(image: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_]) 
     return np.float32(np.median(outside) if outside.size else image.min())
 
 
+def _unit(brain: npt.NDArray[np.float32]) -> np.float32:
+    """A power of two (division is exact) with which intensities span about 1000: the flow takes tiny ones for flat."""
+    span = float(np.subtract(*np.percentile(brain, (99, 1)))) if brain.size else 0.0
+    return np.float32(2.0 ** round(np.log2(span / 1000)) if span > 0 else 1.0)
+
+
 def _on_voxel_grid(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
-    array = grid.reorient(array, geometry.orientation, geometry.working_orientation)
+    array = grid.reorient(grid.take_field(array, geometry), geometry.orientation, geometry.working_orientation)
     if geometry.voxel_step == (1.0, 1.0, 1.0):
         return array
     resampled = _resample(array, geometry.voxel_step, geometry.resampled_shape)

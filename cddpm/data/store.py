@@ -21,7 +21,7 @@ __all__ = ["SliceStore", "VolumeRecord", "build_store", "store_fingerprint"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Raised whenever preparation or the store's files change, so that an old store is not taken for a new one."""
 
 ParallelMap = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
@@ -31,6 +31,7 @@ _FIELDS = frozenset(
         "orientation",
         "voxel_size_mm",
         "volume_shape",
+        "centre",
         "rescale_factor",
         "rescale_grid",
         "percentiles",
@@ -126,7 +127,7 @@ def _cohorts(rows: list[ScanRow], scans: list[ScanRow]) -> list[dict[str, Any]]:
 
 def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
     """Arrays (S, H, W) and geometry of one scan. Runs in a worker; a bad file must not hide the others."""
-    from cddpm.data import volume  # nibabel and SimpleITK: who only reads a store needs neither
+    from cddpm.data import alignment, volume  # nibabel and SimpleITK: who only reads a store needs neither
     from cddpm.data.prepare import prepare
 
     try:
@@ -135,8 +136,10 @@ def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
         done = prepare(image, mask, segmentation, data)
     except VolumeError as error:
         return _Failure(str(error))
-    for note in image.notes:
-        logger.warning("%s: %s", row.image, note)
+    labels = [alignment.aligned(image, label) for label in (mask, segmentation) if label]
+    for one in (image, *labels):
+        for note in one.notes:
+            logger.warning("%s: %s", one.path, note)
     anomaly = np.zeros_like(done.mask) if done.segmentation is None else done.segmentation
     return {
         "image": _axial(done.image.astype(np.float16)),

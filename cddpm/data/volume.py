@@ -19,6 +19,7 @@ bytes behind the last voxel                          left alone, note
 ``xyzt_units`` unknown, or none of a length          mm; the latter with a note
 fields that nibabel corrects                         as it does, note
 header extensions                                    left out
+NaN or infinite voxels outside of the brain          background (masks, segmentations: 0), note; ``Volume.blank``
 ===================================================  =======================================================
 """
 
@@ -27,9 +28,10 @@ import hashlib
 import io
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import nibabel as nib
 import numpy as np
@@ -38,6 +40,7 @@ from nibabel.affines import obliquity
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
+from scipy import ndimage
 
 from cddpm import artifact
 from cddpm.data import volume_file
@@ -63,6 +66,7 @@ MOST_VOXELS = 1 << 26
 """More voxels than 512 x 512 x 256 are no scan of one brain."""
 _UNITS = {1: ("metres", 1e3), 2: ("millimetres", 1.0), 3: ("micrometres", 1e-3)}
 _MAGIC = ((nib.Nifti1Image, 344, b"n+1\0"), (nib.Nifti2Image, 4, b"n+2\0"))
+_Fill = Callable[[npt.NDArray[np.float32], npt.NDArray[np.bool_]], float]
 _WRITABLE: dict[np.dtype[Any], np.dtype[Any]] = {
     np.dtype(bool): np.dtype(np.uint8),
     np.dtype(np.float16): np.dtype(np.float32),
@@ -80,6 +84,8 @@ class Volume:
     """Mends that a person should know of."""
     header: Any = field(default=None, repr=False, compare=False)
     """The file's header, to write a result that looks like it (``write_volume``)."""
+    blank: npt.NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
+    """Voxels (X, Y, Z) that are NaN or infinite in the file, if any: background, unless a brain mask holds one of them."""
 
     @property
     def voxel_size_mm(self) -> tuple[float, float, float]:
@@ -99,8 +105,8 @@ class Description:
 
 
 def read_image(path: Path) -> Volume:
-    """Read an image as float32 (X, Y, Z). Raises ``VolumeFileError`` when it cannot be used (also all zero, constant, NaN)."""
-    volume = _read(path)
+    """Read an image as float32 (X, Y, Z). Raises ``VolumeFileError`` when it cannot be used (also all zero, constant)."""
+    volume = _read(path, _fill_value)
     low, high = float(volume.data.min()), float(volume.data.max())
     if low == high:
         code, found = ("all-zero", "all voxels are 0") if low == 0 else ("constant", f"all voxels are {low:g}")
@@ -110,7 +116,7 @@ def read_image(path: Path) -> Volume:
 
 def read_mask(path: Path) -> Volume:
     """Read a brain mask as uint8 {0, 1} (X, Y, Z); {0, n} is mended. Raises ``VolumeFileError`` when empty or not a mask."""
-    volume = _read(path)
+    volume = _read(path, lambda *_: 0.0)
     inside = volume.data[volume.data != 0]
     if not inside.size:
         fault(path, "empty-mask", "no voxel is inside the mask", "a brain mask needs voxels above 0; make it again")
@@ -118,12 +124,20 @@ def read_mask(path: Path) -> Volume:
     if low <= 0 or high - low > 1e-3 * high:
         found = f"values from {min(low, 0.0):g} to {high:g}, not two"
         fault(path, "not-binary", found, "a brain mask holds 0 and one value above it; is this the image?")
-    return _with_data(volume, volume.data > 0)
+    brain = volume.data > 0
+    if volume.blank is not None and (ndimage.binary_fill_holes(brain) & volume.blank).any():
+        fault(
+            path,
+            "non-finite",
+            "NaN or infinite voxels inside of the mask",
+            "a brain mask holds 0 and one value above it",
+        )
+    return _with_data(volume, brain)
 
 
 def read_segmentation(path: Path) -> Volume:
     """Read a segmentation as uint8 {0, 1} (X, Y, Z), 1 for every label above 0; empty is allowed. Raises ``VolumeFileError``."""
-    volume = _read(path)
+    volume = _read(path, lambda *_: 0.0)
     labels = np.rint(volume.data)
     if labels.min() < 0 or float(np.abs(volume.data - labels).max()) > 1e-3:
         found = f"values from {volume.data.min():g} to {volume.data.max():g} that are not labels"
@@ -204,7 +218,7 @@ def affine_distance_mm(one: npt.NDArray[np.float64], other: npt.NDArray[np.float
     return float(np.linalg.norm(corners @ (one - other).T[:, :3], axis=1).max())
 
 
-def _read(path: Path) -> Volume:
+def _read(path: Path, fill: _Fill | None = None) -> Volume:
     raw = volume_file.read_bytes(path)
     header, corrected = _header(path, volume_file.head(path, raw))
     end = _end(header)
@@ -217,11 +231,26 @@ def _read(path: Path) -> Volume:
     _check_length(path, content, end)
     _check_offset(path, content, header, end)
     data = _voxels(path, content, header, shape)
-    _check_finite(path, data)
     notes = (*corrected, *_suffix_notes(path, volume_file.is_packed(raw)), *_geometry_notes(header, affine, shape))
     if len(content) > end:
         notes += (f"{len(content) - end} bytes follow the last voxel that the header announces; they are left alone",)
-    return Volume(data, affine, path, notes, header)
+    blank = ~np.isfinite(data)
+    if not blank.any():
+        return Volume(data, affine, path, notes, header)
+    if fill is None or blank.all():
+        _refuse_blank(path, blank)
+    value = data[blank] = np.float32(fill(data, blank))
+    notes += (f"{np.count_nonzero(blank)} voxels are NaN or infinite; taken for background ({value:g})",)
+    return Volume(data, affine, path, notes, header, blank)
+
+
+def _fill_value(data: npt.NDArray[np.float32], blank: npt.NDArray[np.bool_]) -> float:
+    """The value of most voxels beside ``blank`` ones; without one 0, if all are brighter, else what is darker than all."""
+    values, counts = np.unique(data[ndimage.binary_dilation(blank) & ~blank], return_counts=True)
+    if 2 * counts.max() > counts.sum():
+        return float(values[counts.argmax()])
+    low, middle = float(data[~blank].min()), float(np.median(data[~blank]))
+    return 0.0 if low > 0 else low - (middle - low) / 2
 
 
 def _header(path: Path, start: bytes) -> tuple[Any, tuple[str, ...]]:
@@ -332,12 +361,10 @@ def _shear_degrees(affine: npt.NDArray[np.float64]) -> float:
     return float(np.degrees(np.arcsin(np.clip(cosines, 0, 1))).max())
 
 
-def _check_finite(path: Path, data: npt.NDArray[np.float32]) -> None:
-    bad = data.size - int(np.count_nonzero(np.isfinite(data)))
-    if bad:
-        first = tuple(int(i) for i in np.argwhere(~np.isfinite(data))[0])
-        found = f"{bad} voxels are NaN or infinite, the first at {first}"
-        fault(path, "non-finite", found, "finite numbers are needed; fill or export again")
+def _refuse_blank(path: Path, blank: npt.NDArray[np.bool_]) -> NoReturn:
+    first = tuple(int(i) for i in np.argwhere(blank)[0])
+    found = f"{np.count_nonzero(blank)} voxels are NaN or infinite, the first at {first}"
+    fault(path, "non-finite", found, "finite numbers are needed; fill or export again")
 
 
 def _suffix_notes(path: Path, compressed: bool) -> tuple[str, ...]:
@@ -393,7 +420,7 @@ def _qform_distance_mm(header: Any, affine: npt.NDArray[np.float64], shape: tupl
 
 
 def _with_data(volume: Volume, inside: npt.NDArray[np.bool_]) -> Volume:
-    return Volume(inside.astype(np.uint8), volume.affine, volume.path, volume.notes, volume.header)
+    return Volume(inside.astype(np.uint8), volume.affine, volume.path, volume.notes, volume.header, volume.blank)
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from cddpm.config import ExperimentConfig, ReconstructionConfig, to_dict
 from cddpm.data import brain
+from cddpm.data.alignment import aligned
 from cddpm.data.geometry import Geometry, reorient, to_input_grid
 from cddpm.data.prepare import Prepared, prepare
 from cddpm.data.volume import Volume, VolumeFileError
@@ -120,7 +121,7 @@ class Predictor:
             geometry=prepared.geometry,
         )
         predicted = _on_input_grid(image, brain_mask, prepared, working, key, threshold, self.package)
-        return dataclasses.replace(predicted, warnings=(*self._here[1], *predicted.warnings))
+        return dataclasses.replace(predicted, warnings=(*predicted.warnings, *self._here[1]))
 
     def brain_scores(self, image: Volume, mask: Volume | None = None, volume_key: str | None = None) -> BrainScores:
         """The anomaly map of a scan, as ``predict_scan`` makes it, without a threshold. Raises as that does."""
@@ -131,11 +132,11 @@ class Predictor:
         assert box is not None  # there is a brain
         seen = to_input_grid(np.ones(prepared.geometry.working_shape, np.uint8), prepared.geometry, 0) > 0
         warnings = _oddities(image, brain_mask, prepared.geometry, seen, self.package.config.data.modality)
-        return BrainScores(scores[box].copy(), inside[box].copy(), tuple(dict.fromkeys([*self._here[1], *warnings])))
+        return BrainScores(scores[box].copy(), inside[box].copy(), tuple(dict.fromkeys([*warnings, *self._here[1]])))
 
     def _prepared(self, image: Volume, mask: Volume | None) -> tuple[Volume, Prepared]:
         """The brain mask, estimated without one, and both as the network sees them."""
-        brain_mask = brain.estimate_mask(image) if mask is None else mask
+        brain_mask = brain.estimate_mask(image) if mask is None else aligned(image, mask)
         prepared = prepare(image, brain_mask, None, self.package.config.data)
         if not prepared.mask.any():
             found = f"{int(np.count_nonzero(brain_mask.data))} brain voxels, none left at the model's resolution"
@@ -335,7 +336,7 @@ def _scores(
 
 def _oddities(image: Volume, mask: Volume, geometry: Geometry, seen: NDArray[np.bool_], modality: str) -> list[str]:
     """What is odd about a scan and its brain mask; ``seen`` (X, Y, Z): where the scan lies in the model's field of view."""
-    found = [*image.notes, *mask.notes, *brain.oddities(image, mask, modality)]
+    found = [*brain.mask_doubts(image, mask), *mask.notes, *image.notes, *brain.oddities(image, mask, modality)]
     brain_voxels = mask.data > 0
     cut = 1 - np.count_nonzero(brain_voxels & seen) / np.count_nonzero(brain_voxels)
     if geometry.voxel_step != (1.0, 1.0, 1.0):

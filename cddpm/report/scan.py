@@ -10,6 +10,7 @@ from typing import Any
 from cddpm import artifact
 from cddpm.config import ScoringConfig
 from cddpm.data import volume
+from cddpm.data.alignment import aligned
 from cddpm.data.geometry import reorient, reorient_sizes
 from cddpm.data.volume import Volume
 from cddpm.errors import ArtifactError
@@ -79,8 +80,8 @@ def read(folder: Path, truth: Path | None = None, name: str | None = None) -> Pr
         ) from error
     anomaly, reconstruction = (volume.read_map(folder / file) for file in (ANOMALY_MAP, RECONSTRUCTION))
     kept = volume.read_segmentation(folder / SEGMENTATION)
-    true = None if truth is None else volume.read_segmentation(truth)
-    for other in (anomaly, reconstruction, kept, *([] if true is None else [true])):
+    true = None if truth is None else aligned(image, volume.read_segmentation(truth))
+    for other in (anomaly, reconstruction, kept):
         volume.require_same_grid(image, other)
     exhibit = Exhibit(
         name=names([folder])[0] if name is None else name,
@@ -92,7 +93,7 @@ def read(folder: Path, truth: Path | None = None, name: str | None = None) -> Pr
         truth=None if true is None else _lps(true) > 0,
         threshold=threshold,
         voxel_size_mm=reorient_sizes(image.voxel_size_mm, volume.axis_codes(image.affine), "LPS"),
-        note=note,
+        note=" ".join([note, *(f"The truth: {told}." for told in (true.notes if true else ()))]),
     )
     return PredictedScan(folder, result, exhibit)
 

@@ -1,7 +1,12 @@
 """The estimated mask, and the signs of a scan that is of another kind."""
 
+import functools
+
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
 
 from cddpm.data import brain
 from cddpm.data.phantom_subject import Subject, draw
@@ -86,9 +91,54 @@ def test_wrong_voxel_sizes_and_parts_of_brains_are_told(phantom) -> None:
 
 def test_a_skull_is_told(phantom) -> None:
     image, mask, contrast = phantom
-    from scipy import ndimage
-
     inside = mask.data > 0
     shell = ndimage.binary_dilation(inside, iterations=3) & ~inside
     with_skull = _volume(np.where(shell, image.data.max(), image.data), image.affine)
     assert any("outside of the mask" in sign for sign in brain.oddities(with_skull, mask, contrast))
+
+
+@functools.cache
+def _distance(mask: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """Of voxels outside of a mask, in voxels."""
+    return ndimage.distance_transform_edt(np.frombuffer(mask, np.float32).reshape(shape) == 0)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    height=st.floats(0.005, 0.08),
+    reach=st.integers(1, 6),
+    kind=st.sampled_from(["flat", "noise", "fading"]),
+    whole=st.booleans(),
+    scale=st.floats(0.1, 50),
+    offset=st.sampled_from([0.0, -1024.0]),
+)
+def test_a_halo_changes_the_estimated_mask_by_less_than_2_percent(
+    phantom, height: float, reach: int, kind: str, whole: bool, scale: float, offset: float
+) -> None:
+    image, mask, _ = phantom
+    distance = _distance(mask.data.tobytes(), mask.data.shape)
+    level = scale * height * np.median(image.data[mask.data > 0])
+    noise = np.random.default_rng(reach).uniform(-level, level, image.data.shape)
+    halo = {"flat": level, "noise": noise, "fading": level * np.exp(-distance / 2)}[kind]
+    data = np.where((distance > 0) & (distance <= reach), halo, scale * image.data)
+    estimated = brain.estimate_mask(_volume(offset + (np.rint(data) if whole else data), image.affine))
+    assert np.count_nonzero(estimated.data != mask.data) < 0.02 * np.count_nonzero(mask.data)
+
+
+@pytest.mark.parametrize("degrees", [4, 11])
+@pytest.mark.parametrize("stored", ["float32", "int16"])
+def test_a_resampled_scan_gives_its_own_mask_and_a_wider_one_is_doubted(phantom, degrees: int, stored: str) -> None:
+    image, mask, _ = phantom
+    turned, inside = (
+        ndimage.rotate(volume.data.astype(np.float32), degrees, reshape=False, order=order)
+        for volume, order in ((image, 3), (mask, 1))
+    )
+    scan, true = _volume(np.rint(turned) if stored == "int16" else turned, image.affine), inside > 0.5
+    estimated = brain.estimate_mask(scan)
+    assert np.count_nonzero(estimated.data) == pytest.approx(np.count_nonzero(true), rel=0.02)
+    assert "a halo surrounds them" in estimated.notes[0]
+    assert "suspect it first" in estimated.notes[0]
+    assert brain.mask_doubts(scan, estimated) == []
+    assert brain.mask_doubts(scan, _volume(true, image.affine)) == []
+    (doubt,) = brain.mask_doubts(scan, _volume(ndimage.binary_dilation(true, iterations=3), image.affine))
+    assert "reaches beyond the brain" in doubt

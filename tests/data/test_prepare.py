@@ -18,8 +18,9 @@ from cddpm.data.geometry import crop_or_pad, plan
 from cddpm.data.prepare import Prepared, _smoothed_crop, prepare
 from cddpm.data.volume import Volume, VolumeFileError, read_image, read_mask
 
-STORED = DataConfig(orientation="stored", voxel_size_mm=None, volume_shape=(64, 64, 40))
+STORED = DataConfig(orientation="stored", voxel_size_mm=None, volume_shape=(64, 64, 40), centre="scan")
 SMALL = DataConfig(volume_shape=(32, 32, 20))
+OF_FILE = SMALL.model_copy(update={"centre": "scan"})
 
 
 def scan(shape: tuple[int, int, int], affine: npt.NDArray[np.float64] | None = None) -> tuple[Volume, Volume]:
@@ -108,7 +109,7 @@ def test_lps_and_ras_are_mirror_images() -> None:
 
 def test_half_millimetre_scan_is_brought_to_one_millimetre() -> None:
     fine_image, fine_mask = scan((64, 64, 40), np.diag([-0.5, -0.5, 0.5, 1.0]))
-    fine = prepare(fine_image, fine_mask, None, SMALL)
+    fine = prepare(fine_image, fine_mask, None, OF_FILE)
     assert fine.geometry.resampled_shape == (32, 32, 20)
     assert fine.geometry.voxel_size_mm == (1.0, 1.0, 1.0)
     volume_mm3 = [float(m.sum()) for m in (fine.mask * 8.0, fine_mask.data * 0.125)]
@@ -118,7 +119,7 @@ def test_half_millimetre_scan_is_brought_to_one_millimetre() -> None:
 def test_one_percent_of_voxel_size_is_not_resampled() -> None:
     image, mask = scan((32, 32, 20), np.diag([-1.009, -0.992, 1.0, 1.0]))
     exact = scan((32, 32, 20))
-    near, plain = prepare(image, mask, None, SMALL), prepare(*exact, None, SMALL)
+    near, plain = prepare(image, mask, None, OF_FILE), prepare(*exact, None, OF_FILE)
     assert near.geometry.resampled_shape == (32, 32, 20)
     np.testing.assert_allclose(near.image, plain.image, atol=0.02)  # the flow knows the voxel size
     np.testing.assert_array_equal(near.mask, plain.mask)
@@ -226,7 +227,7 @@ def test_brain_outside_of_the_crop_and_flat_brain_are_refused() -> None:
     corner = np.zeros_like(mask.data)
     corner[:5, :5, :5] = 1
     with pytest.raises(VolumeFileError, match="no brain voxel inside the centred crop"):
-        prepare(image, Volume(corner, mask.affine, mask.path), None, SMALL)
+        prepare(image, Volume(corner, mask.affine, mask.path), None, OF_FILE)
     flat = Volume(np.where(mask.data, np.float32(5), np.float32(0)), image.affine, image.path)
     with pytest.raises(VolumeFileError, match="intensity 5 at both percentiles"):
         prepare(flat, mask, None, SMALL.model_copy(update={"smoothing_iterations": 0}))

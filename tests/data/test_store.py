@@ -85,6 +85,7 @@ def test_equal_input_equal_files(tiny: TinyData, tmp_path: Path) -> None:
         {"percentiles": (2.0, 98.0)},
         {"orientation": "RAS"},
         {"rescale_grid": "published"},
+        {"centre": "scan"},
     ],
 )
 def test_settings_that_matter_change_the_name(tiny: TinyData, tmp_path: Path, change: dict[str, Any]) -> None:

@@ -215,14 +215,6 @@ def broken_single_slice(path: Path) -> Path:
     return path
 
 
-def broken_nan(path: Path) -> Path:
-    values = VALUES.copy()
-    values[1, 2, 3] = np.nan
-    values[5, 6, 4] = np.inf
-    write_volume(path, values, AFFINE)
-    return path
-
-
 def broken_all_zero(path: Path) -> Path:
     write_volume(path, VALUES * 0, AFFINE)
     return path
@@ -281,7 +273,6 @@ def broken_folder(path: Path) -> Path:
         (broken_four_d, "x.nii", "dimensions", "6x7x5x3 (4-D)"),
         (broken_two_d, "x.nii", "dimensions", "6x7 (2-D)"),
         (broken_single_slice, "x.nii", "dimensions", "6x7x1 (2-D)"),
-        (broken_nan, "x.nii", "non-finite", "2 voxels are NaN or infinite, the first at (1, 2, 3)"),
         (broken_all_zero, "x.nii", "all-zero", "all voxels are 0"),
         (broken_constant, "x.nii", "constant", "all voxels are 7"),
         (broken_singular, "x.nii", "affine", "singular affine"),

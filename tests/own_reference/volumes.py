@@ -238,6 +238,7 @@ def preprocessing_results(arrays: Arrays, folder: Path, name: str) -> Table:
         volume_shape=tuple(arrays["imageDim"].tolist()),
         rescale_factor=float(arrays["rescaleFactor"]),
         rescale_grid="published",
+        centre="scan",
     )
     done = prepare(read_image(folder / f"{name}.nii.gz"), read_mask(folder / f"{name}_mask.nii.gz"), None, data)
     return {

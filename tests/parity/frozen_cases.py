@@ -195,7 +195,7 @@ def preprocessing(dtype: torch.dtype) -> Arrays:
     scan = Volume(image.astype(np.float32), affine, Path("ball.nii"))
     mask = Volume(inside.astype(np.uint8), affine, Path("ball_mask.nii"))
     result = {}
-    plain = DataConfig(volume_shape=(28, 34, 20))
+    plain = DataConfig(volume_shape=(28, 34, 20), centre="scan")
     published = plain.model_copy(update={"orientation": "stored", "voxel_size_mm": None})
     for name, settings in (("default", plain), ("published", published)):
         done = prepare(scan, mask, None, settings)

@@ -124,9 +124,17 @@ def test_a_damaged_result_is_named(predicted: Path, tmp_path: Path, content: str
     assert str(folder / "result.json") in str(caught.value)
 
 
+def test_a_truth_that_lies_in_another_orientation_is_turned_and_told(predicted: Path) -> None:
+    found = scans.read(predicted / "out/patient", predicted / "turned_seg.nii.gz")
+    assert found.dice == scans.read(predicted / "out/patient", predicted / "patient_seg.nii.gz").dice
+    assert "turned to the scan's axes." in found.exhibit.note
+
+
 def test_files_that_do_not_belong_together_are_refused(predicted: Path, tmp_path: Path) -> None:
+    truth = read_segmentation(predicted / "patient_seg.nii.gz")
+    write_volume(tmp_path / "short_seg.nii.gz", truth.data[1:], truth.affine)
     with pytest.raises(VolumeError, match="both must lie on one grid"):
-        scans.read(predicted / "out/patient", predicted / "turned_seg.nii.gz")
+        scans.read(predicted / "out/patient", tmp_path / "short_seg.nii.gz")
     folder = shutil.copytree(predicted / "out/patient", tmp_path / "part")
     (folder / "anomaly_map.nii.gz").unlink()
     with pytest.raises(VolumeError, match="no such file"):
