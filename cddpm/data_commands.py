@@ -174,9 +174,10 @@ def build(
     ] = None,
     address: Address = None,
 ) -> None:
-    """Prepare every scan, as Ray tasks, into the slice store that trainings read."""
+    """Check every scan, and prepare it, as Ray tasks, into the slice store that trainings read."""
     from cddpm import cluster, cluster_door
     from cddpm.config import load
+    from cddpm.data import check as checking
     from cddpm.data.layout import read_layout, root_of
     from cddpm.data.store import SliceStore, build_store
 
@@ -184,6 +185,10 @@ def build(
     values = {**_places(data_dir, table), "output_dir": str(output_dir) if output_dir else None}
     settings = load(config, {name: value for name, value in values.items() if value is not None})
     root = root_of(settings.data)
+    report = checking.check(settings.data, root, parallel=os.cpu_count() or 1)
+    _print_report(report)
+    if report.errors:
+        raise typer.Exit(1)
     rows = read_layout(settings.data, root).rows
     cluster.connect(address)
     try:

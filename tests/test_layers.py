@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 ROWS = (  # lowest first; a name stands for the module or the whole package cddpm.<name>
-    ("errors", "place", "text", "host", "compiled"),
+    ("errors", "labels", "place", "text", "host", "compiled"),
     ("config", "artifact"),
     ("data",),
     ("models",),

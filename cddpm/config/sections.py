@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from cddpm.config.annotation import takes
+from cddpm.labels import PUBLISHED, Labels
 from cddpm.place import ON_DISK, address
 
 Positive = Annotated[int, Field(ge=1)]
@@ -74,6 +75,12 @@ class DataConfig(Frozen):
     """A subject in two splits: ``clean`` drops it from training (and validation) with a warning, ``published`` keeps the
     rows as they are (reference behaviour), ``strict`` makes it an error. An unhealthy scan in validation and test is one
     always: no published table has any."""
+    lesion_labels: dict[Name, tuple[Positive, ...]] = Field(default={})
+    """By data set, ``{WMH: [1]}`` say: labels of segmentations that are the anomaly. Not named: 1 in MSLUB, ATLAS_v2 and WMH,
+    every label above 0 in others. A label that is neither lesion nor ignored is an error."""
+    ignored_labels: dict[Name, tuple[Positive, ...]] = Field(default={})
+    """By data set: labels whose voxels count neither way, in no threshold and no metric. Not named: 2 (other pathology) in
+    WMH, none in others."""
     orientation: Literal["LPS", "RAS", "stored"] = "LPS"
     """Axis directions of the working grid. ``stored`` keeps the array as it lies in the file (reference behaviour)."""
     voxel_size_mm: Annotated[float, Field(gt=0)] | None = 1.0
@@ -112,7 +119,26 @@ class DataConfig(Frozen):
             raise ValueError(f"percentiles: {low}, {high}: allowed is 0 <= low < high <= 100")
         if len(set(self.unhealthy)) != len(self.unhealthy):
             raise ValueError(f"unhealthy: {', '.join(self.unhealthy)}: a data set is named twice")
+        for setting, named in (("lesion_labels", self.lesion_labels), ("ignored_labels", self.ignored_labels)):
+            for dataset in sorted(named.keys() - {self.healthy, *self.unhealthy}):
+                known = ", ".join((self.healthy, *self.unhealthy))
+                raise ValueError(f"{setting}: '{dataset}' is none of the data sets {known}")
+        for dataset, lesion in self.lesion_labels.items():
+            both = sorted({*lesion} & {*self.ignored_labels.get(dataset, ())})
+            if both:
+                raise ValueError(f"ignored_labels: {both} of {dataset} stand in lesion_labels too; name each once")
         return self
+
+    def labels_of(self, dataset: str) -> Labels:
+        """What the labels of a data set's segmentations mean: as set, else as published."""
+        known = PUBLISHED.get(dataset, Labels())
+        lesion = self.lesion_labels.get(dataset)
+        ignored = self.ignored_labels.get(dataset)
+        if ignored is None:
+            ignored = tuple(label for label in known.ignored if label not in (lesion or ()))
+        if lesion is None and known.lesion is not None:
+            lesion = tuple(label for label in known.lesion if label not in ignored)
+        return Labels(lesion, ignored)
 
 
 def _samples(quotient: float, grid: RescaleGrid) -> int:

@@ -3,18 +3,28 @@
 One bad file never hides the others: each fault becomes a ``Finding`` and reading goes on.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from cddpm.config import DataConfig
+from cddpm.data import geometry as grid
 from cddpm.data import volume
 from cddpm.data.alignment import aligned, require_finite
-from cddpm.data.finding import Finding, Report
-from cddpm.data.layout import ScanRow, scan_layout
+from cddpm.data.finding import Finding, Report, alike
+from cddpm.data.geometry import Geometry
+from cddpm.data.layout import Layout, ScanRow, scan_layout
+from cddpm.data.prepare import label_on_working_grid
+from cddpm.data.split import labels_of
+from cddpm.data.suspicion import signs
+from cddpm.data.truth import Truth, follow
 from cddpm.data.volume import Volume, VolumeFileError
+from cddpm.labels import PUBLISHED
 
 __all__ = ["Finding", "Report", "check"]
 
@@ -26,6 +36,7 @@ class _Scan:
     row: ScanRow
     findings: tuple[Finding, ...]
     digest: str | None
+    truth: Truth | None
 
 
 def check(data: DataConfig, root: Path, parallel: int = 1) -> Report:
@@ -36,39 +47,110 @@ def check(data: DataConfig, root: Path, parallel: int = 1) -> Report:
     layout = scan_layout(data, root)
     # Threads, not processes: decompression, digests and numpy release the lock, and start-up costs nothing.
     with ThreadPoolExecutor(max_workers=max(1, parallel)) as pool:
-        scans = list(pool.map(_read_scan, layout.volumes()))
-    findings = [*layout.findings, *(f for scan in scans for f in scan.findings), *_same_voxels(scans)]
+        scans = list(pool.map(functools.partial(_read_scan, data), layout.volumes()))
+    truths = tuple(scan.truth for scan in scans if scan.truth and scan.row.dataset != data.healthy)
+    findings = [
+        *layout.findings,
+        *alike(f for scan in scans for f in scan.findings),
+        *_same_voxels(scans),
+        *_nothing_to_score(data, layout, scans),
+        *_several_labels(data, scans),
+    ]
     findings.sort(key=lambda f: f.severity != "error")
-    return Report(tuple(findings), len(scans), layout.divisions)
+    return Report(tuple(findings), len(scans), layout.divisions, truths)
 
 
-def _read_scan(row: ScanRow) -> _Scan:
+def _read_scan(data: DataConfig, row: ScanRow) -> _Scan:
     findings: list[Finding] = []
+    labels, segmentation, truth = labels_of(data, row), None, None
     image = _attempt(findings, volume.read_image, row.image)
     mask = _attempt(findings, volume.read_mask, row.mask)
-    segmentation = _attempt(findings, volume.read_segmentation, row.segmentation) if row.segmentation else None
+    if row.segmentation:
+        reading = functools.partial(volume.read_segmentation, labels=labels)
+        segmentation = _attempt(findings, reading, row.segmentation)
     if image:
         mask, segmentation = (_attempt_aligned(findings, image, label) for label in (mask, segmentation))
         if mask:
             _attempt_finite(findings, image, mask)
     if segmentation:
         findings += _segmentation_findings(row, mask, segmentation)
-    return _Scan(row, tuple(findings), volume.voxel_digest(image) if image else None)
+    if not any(f.severity == "error" for f in findings) and image and mask:
+        try:
+            geometry = grid.plan(image, data, mask.data > 0 if data.centre == "brain" else None)
+            findings += _scan_findings(data, row, image, mask, geometry)
+            if segmentation:
+                truth = follow(row.dataset, row.subject, segmentation, labels, geometry)
+                findings += _loss(row, truth)
+        except Exception as error:  # noqa: BLE001 - as of reading: a brain of kilometres, say
+            findings.append(_fault(row.image, error))
+    return _Scan(row, tuple(findings), volume.voxel_digest(image) if image else None, truth)
+
+
+def _scan_findings(
+    data: DataConfig, row: ScanRow, image: Volume, mask: Volume, geometry: Geometry
+) -> Iterator[Finding]:
+    """What ``prediction`` would warn of, and a brain of which nothing is left."""
+    for sign in signs(image, mask, geometry, data.modality):
+        yield Finding("warning", "suspicion", str(row.image), sign, "look at this scan before it is trained on")
+    if not label_on_working_grid(mask.data, geometry).any():
+        found = f"{int(np.count_nonzero(mask.data))} brain voxels, none of them left on the working grid"
+        allowed = "centre the scan, correct its voxel size, or change data.volume_shape"
+        yield Finding("error", "empty-mask", str(row.mask), found, allowed)
+
+
+def _loss(row: ScanRow, truth: Truth) -> Iterator[Finding]:
+    if truth.loss:
+        left_out = "left out of Dice and AUPRC" if not truth.working_voxels else "scored against what is left"
+        allowed = f"{row.subject} is {left_out}; data.volume_shape and data.rescale_factor decide"
+        yield Finding("warning", "lost-lesion", str(row.segmentation), truth.loss, allowed)
+
+
+def _nothing_to_score(data: DataConfig, layout: Layout, scans: Iterable[_Scan]) -> Iterator[Finding]:
+    """A cohort without any lesion on the working grid ends a sweep, after all its trainings."""
+    by_key = {(scan.row.dataset, scan.row.subject): scan for scan in scans}
+    cohorts: defaultdict[tuple[str, str], list[_Scan]] = defaultdict(list)
+    for row in layout.rows:
+        if row.dataset in data.unhealthy and row.fold in (None, data.fold):
+            cohorts[row.dataset, row.split].append(by_key[row.dataset, row.subject])
+    for (dataset, split), members in cohorts.items():
+        told = any(f.severity == "error" for scan in members for f in scan.findings)
+        missed = any(scan.row.label and not scan.row.segmentation for scan in members)  # told by the tables
+        if not told and not missed and not any(scan.truth and scan.truth.working_voxels for scan in members):
+            found = f"{dataset} {split}: none of its {len(members)} scans has a lesion voxel on the working grid"
+            allowed = "at least one is needed to score; see its scans' labels, segmentations and warnings"
+            yield Finding("error", "no-lesion", members[0].row.source, found, allowed)
+
+
+def _several_labels(data: DataConfig, scans: Iterable[_Scan]) -> Iterator[Finding]:
+    """Several labels that nobody gave a meaning all count as lesion."""
+    there: defaultdict[str, dict[int, ScanRow]] = defaultdict(dict)
+    for scan in scans:
+        row = scan.row
+        said = row.labels or row.dataset in {*data.lesion_labels, *data.ignored_labels, *PUBLISHED}
+        for label in scan.truth.labels if scan.truth and not said else ():
+            there[row.dataset].setdefault(label, row)
+    for dataset, found in there.items():
+        if len(found) > 1:
+            told = f"{dataset}: labels {', '.join(map(str, sorted(found)))} all count as lesion"
+            allowed = "if that is not right, set data.lesion_labels or data.ignored_labels"
+            yield Finding("warning", "labels", str(found[max(found)].segmentation), told, allowed)
 
 
 def _attempt(findings: list[Finding], read: Callable[[Path], Volume], path: Path) -> Volume | None:
     try:
         found = read(path)
-    except VolumeFileError as error:
-        findings.append(_error(error))
-        return None
     except Exception as error:  # noqa: BLE001 - a fault that nobody foresaw must not hide the other files
-        findings.append(
-            Finding("error", "unreadable", str(path), f"{type(error).__name__}: {error}", "replace this file")
-        )
+        findings.append(_fault(path, error))
         return None
     findings += [_mended(path, note) for note in found.notes]
     return found
+
+
+def _fault(path: Path, error: Exception) -> Finding:
+    if isinstance(error, VolumeFileError):
+        return Finding("error", error.code, error.path, error.found, error.allowed)
+    said = " ".join(str(error).split())
+    return Finding("error", "unreadable", str(path), f"{type(error).__name__}: {said}", "replace this file")
 
 
 def _attempt_aligned(findings: list[Finding], image: Volume, label: Volume | None) -> Volume | None:
@@ -78,7 +160,7 @@ def _attempt_aligned(findings: list[Finding], image: Volume, label: Volume | Non
     try:
         found = aligned(image, label)
     except VolumeFileError as error:
-        findings.append(_error(error))
+        findings.append(_fault(label.path, error))
         return label
     findings += [_mended(label.path, note) for note in found.notes[len(label.notes) :]]
     return found
@@ -90,11 +172,7 @@ def _attempt_finite(findings: list[Finding], image: Volume, mask: Volume) -> Non
     try:
         require_finite(image, mask)
     except VolumeFileError as error:
-        findings.append(_error(error))
-
-
-def _error(error: VolumeFileError) -> Finding:
-    return Finding("error", error.code, error.path, error.found, error.allowed)
+        findings.append(_fault(image.path, error))
 
 
 def _mended(path: Path, note: str) -> Finding:
@@ -102,7 +180,8 @@ def _mended(path: Path, note: str) -> Finding:
 
 
 def _segmentation_findings(row: ScanRow, mask: Volume | None, segmentation: Volume) -> Iterator[Finding]:
-    voxels = int(segmentation.data.sum(dtype=int))
+    lesion = segmentation.data == 1
+    voxels = int(np.count_nonzero(lesion))
     if row.label != 0 and not voxels:
         found = f"empty segmentation of {row.subject}, which has label {row.label}"
         yield Finding(
@@ -112,7 +191,7 @@ def _segmentation_findings(row: ScanRow, mask: Volume | None, segmentation: Volu
         found = f"{voxels} voxels segmented in {row.subject}, which has label 0"
         yield Finding("error", "label", str(segmentation.path), found, "correct the file or the label in its row")
     if mask is not None and mask.data.shape == segmentation.data.shape and voxels:
-        outside = int((segmentation.data > mask.data).sum(dtype=int))
+        outside = int(np.count_nonzero(lesion & (mask.data == 0)))
         if outside > 0.5 * voxels:
             found = f"{outside} of {voxels} segmented voxels lie outside of the brain mask"
             yield Finding(

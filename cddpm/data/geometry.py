@@ -200,6 +200,22 @@ def to_input_grid(array: npt.NDArray[Any], geometry: Geometry, order: int) -> np
     return field.put_back(result, geometry.field[0], geometry.shape) if geometry.field else result
 
 
+def field_of_view(geometry: Geometry) -> npt.NDArray[np.bool_]:
+    """Where (X, Y, Z) of the file the working grid reaches: ``to_input_grid`` of ones, axis by axis."""
+    sizes = zip(geometry.resampled_shape, geometry.volume_shape, geometry.oriented_shape, strict=True)
+    lines = [_seen(*each, step) for each, step in zip(sizes, geometry.voxel_step, strict=True)]
+    seen = lines[0][:, None, None] & lines[1][:, None] & lines[2]
+    seen = np.ascontiguousarray(reorient(seen, geometry.working_orientation, geometry.orientation))
+    return field.put_back(seen, geometry.field[0], geometry.shape) if geometry.field else seen
+
+
+def _seen(resampled: int, kept: int, size: int, step: float) -> npt.NDArray[np.bool_]:
+    """Of one axis."""
+    line = np.zeros((resampled, 1, 1), np.uint8)
+    line[crop_window(resampled, kept)[0]] = 1
+    return _upsample(line, (size, 1, 1), (step, 1.0, 1.0), 0).ravel() > 0
+
+
 def crop_or_pad_back(array: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
     """Undo ``crop_or_pad`` of an array that had ``shape``; what was cropped away is 0."""
     result = np.zeros(shape, array.dtype)

@@ -19,6 +19,7 @@ from cddpm.config import DataConfig
 from cddpm.data.finding import Finding, refuse_errors
 from cddpm.data.leaks import divisions, key_of, mixtures, names, treat_leaks
 from cddpm.data.scheme import Division
+from cddpm.data.sheet import SheetError
 from cddpm.data.split import ScanRow, SplitFile, available_names, nearest, read_split
 from cddpm.data.table import read_table
 from cddpm.errors import DataError
@@ -209,9 +210,8 @@ def _row_faults(data: DataConfig, file: SplitFile, rows: list[ScanRow]) -> Itera
         if row.label != 0 and row.segmentation is None:
             column = "seg_path" if data.table is None else "segmentation"
             found = f"no {column} for {row.subject} with label {row.label}"
-            yield Finding(
-                "error", "no-segmentation", row.source, found, "a scan with an anomaly needs its segmentation"
-            )
+            allowed = "a scan with an anomaly needs its segmentation; one without has label 0 in its table"
+            yield Finding("error", "no-segmentation", row.source, found, allowed)
     if data.table is not None:
         return
     unnamed = [row for row in rows if data.modality not in (*row.image.parts, *re.split(r"[_.]", row.image.name))]
@@ -227,11 +227,8 @@ def available(data: DataConfig, root: Path, rows: list[ScanRow]) -> tuple[list[S
         return rows, []
     try:
         present = available_names(path)
-    except (OSError, UnicodeDecodeError) as error:
-        found = f"cannot be read ({error})"
-        return rows, [
-            Finding("error", "split-file", str(path), found, "a CSV table with file names in its last column is needed")
-        ]
+    except SheetError as error:
+        return rows, [Finding("error", "split-file", str(path), error.found, error.allowed)]
     return [row for row in rows if row.dataset != data.healthy or row.subject in present], []
 
 

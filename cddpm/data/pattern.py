@@ -31,8 +31,9 @@ from cddpm.config import DataConfig, Frozen
 from cddpm.config.loading import read_yaml
 from cddpm.config.sections import Fraction, Name, Positive
 from cddpm.data.finding import Finding
-from cddpm.data.split import ScanRow, Split, existing_form, fill_modality, nearest
+from cddpm.data.split import ScanRow, Split, existing_form, fill_modality, label_of, nearest
 from cddpm.errors import ConfigError
+from cddpm.labels import Labels
 from cddpm.place import ON_DISK, address
 
 
@@ -59,7 +60,11 @@ class DatasetPattern(Frozen):
     modality: Name | None = None
     """The only modality it has; empty: every one whose files are there."""
     label: Literal[0, 1] | None = None
-    """0 healthy, 1 with anomaly; empty: 1 if it has a segmentation."""
+    """0 healthy, 1 with anomaly; empty: 1 if it has a segmentation or is one of data.unhealthy."""
+    lesion_labels: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    """Labels of its segmentations that are the anomaly; empty: as ``data.lesion_labels`` says."""
+    ignored_labels: tuple[Positive, ...] | None = None
+    """Labels that count neither way; empty: as ``data.ignored_labels`` says."""
     split: Shares
     folds: Positive | None = None
     """Validation moves on by its own share from fold to fold; empty: one fold for all."""
@@ -102,7 +107,7 @@ def read_patterns(data: DataConfig, path: Path, root: Path) -> Iterator[ScanRow 
     for name, pattern in patterns.datasets.items():
         yield name
         if name in (data.healthy, *data.unhealthy) and pattern.modality in (None, data.modality):
-            yield from _dataset_rows(name, pattern, data.modality, path, root)
+            yield from _dataset_rows(data, name, pattern, path, root)
 
 
 def share_out(dataset: str, subject: str, pattern: DatasetPattern) -> list[tuple[Split, int | None]]:
@@ -130,10 +135,12 @@ def _uniform(seed: int, *words: str) -> float:
 
 
 def _dataset_rows(
-    name: str, pattern: DatasetPattern, modality: str, path: Path, root: Path
+    data: DataConfig, name: str, pattern: DatasetPattern, path: Path, root: Path
 ) -> Iterator[ScanRow | Finding]:
-    source = f"{path}:datasets.{name}"
-    label = pattern.label if pattern.label is not None else int(pattern.segmentation is not None)
+    source, modality = f"{path}:datasets.{name}", data.modality
+    label = label_of(data, name, pattern.segmentation is not None) if pattern.label is None else pattern.label
+    named = (pattern.lesion_labels, pattern.ignored_labels or ())
+    labels = None if pattern.lesion_labels is None and pattern.ignored_labels is None else Labels(*named)
     images = _images(root, fill_modality(pattern.image, modality))
     if not images:
         found = f"no file below {root} matches {fill_modality(pattern.image, modality)}"
@@ -147,7 +154,7 @@ def _dataset_rows(
         yield from faults
         if image and mask and not faults:
             for split, fold in share_out(name, subject, pattern):
-                yield ScanRow(name, subject, split, fold, label, None, image, mask, segmentation, source)
+                yield ScanRow(name, subject, split, fold, label, None, image, mask, segmentation, source, labels)
 
 
 def _images(root: Path, pattern: str) -> dict[str, list[Path]]:

@@ -28,7 +28,7 @@ FLOW_TIME_STEP = 0.125
 
 @dataclass(frozen=True)
 class Prepared:
-    """One scan on the working grid: image float32, masks uint8 {0, 1}, all (X, Y, Z), and the way back."""
+    """One scan on the working grid: image float32, mask uint8 {0, 1}, segmentation as its file was read; all (X, Y, Z)."""
 
     image: npt.NDArray[np.float32]
     mask: npt.NDArray[np.uint8]
@@ -51,7 +51,7 @@ def prepare(
         require_finite(one, labels[0])
     inside = labels[0].data > 0
     geometry = grid.plan(image, data, inside if data.centre == "brain" else None)
-    cropped = [grid.crop_or_pad(_on_voxel_grid(label.data, geometry), geometry.volume_shape) for label in labels]
+    cropped = [_cropped(label.data, geometry) for label in labels]
     here = grid.field_window(geometry)
     background, unit = background_of(image.data[here], inside[here]), _unit(image.data[inside])
     above = _on_voxel_grid((image.data - background) / unit, geometry)  # 0 is the background, in what is padded too
@@ -61,6 +61,15 @@ def prepare(
     small = [_downsample(label, geometry) for label in cropped]
     lesion = small[1] if segmentation else None
     return Prepared(_downsample(rescaled, geometry), small[0], lesion, geometry, intensities)
+
+
+def label_on_working_grid(label: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """A mask or segmentation (X, Y, Z) of the file on the working grid, as ``prepare`` brings it there: nearest voxels."""
+    return _downsample(_cropped(label, geometry), geometry)
+
+
+def _cropped(label: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
+    return grid.crop_or_pad(_on_voxel_grid(label, geometry), geometry.volume_shape)
 
 
 def background_of(image: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_]) -> np.float32:

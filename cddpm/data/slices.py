@@ -58,7 +58,9 @@ class SliceStore:
         manifest = artifact.read_manifest(path, KIND)
         self.path = path
         self.fingerprint: str = manifest.fingerprint
-        self.volumes: list[VolumeRecord] = [_record(row) for row in _table(path / VOLUMES)]
+        rows = _table(path / VOLUMES)
+        self._ignored = [np.array(row.pop("ignored") or (), np.int64) for row in rows]
+        self.volumes: list[VolumeRecord] = [_record(row) for row in rows]
         self._cohorts = _table(path / COHORTS)
         self._slices = _mapped(path / SLICES)
         self._shape = _slice_shape(path, self._slices.schema)
@@ -117,8 +119,12 @@ class SliceStore:
         return self._view(volume, "mask")
 
     def segmentation(self, volume: int) -> npt.NDArray[np.uint8]:
-        """Segmented anomaly (S, H, W), read-only view of the mapped file; zeros if there is none."""
+        """Segmented anomaly {0, 1} (S, H, W), read-only view of the mapped file; zeros if there is none."""
         return self._view(volume, "segmentation")
+
+    def ignored(self, volume: int) -> npt.NDArray[np.int64]:
+        """Flat indices into (S, H, W) of the voxels that count neither way, for no threshold and in no metric."""
+        return self._ignored[volume]
 
     def slice_ids(self, volumes: Sequence[int], minimum_brain_fraction: float = 0.0) -> npt.NDArray[np.int64]:
         """Global rows of the slices of ``volumes`` in which at least this fraction of all pixels is brain."""
@@ -160,7 +166,8 @@ class SliceStore:
 def write_store(directory: Path, volumes: Iterable[dict[str, Any]], cohorts: list[dict[str, Any]]) -> None:
     """Fill ``directory``; ``volumes`` are consumed one by one, so memory holds one of them.
 
-    Each volume: arrays ``image`` float16, ``mask``, ``segmentation`` uint8 (S, H, W), and the fields of its record.
+    Each volume: arrays ``image`` float16, ``mask``, ``segmentation`` uint8 (S, H, W), flat indices ``ignored`` if there are
+    any, and the fields of its record.
     """
     records, first, writer = [], 0, None
     with pa.OSFile(str(directory / SLICES), "wb") as stream:
@@ -197,6 +204,7 @@ def _copied(origin: SliceStore, v: int, image: npt.NDArray[np.float16]) -> dict[
         del record[name]
     geometry = json.dumps(origin.volumes[v].geometry.to_dict())
     arrays = {"image": image, "mask": origin.mask(v), "segmentation": origin.segmentation(v)}
+    arrays["ignored"] = origin.ignored(v)
     return {**arrays, **record, "geometry": geometry}
 
 
@@ -212,6 +220,7 @@ _VOLUME_SCHEMA = pa.schema(
         ("first_slice", pa.int64()),
         ("slices", pa.int32()),
         ("digest", pa.string()),
+        ("ignored", pa.list_(pa.int32())),
     ]
 )
 _COHORT_SCHEMA = pa.schema(

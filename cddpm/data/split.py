@@ -4,16 +4,18 @@ Each row of ``splits/*.csv`` names one scan by paths relative to DATA_DIR, writt
 that is asked for. Faults become findings, so that one bad row hides no other.
 """
 
-import csv
 import difflib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from cddpm.config import DataConfig
 from cddpm.data.finding import Finding
+from cddpm.data.sheet import Sheet, SheetError, read_rows, read_sheet
+from cddpm.labels import Labels
 from cddpm.place import ON_DISK, address
 
 Split = Literal["train", "val", "test"]
@@ -64,27 +66,26 @@ class ScanRow:
     segmentation: Path | None
     source: str
     """``file.csv:line``."""
+    labels: Labels | None = None
+    """What its segmentation's labels mean, where a table of own data sets says so; None: what ``data`` says."""
 
 
 def read_split(file: SplitFile, root: Path, modality: str) -> Iterator[ScanRow | Finding]:
     """Rows of one table in the order of the file; a row that cannot be used becomes a finding in its place."""
     try:
-        with file.path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            missing = list(_missing_columns(file.path, reader.fieldnames or ()))
-            yield from missing
-            for record in () if missing else reader:
-                yield from _read_record(file, f"{file.path}:{reader.line_num}", record, root, modality)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        yield Finding(
-            "error", "split-file", str(file.path), f"cannot be read ({error})", "a CSV table in UTF-8 is needed"
-        )
+        sheet = read_sheet(file.path, COLUMNS)
+    except SheetError as error:
+        yield Finding("error", "split-file", str(file.path), error.found, error.allowed)
+        return
+    missing = list(_missing_columns(file.path, sheet))
+    yield from missing
+    for source, record in () if missing else sheet.records:
+        yield from _read_record(file, source, record, root, modality)
 
 
 def available_names(path: Path) -> frozenset[str]:
-    """Subjects that ``avail_t2.csv`` lists: file names in its last column. Raises ``OSError``, ``UnicodeDecodeError``."""
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.reader(stream))
+    """Subjects that ``avail_t2.csv`` lists: file names in its last column. Raises ``SheetError``."""
+    rows = [cells for _, cells in read_rows(path)]
     return frozenset(subject_name(row[-1]) for row in rows[1:] if row)
 
 
@@ -121,6 +122,16 @@ def split_of(text: str) -> Split | None:
     return None
 
 
+def labels_of(data: DataConfig, row: ScanRow) -> Labels:
+    """What the labels of a scan's segmentation mean."""
+    return row.labels or data.labels_of(row.dataset)
+
+
+def label_of(data: DataConfig, dataset: str, segmented: bool) -> int:
+    """The label of a scan whose table names none: 1 in an unhealthy data set, where a segmentation is missed, then."""
+    return int(segmented or dataset in data.unhealthy)
+
+
 def existing_form(path: Path) -> Path:
     """``path``, or its ``.nii`` / ``.nii.gz`` twin if only that exists."""
     twin = path.with_name(path.name.removesuffix(".gz") if path.suffix == ".gz" else f"{path.name}.gz")
@@ -136,12 +147,12 @@ def nearest(word: str, allowed: list[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def _missing_columns(path: Path, found: Sequence[str]) -> Iterator[Finding]:
-    for column in COLUMNS:
-        if column not in found:
-            shown = ", ".join(f"'{name}'" for name in found if name) or "nothing"
-            allowed = f"needed are {', '.join(COLUMNS)}, separated by commas{nearest(column, list(found))}"
-            yield Finding("error", "columns", str(path), f"no column '{column}' (there are {shown})", allowed)
+def _missing_columns(path: Path, sheet: Sheet) -> Iterator[Finding]:
+    missing = [column for column in COLUMNS if column not in sheet.columns]
+    if missing:
+        near = "".join(nearest(column, list(sheet.columns)) for column in missing[:1])
+        allowed = f"needed are {', '.join(COLUMNS)}{near}"
+        yield Finding("error", "columns", str(path), sheet.without(missing), allowed)
 
 
 def _read_record(
@@ -149,9 +160,7 @@ def _read_record(
 ) -> Iterator[ScanRow | Finding]:
     if None in record or any(record[column] is None for column in COLUMNS):
         found = f"{'more' if None in record else 'fewer'} fields than the header names"
-        yield Finding(
-            "error", "row", source, found, "one field per column, separated by commas; quote texts with commas"
-        )
+        yield Finding("error", "row", source, found, "one field per column; quote texts that hold the separator")
         return
     text = {column: record[column].strip() for column in COLUMNS}
     faults = [*_path_faults(source, text), *value_faults(source, text["label"], text["age"])]
@@ -192,9 +201,9 @@ def value_faults(source: str, label: str, age: str) -> Iterator[Finding]:
 
 
 def number(text: str) -> float | None:
-    """The finite number that ``text`` is, or None."""
+    """The finite number that ``text`` is, with a point or a comma, or None."""
     try:
-        value = float(text)
+        value = float(text.replace(",", ".") if text.count(",") == 1 else text)
     except ValueError:
         return None
     return value if math.isfinite(value) else None

@@ -16,7 +16,8 @@ from cddpm.config import DataConfig
 from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import Parts, available, clean_rows, read_parts
 from cddpm.data.leaks import held_elsewhere, key_of
-from cddpm.data.split import ScanRow, SplitFile
+from cddpm.data.sheet import read_rows, text_of
+from cddpm.data.split import COLUMNS, ScanRow, SplitFile
 from cddpm.errors import DataError
 
 REPORT = "report.json"
@@ -140,7 +141,7 @@ def write_clean(data: DataConfig, root: Path, out: Path) -> SplitReport:
     report = _report(data, root, parts)
     kept = {row.source for row in clean_rows(data, parts)}
     texts = {file.path.name: _without(file.path, kept) for file in parts}
-    texts |= {path.name: path.read_text(encoding="utf-8-sig") for path in (root / "splits").glob("avail_*.csv")}
+    texts |= {path.name: text_of(path) for path in (root / "splits").glob("avail_*.csv")}
     _refuse_other(out / "splits", texts)
     for name, text in sorted(texts.items()):
         write_text(out / "splits" / name, text)
@@ -222,11 +223,9 @@ def _without(path: Path, kept: set[str]) -> str:
     """The text of a split file with its header and the rows in ``kept`` (``file:line``)."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream)
-        for number, record in enumerate(reader):
-            if number == 0 or f"{path}:{reader.line_num}" in kept:
-                writer.writerow(record)
+    for number, (source, record) in enumerate(read_rows(path, COLUMNS)):
+        if number == 0 or source in kept:
+            writer.writerow(record)
     return text.getvalue()
 
 

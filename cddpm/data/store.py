@@ -4,7 +4,7 @@ import functools
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from cddpm import artifact
 from cddpm.config import DataConfig
 from cddpm.data.layout import ScanRow
 from cddpm.data.slices import KIND, SliceStore, VolumeRecord, write_store
+from cddpm.data.split import labels_of
 from cddpm.errors import DataError, VolumeError
 
 __all__ = ["SliceStore", "VolumeRecord", "build_store", "store_fingerprint"]
@@ -61,7 +62,7 @@ def build_store(
     scans = _scans(rows)
     digests = _digests(scans, parallel_map)
     settings, cohorts = data.model_dump(mode="json", include=set(_FIELDS)), _cohorts(rows, scans)
-    name = _name(settings, scans, digests, cohorts)
+    name = _name(data, settings, scans, digests, cohorts)
     files = {_relative(path, root): digest for path, digest in digests.items()}
     made_from = {"version": VERSION, "settings": settings, "files": files}
 
@@ -80,7 +81,7 @@ def store_fingerprint(data: DataConfig, rows: Iterable[ScanRow], parallel_map: P
     rows = list(rows)
     scans = _scans(rows)
     settings = data.model_dump(mode="json", include=set(_FIELDS))
-    return _name(settings, scans, _digests(scans, parallel_map), _cohorts(rows, scans))
+    return _name(data, settings, scans, _digests(scans, parallel_map), _cohorts(rows, scans))
 
 
 def _scans(rows: list[ScanRow]) -> list[ScanRow]:
@@ -89,7 +90,11 @@ def _scans(rows: list[ScanRow]) -> list[ScanRow]:
 
 
 def _name(
-    settings: dict[str, Any], scans: list[ScanRow], digests: dict[Path, str], cohorts: list[dict[str, Any]]
+    data: DataConfig,
+    settings: dict[str, Any],
+    scans: list[ScanRow],
+    digests: dict[Path, str],
+    cohorts: list[dict[str, Any]],
 ) -> str:
     identity = [
         [
@@ -98,6 +103,7 @@ def _name(
             s.label,
             s.age,
             [None if p is None else digests[p] for p in (s.image, s.mask, s.segmentation)],
+            asdict(labels_of(data, s)) if s.segmentation else None,
         ]
         for s in scans
     ]
@@ -132,7 +138,7 @@ def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
 
     try:
         image, mask = volume.read_image(row.image), volume.read_mask(row.mask)
-        segmentation = volume.read_segmentation(row.segmentation) if row.segmentation else None
+        segmentation = volume.read_segmentation(row.segmentation, labels_of(data, row)) if row.segmentation else None
         done = prepare(image, mask, segmentation, data)
     except VolumeError as error:
         return _Failure(str(error))
@@ -140,11 +146,12 @@ def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
     for one in (image, *labels):
         for note in one.notes:
             logger.warning("%s: %s", one.path, note)
-    anomaly = np.zeros_like(done.mask) if done.segmentation is None else done.segmentation
+    truth = _axial(np.zeros_like(done.mask) if done.segmentation is None else done.segmentation)
     return {
         "image": _axial(done.image.astype(np.float16)),
         "mask": _axial(done.mask),
-        "segmentation": _axial(anomaly),
+        "segmentation": (truth == 1).astype(np.uint8),
+        "ignored": np.flatnonzero(truth == volume.IGNORED).astype(np.int32),
         "geometry": json.dumps(done.geometry.to_dict()),
     }
 

@@ -1,11 +1,11 @@
 """Tables of own data sets: scans in any layout, named row by row (CSV) or by patterns (YAML, see ``pattern``).
 
 A CSV table has the columns ``dataset, subject, split, image, mask`` and, where they say something, ``segmentation, fold,
-label, age, modality``. Paths are absolute or relative to ``data.data_dir`` (without one, to the table's folder);
-``{modality}`` in them stands for ``data.modality``, so that one table serves every modality.
+label, age, modality, lesion_labels, ignored_labels``.
+Paths are absolute or relative to ``data.data_dir`` (without one, to the table's folder); ``{modality}`` in them stands for
+``data.modality``, so that one table serves every modality.
 """
 
-import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,22 +13,26 @@ from pathlib import Path
 from cddpm.config import DataConfig
 from cddpm.data.finding import Finding
 from cddpm.data.pattern import read_patterns
+from cddpm.data.sheet import Sheet, SheetError, read_sheet
 from cddpm.data.split import (
     ScanRow,
     Split,
     SplitFile,
     existing_form,
     fill_modality,
+    label_of,
     nearest,
     number,
     split_of,
     value_faults,
 )
+from cddpm.labels import Labels
 from cddpm.place import ON_DISK, address
 
 NEEDED = ("dataset", "subject", "split", "image", "mask")
-OPTIONAL = ("segmentation", "fold", "label", "age", "modality")
+OPTIONAL = ("segmentation", "fold", "label", "age", "modality", "lesion_labels", "ignored_labels")
 _ORDER: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
+_LABELS = re.compile(r"([1-9]\d*([ ,;]+|$))*")
 _SUBJECT = re.compile(r"[^\s./\\][^/\\]*")
 
 
@@ -70,29 +74,28 @@ def _read(data: DataConfig, path: Path, root: Path) -> Iterator[ScanRow | Findin
 
 def _read_csv(data: DataConfig, path: Path, root: Path) -> Iterator[ScanRow | Finding | str]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            faults = list(_column_faults(path, list(reader.fieldnames or ())))
-            yield from faults
-            for record in () if faults else reader:
-                source = f"{path}:{reader.line_num}"
-                if None in record or None in record.values():
-                    found = f"{'more' if None in record else 'fewer'} fields than the header names"
-                    yield Finding("error", "row", source, found, "one field per column; quote texts with commas")
-                else:
-                    text = {column: (record.get(column) or "").strip() for column in (*NEEDED, *OPTIONAL)}
-                    yield from _read_record(data, source, text, root)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        yield Finding("error", "table", str(path), f"cannot be read ({error})", "a CSV table in UTF-8 is needed")
+        sheet = read_sheet(path, (*NEEDED, *OPTIONAL))
+    except SheetError as error:
+        yield Finding("error", "table", error.path, error.found, error.allowed)
+        return
+    faults = list(_column_faults(path, sheet))
+    yield from faults
+    for source, record in () if faults else sheet.records:
+        if None in record or None in record.values():
+            found = f"{'more' if None in record else 'fewer'} fields than the header names"
+            yield Finding("error", "row", source, found, "one field per column; quote texts that hold the separator")
+        else:
+            text = {column: (record.get(column) or "").strip() for column in (*NEEDED, *OPTIONAL)}
+            yield from _read_record(data, source, text, root)
 
 
-def _column_faults(path: Path, found: list[str]) -> Iterator[Finding]:
-    allowed = [*NEEDED, *OPTIONAL]
-    for column in NEEDED:
-        if column not in found:
-            shown = ", ".join(f"'{name}'" for name in found if name) or "nothing"
-            needed = f"needed are {', '.join(NEEDED)}, separated by commas"
-            yield Finding("error", "columns", str(path), f"no column '{column}' (there are {shown})", needed)
+def _column_faults(path: Path, sheet: Sheet) -> Iterator[Finding]:
+    allowed, found = [*NEEDED, *OPTIONAL], sheet.columns
+    missing = [column for column in NEEDED if column not in found]
+    if missing:
+        yield Finding("error", "columns", str(path), sheet.without(missing), f"needed are {', '.join(NEEDED)}")
+    if len(missing) == len(NEEDED):  # no table of this kind: what its other columns are is no help
+        return
     for column in found:
         if column and column not in allowed:  # an index column without a name is no harm
             near = nearest(column, allowed)
@@ -104,7 +107,7 @@ def _column_faults(path: Path, found: list[str]) -> Iterator[Finding]:
 
 def _read_record(data: DataConfig, source: str, text: dict[str, str], root: Path) -> Iterator[ScanRow | Finding | str]:
     split = split_of(text["split"])
-    label = text["label"] or ("1" if text["segmentation"] else "0")
+    label = text["label"] or str(label_of(data, text["dataset"], bool(text["segmentation"])))
     faults = [*_record_faults(source, text), *value_faults(source, label, text["age"])]
     yield from faults
     if faults or split is None:
@@ -127,7 +130,13 @@ def _read_record(data: DataConfig, source: str, text: dict[str, str], root: Path
         mask=place(text["mask"]),
         segmentation=place(text["segmentation"]) if text["segmentation"] else None,
         source=source,
+        labels=_labels(text),
     )
+
+
+def _labels(text: dict[str, str]) -> Labels | None:
+    lesion, ignored = (tuple(map(int, re.findall(r"\d+", text[name]))) for name in ("lesion_labels", "ignored_labels"))
+    return Labels(lesion or None, ignored) if lesion or ignored else None
 
 
 def _record_faults(source: str, text: dict[str, str]) -> Iterator[Finding]:
@@ -143,6 +152,12 @@ def _record_faults(source: str, text: dict[str, str]) -> Iterator[Finding]:
     if text["split"] and split_of(text["split"]) is None:
         near = nearest(text["split"], ["train", "val", "test"])
         yield Finding("error", "row", source, f"split '{text['split']}'", f"allowed are train, val and test{near}")
+    for column in ("lesion_labels", "ignored_labels"):
+        if not _LABELS.fullmatch(text[column]):
+            found = f"{column} '{text[column]}'"
+            yield Finding(
+                "error", "row", source, found, "allowed are whole numbers from 1 with spaces between, or nothing"
+            )
     if text["fold"] and not text["fold"].isdecimal():
         found = f"fold '{text['fold']}'"
         yield Finding("error", "row", source, found, "allowed is a whole number from 0, or nothing: in every fold")

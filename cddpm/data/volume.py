@@ -8,7 +8,7 @@ in the file                                          here
 int, uint16, float64, big-endian, NIfTI-2            read as float32 (masks: uint8)
 ``scl_slope`` 0                                      slope 1, intercept 0 (NIfTI-1 standard)
 trailing axes of length 1                            dropped
-mask {0, n}, segmentation with several labels        1 where the value is above 0
+mask {0, n}                                           1 where the value is above 0
 qform and sform disagree                             sform is used, note
 neither qform nor sform                              voxel size from ``pixdim``, orientation assumed, note
 axes oblique to the scanner's by more than 5 degrees  nearest axis is taken, note
@@ -45,6 +45,7 @@ from scipy import ndimage
 from cddpm import artifact
 from cddpm.data import volume_file
 from cddpm.data.volume_file import VolumeFileError, fault, line
+from cddpm.labels import Labels
 
 __all__ = [
     "Description",
@@ -56,6 +57,9 @@ __all__ = [
     "read_mask",
     "write_volume",
 ]
+
+IGNORED = 2
+"""In what ``read_segmentation`` gives: voxels that count neither way."""
 
 OBLIQUE_DEGREES = 5.0
 SHEAR_DEGREES, SHEAR_NOTED_DEGREES = 5.0, 1.0
@@ -86,6 +90,8 @@ class Volume:
     """The file's header, to write a result that looks like it (``write_volume``)."""
     blank: npt.NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
     """Voxels (X, Y, Z) that are NaN or infinite in the file, if any: background, unless a brain mask holds one of them."""
+    labels: tuple[int, ...] = ()
+    """Of a segmentation: the labels above 0 in its file."""
 
     @property
     def voxel_size_mm(self) -> tuple[float, float, float]:
@@ -135,14 +141,24 @@ def read_mask(path: Path) -> Volume:
     return _with_data(volume, brain)
 
 
-def read_segmentation(path: Path) -> Volume:
-    """Read a segmentation as uint8 {0, 1} (X, Y, Z), 1 for every label above 0; empty is allowed. Raises ``VolumeFileError``."""
+def read_segmentation(path: Path, labels: Labels = Labels()) -> Volume:  # noqa: B008 - frozen
+    """Read a segmentation as uint8 (X, Y, Z): 1 for lesion, ``IGNORED`` for what counts neither way, else 0; may be empty.
+
+    ``labels`` says which numbers are which. Raises ``VolumeFileError``, also for a label that is neither.
+    """
     volume = _read(path, lambda *_: 0.0)
-    labels = np.rint(volume.data)
-    if labels.min() < 0 or float(np.abs(volume.data - labels).max()) > 1e-3:
+    rounded = np.rint(volume.data)
+    if rounded.min() < 0 or float(np.abs(volume.data - rounded).max()) > 1e-3:
         found = f"values from {volume.data.min():g} to {volume.data.max():g} that are not labels"
         fault(path, "not-binary", found, "a segmentation holds whole numbers from 0; threshold it first")
-    return _with_data(volume, labels > 0)
+    there = tuple(int(label) for label in np.unique(rounded[rounded > 0]))
+    unknown = [label for label in there if labels.meaning(label) == "unknown"]
+    if unknown:
+        told = f"label {', '.join(map(str, unknown))}, which is neither lesion nor ignored ({labels})"
+        fault(path, "labels", told, "name it in data.lesion_labels or data.ignored_labels, or correct the file")
+    coded = (rounded > 0).astype(np.uint8)
+    coded[np.isin(rounded, [label for label in there if labels.meaning(label) == "ignored"])] = IGNORED
+    return replace(volume, data=coded, labels=there)
 
 
 def read_map(path: Path) -> Volume:

@@ -72,4 +72,5 @@ def _divergence(scorer: Scorer, scoring: ScoringConfig, volumes: list[int]) -> d
 
 def _of_volume(scorer: Scorer, scoring: ScoringConfig, v: int) -> dict[str, float]:
     mask = scorer.store.mask(v) > 0
+    mask.ravel()[scorer.store.ignored(v)] = False
     return divergences(scorer.store.image(v).astype(np.float32)[mask], scorer.reconstruction(v, scoring)[mask])

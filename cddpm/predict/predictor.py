@@ -18,8 +18,9 @@ from scipy import ndimage
 from cddpm.config import ExperimentConfig, ReconstructionConfig, to_dict
 from cddpm.data import brain
 from cddpm.data.alignment import aligned
-from cddpm.data.geometry import Geometry, reorient, to_input_grid
+from cddpm.data.geometry import Geometry, field_of_view, reorient, to_input_grid
 from cddpm.data.prepare import Prepared, prepare
+from cddpm.data.suspicion import suspicions
 from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.errors import ConfigError
 from cddpm.models import precision
@@ -39,7 +40,6 @@ from cddpm.training.preview import predict
 INTENSITIES = "the scan's own, smoothed, between the percentiles that became 0 and 1"
 IMPLAUSIBLE_FRACTION = 0.3
 """A larger part of the brain above the threshold speaks against the scan, not for a lesion."""
-CUT_FRACTION = 0.01
 _TOUCHING = np.ones((3, 3, 3), bool)
 
 
@@ -130,8 +130,7 @@ class Predictor:
         scores, inside = scorer.anomaly_map(0, self.package.pipeline.scoring), scorer.store.mask(0) > 0
         box = bounding_box(inside | (scores > 0))  # the median filter may score beside the brain
         assert box is not None  # there is a brain
-        seen = to_input_grid(np.ones(prepared.geometry.working_shape, np.uint8), prepared.geometry, 0) > 0
-        warnings = _oddities(image, brain_mask, prepared.geometry, seen, self.package.config.data.modality)
+        warnings = suspicions(image, brain_mask, prepared.geometry, self.package.config.data.modality)
         return BrainScores(scores[box].copy(), inside[box].copy(), tuple(dict.fromkeys([*warnings, *self._here[1]])))
 
     def _prepared(self, image: Volume, mask: Volume | None) -> tuple[Volume, Prepared]:
@@ -273,6 +272,9 @@ class _OneScan:
     def segmentation(self, v: int) -> NDArray[np.uint8]:
         return np.zeros_like(self.brain)
 
+    def ignored(self, v: int) -> NDArray[np.int64]:
+        return np.empty(0, np.int64)
+
     def c(self, volume: str, level: int, seed: int) -> NDArray[np.float16]:
         return self.rows["c", level, seed]
 
@@ -292,13 +294,12 @@ def _on_input_grid(
     image: Volume, mask: Volume, prepared: Prepared, working: WorkingGrid, key: str, threshold: float, package: Package
 ) -> Prediction:
     geometry, (low, high) = prepared.geometry, prepared.intensities
-    seen = to_input_grid(np.ones(geometry.working_shape, np.uint8), geometry, 0)
-    inside = (mask.data > 0) & (seen > 0)
+    inside = (mask.data > 0) & field_of_view(geometry)
     segmentation = to_input_grid(_volume(working.segmentation).astype(np.uint8), geometry, 0) * inside
     anomaly = to_input_grid(_volume(working.anomaly_map).astype(np.float32), geometry, 1)
     reconstruction = low + (high - low) * to_input_grid(_volume(working.reconstruction), geometry, 1)
     scores = _scores(working, prepared, segmentation, mask)
-    warnings = _oddities(image, mask, geometry, seen > 0, package.config.data.modality)
+    warnings = suspicions(image, mask, geometry, package.config.data.modality)
     if scores["segmented_fraction_of_brain"] > IMPLAUSIBLE_FRACTION:
         warnings.append(
             f"{scores['segmented_fraction_of_brain']:.0%} of the brain is above the threshold; this scan is probably of "
@@ -332,18 +333,3 @@ def _scores(
         "anomaly_99th_percentile": float(np.percentile(in_brain, 99)),
         "anomaly_maximum": float(in_brain.max()),
     }
-
-
-def _oddities(image: Volume, mask: Volume, geometry: Geometry, seen: NDArray[np.bool_], modality: str) -> list[str]:
-    """What is odd about a scan and its brain mask; ``seen`` (X, Y, Z): where the scan lies in the model's field of view."""
-    found = [*brain.mask_doubts(image, mask), *mask.notes, *image.notes, *brain.oddities(image, mask, modality)]
-    brain_voxels = mask.data > 0
-    cut = 1 - np.count_nonzero(brain_voxels & seen) / np.count_nonzero(brain_voxels)
-    if geometry.voxel_step != (1.0, 1.0, 1.0):
-        there, needed = (
-            " x ".join(f"{n:.2f}" for n in sizes) for sizes in (image.voxel_size_mm, geometry.voxel_size_mm)
-        )
-        found.append(f"voxels of {there} mm were resampled to {needed} mm, those of the model")
-    if cut > CUT_FRACTION:
-        found.append(f"{cut:.0%} of the brain lies outside of the model's field of view and was not looked at")
-    return found

@@ -13,7 +13,6 @@ A **table** has one row per scan and the columns ``COLUMNS``, of which only ``sc
 table's folder, an empty cell says nothing.
 """
 
-import csv
 import difflib
 import os
 import re
@@ -21,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cddpm.data.sheet import read_sheet
 from cddpm.errors import DataError
 from cddpm.place import ON_DISK, address
 from cddpm.text import printable
@@ -210,14 +210,8 @@ def _reason_against(file: Path) -> str | None:
 
 
 def _of_table(table: Path, out: Path, dataset: str) -> list[Job]:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            columns = list(reader.fieldnames or ())
-            rows = [(f"{table}:{reader.line_num}", record) for record in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read ({error}); a CSV table in UTF-8 is needed") from None
-    return of_rows(str(table), columns, rows, table.parent, out, dataset)
+    sheet = read_sheet(table, tuple(COLUMNS))
+    return of_rows(str(table), sheet.columns, sheet.records, table.parent, out, dataset)
 
 
 def of_rows(

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cddpm import artifact
-from cddpm.config import ScoringConfig
+from cddpm.config import DataConfig, ScoringConfig
 from cddpm.data import volume
 from cddpm.data.alignment import aligned
 from cddpm.data.geometry import reorient, reorient_sizes
 from cddpm.data.volume import Volume
 from cddpm.errors import ArtifactError
+from cddpm.labels import Labels
 from cddpm.predict.result import ANOMALY_MAP, RECONSTRUCTION, RESULT, SEGMENTATION
 from cddpm.report.document import Cell, Section, cell, escape, facts, page, paragraph, score, table
 from cddpm.report.exhibit import Exhibit
@@ -64,7 +65,8 @@ def names(folders: Sequence[Path]) -> list[str]:
 
 
 def read(folder: Path, truth: Path | None = None, name: str | None = None) -> PredictedScan:
-    """Read a prediction, its scan and ``truth``, a segmentation on the scan's grid; it is called ``name``, or as its folder.
+    """Read a prediction, its scan and ``truth``, a segmentation on the scan's grid, with the labels of the data set whose
+    threshold was used (of the model's only one, if it was that of all); it is called ``name``, or as its folder.
 
     Raises ``ArtifactError`` for a folder that is no whole prediction, or a scan that has changed since; ``VolumeFileError``
     for a file that cannot be read or lies on another grid.
@@ -80,9 +82,12 @@ def read(folder: Path, truth: Path | None = None, name: str | None = None) -> Pr
         ) from error
     anomaly, reconstruction = (volume.read_map(folder / file) for file in (ANOMALY_MAP, RECONSTRUCTION))
     kept = volume.read_segmentation(folder / SEGMENTATION)
-    true = None if truth is None else aligned(image, volume.read_segmentation(truth))
+    true = None if truth is None else aligned(image, volume.read_segmentation(truth, _labels(result)))
     for other in (anomaly, reconstruction, kept):
         volume.require_same_grid(image, other)
+    if true is not None:
+        for found in (anomaly, kept):
+            found.data[true.data == volume.IGNORED] = 0  # counts neither way, at no threshold
     exhibit = Exhibit(
         name=names([folder])[0] if name is None else name,
         image=_lps(image),
@@ -90,7 +95,7 @@ def read(folder: Path, truth: Path | None = None, name: str | None = None) -> Pr
         window=(low, high),
         anomaly_map=_lps(anomaly),
         segmentation=_lps(kept) > 0,
-        truth=None if true is None else _lps(true) > 0,
+        truth=None if true is None else _lps(true) == 1,
         threshold=threshold,
         voxel_size_mm=reorient_sizes(image.voxel_size_mm, volume.axis_codes(image.affine), "LPS"),
         note=" ".join([note, *(f"The truth: {told}." for told in (true.notes if true else ()))]),
@@ -173,6 +178,12 @@ def _result(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder / RESULT}: cannot be read ({error}); predict this scan again") from error
     return result
+
+
+def _labels(result: Mapping[str, Any]) -> Labels:
+    data = DataConfig.model_validate(result.get("settings", {}).get("data", {}))
+    named = [name for name in data.unhealthy if name == result.get("dataset")] or data.unhealthy
+    return data.labels_of(named[0]) if len(named) == 1 else Labels()
 
 
 def _same_scan(folder: Path, result: Mapping[str, Any]) -> Path:

@@ -22,6 +22,7 @@ class VolumeStore(Protocol):
     def image(self, v: int) -> NDArray[np.float16]: ...
     def mask(self, v: int) -> NDArray[np.uint8]: ...
     def segmentation(self, v: int) -> NDArray[np.uint8]: ...
+    def ignored(self, v: int) -> NDArray[np.int64]: ...
 
 
 class Reconstructions(Protocol):
@@ -45,11 +46,21 @@ class Case:
     box: Box
     """Bounding box of the brain mask: nothing outside of it can score."""
     brain: NDArray[np.int32]
-    """Flat indices of brain voxels; half as wide as the usual, since a process holds those of every volume."""
+    """Flat indices of brain voxels that count; half as wide as the usual, since a process holds those of every volume."""
     lesion: NDArray[np.int64]
     """Flat indices of lesion voxels."""
+    ignored: NDArray[np.int64]
+    """Flat indices of voxels that count neither way: in no threshold, curve, mean or number of voxels."""
     voxel_ml: float | None = None
     """Volume of a voxel; none where it is not known."""
+
+    def counted(self, found: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """``found`` (S, H, W) without the ignored voxels; the same array if there are none."""
+        if not self.ignored.size:
+            return found
+        left = found.copy()
+        left.ravel()[self.ignored] = False
+        return left
 
 
 def case_of(store: VolumeStore, v: int, dataset: str) -> Case:
@@ -59,8 +70,11 @@ def case_of(store: VolumeStore, v: int, dataset: str) -> Case:
     box = bounding_box(brain)
     if box is None:
         raise DataError(f"volume '{record.id}' of {dataset}: its brain mask is empty; there is nothing to score")
-    lesion = np.flatnonzero(store.segmentation(v))
-    return Case(v, record.id, dataset, box, np.flatnonzero(brain).astype(np.int32), lesion, _voxel_ml(record))
+    lesion, ignored = np.flatnonzero(store.segmentation(v)), store.ignored(v)
+    counted = np.setdiff1d(np.flatnonzero(brain), ignored, assume_unique=True).astype(np.int32)
+    if not counted.size:
+        raise DataError(f"volume '{record.id}' of {dataset}: all of its brain is ignored (data.ignored_labels)")
+    return Case(v, record.id, dataset, box, counted, lesion, ignored, _voxel_ml(record))
 
 
 def _voxel_ml(record: Any) -> float | None:

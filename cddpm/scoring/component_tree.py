@@ -39,12 +39,21 @@ class FilteredCounts:
 
 
 def filtered_counts(
-    scores: NDArray[np.float16], lesion: NDArray[np.int64], minimum_voxels: int, rule: ComponentRule
+    scores: NDArray[np.float16],
+    lesion: NDArray[np.int64],
+    minimum_voxels: int,
+    rule: ComponentRule,
+    ignored: NDArray[np.int64] | None = None,
 ) -> FilteredCounts:
     """Count what is left of ``scores > threshold`` without components below ``minimum_voxels``, for every threshold >= 0.
 
-    ``scores`` (S, H, W) finite and >= 0; ``lesion`` flat indices of lesion voxels. Raises ``ValueError`` for other scores.
+    ``scores`` (S, H, W) finite and >= 0; ``lesion`` flat indices of lesion voxels; those at ``ignored`` are not counted, but
+    belong to components, as in a prediction. Raises ``ValueError`` for other scores.
     """
+    if ignored is not None and ignored.size:
+        whole = filtered_counts(scores, lesion, minimum_voxels, rule)
+        beside = filtered_counts(scores, ignored, minimum_voxels, rule)
+        return FilteredCounts(whole.predicted - beside.true_positive, whole.true_positive, whole.lesion_voxels)
     bits = np.ascontiguousarray(scores).view(np.uint16)
     highest = int(bits.max())
     if highest > LARGEST_FINITE:

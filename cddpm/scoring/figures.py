@@ -66,6 +66,9 @@ def overview_rows(scorer: Scorer, scoring: ScoringConfig, rows: Sequence[Row]) -
 
 def _with_arrays(scorer: Scorer, scoring: ScoringConfig, label: str, row: Row) -> OverviewRow:
     v, threshold = row["volume_index"], row["threshold"]
+    anomaly_map, segmentation = scorer.anomaly_map(v, scoring).copy(), scorer.segmentation(v, scoring, threshold)
+    for shown in (anomaly_map, segmentation):  # what counts neither way is not shown as found
+        shown.ravel()[scorer.store.ignored(v)] = 0
     return OverviewRow(
         label=label,
         dataset=row["dataset"],
@@ -74,8 +77,8 @@ def _with_arrays(scorer: Scorer, scoring: ScoringConfig, label: str, row: Row) -
         threshold=threshold,
         image=scorer.store.image(v),
         reconstruction=scorer.reconstruction(v, scoring),
-        anomaly_map=scorer.anomaly_map(v, scoring),
-        segmentation=scorer.segmentation(v, scoring, threshold),
+        anomaly_map=anomaly_map,
+        segmentation=segmentation,
         truth=scorer.store.segmentation(v) > 0,
     )
 

@@ -132,9 +132,9 @@ class _Bench:
         spacing = self._voxel_size_mm(case)
         voxel_ml = math.prod(spacing) / 1000
         scores = self._scorer.anomaly_map(case.index, self._scoring)
-        whole = histogram(scores, case.lesion)
+        whole = histogram(scores, case.lesion, case.ignored)
         brain = histogram(scores.ravel()[case.brain], truth.ravel()[case.brain])
-        prediction = self._scorer.segmentation(case.index, self._scoring, basic["threshold"])
+        prediction = self._scorer.counted_segmentation(case, self._scoring, basic["threshold"])
         parts = components(truth)
         kept = self._scorer.kept(case, self._scoring) if case.lesion.size else None
         best = best_filtered_dice([[kept]]) if kept else None
@@ -184,7 +184,7 @@ class _Bench:
         row: Row = dict.fromkeys(("l1", "l2", "ssim", "psnr", "l1_lesion", "l1_tissue", "l1_ratio"))
         if not self._scorer.reconstructs:
             return row
-        image, brain = self._scorer.store.image(case.index), self._scorer.store.mask(case.index) > 0
+        image, brain = self._scorer.store.image(case.index), case.counted(self._scorer.store.mask(case.index) > 0)
         restored = self._scorer.reconstruction(case.index, self._scoring)
         if case.dataset != HEALTHY:
             error = lesion_error(image, restored, brain, truth)
@@ -201,7 +201,7 @@ class _Bench:
         parts: Components,
         voxel_ml: float,
     ) -> Row:
-        prediction = self._scorer.segmentation(case.index, self._scoring, threshold)
+        prediction = self._scorer.counted_segmentation(case, self._scoring, threshold)
         counts = confusion(prediction, truth)
         in_brain = confusion(prediction.ravel()[case.brain], truth.ravel()[case.brain])
         found = int(lesions.overlapping(parts, prediction, self._overlap).sum())
@@ -239,7 +239,7 @@ class _Bench:
         threshold = volumes[0].row["threshold"]
 
         def predicted_ml(case: Case) -> float:
-            prediction = self._scorer.segmentation(case.index, self._scoring, threshold)
+            prediction = self._scorer.counted_segmentation(case, self._scoring, threshold)
             return int(np.count_nonzero(prediction)) * math.prod(self._voxel_size_mm(case)) / 1000
 
         return _spread("healthy_false_positive_ml", self._scorer.each(predicted_ml, self._scorer.cases(HEALTHY)))

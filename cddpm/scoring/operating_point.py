@@ -50,8 +50,12 @@ class Histogram:
         return int(self.normal.sum())
 
 
-def histogram(scores: NDArray[np.float16], lesion: NDArray[np.bool_ | np.int64]) -> Histogram:
+def histogram(
+    scores: NDArray[np.float16], lesion: NDArray[np.bool_ | np.int64], ignored: NDArray[np.int64] | None = None
+) -> Histogram:
     """Count the scores (any shape, finite, >= 0). ``lesion``: a mask of that shape, or flat indices of lesion voxels.
+
+    Voxels at the flat indices ``ignored``, none of them a lesion, are as if they were not there.
 
     Raises ``ValueError`` if a score is negative, infinite or NaN.
     """
@@ -59,6 +63,9 @@ def histogram(scores: NDArray[np.float16], lesion: NDArray[np.bool_ | np.int64])
     every = np.bincount(bits)
     if every.size > LARGEST_FINITE + 1:
         raise ValueError("scores: a negative, infinite or NaN number; anomaly scores are finite and >= 0")
+    if ignored is not None and ignored.size:
+        every = every - np.bincount(bits[ignored], minlength=every.size)
+        every = every[: max(1, int(np.flatnonzero(every).max(initial=0)) + 1)]
     picked = lesion.ravel() if lesion.dtype == np.bool_ else lesion
     abnormal = np.bincount(bits[picked], minlength=every.size)
     return Histogram(abnormal, every - abnormal)

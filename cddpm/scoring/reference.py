@@ -91,6 +91,16 @@ class ReferenceVolume:
     mask: NDArray[np.uint8]
     segmentation: NDArray[np.uint8]
     label: float = 1.0
+    ignored: NDArray[np.int64] | None = None
+    """Flat indices of voxels that are left out of everything that is counted; the published code knows none."""
+
+    @property
+    def counted(self) -> Truths:
+        """(S, H, W): false where ignored."""
+        counted = np.ones(self.mask.shape, bool)
+        if self.ignored is not None:
+            counted.ravel()[self.ignored] = False
+        return counted
 
 
 def reference_volumes(scorer: Scorer, scoring: ScoringConfig, dataset: str) -> Iterator[ReferenceVolume]:
@@ -103,9 +113,8 @@ def reference_volumes(scorer: Scorer, scoring: ScoringConfig, dataset: str) -> I
     for case in scorer.cases(dataset):
         v, label = case.index, getattr(store.volumes[case.index], "label", None)
         whole = scorer.whole_reconstruction(v, scoring)
-        yield ReferenceVolume(
-            store.image(v), whole, store.mask(v), store.segmentation(v), 1.0 if label is None else float(label)
-        )
+        named = 1.0 if label is None else float(label)
+        yield ReferenceVolume(store.image(v), whole, store.mask(v), store.segmentation(v), named, store.ignored(v))
 
 
 def reference_threshold(volumes: Iterable[ReferenceVolume], scoring: ScoringConfig) -> float:
@@ -113,7 +122,7 @@ def reference_threshold(volumes: Iterable[ReferenceVolume], scoring: ScoringConf
 
     Raises ``DataError`` without volumes.
     """
-    pairs = [(reference_anomaly_map(v, scoring).ravel(), v.segmentation.ravel() > 0) for v in volumes]
+    pairs = [(reference_anomaly_map(v, scoring)[v.counted], v.segmentation[v.counted] > 0) for v in volumes]
     _require(pairs)
     scores, truths = (np.concatenate(part) for part in zip(*pairs, strict=True))
     return search_array(scores, truths).threshold
@@ -146,11 +155,12 @@ def healthy_reference_metrics(volumes: Iterable[ReferenceVolume], scoring: Scori
     table: Dictionary = {}
     maps: list[Floats] = []
     for volume in volumes:
-        maps.append(reference_anomaly_map(volume, scoring))
+        scores = reference_anomaly_map(volume, scoring)
+        maps.append(scores[volume.counted])
         _append(table, _errors(volume))
-        _append(table, _volume_scores(volume, maps[-1]))
+        _append(table, _volume_scores(volume, scores))
     _require(maps)
-    everything = np.concatenate([scores.ravel() for scores in maps])
+    everything = np.concatenate(maps)
     limits = {name: float(np.quantile(everything, share)) for name, share in HEALTHY_QUANTILES.items()}
     return table | _summary(table) | limits
 
@@ -189,7 +199,7 @@ def _residual(volume: ReferenceVolume) -> Floats:
 
 
 def _errors(volume: ReferenceVolume) -> Dictionary:
-    residual, lesion = _residual(volume).astype(np.float64), volume.segmentation > 0
+    residual, lesion = _residual(volume).astype(np.float64)[volume.counted], volume.segmentation[volume.counted] > 0
     result = {}
     for name, error in (("l1", residual), ("l2", residual**2)):
         result[f"{name}recoErrorAll"] = float(error.mean())
@@ -199,13 +209,14 @@ def _errors(volume: ReferenceVolume) -> Dictionary:
 
 
 def _detection(volume: ReferenceVolume, scores: Floats, scoring: ScoringConfig, threshold: float | None) -> Dictionary:
-    truth, best = volume.segmentation > 0, search_array(scores, volume.segmentation > 0)
+    truth, counted = volume.segmentation > 0, volume.counted
+    best = search_array(scores[counted], truth[counted])
     used = best.threshold if threshold is None else threshold
     above = scores > np.float64(used)
-    prediction = remove_small_components(above, scoring.minimum_component_voxels)
-    ranked = _ranking(truth.ravel(), scores.ravel())
+    prediction = remove_small_components(above, scoring.minimum_component_voxels) & counted
+    ranked = _ranking(truth[counted], scores[counted])
     return (
-        _misnamed(confusion(prediction, truth))
+        _misnamed(confusion(prediction[counted], truth[counted]))
         | {
             "HausPerVol": _hausdorff(prediction, truth),
             "lesionSizePerVol": float(truth.sum()),
@@ -214,7 +225,7 @@ def _detection(volume: ReferenceVolume, scores: Floats, scoring: ScoringConfig, 
             "AUCPerVol": ranked[0],
             "AUPRCPerVol": ranked[1],
         }
-        | _detection_per_slice(above, truth)
+        | _detection_per_slice(above & counted, truth)
     )
 
 
@@ -251,7 +262,7 @@ def _detection_per_slice(above: Truths, truth: Truths) -> Dictionary:
 
 def _slices(volume: ReferenceVolume, scores: Floats) -> Dictionary:
     """Anomaly score and label of every sagittal slice, and how well the one tells the other."""
-    brain = _sagittal(volume.mask > 0)
+    brain = _sagittal((volume.mask > 0) & volume.counted)
     means = [float(s[b].mean()) if b.any() else 0.0 for s, b in zip(_sagittal(scores), brain, strict=True)]
     labels = [float(lesion.any()) for lesion in _sagittal(volume.segmentation > 0)]
     area, precision = _ranking(np.array(labels) > 0, np.array(means))
@@ -264,7 +275,7 @@ def _slices(volume: ReferenceVolume, scores: Floats) -> Dictionary:
 
 
 def _volume_scores(volume: ReferenceVolume, scores: Floats) -> Dictionary:
-    score = float(scores[volume.mask > 0].mean(dtype=np.float64))
+    score = float(scores[(volume.mask > 0) & volume.counted].mean(dtype=np.float64))
     return {"labelPerVol": float(volume.label)} | {f"AnomalyScore{name}PerVol": score for name in _SCORE_NAMES}
 
 

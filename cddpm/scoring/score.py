@@ -4,7 +4,8 @@
 a bounded memo so that settings which differ only downstream cost less, and never runs a network.
 
 Convention: a voxel is positive if its score is strictly above the threshold; all voxels of a volume are compared, those
-outside of the brain mask have score 0, so a lesion there counts as missed.
+outside of the brain mask have score 0, so a lesion there counts as missed. Ignored voxels (``data.ignored_labels``) are
+scored, filtered and joined to components as in a prediction, where nobody knows of them, and then left out of every count.
 """
 
 import threading
@@ -173,6 +174,10 @@ class Scorer:
             self.anomaly_map(volume, scoring), threshold, scoring.minimum_component_voxels, component_rule(scoring)
         )
 
+    def counted_segmentation(self, case: Case, scoring: ScoringConfig, threshold: float) -> NDArray[np.bool_]:
+        """``segmentation`` without the voxels that count neither way: what is measured."""
+        return case.counted(self.segmentation(case.index, scoring, threshold))
+
     def statistics(self, scoring: ScoringConfig) -> Statistics | None:
         """Statistics of healthy residuals under ``scoring``; none if it does not ask for them (``normalise``).
 
@@ -205,7 +210,8 @@ class Scorer:
         count = calibration.bins(scoring.normalise)
 
         def sums(case: Case) -> calibration.Sums:
-            image, brain = self._inputs(case)
+            image, _ = self._inputs(case)
+            brain = case.counted(self.store.mask(case.index) > 0)[case.box]
             found = [(m.level, m.values) for m in self._residuals(case, scoring)]
             return calibration.sums(found, image, brain, count)
 
@@ -300,9 +306,10 @@ class Scorer:
         truth = self.store.segmentation(case.index) > 0
         above = segment(scores, threshold, 0)
         prediction = remove_small_components(above, scoring.minimum_component_voxels, component_rule(scoring))
+        above, prediction = case.counted(above), case.counted(prediction)
         counts = confusion(prediction, truth)
         in_brain = confusion(prediction.ravel()[case.brain], truth.ravel()[case.brain])
-        h = operating_point.histogram(scores, case.lesion)
+        h = operating_point.histogram(scores, case.lesion, case.ignored)
         best = operating_point.best_dice([[h]]) if case.lesion.size else None
         return {
             "dataset": case.dataset,
@@ -338,7 +345,8 @@ class Scorer:
 
     def _histograms(self, cases: Sequence[Case], scoring: ScoringConfig) -> list[Histogram]:
         return self._map(
-            lambda case: operating_point.histogram(self.anomaly_map(case.index, scoring), case.lesion), cases
+            lambda case: operating_point.histogram(self.anomaly_map(case.index, scoring), case.lesion, case.ignored),
+            cases,
         )
 
     def _filtered_counts(self, dataset: str, scoring: ScoringConfig) -> list[FilteredCounts]:
@@ -348,7 +356,8 @@ class Scorer:
     def kept(self, case: Case, scoring: ScoringConfig) -> FilteredCounts:
         """What the component filter keeps of a volume at every threshold."""
         scores = self.anomaly_map(case.index, scoring)
-        return filtered_counts(scores, case.lesion, scoring.minimum_component_voxels, component_rule(scoring))
+        rule = component_rule(scoring)
+        return filtered_counts(scores, case.lesion, scoring.minimum_component_voxels, rule, case.ignored)
 
     def _healthy_threshold(self, scoring: ScoringConfig) -> float:
         if not self._healthy:

@@ -90,6 +90,8 @@ def prepare_data(config: ExperimentConfig, display: Display) -> Path:
             said = escape(f"{warning.found}; {warning.allowed} [{warning.code}]")
             display.say(f"[yellow]warning: {display.console.path(warning.file)}: {said}[/]")
         refuse_errors(report.findings)
+        for fact in report.facts():
+            display.say(escape(fact))
         say(f"{report.volumes} scans, no errors, {len(report.warnings)} warnings")
     return root
 

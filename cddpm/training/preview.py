@@ -123,7 +123,8 @@ class Preview:
         image, brain = self.store.image(v), self.store.mask(v) > 0
         residual = ensemble.joined(ensemble.residuals(image, brain, reconstructions, scoring), image, scoring)
         lesion = np.flatnonzero(self.store.segmentation(v))
-        return operating_point.histogram(anomaly_map(residual, mask, scoring.median_kernel), lesion)
+        scores = anomaly_map(residual, mask, scoring.median_kernel)
+        return operating_point.histogram(scores, lesion, self.store.ignored(v))
 
     def _reconstructions(self, arrays: dict[Key, NDArray[np.float32]]) -> list[ensemble.Member]:
         scoring, levels, seeds = self.config.scoring, _levels(self.config), _seeds(self.config)

@@ -108,10 +108,10 @@ def test_table_of_another_kind(tmp_path: Path, text: str) -> None:
 
 def test_table_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "IXI_test.csv"
-    path.write_bytes(b"\xff\xfe\x00\x01")
+    path.write_bytes(b"a,b\n\xe4")
     (finding,) = read_split(SplitFile(path, "IXI", "test", None), tmp_path, "t2")
     assert isinstance(finding, Finding)
-    assert "a CSV table in UTF-8 is needed" in finding.allowed
+    assert "save it as CSV in UTF-8" in finding.allowed
 
 
 def test_list_of_available_scans(tmp_path: Path) -> None:

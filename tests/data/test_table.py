@@ -118,7 +118,7 @@ def test_every_bad_row_is_told_and_none_hides_another(tmp_path: Path) -> None:
 def test_columns_are_closed(tmp_path: Path) -> None:
     layout = scan(tmp_path, ",dataset,subject,split,img,mask,segmentaton,mask\n0,a,b,train,c,d,e,d\n")
     assert [f.found for f in layout.findings] == [
-        "no column 'image' (there are 'dataset', 'subject', 'split', 'img', 'mask', 'segmentaton', 'mask')",
+        "no column 'image' (there are 'dataset', 'subject', 'split', 'img', 'mask', 'segmentaton', 'mask', separated by commas)",
         "unknown column 'img'",
         "column 'mask' is there twice",
         "unknown column 'segmentaton'",

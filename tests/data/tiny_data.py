@@ -10,7 +10,8 @@ import numpy.typing as npt
 from cddpm.config import DataConfig
 from cddpm.data.volume import write_volume
 
-AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+AFFINE = np.diag([-10.0, -10.0, 10.0, 1.0])
+"""Voxels so large that the ball is of a brain's size."""
 SHAPE = (16, 18, 10)
 IXI_COLUMNS = ["", "img_name", "SEX_ID (1=m, 2=f)", "age", "label", "img_path", "mask_path", "seg_path", "Agegroup"]
 PATHS = {"IXI": "/Train/ixi"}
@@ -86,7 +87,7 @@ SPLITS = {
 
 def make_tiny_data(root: Path) -> TinyData:
     """A clean folder of 9 scans."""
-    config = DataConfig(unhealthy=("Brats21",), volume_shape=(16, 16, 10))
+    config = DataConfig(unhealthy=("Brats21",), voxel_size_mm=10, volume_shape=(16, 16, 10))
     data = TinyData(root, config)
     (data.root / "splits").mkdir(parents=True)
     for name, subjects in SPLITS.items():

@@ -211,7 +211,7 @@ def test_all_faults_of_a_table_are_told_at_once(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "no column 'scan' .there are nothing"),
-        ("Scan;mask\na.nii;m.nii\n", "no column 'scan' .there are 'Scan;mask'"),
+        ("Scan;mask\na.nii;m.nii\n", "no column 'scan' .there are 'Scan', 'mask'"),
         ("scan,volumeid\na.nii,x\n", "unknown column 'volumeid'.*did you mean 'volume_id'"),
         ("scan,scan\na.nii,b.nii\n", "column 'scan' is there twice"),
         ("scan\n", "no rows"),

@@ -75,6 +75,9 @@ class Several:
     def segmentation(self, v: int) -> Any:
         return self.parts[v].segmentation(0)
 
+    def ignored(self, v: int) -> np.ndarray:
+        return np.empty(0, np.int64)
+
     def c(self, volume: str, level: int, seed: int) -> Any:
         return next(part for part in self.parts if part.key == volume).c(volume, level, seed)
 

@@ -114,6 +114,9 @@ class OneVolume:
     def segmentation(self, v: int) -> np.ndarray:
         return (np.arange(SLICES.size) == 100).astype(np.uint8).reshape(SLICES.shape)
 
+    def ignored(self, v: int) -> np.ndarray:
+        return np.empty(0, np.int64)
+
 
 def test_what_scoring_reads_from_the_float16_cache_is_the_guided_prediction(tmp_path: Path):
     model, path = network(), tmp_path / "cache"

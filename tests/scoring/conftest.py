@@ -44,6 +44,9 @@ class BallStore:
     def segmentation(self, v: int) -> np.ndarray:
         return self._lesions[v]
 
+    def ignored(self, v: int) -> np.ndarray:
+        return np.empty(0, np.int64)
+
 
 def ball(centre, radius: float) -> np.ndarray:
     """True within ``radius`` voxels of ``centre``; (S, H, W)."""

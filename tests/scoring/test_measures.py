@@ -48,6 +48,9 @@ class ScannedStore:
             segmentation[1, 2, 3:5] = 1
         return segmentation
 
+    def ignored(self, v: int) -> np.ndarray:
+        return np.empty(0, np.int64)
+
 
 @pytest.fixture(scope="module")
 def scanned(store) -> ScannedStore:

@@ -308,6 +308,9 @@ class Pair:
     def segmentation(self, v: int) -> np.ndarray:
         return self.arrays["ab"[v] + "_seg"]
 
+    def ignored(self, v: int) -> np.ndarray:
+        return np.empty(0, np.int64)
+
     def c(self, volume: str, level: int, seed: int) -> np.ndarray:
         index = next(i for i, record in enumerate(self.volumes) if record.id == volume)
         return self.arrays["ab"[index] + "_reco"].astype(self.dtype)

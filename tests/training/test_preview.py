@@ -188,6 +188,9 @@ class WithoutSomeLesions:
     def segmentation(self, v: int) -> np.ndarray:
         return self.store.segmentation(v) * (v not in self.empty)
 
+    def ignored(self, v: int) -> np.ndarray:
+        return np.empty(0, np.int64)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
 

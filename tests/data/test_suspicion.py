@@ -1,0 +1,141 @@
+"""Whatever a prediction warns of, the check of training, validation and test scans warns of."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cddpm.config import DataConfig
+from cddpm.data import geometry as grid
+from cddpm.data import suspicion
+from cddpm.data.check import check
+from cddpm.data.suspicion import suspicions
+from cddpm.data.volume import Volume, read_image, read_mask, write_volume
+
+SHAPE, VOXEL_MM = (36, 44, 36), 4.0
+COHORTS = ["Controls train", "Controls val", "Controls test", "Tumours val", "Tumours test"]
+AFFINE = np.diag([-VOXEL_MM, -VOXEL_MM, VOXEL_MM, 1.0])
+Files = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Image, mask, segmentation and their affine."""
+
+
+def brain(seed: int) -> Files:
+    """A T2 brain of 1.4 l: bright near its surface, dark deep inside."""
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    radius = np.sqrt(sum((a / 0.85) ** 2 for a in axes))
+    noise = np.random.default_rng(seed).uniform(-20, 20, SHAPE)
+    image = np.where(radius < 1, 200 + 500 * radius**2 + noise, 0).astype(np.float32)
+    lesion = np.zeros(SHAPE, np.uint8)
+    lesion[14:20, 16:22, 14:20] = 1
+    return image, (radius < 1).astype(np.uint8), lesion, AFFINE
+
+
+def skull(files: Files) -> Files:
+    image, mask, *rest = files
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    radius = np.sqrt(sum((a / 0.97) ** 2 for a in axes))
+    return np.where((mask == 0) & (radius < 1), np.float32(600), image), mask, *rest  # type: ignore[return-value]
+
+
+def off_centre(files: Files) -> Files:
+    moved = files[3].copy()
+    moved[2, 3] = -20 * VOXEL_MM
+    return *(np.pad(a, ((0, 0), (0, 0), (20, 0))) for a in files[:3]), moved  # type: ignore[return-value]
+
+
+def t1(files: Files) -> Files:
+    image, mask, *rest = files
+    return np.where(mask > 0, 900 - image, 0).astype(np.float32), mask, *rest  # type: ignore[return-value]
+
+
+def scaled(factor: float) -> Callable[[Files], Files]:
+    return lambda files: (*files[:3], files[3] @ np.diag([factor, factor, factor, 1]))
+
+
+def oblique(files: Files) -> Files:
+    turned = files[3].copy()
+    turned[:2, :2] = VOXEL_MM * np.array([[-np.cos(0.3), np.sin(0.3)], [-np.sin(0.3), -np.cos(0.3)]])
+    return *files[:3], turned
+
+
+QUIRKS: dict[str, tuple[Callable[[Files], Files], str]] = {
+    "brain off the centre of the field": (off_centre, "outside of the model's field of view"),
+    "a tenth of the spacing": (scaled(0.1), "the brain mask holds 1 ml"),
+    "other voxels": (scaled(0.9), "were resampled to 4.00 x 4.00 x 4.00 mm"),
+    "skull on": (skull, "lie outside of the mask"),
+    "T1 named T2": (t1, "unusual for T2"),
+    "oblique": (oblique, "degrees oblique"),
+}
+
+
+def planted(folder: Path, cohort: str | None, change: Callable[[Files], Files]) -> tuple[DataConfig, Path]:
+    """A table of one scan per cohort (two for training), the first of ``cohort`` changed; the settings and that scan."""
+    lines, odd = ["dataset,subject,split,image,mask,segmentation"], folder / "none"
+    for seed, name in enumerate([COHORTS[0], *COHORTS]):
+        dataset, split = name.split()
+        files = change(brain(seed)) if name == cohort and odd.name == "none" else brain(seed)
+        places = [folder / f"{seed}_{kind}.nii" for kind in ("image", "mask", "seg")]
+        odd = places[0] if name == cohort and odd.name == "none" else odd
+        for place, array in zip(places, files[:3], strict=True):
+            write_volume(place, array, files[3])
+        lines.append(f"{dataset},s{seed},{split},{places[0]},{places[1]},{places[2] if dataset == 'Tumours' else ''}")
+    (folder / "table.csv").write_text("\n".join(lines))
+    size = {"voxel_size_mm": VOXEL_MM, "volume_shape": (36, 44, 36), "rescale_factor": 2}
+    return DataConfig(healthy="Controls", unhealthy=("Tumours",), table=folder / "table.csv", **size), odd  # type: ignore[arg-type]
+
+
+def test_nothing_is_said_of_sound_scans(tmp_path: Path) -> None:
+    data, _ = planted(tmp_path, None, lambda files: files)
+    assert check(data, tmp_path).findings == ()
+
+
+@pytest.mark.parametrize("cohort", COHORTS)
+@pytest.mark.parametrize("quirk", QUIRKS)
+def test_the_check_tells_all_that_a_prediction_warns_of(tmp_path: Path, quirk: str, cohort: str) -> None:
+    change, words = QUIRKS[quirk]
+    data, odd = planted(tmp_path, cohort, change)
+    image, mask = read_image(odd), read_mask(odd.with_name(odd.name.replace("image", "mask")))
+    warned = suspicions(image, mask, grid.plan(image, data), data.modality)
+    assert any(words in text for text in warned)
+    report = check(data, tmp_path)
+    told = {f.found for f in report.warnings if f.file in (str(odd), str(mask.path))}
+    assert set(warned) <= told
+    others = {f.file for f in report.findings} - {str(p) for p in tmp_path.glob(f"{odd.name[0]}_*")}
+    assert not {file for file in others if not file.startswith(str(data.table))}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(*(st.integers(2, 24) for _ in range(3))),
+    sizes_mm=st.tuples(*(st.sampled_from([0.7, 1.0, 1.3, 2.5]) for _ in range(3))),
+    kept=st.tuples(*(st.integers(1, 24) for _ in range(3))),
+    orientation=st.sampled_from(["LPS", "RAS", "stored"]),
+    rescale_grid=st.sampled_from(["centred", "published"]),
+)
+def test_the_field_of_view_is_where_results_come_back(
+    shape: grid.Shape,
+    sizes_mm: tuple[float, ...],
+    kept: grid.Shape,
+    orientation: Literal["LPS", "RAS", "stored"],
+    rescale_grid: Literal["centred", "published"],
+) -> None:
+    affine = np.zeros((4, 4))
+    affine[[2, 0, 1, 3], range(4)] = [-sizes_mm[0], sizes_mm[1], sizes_mm[2], 1]
+    wanted = {"orientation": orientation, "rescale_grid": rescale_grid, "volume_shape": kept}
+    way = grid.plan(Volume(np.zeros(shape), affine, Path("x.nii")), DataConfig(**wanted))  # type: ignore[arg-type]
+    ones = np.ones(way.working_shape, np.uint8)
+    np.testing.assert_array_equal(grid.field_of_view(way), grid.to_input_grid(ones, way, 0) > 0)
+
+
+def test_there_is_one_list_and_a_prediction_asks_it() -> None:
+    code = {file.name: file.read_text() for file in Path(suspicion.__file__).parents[1].rglob("*.py")}
+    assert [name for name, text in code.items() if "brain.oddities(" in text] == ["suspicion.py"]
+    assert {name for name, text in code.items() if "suspicions(" in text or "signs(" in text} == {
+        "suspicion.py",
+        "check.py",
+        "predictor.py",
+    }
