@@ -53,7 +53,7 @@ def test_a_table_is_read_alike_in_every_form(
         (row[1], float(row[6]) if row[6] else None, row[3]) for row in ROWS
     ]
     scans = saved(tmp_path / "s.csv", [["scan", "mask"], ["x.nii", ""]], separator, encoding, end, named)
-    assert [job.scan.name for job in collect([scans], tmp_path / "out")] == ["x.nii"]
+    assert [job.scan.name for job in collect([scans], tmp_path / "out").jobs] == ["x.nii"]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
