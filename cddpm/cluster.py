@@ -60,8 +60,7 @@ def connect(address: str | None = None) -> None:
     if address == "local":
         own = {"include_dashboard": True, "resources": {HEAD: HEAD_SLOTS}, "object_store_memory": OBJECT_STORE_BYTES}
         cluster_door.settle_token()
-        folder = cluster_door.settle_folder()
-        if folder is not None:
+        if folder := cluster_door.settle_folder():
             os.environ["RAY_TMPDIR"] = folder
     else:
         cluster_door.check_answers(address)

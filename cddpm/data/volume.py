@@ -31,7 +31,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -43,7 +43,7 @@ from nibabel.wrapstruct import WrapStructError
 from scipy import ndimage
 
 from cddpm import artifact
-from cddpm.data import volume_file
+from cddpm.data import blank_voxels, volume_file
 from cddpm.data.volume_file import VolumeFileError, fault, line
 from cddpm.labels import Labels
 
@@ -112,7 +112,7 @@ class Description:
 
 def read_image(path: Path) -> Volume:
     """Read an image as float32 (X, Y, Z). Raises ``VolumeFileError`` when it cannot be used (also all zero, constant)."""
-    volume = _read(path, _fill_value)
+    volume = _read(path, blank_voxels.background)
     low, high = float(volume.data.min()), float(volume.data.max())
     if low == high:
         code, found = ("all-zero", "all voxels are 0") if low == 0 else ("constant", f"all voxels are {low:g}")
@@ -254,19 +254,10 @@ def _read(path: Path, fill: _Fill | None = None) -> Volume:
     if not blank.any():
         return Volume(data, affine, path, notes, header)
     if fill is None or blank.all():
-        _refuse_blank(path, blank)
+        blank_voxels.refuse(path, blank)
     value = data[blank] = np.float32(fill(data, blank))
     notes += (f"{np.count_nonzero(blank)} voxels are NaN or infinite; taken for background ({value:g})",)
     return Volume(data, affine, path, notes, header, blank)
-
-
-def _fill_value(data: npt.NDArray[np.float32], blank: npt.NDArray[np.bool_]) -> float:
-    """The value of most voxels beside ``blank`` ones; without one 0, if all are brighter, else what is darker than all."""
-    values, counts = np.unique(data[ndimage.binary_dilation(blank) & ~blank], return_counts=True)
-    if 2 * counts.max() > counts.sum():
-        return float(values[counts.argmax()])
-    low, middle = float(data[~blank].min()), float(np.median(data[~blank]))
-    return 0.0 if low > 0 else low - (middle - low) / 2
 
 
 def _header(path: Path, start: bytes) -> tuple[Any, tuple[str, ...]]:
@@ -375,12 +366,6 @@ def _shear_degrees(affine: npt.NDArray[np.float64]) -> float:
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     cosines = np.abs((axes.T @ axes)[np.triu_indices(3, 1)])
     return float(np.degrees(np.arcsin(np.clip(cosines, 0, 1))).max())
-
-
-def _refuse_blank(path: Path, blank: npt.NDArray[np.bool_]) -> NoReturn:
-    first = tuple(int(i) for i in np.argwhere(blank)[0])
-    found = f"{np.count_nonzero(blank)} voxels are NaN or infinite, the first at {first}"
-    fault(path, "non-finite", found, "finite numbers are needed; fill or export again")
 
 
 def _suffix_notes(path: Path, compressed: bool) -> tuple[str, ...]:

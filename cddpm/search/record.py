@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cddpm.campaign import IDENTITY, is_running
-from cddpm.config import ExperimentConfig, parse, with_values
+from cddpm.config import ExperimentConfig, parse, resolve_paths, with_values
 from cddpm.errors import CddpmError, SearchError
 from cddpm.search import champion, origin
 from cddpm.search import space as spaces
@@ -154,7 +154,7 @@ def read(folder: Path) -> SweepRecord:
     """Read the sweep in ``folder``. Raises ``SearchError`` for a damaged file, or if nothing was recorded yet."""
     running, entered = is_running(folder), origin.read(folder)
     folders = sorted(p for p in (folder / "trials").glob("[0-9]*") if p.is_dir())
-    config = parse(_configuration(folder, entered, folders), str(folder))
+    config = resolve_paths(parse(_configuration(folder, entered, folders), str(folder)), folder.resolve().parents[2])
     return SweepRecord(
         folder,
         config,

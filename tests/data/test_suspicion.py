@@ -98,8 +98,11 @@ def test_nothing_is_said_of_sound_scans(tmp_path: Path) -> None:
 def test_the_check_tells_all_that_a_prediction_warns_of(tmp_path: Path, quirk: str, cohort: str) -> None:
     change, words = QUIRKS[quirk]
     data, odd = planted(tmp_path, cohort, change)
+    if change is off_centre:  # which is none where the brain's centre is looked for
+        data = data.model_copy(update={"centre": "scan"})
     image, mask = read_image(odd), read_mask(odd.with_name(odd.name.replace("image", "mask")))
-    warned = suspicions(image, mask, grid.plan(image, data), data.modality)
+    looked_for = mask.data > 0 if data.centre == "brain" else None
+    warned = suspicions(image, mask, grid.plan(image, data, looked_for), data.modality)
     assert any(words in text for text in warned)
     report = check(data, tmp_path)
     told = {f.found for f in report.warnings if f.file in (str(odd), str(mask.path))}

@@ -68,6 +68,7 @@ class Watch:
 def test_a_trial_stopped_early_holds_nothing(shared_ray: str, tmp_path: Path) -> None:
     changes = {
         "output_dir": str(tmp_path),
+        "training.images": 512,
         "pretraining.enabled": False,
         "search.scheduler": "asha",
         "search.asha": {"grace_images": 128, "reduction_factor": 4},
