@@ -1,17 +1,16 @@
 """Ray, as thin as it can be: connect, spread plain functions over tasks, and watch what trainings do."""
 
 import contextlib
-import functools
 import logging
 import os
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
-from cddpm import cluster_door
+from cddpm import cluster_door, ray_internals
 from cddpm.errors import SearchError
 
 logger = logging.getLogger(__name__)
@@ -228,7 +227,7 @@ def janitor(every_seconds: float = 5.0) -> Iterator[None]:
     def clean() -> None:
         while not over.wait(every_seconds) and ray.is_initialized():
             try:
-                freed = free_abandoned()
+                freed = ray_internals.free_abandoned()
             except (ray.exceptions.RayError, RuntimeError, ConnectionError) as error:  # the cluster ends, or stammers
                 logger.info("placement groups could not be looked at (%s)", error)
                 continue
@@ -331,52 +330,6 @@ class _BoardActor:
 
     def told(self, after: int) -> list[str]:
         return list(self.lines)[after:]
-
-
-def abandoned_placement_groups() -> Iterable[str]:
-    """Placement groups whose creator is dead and which still hold, or wait for, resources (hex ids).
-
-    Ray Train's own cleaner misses groups that were still pending when their trial was stopped. The creator's state is
-    only in the control store's table, which is private: where Ray changes it, nothing is found and that is logged.
-    """
-    import ray
-
-    try:
-        from ray._raylet import ActorID
-        from ray.core.generated import gcs_pb2
-
-        table = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
-        groups = [gcs_pb2.PlacementGroupTableData.FromString(row) for row in table]
-        removed = gcs_pb2.PlacementGroupTableData.PlacementGroupState.REMOVED
-        return [
-            g.placement_group_id.hex()
-            for g in groups
-            if g.state != removed
-            and g.creator_actor_dead
-            and not g.is_detached
-            # a group made by a driver has no creating actor, and its "actor" counts as dead
-            and not ActorID(g.creator_actor_id).is_nil()
-        ]
-    except (AttributeError, ImportError, TypeError) as error:
-        _warn_once(f"this version of Ray hides its placement groups ({error}); abandoned ones are not looked for")
-        return []
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)
-
-
-def free_abandoned() -> int:
-    """Remove placement groups that a stopped trial left behind; returns how many."""
-    from ray._raylet import PlacementGroupID
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
-    count = 0
-    for name in abandoned_placement_groups():
-        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
-        count += 1
-    return count
 
 
 def on_each_node(

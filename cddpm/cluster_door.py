@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from cddpm import ray_internals
 from cddpm.errors import SearchError, StorageError
 from cddpm.host import writable
 
@@ -42,19 +43,14 @@ def check_answers(address: str | None = None) -> None:
     """Raises ``SearchError``, within seconds, if the cluster that is meant (see ``wanted``) does not answer."""
     address, instead = wanted(address)
     if address == "auto":
-        address = _found_here(instead)
+        address = _here(instead)
     if address != "local":
         _check(address, instead)
 
 
-def _found_here(instead: str) -> str:
-    """Address of the cluster that runs on this machine, as Ray finds it; ``local`` if that cannot be told here."""
+def _here(instead: str) -> str:
     try:
-        from ray._private.services import canonicalize_bootstrap_address
-    except ImportError:
-        return "local"
-    try:
-        return str(canonicalize_bootstrap_address("auto"))
+        return ray_internals.address_here()
     except ConnectionError:
         raise SearchError(f"Ray at 'auto': no cluster runs on this machine; start one, or {instead}") from None
 

@@ -14,7 +14,7 @@ ROWS = (  # lowest first; a name stands for the module or the whole package cddp
     ("data",),
     ("models",),
     ("reconstruct", "scoring"),
-    ("training", "cluster", "cluster_door", "cluster_file"),
+    ("training", "cluster", "cluster_door", "cluster_file", "ray_internals"),
     ("tracking",),
     ("search", "predict", "evaluation", "campaign", "inventory", "speed"),
     ("report",),
@@ -22,7 +22,7 @@ ROWS = (  # lowest first; a name stands for the module or the whole package cddp
 )
 COMMAND_LINES = ("cddpm.cli", "cddpm.shell", "cddpm.*_commands", "cddpm.*_commands.*", "launch.*")
 HOMES = {
-    "ray": ("cddpm.cluster", "cddpm.cluster_door", "cddpm.training.worker", "cddpm.search.tuning"),
+    "ray": ("cddpm.cluster", "cddpm.ray_internals", "cddpm.training.worker", "cddpm.search.tuning"),
     "cddpm.cluster": (
         "cddpm.training.worker",
         "cddpm.search.*",

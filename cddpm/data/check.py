@@ -89,7 +89,7 @@ def _read_scan(data: DataConfig, row: ScanRow) -> _Scan:
 def _scan_findings(
     data: DataConfig, row: ScanRow, image: Volume, mask: Volume, geometry: Geometry
 ) -> Iterator[Finding]:
-    """What ``prediction`` would warn of, and a brain of which nothing is left."""
+    """What ``cddpm predict`` would warn of, and a brain of which nothing is left."""
     for sign in signs(image, mask, geometry, data.modality):
         yield Finding("warning", "suspicion", str(row.image), sign, "look at this scan before it is trained on")
     if not label_on_working_grid(mask.data, geometry).any():

@@ -18,12 +18,16 @@ def suspicions(image: Volume, mask: Volume, geometry: Geometry, modality: str) -
     A doubtful mask comes first, since it explains the others; then what reading had to mend (``Volume.notes``).
     """
     doubts = brain.mask_doubts(image, mask)
-    return list(dict.fromkeys([*doubts, *mask.notes, *image.notes, *signs(image, mask, geometry, modality)]))
+    return list(dict.fromkeys([*doubts, *mask.notes, *image.notes, *_others(image, mask, geometry, modality)]))
 
 
 def signs(image: Volume, mask: Volume, geometry: Geometry, modality: str) -> list[str]:
     """``suspicions`` without what reading mended, which belongs to one file."""
-    found = [*brain.mask_doubts(image, mask), *brain.oddities(image, mask, modality)]
+    return [*brain.mask_doubts(image, mask), *_others(image, mask, geometry, modality)]
+
+
+def _others(image: Volume, mask: Volume, geometry: Geometry, modality: str) -> list[str]:
+    found = brain.oddities(image, mask, modality)
     inside = mask.data > 0
     cut = 1 - np.count_nonzero(inside & field_of_view(geometry)) / np.count_nonzero(inside)
     if geometry.voxel_step != (1.0, 1.0, 1.0):

@@ -1,0 +1,65 @@
+"""Names that Ray keeps to itself, each used for what no public one gives; where a version of Ray lacks them, we do without."""
+
+import functools
+import logging
+from collections.abc import Iterable
+
+logger = logging.getLogger(__name__)
+
+
+def address_here() -> str:
+    """Address of the cluster that runs on this machine, as Ray finds it; ``local`` if that cannot be told here.
+
+    Public is only ``ray.init("auto")``, which tries for minutes. Raises ``ConnectionError`` when none runs.
+    """
+    try:
+        from ray._private.services import canonicalize_bootstrap_address
+    except ImportError:
+        return "local"
+    return str(canonicalize_bootstrap_address("auto"))
+
+
+def abandoned_placement_groups() -> Iterable[str]:
+    """Placement groups whose creator is dead and which still hold, or wait for, resources (hex ids).
+
+    Ray Train's own cleaner misses groups that were still pending when their trial was stopped. The creator's state is
+    only in the control store's table, which is private: where Ray changes it, nothing is found and that is logged.
+    """
+    import ray
+
+    try:
+        from ray._raylet import ActorID
+        from ray.core.generated import gcs_pb2
+
+        table = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
+        groups = [gcs_pb2.PlacementGroupTableData.FromString(row) for row in table]
+        removed = gcs_pb2.PlacementGroupTableData.PlacementGroupState.REMOVED
+        return [
+            g.placement_group_id.hex()
+            for g in groups
+            if g.state != removed
+            and g.creator_actor_dead
+            and not g.is_detached
+            # a group made by a driver has no creating actor, and its "actor" counts as dead
+            and not ActorID(g.creator_actor_id).is_nil()
+        ]
+    except (AttributeError, ImportError, TypeError) as error:
+        _warn_once(f"this version of Ray hides its placement groups ({error}); abandoned ones are not looked for")
+        return []
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+def free_abandoned() -> int:
+    """Remove placement groups that a stopped trial left behind; returns how many."""
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    count = 0
+    for name in abandoned_placement_groups():
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+        count += 1
+    return count
