@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tmpfs
 
 from cddpm import artifact
 from cddpm.errors import ArtifactError, StorageError
@@ -114,6 +115,7 @@ def _killed_while_filling(path: Path) -> None:
     artifact.ensure(path, "slice store", "f00d", {}, suicide)
 
 
+@pytest.mark.slow
 def test_a_maker_killed_half_way_neither_blocks_nor_leaves_a_part(tmp_path: Path) -> None:
     path = tmp_path / "store"
     process = PROCESSES.Process(target=_killed_while_filling, args=(path,))
@@ -151,6 +153,7 @@ def _rewrite(path: Path, letter: str) -> None:
         artifact.write_text(path, letter * 5000)
 
 
+@pytest.mark.slow
 def test_a_reader_sees_the_old_or_the_new_text_never_a_part(tmp_path: Path) -> None:
     path = tmp_path / "file"
     artifact.write_text(path, "a" * 5000)
@@ -235,6 +238,7 @@ def _hold(path: Path, ready: Any) -> None:
         time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_lock_is_freed_when_its_holder_is_killed(tmp_path: Path) -> None:
     ready = PROCESSES.Event()
     holder = PROCESSES.Process(target=_hold, args=(tmp_path / "lock", ready))
@@ -305,6 +309,7 @@ def _look(paths: list[Path], ready: Any, stop: Any, looks: Any) -> None:
             looks.value += 1
 
 
+@pytest.mark.slow
 def test_a_thousand_looks_keep_nobody_from_starting(tmp_path: Path) -> None:
     """With a lock taken for each look a start fails within the first dozen here."""
     path, stop, looks = tmp_path / "lock", PROCESSES.Event(), PROCESSES.Value("i", 0)
@@ -342,6 +347,7 @@ def _ensure(path: Path, notes: Path, start: Any) -> None:
         stream.write(f"{made}\n")
 
 
+@pytest.mark.slow
 def test_of_four_processes_one_makes_it_and_all_get_it(tmp_path: Path) -> None:
     start = PROCESSES.Event()
     arguments = (tmp_path / "store", tmp_path / "notes", start)
@@ -380,14 +386,8 @@ def test_what_is_damaged_is_made_again_and_said_once(made: Path, caplog: pytest.
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here (root is needed): {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with tmpfs.small_disk(tmp_path / "disk", "64k") as disk:
+        yield disk
 
 
 def large(directory: Path) -> None:

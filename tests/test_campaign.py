@@ -123,6 +123,7 @@ def look(folder: Path, ready: Any, stop: Any) -> None:
         is_running(folder)
 
 
+@pytest.mark.slow
 def test_looks_keep_no_campaign_from_starting(tmp_path: Path) -> None:
     stop, gates = PROCESSES.Event(), [PROCESSES.Event() for _ in range(2)]
     lookers = [PROCESSES.Process(target=look, args=(tmp_path / "one", gate, stop)) for gate in gates]

@@ -68,6 +68,7 @@ def test_a_dead_address_is_told_at_once(
     )
 
 
+@pytest.mark.slow
 def test_who_listens_and_is_no_ray_is_told(silent: int, website: int) -> None:
     for scheme in ("", "ray://"):
         with pytest.raises(SearchError, match="something listens, but says nothing for"):
@@ -96,6 +97,7 @@ def test_what_is_no_address_is_told_with_those_that_are(address: str) -> None:
         cluster_door.check_answers(address)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=30))
 def test_any_address_is_a_fault_or_fits(address: str) -> None:
     fits = cluster_door._ADDRESS.fullmatch(address)

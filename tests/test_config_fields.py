@@ -129,6 +129,7 @@ def declared() -> dict[str, set[str]]:
     }
 
 
+@pytest.mark.slow
 def test_every_setting_has_a_name_that_is_read() -> None:
     """What a look at the source finds at once: no code outside of the configuration reads anything of that name."""
     others = [file for file in (ROOT / "cddpm").rglob("*.py") if file not in FILES] + sorted(

@@ -64,6 +64,7 @@ def test_a_workers_error_reaches_its_driver_whole() -> None:
     assert str(error) == MESSAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ConfigError", "StorageError"])
 def test_a_command_shows_one_message_and_leaves_with_the_code(name: str) -> None:
     program = (
@@ -77,6 +78,7 @@ def test_a_command_shows_one_message_and_leaves_with_the_code(name: str) -> None
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_leaves_with_130() -> None:
     program = "from cddpm import shell\ndef main() -> None:\n    raise KeyboardInterrupt\nshell.guarded(main)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

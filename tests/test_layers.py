@@ -97,6 +97,7 @@ def faults(name: str, source: str, known: set[str]) -> Iterator[str]:
                 yield f"{name} imports {imported}; homes of {package}: {', '.join(homes)}"
 
 
+@pytest.mark.slow
 def test_no_module_breaks_the_order_or_leaves_a_home() -> None:
     sources = modules()
     found = [fault for name, source in sources.items() for fault in faults(name, source, set(sources))]

@@ -174,6 +174,7 @@ def test_paths_reach_the_command_as_they_are(monkeypatch: pytest.MonkeyPatch, tm
     assert shell.local_paths(lambda **rest: rest)(**given) == {**given, "b": [tmp_path / "y", Path("/z")]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -133,6 +133,7 @@ def test_every_block_says_what_it_is(page: Page) -> None:
     assert not unknown, f"{page.name}: allowed are {', '.join(LANGUAGES)}\n" + "\n".join(unknown)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_is_one(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
     faults = [f"{c}\n  {why}" for c in page.commands() if c.words[0] not in FOREIGN and (why := fault(c))]

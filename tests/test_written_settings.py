@@ -57,6 +57,7 @@ def test_choices_are_found() -> None:
     assert ("search.scoring.sampler", "cma-es") in CLOSED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", [choice for _, choice in EVERY], ids=[name for name, _ in EVERY])
 @pytest.mark.parametrize("form", ["x: {}", "x: {} # comment", "{{x: {}}}", "x: [{}, l1]", "x: {!r}"])
 def test_yaml_reads_every_choice_as_it_is_printed(choice: Any, form: str) -> None:
@@ -79,6 +80,7 @@ def loaded(path: str, folder: Path, text: str, by: str) -> ExperimentConfig | No
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["file", "--set"])
 @pytest.mark.parametrize(("path", "choice"), CLOSED, ids=[f"{path}={choice}" for path, choice in CLOSED])
 def test_every_choice_is_taken_in_a_file_and_by_set(path: str, choice: Any, by: str, tmp_path: Path) -> None:
@@ -131,6 +133,7 @@ WORDS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.sampled_from(TEXTS), WORDS)
 def test_a_setting_of_text_is_given_text_by_set(path: str, word: str) -> None:
     empty = word in ("null", "Null", "NULL", "~") and takes(annotation_at(ExperimentConfig, path), type(None))

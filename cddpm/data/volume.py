@@ -183,13 +183,14 @@ def write_volume(
 ) -> None:
     """Write ``data`` (X, Y, Z) with ``affine`` (4, 4; voxel index to mm, RAS+) atomically as ``.nii`` or ``.nii.gz``.
 
-    ``header`` (of a ``Volume``) is kept: description, units, qform and sform codes. Equal arguments give equal bytes:
-    the gzip header carries no time and no name. Parent folders are made. Raises ``StorageError`` when the disk refuses.
+    ``header`` (of a ``Volume``) is kept: NIfTI-1 or -2, description, units, qform and sform codes. Equal arguments give equal
+    bytes: the gzip header carries no time and no name. Parent folders are made. Raises ``StorageError`` when the disk refuses.
     """
     wanted: np.dtype[Any] = np.dtype(data.dtype if dtype is None else dtype)
     kind = _WRITABLE.get(wanted, wanted)
     own_unit = np.asarray(affine, dtype=np.float64) if header is None else _scaled(affine, 1 / unit(header)[1])
-    image = nib.Nifti1Image(np.asarray(data, dtype=kind), own_unit, header, dtype=kind)
+    image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    image = image_class(np.asarray(data, dtype=kind), own_unit, header, dtype=kind)
     if header is None:
         image.header.set_xyzt_units("mm")
         image.set_sform(affine, code=1)

@@ -22,6 +22,8 @@ from cddpm.tracking.package import Package, write_package
 from cddpm.tracking.registry import Registry, register
 from cddpm.tracking.runs import LabBook
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments: object, columns: int = 80) -> Result:
     """Run a command; an error of this program is raised."""
@@ -197,7 +199,6 @@ def test_a_threshold_of_another_model_is_refused(
     assert not (here / "results").exists()
 
 
-@pytest.mark.slow
 def test_exit_codes(quick_package: Package, healthy: list[Scan], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def code(*arguments: object) -> object:
         monkeypatch.setattr(sys, "argv", ["cddpm", "registry", "calibrate", *map(str, arguments)])

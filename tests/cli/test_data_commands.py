@@ -1,6 +1,7 @@
 """``cddpm data``: a phantom is made, checked, and its faults are told by exit code and report."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_options_are_the_phantoms_settings(phantom: Path) -> None:
     label = json.loads((phantom / "phantom.json").read_text())
     assert label["config"] == {
@@ -50,6 +52,7 @@ def test_options_are_the_phantoms_settings(phantom: Path) -> None:
     assert run("phantom", phantom, "--subjects", "0").exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_sound_folder_passes(phantom: Path) -> None:
     for modality in ("t1", "t2"):
         done = run("check", phantom, "--modality", modality)
@@ -60,6 +63,7 @@ def test_a_sound_folder_passes(phantom: Path) -> None:
     assert 0 < report["volumes"] < json.loads(run("check", phantom, "--json").stdout)["volumes"]
 
 
+@pytest.mark.slow
 def test_each_fault_is_told_with_file_found_and_allowed(phantom: Path) -> None:
     file = sorted((phantom / "Test/Brats21/mask").iterdir())[0]
     before = file.read_bytes()
@@ -79,6 +83,7 @@ def test_each_fault_is_told_with_file_found_and_allowed(phantom: Path) -> None:
     assert "resample this file" in finding["allowed"]
 
 
+@pytest.mark.slow
 def test_settings_come_from_a_file_and_options_win(phantom: Path, tmp_path: Path) -> None:
     file = tmp_path / "experiment.yaml"
     file.write_text("name: x\ndata: {unhealthy: [Nowhere], modality: t2}\n")
@@ -98,6 +103,7 @@ def test_faults_of_the_call(tmp_path: Path) -> None:
         run("build", tmp_path, "--config", tmp_path / "absent.yaml")
 
 
+@pytest.mark.slow
 def test_splits_are_told_and_clean_ones_written(phantom: Path, tmp_path: Path) -> None:
     train, test = (phantom / "splits" / f"IXI_{name}.csv" for name in ("train_fold0", "test"))
     before = train.read_text()
@@ -122,6 +128,7 @@ def test_splits_are_told_and_clean_ones_written(phantom: Path, tmp_path: Path) -
         run("splits", phantom, "--write", used)
 
 
+@pytest.mark.slow
 def test_scans_of_a_table_are_checked(phantom: Path, tmp_path: Path) -> None:
     table = tmp_path / "sets.yaml"
     table.write_text(
@@ -147,7 +154,7 @@ def test_scans_of_a_table_are_checked(phantom: Path, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_store_is_built_once(phantom: Path, tmp_path: Path) -> None:
+def test_a_store_is_built_once(shared_ray: str, phantom: Path, tmp_path: Path) -> None:
     file = tmp_path / "experiment.yaml"
     file.write_text(
         "name: x\ndata: {unhealthy: [Brats21], voxel_size_mm: 2.0, volume_shape: [96, 96, 50]}\n"
@@ -155,7 +162,10 @@ def test_a_store_is_built_once(phantom: Path, tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "cddpm", "data", "build", str(phantom), "--config", str(file)]
     command += ["--output-dir", str(tmp_path / "out")]
-    lines = [subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout for _ in range(2)]
+    joined = {**os.environ, "RAY_ADDRESS": shared_ray}
+    done = [subprocess.run(command, capture_output=True, text=True, timeout=100, env=joined) for _ in range(2)]
+    assert [one.returncode for one in done] == [0, 0], done
+    lines = [one.stdout for one in done]
     assert lines[0] == lines[1]
     assert "slices of 48x48" in lines[0]
     assert len([p for p in (tmp_path / "out/artifacts/store").iterdir() if p.is_dir()]) == 1

@@ -30,6 +30,7 @@ def test_every_measure_is_told_and_no_line_is_wider_than_the_terminal(columns: i
     assert all(measure.meaning in words for measure in MEASURES.values())
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(MEASURES)), st.integers(60, 120))
 def test_an_entry_holds_its_own_words_in_order(name: str, width: int) -> None:
     measure = MEASURES[name]
@@ -57,6 +58,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     assert "did you mean 'dice'" in str(done.exception)
 
 
+@pytest.mark.slow
 def test_it_imports_nothing_heavy() -> None:
     heavy = ("torch", "ray", "mlflow", "numpy", "pandas", "scipy")
     code = f"""

@@ -43,6 +43,7 @@ def folder(done: Result, kind: str) -> Path:
     return Path(found[1])
 
 
+@pytest.mark.slow
 def test_a_model_is_told_and_kept(model_file: Path, config: Path) -> None:
     done = run(model_file, config)
     assert done.exit_code == 0
@@ -54,6 +55,7 @@ def test_a_model_is_told_and_kept(model_file: Path, config: Path) -> None:
     assert run(model_file, config).stdout.splitlines()[-3] == f"checkpoint: {path} (was there)"
 
 
+@pytest.mark.slow
 def test_the_printed_configuration_is_one(model_file: Path, config: Path) -> None:
     path = folder(run(model_file, config), "checkpoint")
     loaded = load(path / "config.json", {"training.artifact": path.name})
@@ -61,6 +63,7 @@ def test_the_printed_configuration_is_one(model_file: Path, config: Path) -> Non
     assert stages.checkpoint_identity(loaded, "any store")[0] == path.name
 
 
+@pytest.mark.slow
 def test_a_pretraining_is_told_and_kept(tmp_path: Path, config: Path) -> None:
     done = run(save(tmp_path / "spark.ckpt", pretraining_state(spark(whole()))), config)
     path = folder(done, "encoder")
@@ -70,6 +73,7 @@ def test_a_pretraining_is_told_and_kept(tmp_path: Path, config: Path) -> None:
         run(tmp_path / "spark.ckpt", config, "--threshold", "0.1")
 
 
+@pytest.mark.slow
 def test_predict_takes_the_package(model_file: Path, config: Path, scan: Scan, tmp_path: Path) -> None:
     package = folder(run(model_file, config, "--threshold", "0.25"), "package")
     read = read_package(package)
@@ -98,6 +102,7 @@ def test_a_fault_leaves_nothing(model_file: Path, config: Path) -> None:
     assert not (config.parent / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_fault_is_one_message_and_an_exit_code(tmp_path: Path, config: Path) -> None:
     (tmp_path / "x.ckpt").write_bytes(b"<!DOCTYPE html><html>")
     command = [sys.executable, "-m", "cddpm", "import", str(tmp_path / "x.ckpt"), "--config", str(config)]

@@ -117,6 +117,7 @@ def test_a_header_is_kept(package: Package, scan: Scan, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a" / "result.json").read_text())["mask"] == "estimated"
 
 
+@pytest.mark.slow
 def test_two_scans_of_one_name_are_refused(package: Package, scan: Scan, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="both would go to"):
         run(scan.image.path, tmp_path / "patient.nii", "--out", tmp_path, "--model", package.directory)

@@ -158,6 +158,7 @@ PARTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_
 )
 
 
+@pytest.mark.slow
 @given(st.lists(PARTS, min_size=1, max_size=3))
 @settings(deadline=None, max_examples=50)
 def test_any_path_comes_out_as_it_was(parts: list[str]) -> None:
@@ -183,6 +184,7 @@ def trees() -> dict[Path, ast.Module]:
     }
 
 
+@pytest.mark.slow
 def test_no_message_puts_a_command_together_by_hand() -> None:
     """A name in single quotes, without a value, is no command: 'cddpm predict --out'."""
     for file, tree in trees().items():
@@ -203,6 +205,7 @@ def _calls(name: str) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_every_place_that_makes_a_command_is_in_this_file() -> None:
     known: dict[str, Callable[..., None]] = {
         "import_commands": test_after_an_import,

@@ -12,6 +12,8 @@ from cddpm.cli import app
 from cddpm.errors import SearchError
 from cddpm.tracking.package import Package
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -20,7 +22,6 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_by_name_into_the_sweeps_folder(output_dir: Path) -> None:
     done = CliRunner().invoke(app, ["report", "drawn", "--output-dir", str(output_dir)], catch_exceptions=False)
     page = output_dir / "sweeps/drawn/report.html"
@@ -29,7 +30,6 @@ def test_by_name_into_the_sweeps_folder(output_dir: Path) -> None:
     assert "Sweep drawn" in page.read_text()
 
 
-@pytest.mark.slow
 def test_by_folder_into_a_file_and_a_browser(output_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(report_commands.webbrowser, "open", lambda address: bool(opened.append(address)) or True)
@@ -55,7 +55,6 @@ def predicted(package: Package, scan: Scan, tmp_path_factory: pytest.TempPathFac
     return out
 
 
-@pytest.mark.slow
 def test_scans_beside_their_results_or_where_asked(predicted: Path, scan: Scan, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["report", "--scan", str(predicted)], catch_exceptions=False)
     assert done.exit_code == 0

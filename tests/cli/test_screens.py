@@ -131,6 +131,7 @@ def _run(command: str, columns: int | None) -> tuple[str, str]:
     return out.getvalue(), err.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("command", [*COMMANDS, *MISUSE])
 def test_no_command_breaks_a_word(command: str) -> None:
@@ -160,6 +161,7 @@ def test_no_help_is_cut(command: tuple[str, ...]) -> None:
     assert not too_long(text, WIDTH)
 
 
+@pytest.mark.slow
 def test_a_real_terminal_is_as_wide_as_it_says(place: Path) -> None:
     main, other = pty.openpty()
     fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 40, WIDTH, 0, 0))

@@ -71,6 +71,7 @@ def through_file(folder: Path, data: np.ndarray) -> Path:
     return folder / "s.nii"
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
     bad=st.sampled_from([np.nan, np.inf, -np.inf]),

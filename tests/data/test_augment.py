@@ -184,6 +184,7 @@ def published(reference_dir: Path) -> Arrays:
     return load_arrays(reference_dir, "augment_ops")
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize(
     ("name", "what"),

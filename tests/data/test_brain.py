@@ -31,6 +31,7 @@ def ball(shape: tuple[int, int, int] = (40, 42, 38), radius: float = 0.7) -> np.
     return sum(a**2 for a in axes) < radius**2
 
 
+@pytest.mark.slow
 def test_a_stripped_scan_gives_its_own_mask(phantom) -> None:
     image, mask, _ = phantom
     estimated = brain.estimate_mask(image)
@@ -70,6 +71,7 @@ def test_volumes_in_ml() -> None:
     assert brain.brain_ml(mask) == pytest.approx(ball().sum() * 0.012)
 
 
+@pytest.mark.slow
 def test_a_usual_scan_has_no_oddities_but_the_other_contrast_has(phantom) -> None:
     image, mask, contrast = phantom
     other = {"t1": "t2", "t2": "t1"}[contrast]
@@ -78,6 +80,7 @@ def test_a_usual_scan_has_no_oddities_but_the_other_contrast_has(phantom) -> Non
     assert brain.oddities(image, mask, "flair") == []
 
 
+@pytest.mark.slow
 def test_wrong_voxel_sizes_and_parts_of_brains_are_told(phantom) -> None:
     image, mask, _ = phantom
     for factor in (0.5, 2.0):
@@ -103,6 +106,7 @@ def _distance(mask: bytes, shape: tuple[int, ...]) -> np.ndarray:
     return ndimage.distance_transform_edt(np.frombuffer(mask, np.float32).reshape(shape) == 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     height=st.floats(0.005, 0.08),
@@ -125,6 +129,7 @@ def test_a_halo_changes_the_estimated_mask_by_less_than_2_percent(
     assert np.count_nonzero(estimated.data != mask.data) < 0.02 * np.count_nonzero(mask.data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", [4, 11])
 @pytest.mark.parametrize("stored", ["float32", "int16"])
 def test_a_resampled_scan_gives_its_own_mask_and_a_wider_one_is_doubted(phantom, degrees: int, stored: str) -> None:

@@ -53,6 +53,7 @@ def test_nothing_to_undo_is_identity() -> None:
     np.testing.assert_array_equal(to_input_grid(values, way, 0), values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SAL", "ILA"])
 @pytest.mark.parametrize("sizes_mm", [(1.0, 1.0, 1.0), (0.8, 1.0, 2.0)])
 @pytest.mark.parametrize("factor", [1.0, 2.0])
@@ -155,6 +156,7 @@ def test_sample_positions_by_hand(
     assert (origin, origin + (samples - 1) * factor) == (first, last)
 
 
+@pytest.mark.slow
 @given(size=st.integers(1, 60), factor=st.floats(1, 8), data=st.data())
 def test_both_grids_are_one_where_the_factor_divides(size: int, factor: float, data: st.DataObject) -> None:
     whole = data.draw(st.integers(1, 8))

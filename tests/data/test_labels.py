@@ -125,6 +125,7 @@ def test_a_table_says_what_labels_mean(tiny: TinyData, form: str, said: bool) ->
     assert f"2 ({'ignored' if said else 'lesion'}, " in report.facts()[-1]
 
 
+@pytest.mark.slow
 def test_the_store_keeps_ignored_voxels_apart(tiny: TinyData, tmp_path: Path) -> None:
     two_labels(tiny)
 

@@ -13,6 +13,8 @@ from cddpm.data.phantom_subject import Subject, draw
 from cddpm.data.volume import read_image, read_mask, read_segmentation
 from cddpm.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 CONFIG = PhantomConfig(healthy_train=2, healthy_val=1, healthy_test=1, unhealthy_val=1, unhealthy_test=1)
 
 
@@ -38,7 +40,6 @@ def test_every_listed_file_is_there_and_no_other(data_dir):
     assert found == listed
 
 
-@pytest.mark.slow
 def test_same_seed_same_bytes_whatever_the_number_of_processes(data_dir, tmp_path):
     again = make_phantom(tmp_path / "again", CONFIG, parallel=2)
 

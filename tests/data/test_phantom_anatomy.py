@@ -21,6 +21,7 @@ def brains() -> list[tuple[Canvas, Anatomy, Traits]]:
     return [drawn(seed) for seed in range(5)]
 
 
+@pytest.mark.slow
 def test_shares_are_shares(brains):
     for _, anatomy, _ in brains:
         shares = np.stack([getattr(anatomy, tissue) for tissue in TISSUES])
@@ -29,6 +30,7 @@ def test_shares_are_shares(brains):
         np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_proportions_are_those_of_a_brain(brains):
     for _, anatomy, _ in brains:
         volume = {tissue: getattr(anatomy, tissue)[anatomy.mask].sum() for tissue in TISSUES}

@@ -5,6 +5,8 @@ from scipy import ndimage
 from cddpm.data.phantom_lesions import Focus
 from cddpm.data.phantom_subject import DATASETS, Drawing, Subject, draw
 
+pytestmark = pytest.mark.slow
+
 COUNT = 4
 
 
@@ -26,7 +28,6 @@ def components_mm3(drawing: Drawing) -> np.ndarray:
     return np.bincount(labels.ravel())[1:] * 8.0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dataset", DATASETS[1:])
 def test_every_segmentation_is_binary_and_inside_the_brain(ill, dataset):
     for drawing in ill[dataset]:
@@ -71,7 +72,6 @@ def test_tumours_are_brighter_than_most_tissue_but_darker_than_fluid_on_t2(ill):
         assert np.quantile(healthy, 0.6) < np.median(image[lesion]) < np.quantile(healthy, 0.995)
 
 
-@pytest.mark.slow
 def test_a_threshold_on_t2_finds_tumours_only_in_part(ill):
     best = [best_dice_of_a_threshold(drawing) for drawing in ill["Brats21"]]
 

@@ -47,6 +47,7 @@ def test_equals_published_preprocessing(reference_dir: Path, near: Callable[...,
     near("preprocessing: percentiles", done.intensities, [low, high], 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(61, 75, 43), (64, 64, 40), (30, 90, 41)])
 @pytest.mark.parametrize("factor", [1.0, 1.5, 2.0])
 def test_equals_torchio_transforms(shape: tuple[int, int, int], factor: float) -> None:
@@ -155,6 +156,7 @@ def test_scan_brighter_by_a_factor_gives_the_same() -> None:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     scale=st.floats(0.01, 100),

@@ -40,6 +40,7 @@ def test_both_tables_of_one_scheme_are_recognised(tiny: TinyData, tables: Any, n
     assert told(layout) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits", ["clean", "published", "strict"])
 def test_the_papers_validation_with_the_siblings_test_is_refused(tiny: TinyData, splits: str) -> None:
     data = divided(tiny, PAPER[0], SIBLING[1]).model_copy(update={"splits": splits})
@@ -109,6 +110,7 @@ def test_a_table_of_own_data_sets_is_held_to_the_same(tiny: TinyData, tmp_path: 
     assert layout.divisions == (Division("ATLAS_v2", 175, 589, 109),)
 
 
+@pytest.mark.slow
 def test_the_check_names_the_scheme(tiny: TinyData) -> None:
     done = CliRunner().invoke(app, ["data", "check", str(tiny.root), "--unhealthy", "Brats21", "--json"])
     assert json.loads(done.stdout)["divisions"] == [
@@ -125,6 +127,7 @@ def test_no_scheme_is_named_twice_and_no_two_have_the_same_sizes() -> None:
             assert len({getattr(scheme, attribute) for scheme in schemes}) == len(schemes)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_the_papers_tables_are_the_published_scheme(published_tables: Path) -> None:
     for dataset in ("ATLAS_v2", "WMH", "Brats21", "MSLUB"):

@@ -157,6 +157,7 @@ def test_clean_published_files_read_as_the_clean_splits_do(published: Path, writ
     assert facts(as_they_are, written) == facts(DataConfig(modality=modality), published)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_rows_of_the_published_files_are_written_as_they_were(published: Path, written: Path) -> None:
     for file in sorted((published / "splits").glob("*.csv")):

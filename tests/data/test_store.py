@@ -72,12 +72,14 @@ def test_place_and_fold_are_no_part_of_the_name(tiny: TinyData, tmp_path: Path) 
     assert build(moved, tmp_path / "b", fold=1, data_dir=moved.root).name == first.name
 
 
+@pytest.mark.slow
 def test_equal_input_equal_files(tiny: TinyData, tmp_path: Path) -> None:
     one, two = build(tiny, tmp_path / "a"), build(tiny, tmp_path / "b")
     for name in ("slices.arrow", "volumes.arrow", "cohorts.arrow"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -92,6 +94,7 @@ def test_settings_that_matter_change_the_name(tiny: TinyData, tmp_path: Path, ch
     assert build(tiny, tmp_path, **change) != build(tiny, tmp_path)
 
 
+@pytest.mark.slow
 def test_changed_file_and_changed_split_change_the_name(tiny: TinyData, tmp_path: Path) -> None:
     first = build(tiny, tmp_path)
     shutil.copy(tiny.file("Brats21", "BraTS2021_00002", "seg"), tiny.file("IXI", "IXI001-HH-1", "mask"))
@@ -164,6 +167,7 @@ def test_pickle_is_a_path(store: SliceStore) -> None:
     assert copy.fingerprint == store.fingerprint == store.path.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["slices.arrow", "volumes.arrow", "cohorts.arrow"])
 @pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
 def test_damaged_file_is_refused_by_name(store: SliceStore, name: str, how: str) -> None:

@@ -16,6 +16,8 @@ from cddpm.data.check import check
 from cddpm.data.suspicion import suspicions
 from cddpm.data.volume import Volume, read_image, read_mask, write_volume
 
+pytestmark = pytest.mark.slow
+
 SHAPE, VOXEL_MM = (36, 44, 36), 4.0
 COHORTS = ["Controls train", "Controls val", "Controls test", "Tumours val", "Tumours test"]
 AFFINE = np.diag([-VOXEL_MM, -VOXEL_MM, VOXEL_MM, 1.0])

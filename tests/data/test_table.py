@@ -227,6 +227,7 @@ def stored(data: DataConfig, out: Path) -> SliceStore:
     return SliceStore.open(build_store(data, root, read_layout(data, root).rows, out, map))
 
 
+@pytest.mark.slow
 def test_foreign_layout_from_end_to_end(foreign: DataConfig, tiny: TinyData, tmp_path: Path) -> None:
     report = check(foreign, root_of(foreign))
     assert (report.findings, report.volumes) == ((), 9)

@@ -21,6 +21,7 @@ CONFIG = DataConfig(voxel_size_mm=10, volume_shape=(12, 16, 10), smoothing_itera
 IMAGE, MASK, _ = (Volume(array, AFFINE, Path("x.nii")) for array in ball(1))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     corner=st.tuples(*(st.integers(0, n - 1) for n in SHAPE)),

@@ -327,15 +327,20 @@ def test_a_little_shear_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize("dtype", ["int64", "uint8", ">i2"])
-def test_a_result_under_the_header_of_any_scan_keeps_its_values(tmp_path: Path, kind: type, dtype: str) -> None:
+def test_a_result_under_the_header_of_any_scan_keeps_its_values(
+    tmp_path: Path, kind: type, dtype: str, caplog: pytest.LogCaptureFixture
+) -> None:
     header = kind.header_class(endianness=">" if dtype.startswith(">") else "<")
     header.set_data_dtype(np.dtype(dtype))
     header.set_slope_inter(0.5, -3)
     kind(VALUES % 100, AFFINE, header).to_filename(tmp_path / "scan.nii")
     scan = read_image(tmp_path / "scan.nii")
     result = VALUES / 7
+    caplog.clear()
     write_volume(tmp_path / "map.nii.gz", result, scan.affine, header=scan.header)
     found = read_image(tmp_path / "map.nii.gz")
+    assert type(found.header) is type(scan.header)
+    assert caplog.messages == []  # nibabel's own lines name no file
     np.testing.assert_array_equal(found.data, result)
     np.testing.assert_array_equal(found.affine, scan.affine)
 

@@ -15,6 +15,7 @@ AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 VALUES = np.arange(210, dtype=np.float32).reshape(6, 7, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize("order", ["<", ">"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

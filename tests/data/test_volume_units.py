@@ -69,6 +69,7 @@ def test_one_scan_in_any_unit_is_one_scan(
     assert (int(result.header["sform_code"]), int(result.header["qform_code"])) == (1, 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     sizes=st.tuples(*[st.floats(-5, 5).map(lambda power: 10**power)] * 3),

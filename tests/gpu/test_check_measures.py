@@ -74,6 +74,7 @@ def test_of_a_cpu_an_operator_counts_without_those_inside() -> None:
     assert trace.busy == 110
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 50)), min_size=1, max_size=40))
 def test_work_and_gaps_make_the_span(times: list[tuple[int, int]]) -> None:
     trace = Trace.of([event("kernel", "k", start, length) for start, length in times], gpu=True)
@@ -99,6 +100,7 @@ def test_operations_of_one_convolution() -> None:
     assert train.forward_operations(Plain(), (8, 6)) == 2 * 3 * 3 * 1 * 5 * 8 * 6
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=20), st.floats(0.1, 100))
 def test_the_error_is_relative_and_never_hides_a_nan(values: list[int], factor: float) -> None:
     expected = torch.tensor(values, dtype=torch.float64)

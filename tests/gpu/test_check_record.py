@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 from gpu_check import record, table
 from gpu_check.assignment import PARTS, SHARES, Assignment, allowance
 from gpu_check.record import Record, held
@@ -79,6 +80,7 @@ def test_a_process_that_wrote_nothing_is_told_too(tmp_path: Path) -> None:
     assert content["status"] == record.FAILED
 
 
+@pytest.mark.slow
 @given(st.floats(1, 1e5), st.lists(st.floats(0, 1), min_size=len(PARTS), max_size=len(PARTS)))
 def test_parts_never_take_more_than_all_and_get_what_others_left(total: float, uses: list[float]) -> None:
     left = total
@@ -128,6 +130,7 @@ CONTENTS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(CONTENTS, CONTENTS)
 def test_no_line_of_the_table_is_wider_than_a_terminal(now: Any, then: Any) -> None:

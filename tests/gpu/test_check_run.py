@@ -106,6 +106,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Comp
     return check(out, "--minutes", MINUTES, path=str(guard)), out
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_whole_script_passes_with_nothing_but_what_it_asks_for(
@@ -121,6 +122,7 @@ def test_the_whole_script_passes_with_nothing_but_what_it_asks_for(
         assert content["facts"]["torch"] == torch.__version__
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_it_measures_and_compares_what_it_promises(
@@ -149,6 +151,7 @@ def test_it_measures_and_compares_what_it_promises(
         assert figure["value"] >= 0, figure
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_table_fits_a_terminal_and_nothing_moved_since_itself(

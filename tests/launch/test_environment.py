@@ -72,6 +72,7 @@ def test_the_second_run_installs_nothing(project: Project) -> None:
     assert project.calls() == []
 
 
+@pytest.mark.slow
 def test_a_changed_lock_is_installed_into_the_same_environment(project: Project) -> None:
     project.run()
     project.calls()
@@ -94,6 +95,7 @@ def test_a_moved_project_is_installed_again(project: Project) -> None:
     assert moved.calls() == ["pip", "pip"]
 
 
+@pytest.mark.slow
 def test_a_failed_set_up_says_so_and_starts_over(project: Project) -> None:
     code, out, err = project.run(PIP_CODE="3")
     assert (code, out) == (1, "")

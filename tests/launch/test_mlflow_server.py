@@ -48,6 +48,7 @@ def test_a_wrong_option_is_one_message_and_starts_nothing(tmp_path: Path, option
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_with_auth_only_users_enter_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,7 @@ def test_without_dropped_rows_dropout_is_the_reference_path():
     torch.testing.assert_close(dropping(slices, t, noise, torch.zeros(3, dtype=torch.bool)), expected)
 
 
+@pytest.mark.slow
 @CONDITIONINGS
 def test_dropped_rows_see_the_null_condition_and_no_others(config):
     model = small(config)
@@ -124,6 +125,7 @@ def test_guidance_meets_both_branches_at_its_ends():
         torch.testing.assert_close(unconditional + scale * (conditional - unconditional), expected)
 
 
+@pytest.mark.slow
 @CONDITIONINGS
 def test_predictions_of_a_slice_do_not_depend_on_its_batch(config):
     model = small(config)
@@ -135,6 +137,7 @@ def test_predictions_of_a_slice_do_not_depend_on_its_batch(config):
         torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @CONDITIONINGS
 @pytest.mark.parametrize("drop", [None, torch.tensor([False] * 3), torch.tensor([True] * 3)])
 def test_every_parameter_gets_a_gradient_whatever_is_dropped(config, drop):
@@ -144,6 +147,7 @@ def test_every_parameter_gets_a_gradient_whatever_is_dropped(config, drop):
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
+@pytest.mark.slow
 def test_only_dropped_rows_teach_the_null_condition():
     model = small(ATTENDING)
     slices, t, noise = batch(32)

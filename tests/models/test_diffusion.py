@@ -136,6 +136,7 @@ def plain_ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean(values))
 
 
+@pytest.mark.slow
 def test_ssim_and_l1_follow_their_definitions_on_the_unit_scale():
     x0, prediction = pictures()
     diffusion = Diffusion(DiffusionConfig(loss="ssim-l1", ssim_weight=0.7, p2_gamma=1.0))
@@ -205,6 +206,7 @@ def test_process_equals_the_reference(schedule, arrays: Arrays, near: Near):
         near(f"diffusion: {name}", value, arrays[f"{schedule}/{name}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -220,6 +222,7 @@ def test_losses_and_reconstructions_equal_the_reference(
     near(f"diffusion: reconstruction, objective {objective}", reconstruction, arrays[f"{published}/reco"])
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @torch.no_grad()
 def test_half_precision_noise_and_p2_equal_the_reference(arrays: Arrays, forward: Forward, near: Near):
@@ -230,6 +233,7 @@ def test_half_precision_noise_and_p2_equal_the_reference(arrays: Arrays, forward
     near("diffusion: loss with P2 weights", loss, arrays["fwd_p2gamma1/loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @torch.no_grad()
 def test_the_ensemble_over_levels_equals_the_reference(arrays: Arrays, forward: Forward, near: Near):

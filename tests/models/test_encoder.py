@@ -165,6 +165,7 @@ def published(reference_dir: Path) -> ResNetEncoder:
     return encoder(weights(reference_dir, "encoder_small"))
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_parity_in_evaluation(published: ResNetEncoder, arrays: Arrays, near: Near) -> None:
     published.eval()
@@ -176,6 +177,7 @@ def test_parity_in_evaluation(published: ResNetEncoder, arrays: Arrays, near: Ne
         near("encoder: mean and spread of maps", torch.stack([layer.mean(), layer.std()]), arrays[f"layer{i}_mean_std"])
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_parity_in_training(published: ResNetEncoder, arrays: Arrays, near: Near) -> None:
     near("encoder: features, training", published(torch.tensor(arrays["x"])), arrays["features_train_nodrop"])
@@ -185,6 +187,7 @@ def test_parity_in_training(published: ResNetEncoder, arrays: Arrays, near: Near
         near("encoder: batch norm buffers", buffer, arrays[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_parity_of_stochastic_depth(reference_dir: Path, arrays: Arrays) -> None:
     last = float(arrays["droppath_probs"][-1])

@@ -63,6 +63,7 @@ def test_a_limit_on_instructions_is_heeded(monkeypatch: pytest.MonkeyPatch) -> N
     assert precision.hardware("cpu") == precision.Hardware(False, "a CPU limited by ONEDNN_MAX_CPU_ISA=AVX2")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(precision.hardware("cpu").bfloat16, reason="this CPU computes bfloat16, so nothing is measured")
 def test_emulation_is_measured() -> None:
     found = precision.hardware("cpu", measure=True)
@@ -70,6 +71,7 @@ def test_emulation_is_measured() -> None:
     assert found.slowdown > 1
 
 
+@pytest.mark.slow
 def test_a_node_is_asked_without_importing_torch() -> None:
     code = "import sys; from cddpm.models.precision import hardware; hardware('cpu'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

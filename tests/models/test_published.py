@@ -108,6 +108,7 @@ def test_strangers_keep_their_names_in_the_file(state: dict[str, Tensor]) -> Non
     assert set(find_parts({**state, **strangers}).unknown) == strangers.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
@@ -130,6 +131,7 @@ def test_shapes_of_a_unet_tell_its_settings(model: ModelConfig) -> None:
     assert found == expected | ({"model.condition_width": 4 * model.base_width} if model.conditioned else {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", BLOCKS)
 def test_shapes_of_an_encoder_tell_its_settings(architecture: Any) -> None:
     with torch.device("meta"):

@@ -70,6 +70,7 @@ def test_a_vanishing_discount_is_white_noise():
     np.testing.assert_allclose(fields, white, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_fields_of_different_seeds_are_uncorrelated():
     fields = pyramid_noise(SEEDS, (8, 8), 0.8).astype(np.float64).reshape(len(SEEDS), -1)
     products = (fields[:-1] * fields[1:]).mean(1)

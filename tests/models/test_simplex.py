@@ -74,6 +74,7 @@ def test_no_seeds_give_no_fields():
     assert simplex_noise([], (8, 8), NoiseConfig()).shape == (0, 8, 8)
 
 
+@pytest.mark.slow
 def test_standardised_noise_is_plain_noise_times_a_constant_with_unit_variance():
     seeds = np.random.default_rng(3).integers(0, 2**63 - 1, 2000)
     plain = simplex_noise(seeds, (48, 48), NoiseConfig())
@@ -111,6 +112,7 @@ def test_single_octaves_equal_the_reference(arrays: Arrays, near: Near):
         near("simplex: one octave", noise2(x, y, table), arrays[f"noise2_{number}"], 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_statistics_and_spectrum_equal_the_reference(arrays: Arrays, near: Near):
     fields = simplex_noise(arrays["stat_seeds"], noise_shape(arrays), noise_config(arrays)).astype(np.float64)

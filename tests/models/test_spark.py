@@ -174,6 +174,7 @@ def images(arrays: Arrays) -> tuple[Tensor, Tensor]:
     return torch.tensor(arrays["x"]), torch.tensor(arrays["active"])
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_parity_in_evaluation(published: SparK, arrays: Arrays, near: Near) -> None:
     published.eval()
@@ -184,6 +185,7 @@ def test_parity_in_evaluation(published: SparK, arrays: Arrays, near: Near) -> N
     near("SparK: L1 of the whole image", (rec - x).abs().mean(), arrays["eval_l1_full"])
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_parity_of_feature_maps(published: SparK, arrays: Arrays, near: Near) -> None:
     x, active = images(arrays)
@@ -195,6 +197,7 @@ def test_parity_of_feature_maps(published: SparK, arrays: Arrays, near: Near) ->
         near("SparK: sparse feature maps", layer[: len(expected)], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize(("patch_norm", "l2", "dense"), list(itertools.product((0, 1), repeat=3)))
 def test_parity_of_losses(published: SparK, arrays: Arrays, near: Near, patch_norm: int, l2: int, dense: int) -> None:
@@ -204,6 +207,7 @@ def test_parity_of_losses(published: SparK, arrays: Arrays, near: Near, patch_no
     near("SparK: loss flags", loss, arrays[f"loss_pix{patch_norm}_l2{l2}_dense{dense}"], 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_parity_of_masks(published: SparK, arrays: Arrays, near: Near) -> None:
     grid = (int(arrays["fmap_size"]),) * 2
@@ -233,6 +237,7 @@ def compare_training(name: str, found: tuple[Tensor, Tensor], expected: np.ndarr
         near(f"SparK: {name}", value, expected, allowed)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_parity_in_training(published: SparK, arrays: Arrays, near: Near, threads: int) -> None:
     single, double = (spark_step(arrays, network) for network in (published, copy.deepcopy(published).double()))
@@ -267,6 +272,7 @@ def threads() -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_parity_with_stochastic_depth(published: SparK, arrays: Arrays, near: Near, threads: int) -> None:
     dropping = give_paths(published, arrays)

@@ -165,6 +165,7 @@ def test_heads_that_do_not_divide_the_channels_are_refused():
         UNet(SMALL.model_copy(update={"attention_head_width": 48}))
 
 
+@pytest.mark.slow
 def test_bfloat16_autocast_stays_near_float32():
     network = small_unet()
     x, t, condition = torch.randn(2, 1, 16, 16), torch.tensor([10, 900]), torch.randn(2, 128)
@@ -209,6 +210,7 @@ def passes(arrays: Arrays, conditioned: bool) -> Iterator[tuple[torch.Tensor, to
         yield t, condition.roll(1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["unet_small", "unet_uncond_small"])
 def test_embedding_and_middle_block_equal_the_reference(name, reference_dir: Path, near: Near):

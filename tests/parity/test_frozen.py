@@ -25,6 +25,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("part", sorted(cases()))
 def test_float32_meets_the_frozen_float64(part: str, frozen: dict[str, np.ndarray], near: Callable[..., None]) -> None:
@@ -34,6 +35,7 @@ def test_float32_meets_the_frozen_float64(part: str, frozen: dict[str, np.ndarra
         near(f"frozen: {part}", array, frozen[name], LIMITS.get(name, 1e-4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", sorted(cases()))
 def test_freezing_again_gives_the_same(part: str, frozen: dict[str, np.ndarray]) -> None:
     for name, array in cases()[part](torch.float64).items():

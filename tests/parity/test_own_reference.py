@@ -28,6 +28,7 @@ from reference_settings import load_arrays, timesteps
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(computations(1, 1, 1))
+LONG = {"diffusion_io", "simplex", "spark_small_io"}
 LIMITS = (
     ("spark_small_io/grad_l2", 1e-4),  # batch statistics over few visible pixels
     ("spark_small_io/train", 5e-5),
@@ -54,9 +55,10 @@ def by_name(table: Table) -> Table:
     return table | {key: table[key][order] for key in ("grad_names", "grad_l2")}
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.nightly if name == "simplex" else ()) for name in FILES]
+    "name", [pytest.param(name, marks=pytest.mark.nightly if name in LONG else ()) for name in FILES]
 )
 def test_float64_gives_the_published_results(name: str, published_reference: Path, near: Callable[..., None]) -> None:
     """What was frozen was made by functions that turn the published code's inputs into its outputs."""
@@ -97,6 +99,7 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return computed(FROZEN, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FILES, DICTIONARIES])
 def test_freezing_again_gives_the_same(name: str, frozen: Results, again: Results) -> None:
     assert again[name].keys() == frozen[name].keys()
@@ -139,6 +142,7 @@ def test_frozen_results_are_not_overwritten_unasked(tmp_path: Path) -> None:
     assert path.read_bytes() == b"precious"
 
 
+@pytest.mark.slow
 def test_seeds_and_sizes_are_none_of_the_published(published_reference: Path, own_reference_dir: Path) -> None:
     for name in FILES:
         own, published = load_arrays(own_reference_dir, name), load_arrays(published_reference, name)
@@ -171,6 +175,7 @@ def test_arrays_of_other_sizes_and_seeds_can_take_their_place(name: str, tmp_pat
     assert "skipped" not in summary, done.stdout[-6000:]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_arrays_that_are_wrong_are_noticed(tmp_path: Path) -> None:
@@ -184,6 +189,7 @@ def test_arrays_that_are_wrong_are_noticed(tmp_path: Path) -> None:
     assert "unet_small: output: relative error 1.0e" in done.stdout
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_named_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -56,10 +56,12 @@ def same(found: dict[str, Any], expected: dict[str, Any], what: str, near: Calla
     near(f"evaluation dictionary, {what} ({len(expected)} entries)", 1 + max(errors), 1.0)
 
 
+@pytest.mark.slow
 def test_validation_dictionary(volumes, published, near) -> None:
     same(reference_metrics(volumes, SCORING), published["val_brats21_A_then_B"], "validation", near)
 
 
+@pytest.mark.slow
 def test_test_dictionary_at_the_threshold_of_validation(volumes, published, near) -> None:
     threshold = reference_threshold(volumes, SCORING)
     near("automatic threshold over two volumes", threshold, published["val_threshold_total"], 1e-6)
@@ -73,6 +75,7 @@ def test_healthy_dictionary(volumes, published, near) -> None:
     same(found, published["val_healthy_IXI_B_no_seg"], "healthy validation", near)
 
 
+@pytest.mark.slow
 def test_anomaly_map(volumes, arrays, near) -> None:
     near("eroded residual, median 5", reference_anomaly_map(volumes[0], SCORING), turned(arrays["a_median5"]), 1e-7)
     smaller = reference_anomaly_map(volumes[0], ScoringConfig(median_kernel=3))

@@ -55,6 +55,7 @@ def allowed(found: dict[str, np.ndarray]) -> float:
     return float(stats.norm.isf(FALSE_ALARM / 2 / sum(np.size(z) for z in found.values())))
 
 
+@pytest.mark.slow
 def test_own_seeds_have_the_published_distribution(arrays: Arrays, near: Callable[..., None]) -> None:
     assert not set(arrays["stat_seeds"].tolist()) & set(own_seeds(arrays))
     found = scores(own_fields(arrays), arrays)
@@ -64,6 +65,7 @@ def test_own_seeds_have_the_published_distribution(arrays: Arrays, near: Callabl
         near(f"simplex in distribution, {name}: |z|", largest, 0.0, allowed(found), floor=1.0)
 
 
+@pytest.mark.slow
 def test_another_spectrum_is_noticed(arrays: Arrays) -> None:
     found = scores(own_fields(arrays, persistence=0.9), arrays)
     assert np.abs(found["power"]).max() > allowed(found)

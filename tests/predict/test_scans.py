@@ -111,6 +111,7 @@ def volume_files(place: Path) -> int:
     return count
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(FOLDERS, NAMES, ENDINGS), min_size=1, max_size=12), st.lists(LINKS, max_size=4), st.booleans()

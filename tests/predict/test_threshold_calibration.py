@@ -85,6 +85,7 @@ class Several:
         return next(part for part in self.parts if part.key == volume).d(volume, level, seed)
 
 
+@pytest.mark.slow
 def test_it_is_what_the_scorer_finds_on_the_same_scans(
     predictor: Predictor, healthy: list[Scan], calibration: ThresholdCalibration
 ) -> None:
@@ -104,6 +105,7 @@ def test_it_is_what_the_scorer_finds_on_the_same_scans(
     assert [scan.brain_voxels for scan in calibration.scans] == [case.brain.size for case in scorer.cases("healthy")]
 
 
+@pytest.mark.slow
 def test_predictions_with_it_segment_what_it_says(
     package: Package, predictor: Predictor, healthy: list[Scan], calibration: ThresholdCalibration
 ) -> None:
@@ -118,6 +120,7 @@ def test_predictions_with_it_segment_what_it_says(
         )
 
 
+@pytest.mark.slow
 def test_rates_are_those_of_all_voxels(calibration: ThresholdCalibration) -> None:
     weights = [scan.brain_voxels for scan in calibration.scans]
     assert calibration.brain_voxels == sum(weights)
@@ -153,6 +156,7 @@ def test_a_hand_worked_threshold(package: Package) -> None:
 MAPS = st.lists(st.lists(st.integers(0, 30), min_size=40, max_size=80), min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @given(MAPS, st.floats(0.25, 0.75))
 def test_it_is_the_operating_point_and_each_scan_left_out_has_that_of_the_others(
     maps: list[list[int]], rate: float
@@ -172,6 +176,7 @@ def test_it_is_the_operating_point_and_each_scan_left_out_has_that_of_the_others
         assert left_out.false_positive_rate == sum(score > left_out.threshold for score in one) / len(one)
 
 
+@pytest.mark.slow
 @given(MAPS)
 def test_a_lower_rate_is_a_higher_threshold(maps: list[list[int]]) -> None:
     histograms = [operating_point.histogram(np.array(m, np.float16), np.empty(0, np.int64)) for m in maps]
@@ -207,6 +212,7 @@ def test_without_a_usable_scan_there_is_no_threshold(package: Package) -> None:
 # scans that cannot be used
 
 
+@pytest.mark.slow
 def test_bad_scans_are_told_and_the_others_go_on(
     predictor: Predictor, healthy: list[Scan], tmp_path: Path, package: Package, measured: list[Measured]
 ) -> None:
@@ -229,6 +235,7 @@ def test_bad_scans_are_told_and_the_others_go_on(
     assert calibration.unused == (bad.error, absent.error, again.error)
 
 
+@pytest.mark.slow
 def test_without_a_mask_one_is_estimated_with_a_warning(predictor: Predictor, healthy: list[Scan]) -> None:
     scores = predictor.brain_scores(healthy[0].image)
     assert any("no brain mask given" in warning for warning in scores.warnings)
@@ -326,6 +333,7 @@ def test_weights_decide_not_where_they_lie(package: Package, calibration: Thresh
     threshold_calibration.check_belongs(calibration, make_package(tmp_path / "elsewhere", QUICK), "c.json")
 
 
+@pytest.mark.slow
 def test_a_map_that_scores_beside_the_brain_is_kept_whole(predictor: Predictor, healthy: list[Scan]) -> None:
     """The median filter reaches beyond the mask; what is cut off for want of room must not change a component."""
     scan = healthy[0]

@@ -146,8 +146,8 @@ def test_volumes_are_taken_when_there_is_room():
     [
         ("float32", None, 4),
         ("float32", 4, 4),
-        ("bfloat16", None, 2),  # emulated on most CPUs
-        pytest.param("bfloat16", 4, 2, marks=pytest.mark.nightly),
+        # emulated on most CPUs
+        *(pytest.param("bfloat16", overlap, 2, marks=pytest.mark.nightly) for overlap in (None, 4)),
     ],
 )
 def test_company_changes_no_bit(precision, overlap, volumes):
@@ -314,7 +314,7 @@ def test_the_real_patched_model_never_depends_on_batches(overlap):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.nightly), 0.2])
 def test_the_real_model(dropout):
     torch.manual_seed(0)
     config = ModelConfig(base_width=32, width_multipliers=(1, 1), residual_blocks=1, attention_head_width=32)

@@ -90,13 +90,15 @@ def check(trials: list[tuple[str, float]], points: int, healthy: bool) -> None:
         assert all(f"<title>{name}:" in text for name in told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("count", [1, 2, 12])
+@pytest.mark.parametrize("count", [1, *(pytest.param(many, marks=pytest.mark.nightly) for many in (2, 12))])
 @pytest.mark.parametrize("beside", [0, 1])
 def test_so_many_trials_of_one_ending(ending: str, count: int, beside: int) -> None:
     check([(FINISHED, 0.5)] * beside + [(ending, 0.1 * (n + 1)) for n in range(count)], 3, True)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(ENDINGS), VALUES), max_size=8), st.integers(0, 3), st.booleans())
 @example([], 1, True)

@@ -45,7 +45,8 @@ def test_each_dot_has_its_tooltip() -> None:
 VALUES = st.sampled_from([0.0, 1.0, -1.0, 0.25, 1e-9, 3e6, float("nan"), float("inf"), float("-inf")])
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(st.tuples(VALUES, VALUES), max_size=12),
     st.sampled_from(["linear", "log"]),
@@ -85,6 +86,7 @@ def test_of_many_dots_a_picture() -> None:
     assert "data:image" not in drawn("a", charts.MOST_DOTS)
 
 
+@pytest.mark.slow
 def test_no_name_twice_on_a_page() -> None:
     names = re.findall(r'id="([^"]+)"', drawn("a") + drawn("b"))
     assert names

@@ -12,6 +12,7 @@ def first_cells(body: str) -> list[str]:
     return [re.sub("<[^>]+>", "", cell) for cell in re.findall(r'<th scope="row".*?</th>', body)]
 
 
+@pytest.mark.slow
 def test_every_trial_once_best_first(long: SweepRecord) -> None:
     names = first_cells(standing.leaderboard(long).body)
     finished = [t.name for t in long.finished]

@@ -39,6 +39,7 @@ def hollow_shells() -> np.ndarray:
     return scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connectivity", [6, 18, 26])
 @pytest.mark.parametrize("size", ["filled", "voxels"])
 @pytest.mark.parametrize("minimum", [0, 1, 8, 27, 50])

@@ -40,6 +40,7 @@ def make_row(image: np.ndarray) -> OverviewRow:
     return OverviewRow("best", "A", "v", None, 0.1, image, 0 * image, 0 * image, nothing, nothing)
 
 
+@pytest.mark.slow
 def test_front_is_up_and_the_patients_left_on_the_right(tmp_path):
     image = np.zeros((1, 40, 40), np.float32)
     image[0, 25:35, 5:15] = 1  # towards the left (H high), in front (W low)

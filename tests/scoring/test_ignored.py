@@ -55,6 +55,7 @@ def test_the_map_is_that_of_a_prediction_which_knows_of_nothing(scorer, store, r
         np.testing.assert_array_equal(scorer.anomaly_map(v, SCORING), plain.anomaly_map(v, SCORING))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operating_point", ["val-dice", "val-dice-filtered", "seed-search", "healthy-fpr"])
 def test_thresholds_and_rows_are_those_of_the_other_voxels(scorer, ignoring, operating_point: str) -> None:
     scoring = SCORING.model_copy(update={"operating_point": operating_point})

@@ -133,6 +133,7 @@ def test_pooled_curves_equal_scikit_learn_on_all_volumes_as_one(scorer, scanned,
             assert found[f"auroc{suffix}_pooled"] == pytest.approx(roc_auc_score(labels, ranks), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_oracle_is_the_best_mean_dice_at_one_threshold_after_the_filter(scorer, scanned, measured):
     def kept(scores, threshold):
         return segment(scores, threshold, SCORING.minimum_component_voxels, component_rule(SCORING))
@@ -308,6 +309,7 @@ def test_nothing_predicted_leaves_holes_and_no_nan(scorer):
     assert found.datasets["A"]["lesion_f1_pooled"] == 0
 
 
+@pytest.mark.slow
 def test_order_threads_and_memory_change_nothing(scanned, reconstructions, thresholds, measured):
     expected = {row["volume"]: row for row in measured.rows}
     orders = [[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]

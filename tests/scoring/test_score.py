@@ -65,6 +65,7 @@ def test_anomaly_map_equals_plain_arithmetic(scorer, store, predictions, scoring
         assert np.abs(ours - plain_map(store, predictions, v, scoring)).max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scoring", SETTINGS)
 def test_dice_before_the_filter_is_the_exact_optimum(scorer, store, scoring):
     score = scorer.score(scoring)
@@ -144,6 +145,7 @@ def test_objectives_that_are_not_known_are_absent(store, reconstructions):
     assert set(Scorer(store, reconstructions, COHORT).score(ScoringConfig()).values) == {"dice", "auprc", "auroc"}
 
 
+@pytest.mark.slow
 def test_memo_threads_and_order_change_nothing(store, reconstructions):
     def fresh(threads=1, memory=2**28):
         return Scorer(store, reconstructions, COHORT, HEALTHY, threads, memory)
@@ -207,6 +209,7 @@ def test_evaluation_at_the_own_thresholds_repeats_the_score_and_oracle_bounds_it
         } == score.datasets[name]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.floats(0, 1),
@@ -316,6 +319,7 @@ class Pair:
         return self.arrays["ab"[index] + "_reco"].astype(self.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_equals_the_published_evaluation(published, rounding, reference_dir, store, dtype):
@@ -356,6 +360,7 @@ def test_whole_reconstruction_is_the_reconstruction_and_goes_on_outside_of_the_b
         assert whole[~inside].any()
 
 
+@pytest.mark.slow
 def test_published_numbers_of_a_scorer(scorer, store):
     volumes = list(reference_volumes(scorer, ScoringConfig(), "A"))
     assert len(volumes) == 3

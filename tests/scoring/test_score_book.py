@@ -152,6 +152,7 @@ def write_many(folder: Path, store, reconstructions, count: int) -> None:
         book.score(ScoringConfig(median_kernel=1, guidance_scale=1 + i / 100), "dice", ["A"])
 
 
+@pytest.mark.slow
 def test_processes_write_at_once(scorer, store, reconstructions, tmp_path):
     context = multiprocessing.get_context("fork")
     children = [context.Process(target=write_many, args=(tmp_path, store, reconstructions, n)) for n in (4, 6)]

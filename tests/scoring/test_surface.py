@@ -80,6 +80,7 @@ def test_shapes_must_agree():
         hd95_mm(np.ones((2, 2, 2), bool), np.ones((2, 2, 3), bool), SIZES_MM)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_equals_the_published_code(published):
     found = hausdorff_mm(published["a_cc"] > 0, published["a_seg"] > 0, (1, 1, 1))

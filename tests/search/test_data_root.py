@@ -46,6 +46,7 @@ def prepared(config: ExperimentConfig) -> tuple[Path, str]:
     return root, console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_a_table_takes_the_place_of_split_files_and_phantom(config: ExperimentConfig, tmp_path: Path) -> None:
     root, said = prepared(config)
     assert root == tmp_path / "study"
@@ -54,6 +55,7 @@ def test_a_table_takes_the_place_of_split_files_and_phantom(config: ExperimentCo
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_its_faults_end_the_sweep_before_it_begins(config: ExperimentConfig, tmp_path: Path) -> None:
     (tmp_path / "study/e/spot.nii.gz").unlink()
     with pytest.raises(DataError, match=r"spot\.nii\.gz: "):

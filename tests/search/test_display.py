@@ -76,6 +76,7 @@ def test_without_a_terminal_lines_say_where_trials_are(
     assert "trial 0009" not in text.getvalue()  # not running
 
 
+@pytest.mark.slow
 def test_with_a_terminal_a_table_is_live(text: io.StringIO) -> None:
     display = Display(Console(file=text, width=160, force_terminal=True))
     with display.tuning(2, 0, None, lambda: {0: ("pretrain", 10, 100, 0.5)}):

@@ -31,6 +31,7 @@ def observations(count: int, seed: int = 0) -> list[Observation]:
     return found
 
 
+@pytest.mark.slow
 def test_what_matters_comes_first() -> None:
     shares = importance(SPACE, observations(80))
     assert list(shares) == ["scoring.guidance_scale", "scoring.noise_levels", "scoring.residual"]

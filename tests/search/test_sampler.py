@@ -58,6 +58,7 @@ def walk(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_proposals_lie_in_the_space_and_only_where_conditions_hold(name: str) -> None:
     found = walk(level(sampler=name), 40, 0)
@@ -70,6 +71,7 @@ def test_proposals_lie_in_the_space_and_only_where_conditions_hold(name: str) ->
     assert len({settings["diffusion.noise.kind"] for settings in found}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_same_seed_and_concurrency_same_proposals(name: str, at_once: int) -> None:
@@ -79,7 +81,7 @@ def test_same_seed_and_concurrency_same_proposals(name: str, at_once: int) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["tpe", *(pytest.param(name, marks=pytest.mark.nightly) for name in NAMES[1:])])
 def test_a_new_driver_for_each_trial_proposes_what_one_driver_would(name: str, tmp_path: Path) -> None:
     wanted = level(sampler=name)
     assert walk(wanted, 14, 1, path=tmp_path / "study.db") == walk(wanted, 14, 1)

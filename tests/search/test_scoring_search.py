@@ -53,6 +53,7 @@ def test_points_carry_their_values_and_the_statistics_that_a_prediction_needs(sc
         assert point.values["healthy_false_positive_ml"] >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["dice", "auprc"])
 @pytest.mark.parametrize("datasets", [["A"], []])
 def test_every_point_can_be_recomputed(scorers: dict[bool, Scorer], objective: str, datasets: list[str]) -> None:
@@ -130,6 +131,7 @@ def test_who_scores_a_batch_and_in_which_order_changes_nothing(scorers: dict[boo
     assert len({str(p.params) for p in here}) == 14  # the liar keeps a batch from asking for one point twice
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_is_the_search_one_by_one(scorers: dict[bool, Scorer]) -> None:
     """The sampler's own loop, written out."""
     settings, space = config(level={"trials": 13}), config().search.scoring.space

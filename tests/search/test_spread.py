@@ -71,6 +71,7 @@ def begun(space: Space, seed: int, count: int, own: dict[str, Any] | None, name:
     return study.trials
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(searched(), st.integers(0, 2**31), st.integers(2, STARTUP), st.booleans(), st.sampled_from(LEARNERS))
 def test_the_first_points_are_even_and_none_is_near_another(
@@ -115,6 +116,7 @@ def _size(distribution: BaseDistribution) -> int:
     return (distribution.high - distribution.low) // distribution.step + 1
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(searched(), st.integers(0, 2**31), st.lists(st.floats(0, 1), min_size=STARTUP - 1, max_size=STARTUP - 1))
 def test_they_follow_from_seed_and_settings_not_from_values_or_restarts(

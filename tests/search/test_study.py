@@ -121,6 +121,7 @@ def ranked(study: Any) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_stopped_trials_are_ranked_behind_results_by_their_rung_then_by_their_preview(tmp_path: Path) -> None:
     """With batches of other sizes a rung is met a few images sooner or later: that is no merit."""
     wanted = config(trials=6, start=[])
@@ -140,6 +141,7 @@ def test_stopped_trials_are_ranked_behind_results_by_their_rung_then_by_their_pr
     assert warnings[0].startswith("trial 1: ")
 
 
+@pytest.mark.slow
 def test_a_trial_whose_stop_was_not_told_stays_stopped(tmp_path: Path) -> None:
     study = studies.open_study(tmp_path / "study.db", config())
     for _ in range(2):
@@ -152,6 +154,7 @@ def test_a_trial_whose_stop_was_not_told_stays_stopped(tmp_path: Path) -> None:
     assert [ask(study)[0].number for _ in range(2)] == [0, 2]
 
 
+@pytest.mark.slow
 def test_telling(tmp_path: Path) -> None:
     study = studies.open_study(tmp_path / "study.db", config())
     (good, _), (bad, _) = ask(study), ask(study)

@@ -25,6 +25,8 @@ from cddpm.search import trial as trials
 from cddpm.text import Console
 from cddpm.training import checkpoint, stages
 
+pytestmark = pytest.mark.slow
+
 SWEEPS = ["quickstart", "noise_levels", "conditioning", "postprocessing", "training", "pretraining", "joint"]
 
 
@@ -172,7 +174,6 @@ def test_what_is_there_is_found_by_its_fingerprint(there: Path) -> None:
     assert "pretraining: 256 images, time unknown" in text
 
 
-@pytest.mark.slow
 def test_what_a_trial_has_made_is_found(tmp_path: Path) -> None:
     """The plan names everything as the trial did, noise levels with their seeds volume by volume."""
     done = leaderboard.results(built_sweep.trained(tmp_path, trials=1, finish=False))[0]
@@ -198,7 +199,6 @@ def test_scoring_speed_is_that_of_earlier_sweeps_on_the_same_data(there: Path) -
     assert made.seconds["scoring"] == pytest.approx(2 * 6 * 0.2)
 
 
-@pytest.mark.slow
 def test_the_command_ends_well_without_ray_and_writes_nothing(tmp_path: Path) -> None:
     code = (
         "import runpy, sys\n"

@@ -71,6 +71,7 @@ def tune(wanted: ExperimentConfig, folder: Path) -> str:
     return text.getvalue()
 
 
+@pytest.mark.slow
 def test_earlier_trials_and_their_scoring_settings_arrive(tuned: dict[str, Any], tmp_path: Path) -> None:
     earlier_sweep(tmp_path, [{}, {"training.learning_rate": 0.9}, {"training.learning_rate": 2e-3}])
     wanted = config(tmp_path)
@@ -81,6 +82,7 @@ def test_earlier_trials_and_their_scoring_settings_arrive(tuned: dict[str, Any],
     assert tuned["config"].search.training == wanted.search.training
 
 
+@pytest.mark.slow
 def test_a_spent_budget_is_told(tuned: dict[str, Any], tmp_path: Path) -> None:
     wanted = config(tmp_path, search__warm_start=[], search__maximum_seconds=100)
     folder = sweep.folder_of(wanted)
@@ -106,6 +108,7 @@ def searcher(wanted: ExperimentConfig, folder: Path, failures: Failures | None =
     return tuning.StudySearch(study.open_study(folder / "study.db", wanted), wanted, folder, failures)
 
 
+@pytest.mark.slow
 def test_no_trial_is_proposed_beyond_the_budget(tmp_path: Path) -> None:
     wanted = config(tmp_path, search__warm_start=[], search__maximum_gpu_hours=2)
     search = searcher(wanted, tmp_path)
@@ -127,6 +130,7 @@ def test_only_what_its_conditions_allow_is_proposed(tmp_path: Path) -> None:
     assert kinds == {"simplex", "gaussian"}
 
 
+@pytest.mark.slow
 def test_equal_failures_end_the_sweep_in_words(tuned: dict[str, Any], tmp_path: Path) -> None:
     wanted = config(tmp_path, search__warm_start=[], search__training__trials=9, search__equal_failures=2)
     tuned["faults"] = ["/a/0/x is gone\nmore", "/a/1/x is gone"]
@@ -179,6 +183,7 @@ def _killed(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(
@@ -248,6 +253,7 @@ def ended(folder: Path, number: int, result: dict[str, Any] | None, error_file: 
     )
 
 
+@pytest.mark.slow
 def test_after_equal_failures_nothing_is_proposed(tmp_path: Path) -> None:
     """A user's fault is written by its trial; of any other error Ray keeps the traceback, of a killed process nothing."""
     failures = Failures(2)
@@ -271,6 +277,7 @@ def test_after_equal_failures_nothing_is_proposed(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("outcome", "told"),
     [(SearchError("gone"), [0.0]), (None, [0.0]), ("a result", [])],

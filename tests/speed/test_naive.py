@@ -18,6 +18,7 @@ def trial(cohort: Cohort) -> NaiveTrial:
     return NaiveTrial(cohort, experiment(SHAPE, base_width=32))
 
 
+@pytest.mark.slow
 def test_its_numbers_are_ours(trial: NaiveTrial) -> None:
     scores = reference_anomaly_map(trial.volume, trial.config.scoring).astype(np.float16)
     h = histogram(scores, trial.truth)

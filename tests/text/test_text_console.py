@@ -56,6 +56,7 @@ def test_markup_and_colons_of_the_data_are_shown_as_they_are(text: io.StringIO) 
     assert text.getvalue() == "/a[red]/:smile:\\ b\n"
 
 
+@pytest.mark.slow
 @given(ARGUMENTS, st.integers(60, 200))
 @settings(deadline=None)
 def test_a_command_means_the_same_when_it_is_copied(arguments: list[str], width: int) -> None:

@@ -28,6 +28,7 @@ def tables(draw: st.DrawFn) -> tuple[Table, list[str]]:
     return table, found
 
 
+@pytest.mark.slow
 @given(tables(), WIDTHS)
 @settings(max_examples=50, deadline=None)
 def test_every_cell_is_there_whole_in_lines_that_fit(made: tuple[Table, list[str]], width: int) -> None:
@@ -37,6 +38,7 @@ def test_every_cell_is_there_whole_in_lines_that_fit(made: tuple[Table, list[str
     assert not too_long(text, width, set(items))
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 3), CELLS), max_size=8), WIDTHS)
 @settings(deadline=None)
 def test_every_label_of_a_tree_is_there_whole(steps: list[tuple[int, list[tuple[str, str]]]], width: int) -> None:

@@ -33,6 +33,7 @@ def markup(items: list[tuple[str, str]]) -> str:
     )
 
 
+@pytest.mark.slow
 @given(st.lists(ITEMS, min_size=1, max_size=20), WIDTHS, st.integers(0, 8))
 @settings(deadline=None)
 @example([("word", "x"), ("path", "/a b/" + "c" * 70)], 60, 2)
@@ -50,6 +51,7 @@ def test_nothing_is_lost_nothing_broken_and_no_line_too_long(
             assert any(item in line for line in text.splitlines()), item
 
 
+@pytest.mark.slow
 @given(st.lists(WORDS, min_size=1, max_size=60), WIDTHS)
 @settings(deadline=None)
 def test_a_line_is_broken_only_where_the_next_word_has_no_room(words: list[str], width: int) -> None:
@@ -57,6 +59,7 @@ def test_a_line_is_broken_only_where_the_next_word_has_no_room(words: list[str],
         assert cell_len(line) + 1 + cell_len(after.split()[0]) > width
 
 
+@pytest.mark.slow
 @given(NAMES)
 @settings(deadline=None)
 def test_a_name_that_fits_a_line_stays_whole(dotted: str) -> None:

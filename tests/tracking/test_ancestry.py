@@ -10,13 +10,14 @@ from cddpm.tracking.address import file_uri
 from cddpm.tracking.ancestry import ancestry
 from cddpm.tracking.registry import Registry
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def registry(three_versions: Path) -> Registry:
     return Registry.open(file_uri(three_versions))
 
 
-@pytest.mark.slow
 def test_every_step_knows_what_it_was_made_from(registry: Registry, tmp_path: Path) -> None:
     registry.promote("2", "champion", "a test")
     steps = ancestry(registry, registry.find("2"), tmp_path)

@@ -97,6 +97,7 @@ def forbidding() -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_server_that_forbids_is_quoted(forbidding: str, tmp_path: Path) -> None:
     with pytest.raises(AwayError, match=r"MLflow refuses: .*403.*MLFLOW_TRACKING_USERNAME"):
         LabBook.open(TrackingConfig(uri=forbidding, when_away="refuse"), tmp_path, tmp_path / "spool")

@@ -109,6 +109,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("mlflow.db*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", _OTHERS)
 @pytest.mark.parametrize("command", [*_READING, *_WRITING])
 def test_another_schema_is_refused_and_left_alone(
@@ -125,6 +126,7 @@ def test_another_schema_is_refused_and_left_alone(
     assert not list(tmp_path.glob("**/mlartifacts/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal", ["delete", "wal", "wal, with entries"])
 @pytest.mark.parametrize("command", _READING)
 def test_reading_leaves_every_byte(command: str, journal: str, three_versions: Path) -> None:

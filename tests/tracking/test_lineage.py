@@ -34,6 +34,7 @@ def uri(open_book: Any, tmp_path: Path) -> str:
         return str(book.uri)
 
 
+@pytest.mark.slow
 def test_packages_and_runs_tell(uri: str) -> None:
     assert registered(uri) == {
         "cddpm version 1": frozenset({"s1", "c1", "r1"}),
@@ -41,16 +42,19 @@ def test_packages_and_runs_tell(uri: str) -> None:
     }
 
 
+@pytest.mark.slow
 def test_aliases_are_named(uri: str) -> None:
     Registry.open(uri, "other").promote("1", "champion", "the test says so")
     assert "other version 1 (champion)" in registered(uri)
 
 
+@pytest.mark.slow
 def test_without_its_package_a_run_tells(uri: str, output_dir: Path) -> None:
     shutil.rmtree(output_dir / "mlartifacts")
     assert registered(uri) == {"cddpm version 1": frozenset(), "other version 1": frozenset({"c2", "g"})}
 
 
+@pytest.mark.slow
 def test_nobody_to_ask(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="no lab book here"):
         registered(f"sqlite:///{tmp_path}/mlflow.db")

@@ -23,6 +23,8 @@ from cddpm.tracking.lineage import registered as made_from
 from cddpm.tracking.registry import Registry, register
 from cddpm.tracking.runs import LabBook
 
+pytestmark = pytest.mark.slow
+
 _WATCHED: list[str] = []
 _TOUCHED: list[str] = []
 

@@ -19,6 +19,7 @@ from cddpm.tracking.promotion import BEGUN, Promotion, history
 from cddpm.tracking.registry import Registry
 
 KINDS = ("file", "client", "contested")
+ONE_KIND = ["file", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in KINDS[1:])]
 
 
 def _registry(file: Path, kind: str = "file") -> Registry:
@@ -77,7 +78,7 @@ def test_of_two_at_once_one_wins_and_the_other_is_told(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_KIND)
 def test_killed_between_its_steps_the_alias_stays_and_the_intent_is_known(three_versions: Path, kind: str) -> None:
     _registry(three_versions).promote("1", "steady", "good")
     code = (
@@ -117,6 +118,7 @@ def test_a_promotion_needs_a_reason(registry: Registry) -> None:
         registry.promote("1", "champion", "  ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_rollback_goes_back_one_by_one(three_versions: Path, kind: str) -> None:
     registry = _registry(three_versions, kind)

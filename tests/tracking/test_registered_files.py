@@ -55,12 +55,14 @@ def _refused(registry: Registry, tmp_path: Path, told: str) -> None:
     assert not list(tmp_path.glob(".*partial"))
 
 
+@pytest.mark.slow
 def test_the_others_are_whole(registry: Registry, tmp_path: Path) -> None:
     for number in ("1", "2", "3"):
         registry.verify(registry.find(number))
     assert registry.pull("2", tmp_path / "pulled").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     ["{}/model/../../elsewhere", "file://{}/model/../model", "file://{}/model/%2e%2e/model", "model", "../model"],

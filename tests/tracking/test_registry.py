@@ -27,6 +27,7 @@ def registry(filled: Path) -> Registry:
     return Registry.open(connection.default_uri(filled))
 
 
+@pytest.mark.slow
 def test_versions_know_their_origin(registry: Registry) -> None:
     versions = registry.versions()
     assert [(v.number, v.trial_name) for v in versions] == [(3, "demo/0002"), (2, "demo/0001"), (1, "demo/0000")]
@@ -35,11 +36,13 @@ def test_versions_know_their_origin(registry: Registry) -> None:
     assert versions[0].tags["cddpm.version"] == "0.1"
 
 
+@pytest.mark.slow
 def test_registering_again_gives_the_same_version(filled: Path) -> None:
     with LabBook.open(TrackingConfig(), filled, filled / "spool") as book:
         assert registered.fill(book, filled) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_an_upload_that_a_crash_cut_is_finished(
     open_book: OpenBook, output_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

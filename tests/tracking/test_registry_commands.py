@@ -52,6 +52,7 @@ def _numbers(*arguments: str) -> list[int]:
     return [version["number"] for version in (found["versions"] if isinstance(found, dict) else found)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])
 def test_tables_read_whole(open_book: OpenBook, tmp_path: Path, columns: int) -> None:
     with open_book() as book:
@@ -70,6 +71,7 @@ def test_tables_read_whole(open_book: OpenBook, tmp_path: Path, columns: int) ->
     assert "test/" not in ranked
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("three")
 def test_lists_are_filtered_and_sorted() -> None:
     assert _numbers("list") == [3, 2, 1]
@@ -85,6 +87,7 @@ def test_lists_are_filtered_and_sorted() -> None:
         _run("best", "--where", "params.guidance_scales > 1")
 
 
+@pytest.mark.slow
 def test_a_long_list_is_cut_and_says_so(here: Path) -> None:
     registered.many(here / "outputs" / "mlflow.db", 1, 150, 130)
     text = _run("list")
@@ -112,6 +115,7 @@ def test_test_is_never_looked_at_in_silence() -> None:
     assert "ranked by TEST" in _invoke("list", "--where", "metrics.test/dice > 0.5").stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("three")
 def test_from_promotion_to_a_package(here: Path) -> None:
     assert "'champion' is now version 2" in _run("promote", "demo/0001", "champion", "--why", "best of [two]")
@@ -132,6 +136,7 @@ def test_from_promotion_to_a_package(here: Path) -> None:
     assert "Version 2" in _run("pull", "champion", "model")
 
 
+@pytest.mark.slow
 def test_conditions_of_a_promotion(three: Registry) -> None:
     _run("promote", "2", "--alias", "champion", "--not-worse-than", "champion")  # the first: nobody to be worse than
     for arguments in (["--require", "dice>0.45"], ["--not-worse-than", "champion"]):
@@ -156,6 +161,7 @@ def test_conditions_of_a_promotion(three: Registry) -> None:
         _run("promote", "1", "--why", "x")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("three")
 def test_archived_versions_are_hidden_until_asked_for() -> None:
     assert "Version 2 of 'cddpm' is archived" in _run("archive", "2", "--why", "superseded")
@@ -194,6 +200,7 @@ def test_the_way_from_the_data_is_a_tree() -> None:
     assert [step["kind"] for step in steps][-2:] == ["score", "version"]
 
 
+@pytest.mark.slow
 def test_every_bad_package_is_named(three: Registry, tmp_path: Path, here: Path) -> None:
     assert "whole" in _run("verify")
     assert [row["whole"] for row in json.loads(_run("verify", "--json"))] == [True] * 3

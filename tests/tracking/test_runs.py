@@ -34,6 +34,7 @@ def _one_trial(book: LabBook) -> str:
     return book.trial(parent, 3, {"training.learning_rate": 1e-3}, {"colour": "red"})
 
 
+@pytest.mark.slow
 def test_runs_are_found_by_their_tags(open_book: OpenBook) -> None:
     ids = []
     for _ in range(2):
@@ -56,6 +57,7 @@ def test_runs_are_found_by_their_tags(open_book: OpenBook) -> None:
     assert len(client.search_runs([parent.info.experiment_id])) == 2
 
 
+@pytest.mark.slow
 def test_a_table_is_found_by_mlflow(open_book: OpenBook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "points.json").write_text('{"columns": ["number", "objective"], "data": [[0, 0.5], [1, 0.75]]}')
     with open_book() as book:
@@ -72,6 +74,7 @@ def test_a_table_is_found_by_mlflow(open_book: OpenBook, tmp_path: Path, monkeyp
     assert set(table["run_id"]) == {run_id}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_reopened_and_keeps_its_params(open_book: OpenBook, caplog: pytest.LogCaptureFixture) -> None:
     with open_book() as book:
         book.close(_one_trial(book), "KILLED")
@@ -86,6 +89,7 @@ def test_a_resumed_run_is_reopened_and_keeps_its_params(open_book: OpenBook, cap
     assert "param training.learning_rate stays '0.001' (now '2.0')" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fresh_spool", [False, True])
 def test_points_are_entered_once_with_rising_steps(output_dir: Path, fresh_spool: bool) -> None:
     later = [*ROWS, {"images": 192, "train/loss": 0.125}]
@@ -99,6 +103,7 @@ def test_points_are_entered_once_with_rising_steps(output_dir: Path, fresh_spool
     assert _points(client, run_id, "val/loss") == [(128, 0.75)]
 
 
+@pytest.mark.slow
 def test_what_is_no_finite_number_becomes_a_flag(open_book: OpenBook) -> None:
     bad = {"nan": float("nan"), "inf": np.float32("inf"), "none": None, "text": "x", "many": torch.zeros(2)}
     good = {"numpy": np.float64(0.5), "tensor": torch.tensor(0.25), "whole": np.int64(3), "truth": True}
@@ -113,6 +118,7 @@ def test_what_is_no_finite_number_becomes_a_flag(open_book: OpenBook) -> None:
     assert run.data.tags[f"{names.NONFINITE}.nan"] == "nan at 64"
 
 
+@pytest.mark.slow
 def test_files_are_kept_as_they_were(open_book: OpenBook, tmp_path: Path) -> None:
     file, folder = tmp_path / "note.txt", tmp_path / "figures"
     file.write_text("before")
@@ -153,6 +159,7 @@ def test_a_large_file_that_is_gone_is_refused_by_name(
     assert "large.bin: this file of run demo/0003 is gone" in caplog.text
 
 
+@pytest.mark.slow
 def test_data_sets_are_inputs(open_book: OpenBook) -> None:
     with open_book() as book:
         trial = _one_trial(book)
@@ -175,6 +182,7 @@ def test_odd_names_and_long_values_do_not_stop_anything(open_book: OpenBook) -> 
     assert len(parent.data.tags["note"]) == 8000
 
 
+@pytest.mark.slow
 def test_delivering_twice_is_delivering_once(open_book: OpenBook, output_dir: Path) -> None:
     with open_book() as book:
         trial = _one_trial(book)
@@ -210,6 +218,7 @@ def test_the_second_sweep_of_one_name_is_refused(open_book: OpenBook) -> None:
                 second.parent("demo", CONFIG, {})
 
 
+@pytest.mark.slow
 def test_what_an_unreachable_server_missed_is_delivered_later(
     open_book: OpenBook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

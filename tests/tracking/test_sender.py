@@ -58,6 +58,7 @@ def test_all_in_order(journal: Journal) -> None:
     sender.stop(5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [

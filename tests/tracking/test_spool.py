@@ -106,6 +106,7 @@ def test_a_journal_in_use_is_left_to_its_owner(output_dir: Path) -> None:
     assert done.faults == () or "another process is writing this sweep's journal" in done.faults[0]
 
 
+@pytest.mark.slow
 def test_a_damaged_package_is_refused_and_the_rest_arrives(output_dir: Path, left: int) -> None:
     (output_dir / "package" / "config.json").write_text("{}")
     uri = connection.default_uri(output_dir)
@@ -117,6 +118,7 @@ def test_a_damaged_package_is_refused_and_the_rest_arrives(output_dir: Path, lef
     assert client.get_run(runs["demo"]).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", ["before", "between", "after"])
 def test_a_promotion_that_was_cut_off_is_completed_once(
     output_dir: Path, killed: str, monkeypatch: pytest.MonkeyPatch
@@ -142,6 +144,7 @@ def test_a_promotion_that_was_cut_off_is_completed_once(
     assert len(registry.promotions()) == 1
 
 
+@pytest.mark.slow
 def test_a_late_delivery_takes_no_alias_from_a_later_promotion(output_dir: Path) -> None:
     with LabBook.open(TrackingConfig(), output_dir, output_dir / "spool") as book:
         parent = book.parent("demo", {}, {})

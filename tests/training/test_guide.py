@@ -244,6 +244,7 @@ def train_together(rank: int, folder: Path, store: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_ranks_make_guide_and_model_as_one_does(store_path: Path, tmp_path: Path) -> None:
     assert two_ranks.launch(train_together, tmp_path, store_path) == [0, 0]

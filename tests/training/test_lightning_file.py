@@ -197,6 +197,7 @@ def test_what_pytorch_raises_does_not_matter(tmp_path: Path, monkeypatch: pytest
         assert "damaged or cut off" in told_of(path)
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode), st.sampled_from(STARTS))
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_refused_in_one_line(tmp_path: Path, content: bytes, start: bytes) -> None:
@@ -220,6 +221,7 @@ def test_truncated_files_are_refused(tmp_path: Path, part: float, new: bool) -> 
         read(path)
 
 
+@pytest.mark.slow
 def test_every_damaged_byte_of_the_pickle_is_refused_or_harmless(tmp_path: Path) -> None:
     path = save(tmp_path / "x.ckpt", STATE)
     good = path.read_bytes()

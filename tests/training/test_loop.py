@@ -99,6 +99,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any
     return snapshot(t, t.run(Hooks())), history(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", range(1, 26))
 def test_a_crash_after_any_step_changes_no_bit(tmp_path: Path, undisturbed: Any, step: int) -> None:
     with pytest.raises(CrashError):
@@ -109,6 +110,7 @@ def test_a_crash_after_any_step_changes_no_bit(tmp_path: Path, undisturbed: Any,
     assert t.objective.seen == list(range((step - 1) // 5 * 20, 100))  # from the last milestone on
 
 
+@pytest.mark.slow
 def test_stops_change_no_bit(tmp_path: Path, undisturbed: Any) -> None:
     for images in (40, 80):
         with pytest.raises(Interrupted, match=f"train: stopped after {images} images; its state is saved"):
@@ -119,6 +121,7 @@ def test_stops_change_no_bit(tmp_path: Path, undisturbed: Any) -> None:
     assert t.objective.seen == list(range(80, 100))
 
 
+@pytest.mark.slow
 def test_a_stop_between_milestones_keeps_the_losses_so_far(tmp_path: Path) -> None:
     plain, stopped = tmp_path / "plain", tmp_path / "stopped"
     trainer(plain, evaluations=1).run(Hooks())
@@ -128,6 +131,7 @@ def test_a_stop_between_milestones_keeps_the_losses_so_far(tmp_path: Path) -> No
     assert history(stopped) == history(plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["validating", "reporting"])
 @pytest.mark.parametrize("milestone", [1, 3, 5])
 def test_a_crash_while_validating_loses_no_point(tmp_path: Path, undisturbed: Any, when: str, milestone: int) -> None:
@@ -301,6 +305,7 @@ def test_the_best_weights_are_those_that_were_validated(tmp_path: Path, ema: flo
     assert not same(found, t.module.state_dict())
 
 
+@pytest.mark.slow
 def test_keeping_the_best_changes_no_step(tmp_path: Path, undisturbed: Any, best_weights: dict[str, Tensor]) -> None:
     t = keeping(tmp_path)
     assert same(t.run(Hooks()), best_weights)
@@ -308,6 +313,7 @@ def test_keeping_the_best_changes_no_step(tmp_path: Path, undisturbed: Any, best
     assert all(torch.equal(found[name], last[name]) for name in found if name.startswith("ema.") or "exp_avg" in name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", range(1, 26))
 def test_a_crash_after_any_step_keeps_the_best(tmp_path: Path, best_weights: dict[str, Tensor], step: int) -> None:
     with pytest.raises(CrashError):

@@ -19,6 +19,8 @@ from cddpm.training.loop import Hooks
 from cddpm.training.preview import OBJECTIVE, Preview, preview_settings
 from cddpm.training.ranks import Ranks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(finished: Any) -> Any:
@@ -77,7 +79,6 @@ SPACE = {
 SEARCHED = {"search__preview_trials": 8, "search__scoring__space": SPACE, "search__datasets": ["A", "B"]}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["dice", "auprc"])
 def test_a_searched_preview_is_the_search_at_the_end_on_fewer_volumes(
     model: Any, scorer: Scorer, store: SliceStore, objective: str
@@ -117,7 +118,6 @@ class TwoRanks(Ranks):
         return value
 
 
-@pytest.mark.slow
 def test_ranks_share_the_predictions_of_a_searched_preview(model: Any, store: SliceStore) -> None:
     config = tiny_config(**SEARCHED)
     preview = Preview(config, store, search=scoring_search.preview)
@@ -128,7 +128,6 @@ def test_ranks_share_the_predictions_of_a_searched_preview(model: Any, store: Sl
     assert preview.score(model, ranks) == pytest.approx(preview.score(model, Ranks()), abs=5e-3)
 
 
-@pytest.mark.slow
 def test_a_training_reports_its_searched_previews(store_path: Path, tmp_path: Path) -> None:
     values = {**SEARCHED, "pretraining__enabled": False, "training__images": 16, "training__evaluations": 2}
     reports: list[dict[str, float]] = []

@@ -72,6 +72,7 @@ def listed(error: pytest.ExceptionInfo[Exception], kind: str) -> list[str]:
     return re.findall(rf"^  {kind}: (\S+)", str(error.value), re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_round_trip_keeps_every_tensor_and_output(tmp_path: Path, model: ConditionedDiffusion, state: State) -> None:
     path = imported(tmp_path, state)
     loaded, config = stages.load_model(path, CPU)
@@ -80,6 +81,7 @@ def test_a_round_trip_keeps_every_tensor_and_output(tmp_path: Path, model: Condi
     assert config == whole(pretraining__decoder_width=512)  # the pretraining's shapes are not in this file
 
 
+@pytest.mark.slow
 def test_a_plain_ddpm_needs_no_encoder(tmp_path: Path) -> None:
     config = whole(model__conditioned=False, model__condition_width=None, pretraining__enabled=False)
     model = network(config)
@@ -88,6 +90,7 @@ def test_a_plain_ddpm_needs_no_encoder(tmp_path: Path) -> None:
     assert torch.equal(predicted(loaded), predicted(model))
 
 
+@pytest.mark.slow
 def test_a_moving_average_is_imported_when_asked(tmp_path: Path, state: State) -> None:
     both = state | {f"ema.{name}": tensor * 2 for name, tensor in state.items() if name.startswith(UNET)}
     name = "unet.out.2.bias"
@@ -144,6 +147,7 @@ def test_tensors_that_do_not_fit_are_listed(
     assert listed(error, kind) == [name]
 
 
+@pytest.mark.slow
 def test_huge_claims_take_no_memory(tmp_path: Path, state: State) -> None:
     """A U-Net of 2^20 channels would need terabytes; 40 MB of a file cannot make us ask for them."""
     wide = {**state, f"{UNET}input_blocks.0.0.weight": torch.zeros(2**20, 1, 3, 3)}
@@ -184,6 +188,7 @@ def test_what_agrees_may_be_said(tmp_path: Path, state: State) -> None:
     assert examined(tmp_path, state, whole()).config == whole()
 
 
+@pytest.mark.slow
 def test_a_condition_of_the_default_width_may_be_said_either_way(tmp_path: Path) -> None:
     config = whole(model__condition_width=None)
     state = diffusion_state(network(config), config)
@@ -191,6 +196,7 @@ def test_a_condition_of_the_default_width_may_be_said_either_way(tmp_path: Path)
         assert examined(tmp_path, state, known(model__condition_width=width)).config.model == config.model
 
 
+@pytest.mark.slow
 def test_another_loss_weight_is_a_contradiction(tmp_path: Path) -> None:
     config = whole(diffusion__p2_gamma=1.0)
     state = diffusion_state(network(config), config)
@@ -199,6 +205,7 @@ def test_another_loss_weight_is_a_contradiction(tmp_path: Path) -> None:
         examined(tmp_path, state)
 
 
+@pytest.mark.slow
 def test_without_buffers_the_schedule_is_the_configurations(tmp_path: Path, state: State) -> None:
     bare = {name: t for name, t in state.items() if name.split(".")[-1] not in schedule_buffers("linear", 2)}
     candidate = examined(tmp_path, bare, known(diffusion__timesteps=77))
@@ -224,6 +231,7 @@ def test_sets_that_make_no_model_are_refused(
         examined(tmp_path, change(state))
 
 
+@pytest.mark.slow
 def test_the_same_file_is_imported_once_and_others_apart(tmp_path: Path, state: State) -> None:
     file = read(save(tmp_path / "x.ckpt", state))
     first, made = write(examine(file, known()), file, tmp_path / "artifacts")
@@ -238,6 +246,7 @@ def test_the_same_file_is_imported_once_and_others_apart(tmp_path: Path, state: 
     assert checkpoint.read_history(first / checkpoint.HISTORY) == []
 
 
+@pytest.mark.slow
 def test_a_pretraining_becomes_an_encoder(tmp_path: Path) -> None:
     model = spark(whole())
     candidate = examined(tmp_path, pretraining_state(model))
@@ -261,6 +270,7 @@ def test_an_encoder_alone_loses_its_last_layer(tmp_path: Path, model: Conditione
 QUICK = {"training__images": 4, "training__evaluations": 1, "training__validation_volumes": 1}
 
 
+@pytest.mark.slow
 def test_an_imported_encoder_starts_a_training(tmp_path: Path, store_path: Path) -> None:
     config = tiny_config(**QUICK, training__learning_rate=1e-12)
     model = spark(config)
@@ -273,6 +283,7 @@ def test_an_imported_encoder_starts_a_training(tmp_path: Path, store_path: Path)
     torch.testing.assert_close(trained["encoder.layer1.0.conv1.weight"], model.trunk.layer1[0].conv1.weight.detach())
 
 
+@pytest.mark.slow
 def test_an_imported_model_reconstructs_without_training(tmp_path: Path, store: SliceStore, store_path: Path) -> None:
     config = tiny_config(diffusion__condition_dropout=0.0)
     path = imported(tmp_path, diffusion_state(network(config), config), config)
@@ -329,6 +340,7 @@ def reference_config(**values: Any) -> ExperimentConfig:
     return known(**{"encoder__max_pool": True, "model__attention_head_width": 64, "data__rescale_factor": 1} | values)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_reference_diffusion_weights_give_the_reference_outputs(
     tmp_path: Path, reference_dir: Path, near: Callable[..., None]
@@ -349,6 +361,7 @@ def test_reference_diffusion_weights_give_the_reference_outputs(
         near("imported encoder", loaded.condition(torch.from_numpy(encoder["x"])).vector, encoder["features_eval"])
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_reference_ddpm_weights_give_the_reference_outputs(
     tmp_path: Path, reference_dir: Path, near: Callable[..., None]
@@ -364,6 +377,7 @@ def test_reference_ddpm_weights_give_the_reference_outputs(
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_reference_pretraining_weights_give_the_reference_features(
     tmp_path: Path, reference_dir: Path, near: Callable[..., None]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_training
+import tmpfs
 import torch
 import torch.distributed as dist
 from tiny_training import tiny_config, train
@@ -55,6 +56,7 @@ def history(path: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if "per_second" not in k} for row in rows]
 
 
+@pytest.mark.slow
 def test_both_stages_are_made_then_found(finished: Any, store_path: Path) -> None:
     assert finished.made.made == ("encoder", "checkpoint")
     reports: list[dict[str, float]] = []
@@ -260,14 +262,8 @@ def test_two_sweeps_at_once_make_each_stage_once(store_path: Path, tmp_path: Pat
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system that is too small for what a training keeps."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here (root is needed): {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with tmpfs.small_disk(tmp_path / "disk", "1m") as disk:
+        yield disk
 
 
 @pytest.mark.slow
@@ -341,6 +337,7 @@ def first_batch(store_path: Path, ranks: Ranks) -> tuple[Any, tuple[Any, ...]]:
     return ranks.wrap(made.module), made.batch(rows[positions], positions)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_ranks_have_the_gradients_of_the_whole_batch(store_path: Path, tmp_path: Path) -> None:
     module, batch = first_batch(store_path, Ranks())
@@ -352,6 +349,7 @@ def test_two_ranks_have_the_gradients_of_the_whole_batch(store_path: Path, tmp_p
             assert torch.allclose(found[name], parameter.grad, rtol=1e-4, atol=1e-5), name
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_ranks_without_batch_norm_train_as_one(store_path: Path, tmp_path: Path) -> None:
     values = {**PLAIN, "model__dropout": 0.0}

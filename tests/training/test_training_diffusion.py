@@ -53,6 +53,7 @@ def test_a_batch_is_a_function_of_each_position(store: SliceStore) -> None:
     assert all(not torch.equal(a, b) for a, b in zip(whole, moved, strict=True))
 
 
+@pytest.mark.slow
 def test_what_is_drawn_has_the_right_distribution(store: SliceStore) -> None:
     made = objective(store, tiny_config(training__augmentation__enabled=False))
     count = 3000
@@ -78,6 +79,7 @@ def test_the_start_depends_on_the_seed_alone(store: SliceStore) -> None:
     assert any(not torch.equal(first[n], other[n]) for n in first)
 
 
+@pytest.mark.slow
 def test_validation_is_fixed(store: SliceStore) -> None:
     made = objective(store, tiny_config())
     made.module.eval()
@@ -88,6 +90,7 @@ def test_validation_is_fixed(store: SliceStore) -> None:
     assert set(first) == {"val/loss", "monitor/A/dice", "monitor/objective"}
 
 
+@pytest.mark.slow
 def test_validation_does_not_depend_on_the_batch_size(store: SliceStore) -> None:
     losses = []
     for size in (1, 4, 8):
@@ -129,6 +132,7 @@ def test_a_random_draw_takes_one_slice_of_each_healthy_volume(store: SliceStore)
     assert len({level for _, level in seen}) > 40
 
 
+@pytest.mark.slow
 def test_a_random_draw_is_decided_by_the_images_seen_and_the_seed(store: SliceStore) -> None:
     made = objective(store, tiny_config(training__validation_draw="random"))
     made.module.eval()
@@ -172,6 +176,7 @@ def test_a_patched_batch_has_a_box_per_position(store: SliceStore) -> None:
     assert len({tuple(corner) for corner in anywhere.batch(picked, positions)[-1].tolist()}) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", ["fixed", "random"])
 def test_patched_validation_is_fixed_and_does_not_depend_on_the_batch_size(store: SliceStore, draw: str) -> None:
     losses = []
@@ -191,6 +196,7 @@ def test_patched_validation_is_fixed_and_does_not_depend_on_the_batch_size(store
 # Which weights are kept
 
 
+@pytest.mark.slow
 def test_what_is_kept_names_a_metric_of_the_validation(store: SliceStore) -> None:
     made = objective(store, tiny_config())
     made.module.eval()
