@@ -42,7 +42,6 @@ from cddpm.config.sections import (
 )
 from cddpm.config.space import (
     GOALS,
-    AshaConfig,
     Choice,
     Conditional,
     Float,
@@ -50,6 +49,7 @@ from cddpm.config.space import (
     LevelConfig,
     ObjectiveConfig,
     Parameter,
+    PruningConfig,
     SearchConfig,
     Space,
     active,
@@ -60,7 +60,6 @@ __all__ = [
     "FIELDS",
     "GOALS",
     "SSIM_WINDOW",
-    "AshaConfig",
     "AugmentationConfig",
     "BenchmarkConfig",
     "Choice",
@@ -84,6 +83,7 @@ __all__ = [
     "PatchConfig",
     "PhantomConfig",
     "PretrainingConfig",
+    "PruningConfig",
     "ReconstructionConfig",
     "RescaleGrid",
     "ScoringConfig",

@@ -141,15 +141,14 @@ class ObjectiveConfig(Frozen):
         return self
 
 
-class AshaConfig(Frozen):
-    """Asynchronous successive halving over images seen (Li et al. 2020); the weak are stopped at each rung."""
+class PruningConfig(Frozen):
+    """When weak trainings are stopped; what counts are images seen."""
 
     grace_images: Positive = 100_000
-    """Images of the first rung; each further one is ``reduction_factor`` times later."""
+    """No training is stopped before. Images of the first rung; each further one is ``reduction_factor`` times later. Of
+    ``median``: trials are compared after each so many images."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     """One of so many trials goes on at a rung."""
-    brackets: Annotated[int, Field(ge=2, le=8)] = 3
-    """Of ``hyperband``: brackets of trials, each with its first rung a factor later than the one before."""
 
 
 class SearchConfig(Frozen):
@@ -160,7 +159,7 @@ class SearchConfig(Frozen):
     compared by."""
     objectives: tuple[ObjectiveConfig, ...] = ()
     """Several at once: the search over scoring settings looks for their Pareto front. The first one is ``objective``, dice
-    or auprc: what a training reports to the scheduler, and what the champion is best in."""
+    or auprc: what a training reports to the pruner, and what the champion is best in."""
     datasets: tuple[Name, ...] = ()
     """Unhealthy data sets of the objective; empty: all of ``data.unhealthy``."""
     training: LevelConfig = LevelConfig()
@@ -177,10 +176,12 @@ class SearchConfig(Frozen):
     """Scoring settings that each validation of a training searches, on ``training.validation_volumes`` volumes of each data
     set: what trials are stopped by is then the best of them, found as the trial's own end finds it, but for the number of
     volumes and settings. 1: the configuration's own settings."""
-    scheduler: Literal["asha", "hyperband", "none"] = "asha"
-    """Which trainings are stopped early. ``hyperband``: ASHA with several brackets, as Hyperband has them (Li et al. 2018);
-    none of both pauses a training."""
-    asha: AshaConfig = AshaConfig()
+    pruner: Literal["successive-halving", "hyperband", "median", "none"] = "successive-halving"
+    """Which trainings are stopped early, decided by Optuna's pruners. ``successive-halving``: the weak at each rung (ASHA, Li
+    et al. 2020). ``hyperband``: the same in several brackets, each with a later first rung (Li et al. 2018). ``median``: who is
+    worse than the median of finished trials, once there are five (Golovin et al. 2017). A training that is stopped saves its
+    state first."""
+    pruning: PruningConfig = PruningConfig()
     concurrent_trials: Positive | None = None
     """Trainings at the same time; empty: as many as the cluster holds."""
     maximum_seconds: Annotated[float, Field(gt=0)] | None = None

@@ -128,7 +128,7 @@ def training(record: SweepRecord) -> Section:
             stages.CHECKPOINT,
             names.MONITOR_OBJECTIVE,
             f"preview {record.config.search.objective}",
-            "Preview of the objective on a few unhealthy validation volumes; schedulers judge trials by it",
+            "Preview of the objective on a few unhealthy validation volumes; trials are stopped by it",
         ),
         (
             stages.ENCODER,

@@ -35,7 +35,7 @@ class Failures:
             self._rows.setdefault(kind_of(message), []).append((number, message))
 
     def ended_well(self) -> None:
-        """A trial finished, or was stopped early by its scheduler."""
+        """A trial finished, or was stopped early."""
         if self.met is None:
             self._rows.clear()
 

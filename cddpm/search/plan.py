@@ -17,7 +17,7 @@ from cddpm.data.store import SliceStore, store_fingerprint
 from cddpm.models import precision
 from cddpm.reconstruct import cache
 from cddpm.reconstruct.part import parts_of
-from cddpm.search import budget, halving, leaderboard, origin, sampler
+from cddpm.search import budget, leaderboard, origin, pruner, sampler
 from cddpm.search import trial as trials
 from cddpm.search.sweep import folder_of, phantom_folder
 from cddpm.training import checkpoint, diffusion, pretraining, stages
@@ -69,7 +69,7 @@ class Plan:
     stages: tuple[Stage, ...] | None
     """None while the data are not there: fingerprints begin with them."""
     rungs: tuple[tuple[int, ...], ...]
-    """Images at which trials are compared, per bracket of the scheduler."""
+    """Images at which trials are compared, per bracket of the pruner."""
     spent: budget.Spent
     ended: int
     """Trials of this sweep that have ended already."""
@@ -109,10 +109,7 @@ def make(config: ExperimentConfig) -> Plan:
         work=_work(config, volumes),
         speed=_speed(config, store),
         stages=None if store is None else tuple(_stages(config, store)),
-        rungs=tuple(
-            tuple(halving.rungs(search.asha, bracket, config.training.images))
-            for bracket in range(halving.brackets(search))
-        ),
+        rungs=tuple(map(tuple, pruner.rungs(search, config.training.images))),
         spent=budget.read(sweep),
         ended=len(leaderboard.rows(sweep)),
     )

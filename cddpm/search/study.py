@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -14,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from cddpm.config import ExperimentConfig, SearchConfig
 from cddpm.errors import SearchError
 from cddpm.models.noise import slice_seed
-from cddpm.search import halving
+from cddpm.search import pruner
 from cddpm.search import space as spaces
 from cddpm.search import trial as trials
 from cddpm.search.sampler import Sampler, first_points
@@ -48,7 +49,7 @@ def open_study(path: Path, config: ExperimentConfig, earlier: Sequence[Trial] = 
         direction="maximize",
         load_if_exists=True,
         sampler=Sampler(level, seed),
-        pruner=optuna.pruners.NopPruner(),
+        pruner=pruner.of(config),
     )
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if stop := trials.read_stop(trials.folder_of(path.parent, trial.number)):
@@ -100,14 +101,13 @@ def _storage(path: Path) -> RDBStorage:
     return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
 
 
-def report(study: optuna.Study, trial: Asked, search: SearchConfig, images: int, preview: float) -> None:
+def report(trial: optuna.Trial, search: SearchConfig, images: int, preview: float) -> None:
     """Keep a preview as an intermediate value of the study, at the images at which trials are compared.
 
-    Of several there the first stays: by it the scheduler decides. After a resume a point may come twice.
+    Of several there the first stays: by it the pruner decides. After a resume a point may come twice.
     """
-    step = halving.compared_at(search, images)
-    if step not in study._storage.get_trial(trial._trial_id).intermediate_values:
-        study._storage.set_trial_intermediate_value(trial._trial_id, step, preview)
+    with warnings.catch_warnings(action="ignore"):  # Optuna warns of the second
+        trial.report(preview, pruner.compared_at(search, images))
 
 
 def tell(study: optuna.Study, trial: Asked, value: float | None, warn: Callable[[str], None]) -> None:
@@ -124,7 +124,8 @@ def tell_stopped(
     A preview is no result: Optuna never ranks it among those, but behind them, by how far the trial came.
     """
     with _told_once(trial, warn):
-        report(study, trial, search, int(stop.images), stop.objective)
+        asked = trial if isinstance(trial, optuna.Trial) else optuna.Trial(study, trial._trial_id)
+        report(asked, search, int(stop.images), stop.objective)
         study.tell(trial.number, state=TrialState.PRUNED)
 
 

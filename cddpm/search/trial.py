@@ -58,7 +58,7 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Stop:
-    """How far a trial came that its scheduler has stopped early."""
+    """How far a trial came that was stopped early: the request to end, and what is told of it."""
 
     number: int
     params: dict[str, Any]
@@ -99,6 +99,10 @@ class TrialJob:
         """Asks all trials of the sweep to save and end."""
         return self.sweep / "stop"
 
+    def stop_asked(self) -> bool:
+        """Whether this trial shall end, alone or with all others."""
+        return worker.stop_asked(self.stop_file, self.folder / STOPPED)
+
 
 def run(job: TrialJob, board: Any, report: Callable[[dict[str, float]], None]) -> TrialResult | None:
     """Run a trial to its end, or take its result if it has one; None if it was asked to stop.
@@ -115,7 +119,8 @@ def run(job: TrialJob, board: Any, report: Callable[[dict[str, float]], None]) -
 def _run(job: TrialJob, board: Any) -> TrialResult | None:
     start, config = time.monotonic(), job.config
     artifact.write_json(job.folder / CONFIG, recorded(config))
-    assignment = worker.assignment(config, job.place, job.number, job.stop_file, board, scoring_search.preview)
+    place, stop = job.place, job.stop_file
+    assignment = worker.assignment(config, place, job.number, stop, board, scoring_search.preview, job.folder / STOPPED)
     attempts = job.folder / "ray"
     name = f"attempt-{len(list(attempts.glob('attempt-*'))):02d}"
     outcome = worker.run(assignment, name, attempts, job.gpus, forward_reports=True)
@@ -152,7 +157,7 @@ def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, bo
     scorer = Scorer(store, cache, *cohorts, threads=threads, seconds_per_pass=outcome.pass_seconds)
     book = ScoreBook.open(scorer, job.place.artifacts, cache.fingerprint, store.fingerprint)
     with point_workers.point_workers(book, config) as score:
-        points = scoring_search.search(score, config, cache.guided, progress, lambda: worker.stop_asked(job.stop_file))
+        points = scoring_search.search(score, config, cache.guided, progress, job.stop_asked)
     return points, showcase.keep(job.folder, scorer, config, scoring_search.best(points))
 
 

@@ -1,4 +1,4 @@
-"""Ray Tune: trials proposed by the study, stopped by ASHA, each with a nested Ray Train worker group."""
+"""Ray Tune: trials proposed and pruned by the study, each with a nested Ray Train worker group."""
 
 import logging
 from dataclasses import asdict
@@ -7,14 +7,12 @@ from typing import Any, Protocol
 
 import optuna
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from cddpm import artifact, cluster
 from cddpm.config import ExperimentConfig, to_dict
 from cddpm.errors import CddpmError
-from cddpm.search import budget, halving
+from cddpm.search import budget
 from cddpm.search import space as spaces
 from cddpm.search import study as studies
 from cddpm.search import trial as trials
@@ -39,85 +37,72 @@ class Listener(Protocol):
         """A trial is over: ``finished``, ``stopped``, ``failed`` or ``interrupted``."""
 
 
-class StudySearch(OptunaSearch):
-    """Ray's Optuna searcher on a study that outlives the driver.
+class StudySearch(Searcher):
+    """Ray's searcher over a study that outlives the driver.
 
-    A proposal carries the study's trial number, which names everything of that trial. Trials that a stop of the sweep
-    interrupts are not told to the study: they wait for the next start.
+    A proposal carries the study's trial number, which names everything of that trial. A trial that the study's pruner gives
+    up is asked to save its state and end. Trials that a stop of the sweep interrupts are not told to the study: they wait for
+    the next start.
     """
 
     def __init__(
         self, study: optuna.Study, config: ExperimentConfig, folder: Path, failures: Failures | None = None
     ) -> None:
-        self._config, self._folder, self._failures = config, folder, failures or Failures(None)
-        super().__init__(
-            space=_no_space,
-            metric=OBJECTIVE,
-            mode="max",
-            storage=study._storage,
-            study_name=study.study_name,
-            sampler=study.sampler,
-        )
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self._study, self._config, self._folder, self._failures = study, config, folder, failures or Failures(None)
+        self._running: dict[str, optuna.Trial] = {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is on the disk, and a run of Tune is never restored."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next trial: its number and its settings by dotted path; ``FINISHED`` once the sweep shall end."""
         spent = budget.read(self._folder).exceeded(self._config.search)
         if stop_requested(self._folder) or self._failures.met or spent:
             return str(Searcher.FINISHED)
-        if trial_id not in self._ot_trials:
-            self._ot_trials[trial_id] = self._ot_study.ask()
-        trial = self._ot_trials[trial_id]
+        trial = self._running[trial_id] = self._study.ask()
         return {
             "number": trial.number,
             "params": spaces.suggest(self._config.search.training.space, trial, self._config),
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keep a preview as an intermediate value of the study; what a trial ends with is none."""
-        if not result[FINAL]:
-            trial, images = self._ot_trials[trial_id], int(result[IMAGES])
-            studies.report(self._ot_study, trial, self._config.search, images, result[OBJECTIVE])
+        """Keep a preview as an intermediate value of the study, and ask the trial to end if its pruner gives it up.
+
+        What a trial ends with is no preview: the best of a search, which none could keep up with.
+        """
+        if result[FINAL]:
+            return
+        trial, images = self._running[trial_id], int(result[IMAGES])
+        studies.report(trial, self._config.search, images, result[OBJECTIVE])
+        place = trial_folder(self._folder, trial.number) / trials.STOPPED
+        if trial.should_prune() and not place.exists():
+            params = spaces.values(self._config.search.training.space, trial.params)
+            artifact.write_json(place, asdict(trials.Stop(trial.number, params, result[OBJECTIVE], result[IMAGES])))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study how the trial ended."""
-        if trial_id in self._completed_trials or trial_id not in self._ot_trials:
+        trial = self._running.pop(trial_id, None)
+        if trial is None:
             return
-        trial = self._ot_trials[trial_id]
-        how = ending(self._folder, trial.number, result, error)
-        if how == "stopped" and result:
-            self._stop(trial, result)
+        how = ending(self._folder, trial.number, error)
+        if how == "stopped":
+            stop = trials.read_stop(trial_folder(self._folder, trial.number))
+            assert stop is not None
+            studies.tell_stopped(self._study, trial, stop, self._config.search, logger.warning)
         elif how != "interrupted":
             value = None if how == "failed" or not result else float(result[OBJECTIVE])
-            studies.tell(self._ot_study, trial, value, logger.warning)
-        self._completed_trials.add(trial_id)
-
-    def _stop(self, trial: optuna.Trial, last: dict[str, Any]) -> None:
-        """Into the trial's folder before the study: a driver that dies in between finds it there.
-
-        Ray tells the searcher no result by which it stops a trial, so ``last`` is entered here.
-        """
-        params = spaces.values(self._config.search.training.space, trial.params)
-        stop = trials.Stop(trial.number, params, last[OBJECTIVE], last[IMAGES])
-        artifact.write_json(trial_folder(self._folder, trial.number) / trials.STOPPED, asdict(stop))
-        studies.tell_stopped(self._ot_study, trial, stop, self._config.search, logger.warning)
+            studies.tell(self._study, trial, value, logger.warning)
 
 
-def _no_space(trial: Any) -> None:
-    """The space is asked by ``StudySearch.suggest``; Ray only wants to see one."""
-
-
-def ending(sweep: Path, number: int, result: dict[str, Any] | None, error: bool) -> str:
-    """How a trial ended: ``finished``, ``failed``, ``interrupted`` (by a stop of the sweep) or ``stopped`` (by ASHA)."""
+def ending(sweep: Path, number: int, error: bool) -> str:
+    """How a trial ended: ``finished``, ``failed``, ``stopped`` (early, by the pruner) or ``interrupted``."""
     folder = trial_folder(sweep, number)
     if (folder / trials.RESULT).exists():
         return "finished"
     if error or (folder / trials.FAILED).exists():
         return "failed"
-    if (folder / trials.STOPPED).exists():  # whatever was asked since then
-        return "stopped"
-    if stop_requested(sweep) or not result:
-        return "interrupted"
-    return "stopped"
+    return "stopped" if (folder / trials.STOPPED).exists() else "interrupted"
 
 
 def trial_folder(sweep: Path, number: int) -> Path:
@@ -156,8 +141,8 @@ class _Events(tune.Callback):
         self._end(trial, error=True)
 
     def _end(self, trial: Any, error: bool) -> None:
-        number, last = trial.config["number"], trial.last_result or {}
-        how = ending(self._sweep, number, last if OBJECTIVE in last else None, error)
+        number = trial.config["number"]
+        how = ending(self._sweep, number, error)
         folder = trial_folder(self._sweep, number)
         if how == "failed" and not (folder / trials.FAILED).exists():
             artifact.write_json(folder / trials.FAILED, {"number": number, "error": _last_line(trial.error_file)})
@@ -218,9 +203,9 @@ def run(
         tune.with_resources(trainable, {"cpu": 0, cluster.HEAD: 1}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=_scheduler(config),
             num_samples=missing,
             max_concurrent_trials=min(concurrent, missing),
+            reuse_actors=True,  # a trial that ended well leaves its process, with all that is imported, to the next
         ),
         run_config=tune.RunConfig(
             name=_fresh_name(sweep / "ray"),
@@ -237,42 +222,3 @@ def run(
 def _fresh_name(folder: Path) -> str:
     """Ray would resume a run of the same name from its own files; the study and the artifacts are all we resume from."""
     return f"start-{len(list(folder.glob('start-*'))):03d}"
-
-
-class _Brackets(ASHAScheduler):
-    """ASHA with one bracket or several; a trial's bracket follows from seed and number (Ray would draw it).
-
-    Its rungs hold previews only: what a trial ends with is the best of a search, which no preview could keep up with.
-    """
-
-    def __init__(self, config: ExperimentConfig) -> None:
-        asha, brackets = config.search.asha, halving.brackets(config.search)
-        super().__init__(
-            time_attr=IMAGES,
-            metric=OBJECTIVE,
-            mode="max",
-            grace_period=asha.grace_images,
-            reduction_factor=asha.reduction_factor,
-            brackets=brackets,
-            max_t=1000
-            * max(config.training.images, asha.grace_images),  # no trial is cut off at its end, before its search
-        )
-        self._seed, self._asha, self._count = config.seed, asha, brackets
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        super().on_trial_add(tune_controller, trial)
-        bracket = halving.bracket_of(self._seed, trial.config["number"], self._asha, self._count)
-        self._trial_info[trial.trial_id] = self._brackets[bracket]
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        return str(self.CONTINUE if result[FINAL] else super().on_trial_result(tune_controller, trial, result))
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        if result.get(FINAL):
-            self.on_trial_remove(tune_controller, trial)
-        else:
-            super().on_trial_complete(tune_controller, trial, result)
-
-
-def _scheduler(config: ExperimentConfig) -> TrialScheduler:
-    return _Brackets(config) if halving.brackets(config.search) else FIFOScheduler()

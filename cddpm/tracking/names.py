@@ -67,7 +67,7 @@ TAGS = {
     f"{MADE_BY}.*": "run id of the stage that made the run's store, encoder, checkpoint ...; maybe one of an earlier sweep",
     MADE: "stages that this trial computed",
     REUSED: "stages that this trial found ready",
-    ENDING: "how a trial ended: `finished`, `stopped` (by the scheduler), `failed` or `interrupted`",
+    ENDING: "how a trial ended: `finished`, `stopped` (early, by the pruner), `failed` or `interrupted`",
     ERROR: "message of the error that ended a run",
     CHAMPION: "identity of the sweep's best trial",
     FOLD_RUN: "name of the method, modality and fold of an evaluation",

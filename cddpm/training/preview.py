@@ -3,7 +3,7 @@
 With ``search.preview_trials`` above 1 settings are searched on them and on some healthy ones, as at the trial's end, and the
 best counts. Otherwise no healthy volume is looked at: without statistics of healthy residuals ``scoring.normalise`` has no say.
 
-The value is comparable between training budgets and between trials, so that a scheduler can stop the weak ones by it.
+The value is comparable between training budgets and between trials, so that a pruner can stop the weak ones by it.
 It is drawn as ``monitor/...`` and never mixed with final scores.
 """
 

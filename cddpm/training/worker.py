@@ -24,9 +24,12 @@ SPENT = "spent"
 """Beside the stop file: the sweep's budget is used up, which ends trainings as a request to stop does."""
 
 
-def stop_asked(stop_file: Path) -> bool:
-    """Whether trainings shall save their state and end: somebody asked for it, or the budget is spent."""
-    return stop_file.exists() or stop_file.with_name(SPENT).exists()
+def stop_asked(stop_file: Path, of_trial: Path | None = None) -> bool:
+    """Whether trainings shall save their state and end: somebody asked for it, or the budget is spent.
+
+    ``of_trial`` is a file that asks one of them alone: it was pruned.
+    """
+    return any(file.exists() for file in (stop_file, stop_file.with_name(SPENT), of_trial) if file)
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Assignment:
     board: Board | None = None
     search: InnerSearch | None = None
     """Of previews (``search.preview_trials``); a function of a module, so that a worker finds it."""
+    stop_of_trial: Path | None = None
+    """Asks this training alone."""
 
     @property
     def campaign(self) -> Path:
@@ -232,7 +237,7 @@ def work(job: dict[str, Any]) -> Outcome | None:
     hooks = Hooks(
         report=_reporter(config, train.report),
         progress=_progress(assignment),
-        stop=lambda: stop_asked(assignment.stop_file),
+        stop=lambda: stop_asked(assignment.stop_file, assignment.stop_of_trial),
         search=assignment.search,
         made=lambda record: ledger.enter(assignment.campaign, record, assignment.trial),
     )
@@ -263,7 +268,7 @@ def _too_large(error: BaseException) -> str:
 def _reporter(
     config: ExperimentConfig, report: Callable[[dict[str, float]], None]
 ) -> Callable[[dict[str, float]], None]:
-    """Passes validations on, but for the last: a scheduler must not stop a trial between its training and its search."""
+    """Passes validations on, but for the last: no trial is to be stopped between its training and its search."""
     budget = config.training.images // config.training.batch_size * config.training.batch_size
 
     def forward(metrics: dict[str, float]) -> None:
@@ -351,6 +356,7 @@ def assignment(
     stop: Path,
     board: Board | None,
     search: InnerSearch | None = None,
+    stop_of_trial: Path | None = None,
 ) -> Assignment:
     """Plain data for a worker group."""
-    return Assignment(to_dict(config), place, trial, stop, board, search)
+    return Assignment(to_dict(config), place, trial, stop, board, search, stop_of_trial)

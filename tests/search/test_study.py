@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from tiny_training import tiny_config
 
 from cddpm import artifact
-from cddpm.config import AshaConfig, ExperimentConfig
+from cddpm.config import ExperimentConfig, PruningConfig
 from cddpm.search import space as spaces
 from cddpm.search import study as studies
 from cddpm.search import trial as trials
@@ -125,13 +125,13 @@ def ranked(study: Any) -> list[int]:
 def test_stopped_trials_are_ranked_behind_results_by_their_rung_then_by_their_preview(tmp_path: Path) -> None:
     """With batches of other sizes a rung is met a few images sooner or later: that is no merit."""
     wanted = config(trials=6, start=[])
-    search = wanted.search.model_copy(update={"scheduler": "asha", "asha": AshaConfig(grace_images=100)})
+    search = wanted.search.model_copy(update={"pruning": PruningConfig(grace_images=100)})
     study = studies.open_study(tmp_path / "study.db", wanted)
     asked = [ask(study)[0] for _ in range(6)]
     studies.tell(study, asked[0], 0.2, pytest.fail)
     for number, preview, images in ((1, 0.5, 128), (2, 0.7, 102), (3, 0.9, 100), (4, 0.3, 304), (5, 0.4, 300)):
         stop = trials.Stop(number, {}, preview, float(images))
-        studies.report(study, asked[number], search, 60, 0.99)  # long before
+        studies.report(asked[number], search, 60, 0.99)  # long before
         studies.tell_stopped(study, asked[number], stop, search, pytest.fail)
     assert ranked(study) == [0, 5, 4, 3, 2, 1]
     assert study.best_trial.number == 0

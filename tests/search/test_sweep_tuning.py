@@ -146,14 +146,18 @@ def test_equal_failures_end_the_sweep_in_words(tuned: dict[str, Any], tmp_path: 
 
 
 STOPPED, FINISHED, FAILED, KILLED, KILLED_STOPPING = "stopped", "finished", "failed", "killed", "killed while stopping"
-ASHA = {
-    "search__scheduler": "asha",
-    "search__asha__grace_images": 8,
-    "search__asha__reduction_factor": 2,
-    "search__asha__brackets": 2,
-}
+PRUNED = {"search__pruning__grace_images": 8, "search__pruning__reduction_factor": 2}
 IMAGES = (4, 9, 17, 33)
 """Of the validations of a trial, with batches that meet no rung."""
+
+
+class Verdict(optuna.pruners.BasePruner):
+    """Gives up whom the test gives up."""
+
+    given_up = False
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return self.given_up
 
 
 def lived(search: tuning.StudySearch, folder: Path, name: str, fate: str, previews: list[float]) -> tuple[int, Any]:
@@ -162,10 +166,14 @@ def lived(search: tuning.StudySearch, folder: Path, name: str, fate: str, previe
     assert isinstance(proposal, dict)
     place = tuning.trial_folder(folder, proposal["number"])
     rows = [{"objective": p, "images": float(i), "final": 0.0} for p, i in zip(previews, IMAGES, strict=False)]
-    for row in rows[
-        : -1 if fate in (STOPPED, KILLED_STOPPING) else None
-    ]:  # the one that ends it is told at its end alone
+    verdict = search._study.pruner = Verdict()
+    for row in rows:
+        verdict.given_up = fate in (STOPPED, KILLED_STOPPING) and row is rows[-1]
         search.on_trial_result(name, row)
+        assert (place / "stopped.json").exists() == verdict.given_up
+    if fate == STOPPED:  # it saves its state, and ends
+        rows.append({"objective": 0.0, "images": 0.0, "final": 1.0})
+        search.on_trial_result(name, rows[-1])
     if fate == FINISHED:
         artifact.write_json(place / "result.json", {})
         rows.append({"objective": 0.5 + max(previews), "images": 49.0, "final": 1.0})
@@ -201,7 +209,7 @@ def test_whatever_ends_a_trial_or_its_driver_the_study_knows_it_once(plan: list[
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning.studies, "_storage", lambda path: storage)
         folder = Path(name)
-        wanted = config(folder, search__warm_start=[], search__training__trials=9, **ASHA)
+        wanted = config(folder, search__warm_start=[], search__training__trials=9, **PRUNED)
         search = searcher(wanted, folder)
         for place, (fate, previews) in enumerate(plan):
             number, params = lived(search, folder, str(place), fate, previews)
@@ -213,7 +221,7 @@ def test_whatever_ends_a_trial_or_its_driver_the_study_knows_it_once(plan: list[
                 search = searcher(wanted, folder)
             if fate != KILLED:
                 states[number] = {FINISHED: "COMPLETE", FAILED: "FAIL"}.get(fate, "PRUNED")
-        trials = searcher(wanted, folder)._ot_study.trials
+        trials = searcher(wanted, folder)._study.trials
         assert {t.number: t.state.name for t in trials if t.state.is_finished()} == states
         assert [t.number for t in trials] == list(range(len(trials)))
         assert "RUNNING" not in {t.state.name for t in trials}
@@ -226,25 +234,21 @@ def test_whatever_ends_a_trial_or_its_driver_the_study_knows_it_once(plan: list[
 
 
 def test_a_rung_holds_no_value_that_a_search_has_found(tmp_path: Path) -> None:
-    """Trials that skip rungs would enter their last value into one of them, where no preview could keep up with it."""
-    scheduler = tuning._scheduler(config(tmp_path, **ASHA))
-    for number in range(3):
-        trial = SimpleNamespace(trial_id=str(number), config={"number": number})
-        scheduler.on_trial_add(None, trial)
-        assert (
-            scheduler.on_trial_result(None, trial, {"objective": 0.1 + number, "images": 33.0, "final": 0.0})
-            == "CONTINUE"
-        )
-        last = {"objective": 50.0 - number, "images": 49.0, "final": 1.0}
-        assert scheduler.on_trial_result(None, trial, last) == "CONTINUE"
-        scheduler.on_trial_complete(None, trial, last)
-    (bracket,) = scheduler._brackets
-    assert {rung: held for rung, held in bracket._rungs if held} == {32: {"0": 0.1, "1": 1.1, "2": 2.1}}
-    weak = SimpleNamespace(trial_id="3", config={"number": 3})
-    scheduler.on_trial_add(None, weak)
-    assert scheduler.on_trial_result(None, weak, {"objective": 1.0, "images": 32.0, "final": 0.0}) == "STOP"
-    scheduler.on_trial_complete(None, weak, {"objective": 1.0, "images": 32.0, "final": 0.0})
-    assert scheduler._trial_info == {}
+    """What a trial ends with is the best of a search: no preview could keep up with it."""
+    search = searcher(config(tmp_path, search__warm_start=[], search__training__trials=9, **PRUNED), tmp_path)
+    for number in range(4):
+        name, folder = str(number), tuning.trial_folder(tmp_path, number)
+        search.suggest(name)
+        weak = number == 3
+        search.on_trial_result(name, {"objective": 0.05 if weak else 0.1 + number, "images": 9.0, "final": 0.0})
+        assert (folder / "stopped.json").exists() == weak
+        last = {"objective": 0.0 if weak else 50.0, "images": 49.0, "final": 1.0}
+        search.on_trial_result(name, last)
+        if not weak:
+            artifact.write_json(folder / "result.json", {})
+        search.on_trial_complete(name, last)
+    assert [t.state.name for t in search._study.trials] == ["COMPLETE"] * 3 + ["PRUNED"]
+    assert [t.intermediate_values for t in search._study.trials] == [{8: 0.1}, {8: 1.1}, {8: 2.1}, {8: 0.05}]
 
 
 def ended(folder: Path, number: int, result: dict[str, Any] | None, error_file: Path | None) -> Any:
@@ -305,29 +309,7 @@ def test_no_trial_ends_without_a_value(
     search.suggest("a")
     for row in reports:
         search.on_trial_result("a", row)
-    assert search._ot_study.trials[0].intermediate_values == {}
-
-
-@pytest.mark.parametrize(("kind", "brackets"), [("asha", 1), ("hyperband", 3)])
-def test_a_trial_is_put_into_the_bracket_of_its_number(tmp_path: Path, kind: str, brackets: int) -> None:
-    wanted = config(tmp_path, search__scheduler=kind)
-    scheduler = tuning._scheduler(wanted)
-    assert len(scheduler._brackets) == brackets
-    found = []
-    for number in range(40):
-        trial = SimpleNamespace(trial_id=str(number), config={"number": number})
-        scheduler.on_trial_add(None, trial)
-        found.append(scheduler._brackets.index(scheduler._trial_info[str(number)]))
-    asha = wanted.search.asha
-    assert found == [tuning.halving.bracket_of(wanted.seed, number, asha, brackets) for number in range(40)]
-    assert len(set(found)) == brackets
-    first_rungs = [bracket._rungs[-1][0] for bracket in scheduler._brackets]
-    assert first_rungs == [asha.grace_images * asha.reduction_factor**b for b in range(brackets)]
-
-
-def test_without_a_scheduler_nothing_is_stopped(tmp_path: Path) -> None:
-    scheduler = tuning._scheduler(config(tmp_path, search__scheduler="none"))
-    assert not hasattr(scheduler, "_brackets")
+    assert search._study.trials[0].intermediate_values == {}
 
 
 def test_a_resume_on_other_data_or_of_another_version_is_refused_or_entered(tmp_path: Path) -> None:

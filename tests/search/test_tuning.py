@@ -69,8 +69,8 @@ def test_a_trial_stopped_early_holds_nothing(shared_ray: str, tmp_path: Path) ->
         "output_dir": str(tmp_path),
         "training.images": 512,
         "pretraining.enabled": False,
-        "search.scheduler": "asha",
-        "search.asha": {"grace_images": 128, "reduction_factor": 4},
+        "search.pruner": "successive-halving",
+        "search.pruning": {"grace_images": 128, "reduction_factor": 4},
         # the first trial learns, for which it must be wide enough; the second, from the list below, cannot
         "model.base_width": 32,
         "model.attention_head_width": 32,
@@ -79,9 +79,9 @@ def test_a_trial_stopped_early_holds_nothing(shared_ray: str, tmp_path: Path) ->
         "search.training.start": [{"training.learning_rate": 1.0e-9}],
     }
     raw = json.loads(json.dumps(ONE_PROCESS))
-    raw["search"].pop("scheduler")
+    raw["search"].pop("pruner")
     raw["search"]["training"].pop("space")
-    for path in ("search.scheduler", "search.asha", "search.training.space", "search.training.start"):
+    for path in ("search.pruner", "search.pruning", "search.training.space", "search.training.start"):
         *sections, name = path.split(".")
         target = raw
         for section in sections:

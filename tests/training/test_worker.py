@@ -86,7 +86,7 @@ def test_a_missing_objective_is_flagged_and_counts_as_the_worst() -> None:
     }
 
 
-def test_the_last_validation_is_not_for_the_scheduler() -> None:
+def test_the_last_validation_is_not_for_the_pruner() -> None:
     config, told = tiny_config(training__images=50, training__batch_size=4), []
     report = worker._reporter(config, told.append)
     for images in (16, 32, 48):
