@@ -29,7 +29,7 @@ def search(
     output: Output = None,
 ) -> None:
     """Measure the search against its bars, on a drawn cohort; leaves with 1 if one is missed."""
-    from cddpm.speed import rows
+    from speed import rows
 
     console, cores, sizes = Console(), rows.pin(), rows.QUICK if quick else rows.Sizes()
     found = []
@@ -46,7 +46,7 @@ def tracking(
     output: Output = None,
 ) -> None:
     """Measure what the lab book costs a training step, on the quickstart's networks; leaves with 1 if the bar is missed."""
-    from cddpm.speed import logging_cost, rows
+    from speed import logging_cost, rows
 
     console, cores = Console(), rows.pin()
     sizes = logging_cost.QUICK if quick else logging_cost.Sizes()
@@ -79,10 +79,11 @@ def race(
     output: Output = None,
 ) -> None:
     """Search a finished sweep's scoring space again, on its cache and then the plain way for the same wall-clock."""
+    from speed import race as races
+    from speed import rows
+
     from cddpm import artifact
     from cddpm.search.record import find
-    from cddpm.speed import race as races
-    from cddpm.speed import rows
 
     console, cores = Console(), rows.pin()
     with console.status("searching both ways"):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted([*(ROOT / "cddpm").rglob("*.py"), *(ROOT / "launch").glob("*.py")])
+FILES = sorted([*(ROOT / "cddpm").rglob("*.py"), *(ROOT / "launch").rglob("*.py")])
 
 PROBE = """
 import gc, importlib, json, locale, logging, os, signal, sys, warnings
@@ -74,7 +74,7 @@ def foreign() -> list[str]:
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-    others = {name for name in found if name.split(".")[0] not in ("cddpm", "launch", *sys.stdlib_module_names)}
+    others = {name for name in found if name.split(".")[0] not in ("cddpm", "launch", "speed", *sys.stdlib_module_names)}
     return sorted(name for name in others if is_module(name))
 
 
@@ -90,7 +90,7 @@ def changes(own: dict[str, list[str]], folder: Path) -> dict[str, Any]:
     kept = ("MLFLOW_", "RAY_", "OMP_", "TUNE_", "MALLOC_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(kept)}
     environment["MLFLOW_DISABLE_TELEMETRY"] = "true"  # of MLflow itself
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(folder)])
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "launch"), str(folder)])
     asked = json.dumps([foreign(), own])
     command = [sys.executable, "-c", PROBE]
     done = subprocess.run(command, input=asked, env=environment, capture_output=True, text=True, check=False)

@@ -16,7 +16,7 @@ ROWS = (  # lowest first; a name stands for the module or the whole package cddp
     ("reconstruct", "scoring"),
     ("training", "cluster", "cluster_door", "cluster_file", "ray_internals"),
     ("tracking",),
-    ("search", "predict", "evaluation", "campaign", "inventory", "speed"),
+    ("search", "predict", "evaluation", "campaign", "inventory"),
     ("report",),
     ("cli", "__main__", "shell", "*_commands", "launch"),
 )
@@ -29,7 +29,6 @@ HOMES = {
         "cddpm.evaluation.*",
         "cddpm.predict.batch",
         "cddpm.campaign",
-        "cddpm.speed.memory",
         *COMMAND_LINES,
     ),
     "fcntl": ("cddpm.artifact",),  # a look that takes a lock keeps somebody from starting

@@ -98,7 +98,7 @@ def imported(*folders: str) -> set[str]:
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
     packages = {file.parent.name for file in (ROOT / "tests").rglob("__init__.py")}
-    own = {"cddpm", "launch", *packages, *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
+    own = {"cddpm", "launch", "speed", *packages, *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
     foreign = {name.split(".")[0] for name in names} - sys.stdlib_module_names - own
     return {normal(named.get(name, name)) for name in foreign}
 

@@ -42,14 +42,32 @@ def runs(folder: Path) -> dict[str, str]:
     return {run.data.tags[tags.RUN]: run.info.run_id for run in found if run.data.tags[tags.KIND] not in inner}
 
 
-def test_foreign_data_becomes_a_champion(shared_ray: str, tmp_path: Path) -> None:
+def test_foreign_data_killed_and_resumed_become_a_champion(
+    own_ray: None, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """With the quickstart's file, made small: two workers, pretraining, guidance."""
     data = foreign_data.make(tmp_path / "foreign")
     changes = {**small("quickstart"), "name": "small", "compute.workers": 2}
     config = override(yaml.safe_load((ROOT / "tune_configs/quickstart.yaml").read_text()), changes, "test")
     given = ("--data-dir", str(data), "--trials", "1")
-    sweep = sweep_here(tmp_path, *given, config=config)
-    assert sweep.code == 0, sweep.output
+    first = Sweep(tmp_path, *given, config=config)
+    first.wait_for("trial 0000 after     128 images")
+    other = sweep_here(tmp_path, *given, "--resume", config=config)
+    assert other.code == 6
+    assert f"process {first.process.pid}" in other.output
+    first.kill_tree()
+    assert study_states(tmp_path) == ["RUNNING"]
+    before = runs(tmp_path)
+    changed = {**config, "training": {**config["training"], "batch_size": 8}}
+    refused = sweep_here(tmp_path, *given, "--resume", config=changed)
+    assert refused.code == 6
+    assert f"training.batch_size: was {config['training']['batch_size']}, is 8" in refused.output
+
+    request.getfixturevalue("shared_ray")  # what this test has started has ended
+    second = sweep_here(tmp_path, *given, "--resume", config=config)
+    assert second.code == 0, second.output
+    assert "Traceback" not in second.output
+    _each_trial_once(tmp_path, before, 1)
     names = [row["name"] for row in leaderboard(tmp_path)]
     assert sorted(name.replace("champion = ", "") for name in names) == [
         "0000",
@@ -102,29 +120,6 @@ def _delivered_later(tmp_path: Path, output: str, first: dict[str, str]) -> None
     best = max(json.loads(version.tags[tags.METRICS])[tags.OBJECTIVE] for version in versions)
     champion = client.get_model_version_by_alias("cddpm", "champion")  # the second sweep's only if it is not worse
     assert json.loads(champion.tags[tags.METRICS])[tags.OBJECTIVE] == best
-
-
-def test_killed_and_resumed(own_ray: None, phantom: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    given = ("--data-dir", str(phantom), "--trials", "1")
-    first = Sweep(tmp_path, *given, config=ONE_PROCESS)
-    first.wait_for("trial 0000 after     128 images")
-    other = sweep_here(tmp_path, *given, "--resume", config=ONE_PROCESS)
-    assert other.code == 6
-    assert f"process {first.process.pid}" in other.output
-    first.kill_tree()
-    assert study_states(tmp_path) == ["RUNNING"]
-    before = runs(tmp_path)
-
-    changed = {**ONE_PROCESS, "training": {**ONE_PROCESS["training"], "batch_size": 8}}
-    refused = sweep_here(tmp_path, *given, "--resume", config=changed)
-    assert refused.code == 6
-    assert "training.batch_size: was 16, is 8" in refused.output
-
-    request.getfixturevalue("shared_ray")  # what this test has started has ended
-    second = sweep_here(tmp_path, *given, "--resume", config=ONE_PROCESS)
-    assert second.code == 0, second.output
-    assert "Traceback" not in second.output
-    _each_trial_once(tmp_path, before, 1)
 
 
 @pytest.mark.nightly

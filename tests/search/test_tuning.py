@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import ray
 from ray import tune
@@ -64,36 +65,25 @@ class Watch:
             thread.join()
 
 
+class Second(optuna.pruners.BasePruner):
+    """Gives up the second trial at its first preview."""
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return trial.number == 1
+
+
 def test_a_trial_stopped_early_holds_nothing(shared_ray: str, tmp_path: Path) -> None:
-    changes = {
-        "output_dir": str(tmp_path),
-        "training.images": 512,
-        "pretraining.enabled": False,
-        "search.pruner": "successive-halving",
-        "search.pruning": {"grace_images": 128, "reduction_factor": 4},
-        # the first trial learns, for which it must be wide enough; the second, from the list below, cannot
-        "model.base_width": 32,
-        "model.attention_head_width": 32,
-        "training.learning_rate": 2.0e-3,
-        "search.training.space": {"training.learning_rate": {"float": [1.0e-9, 2.0e-3], "log": True}},
-        "search.training.start": [{"training.learning_rate": 1.0e-9}],
-    }
-    raw = json.loads(json.dumps(ONE_PROCESS))
-    raw["search"].pop("pruner")
-    raw["search"]["training"].pop("space")
-    for path in ("search.pruner", "search.pruning", "search.training.space", "search.training.start"):
-        *sections, name = path.split(".")
-        target = raw
-        for section in sections:
-            target = target[section]
-        target[name] = changes.pop(path)
-    config = settled_for(parse(override(raw, changes, "test"), "test"), "cpu")  # as a sweep does before it tunes
+    changes = {"output_dir": str(tmp_path), "pretraining.enabled": False}
+    config = settled_for(
+        parse(override(ONE_PROCESS, changes, "test"), "test"), "cpu"
+    )  # as a sweep does before it tunes
     root = find_root(make_phantom(tmp_path / "data", config.data.phantom, ("t2",)))
     rows = read_layout(config.data, root).rows
     place = stages.Place(tmp_path / "artifacts", build_store(config.data, root, rows, tmp_path / "artifacts", map))
     sweep = tmp_path / "sweep"
     (sweep / "ray").mkdir(parents=True)
     study, watch = studies.open_study(sweep / "study.db", config), Watch()
+    study.pruner = Second()
 
     tuning.run(config, study, sweep, place, 1, cluster.Board(), Failures(None), watch)
     watch.join()
@@ -102,12 +92,13 @@ def test_a_trial_stopped_early_holds_nothing(shared_ray: str, tmp_path: Path) ->
     assert watch.freed_after is not None, "the stopped trial still holds CPUs"
     assert watch.freed_after < RELEASE_SECONDS
     stopped = json.loads((tuning.trial_folder(sweep, 1) / "stopped.json").read_text())
-    assert stopped["images"] < config.training.images
     first, second = study.trials
     assert [first.state.name, second.state.name] == ["COMPLETE", "PRUNED"]
-    assert first.intermediate_values.keys() == {128}  # of all its previews the one at the only rung
-    assert second.intermediate_values == {128: stopped["objective"]}
-    assert stopped["objective"] < first.intermediate_values[128]
+    assert list(first.intermediate_values) == [64, 128, 192]  # all its previews, but for the last
+    assert stopped["images"] == 64
+    assert second.intermediate_values == {64: stopped["objective"]}
+    saved = [int(path.name.removeprefix("images-")) for path in (tmp_path / "artifacts").rglob("images-*")]
+    assert 64 <= max(saved) < 256  # where it was stopped, another sweep may go on
     assert all(g["state"] == "REMOVED" for g in ray.util.placement_group_table().values())
 
 

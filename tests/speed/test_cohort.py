@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from speed.cohort import DATASET, LEVELS, Cohort, draw, experiment
 
 from cddpm.artifact import file_digest
 from cddpm.data.slices import SliceStore
 from cddpm.reconstruct.cache import ReconstructionCache, parts_directory
 from cddpm.search.point import score_point
-from cddpm.speed.cohort import DATASET, LEVELS, Cohort, draw, experiment
 
 SHAPE = (12, 64, 64)
 

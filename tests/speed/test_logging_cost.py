@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from speed import logging_cost
 
-from cddpm.speed import logging_cost
 from cddpm.tracking import connection, names
 from cddpm.tracking.spool import waiting as waiting_in_spool
 

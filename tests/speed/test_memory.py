@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from speed import memory
+from speed.cohort import Cohort
 
 from cddpm.errors import CddpmError
-from cddpm.speed import memory
-from cddpm.speed.cohort import Cohort
 
 MB = 2**20
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from speed.cohort import Cohort, experiment
+from speed.naive import NaiveTrial
 
 from cddpm.scoring.operating_point import area_under_roc, average_precision, histogram
 from cddpm.scoring.reference import reference_anomaly_map
-from cddpm.speed.cohort import Cohort, experiment
-from cddpm.speed.naive import NaiveTrial
 
 SHAPE = (12, 64, 64)
 

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from speed.cohort import Cohort, experiment
+from speed.processes import local_processes
 
 from cddpm.config import to_dict
 from cddpm.search.point import PointScorer, Proposal, in_process
-from cddpm.speed.cohort import Cohort, experiment
-from cddpm.speed.processes import local_processes
 
 PROPOSALS: list[Proposal] = [(n, {"scoring.guidance_scale": 0.5 * n}) for n in range(5)]
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import built_sweep
 import pytest
+from speed import race
 
 from cddpm.config import with_values
 from cddpm.data.store import SliceStore
@@ -12,7 +13,6 @@ from cddpm.reconstruct.cache import ReconstructionCache, cache_path
 from cddpm.scoring.score import Scorer
 from cddpm.search.point import Point, score_point
 from cddpm.search.record import read
-from cddpm.speed import race
 from cddpm.training import stages
 
 

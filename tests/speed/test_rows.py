@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from speed.rows import Row, _by_sorting
 
 from cddpm.scoring.operating_point import best_dice, histogram
-from cddpm.speed.rows import Row, _by_sorting
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """Ratios are taken measurement by measurement, so that a slow moment hits both sides."""
 
 import pytest
-
-from cddpm.speed import timing
+from speed import timing
 
 
 class Clock:

@@ -1,6 +1,6 @@
 """Memory of a process that scores points: a cohort on the disk, trial after trial.
 
-``python -m cddpm.speed.memory FOLDER VOLUMES FIRST LAST`` writes JSON: memory after FIRST and after LAST trials. It is a
+``python -m speed.memory FOLDER VOLUMES FIRST LAST`` writes JSON: memory after FIRST and after LAST trials. It is a
 process of its own, since one that prints tables has imported more than a scoring worker ever does.
 """
 
@@ -20,10 +20,11 @@ from cddpm.data.slices import SliceStore
 from cddpm.errors import CddpmError
 from cddpm.reconstruct.cache import ReconstructionCache
 from cddpm.scoring.score import Scorer
-from cddpm.speed.cohort import DATASET, LEVELS, Cohort
+from speed.cohort import DATASET, LEVELS, Cohort
 
 GROUPS = 20
 """Trials after the first ones score one of so many parts of the cohort in turn, so that hundreds take a minute."""
+_LAUNCH = Path(__file__).resolve().parents[1]
 _ROLLUP = Path("/proc/self/smaps_rollup")
 
 
@@ -51,10 +52,10 @@ def of_scoring_worker(cohort: Cohort, first: int, last: int) -> tuple[Memory, Me
 
     Its allocator is set up as in Ray's workers. Raises ``CddpmError`` with its last words if it fails.
     """
-    command = [sys.executable, "-m", "cddpm.speed.memory", str(cohort.folder)]
+    command = [sys.executable, "-m", "speed.memory", str(cohort.folder)]
     done = subprocess.run(
         [*command, *map(str, (cohort.volumes, first, last))],
-        env={**os.environ, **WORKER_ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **WORKER_ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_LAUNCH)},
         capture_output=True,
         text=True,
         check=False,

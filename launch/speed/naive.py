@@ -20,8 +20,8 @@ from cddpm.scoring.metrics import dice
 from cddpm.scoring.operating_point import ten_step_search
 from cddpm.scoring.postprocess import remove_small_components
 from cddpm.scoring.reference import ReferenceVolume, reference_anomaly_map
-from cddpm.speed.cohort import LEVELS, Cohort
-from cddpm.speed.timing import seconds
+from speed.cohort import LEVELS, Cohort
+from speed.timing import seconds
 
 SAMPLE_SLICES = 1
 

@@ -14,11 +14,11 @@ import torch
 
 from cddpm.config import ExperimentConfig, TrackingConfig, parse
 from cddpm.models.cddpm import ConditionedDiffusion
-from cddpm.speed.rows import Row
-from cddpm.speed.timing import seconds
 from cddpm.tracking import names
 from cddpm.tracking.runs import LabBook
 from cddpm.training.watch import Watch
+from speed.rows import Row
+from speed.timing import seconds
 
 _NOBODY = "http://127.0.0.1:9"
 _IMAGE = (48, 48)

@@ -21,11 +21,11 @@ from cddpm.scoring.operating_point import best_dice, histogram
 from cddpm.scoring.score import Scorer
 from cddpm.search import scoring_search
 from cddpm.search.point import PointScorer, ScorePoints
-from cddpm.speed import memory
-from cddpm.speed.cohort import DATASET, FULL, Cohort, draw, experiment
-from cddpm.speed.naive import NaiveSeconds, NaiveTrial
-from cddpm.speed.processes import local_processes
-from cddpm.speed.timing import compare, seconds
+from speed import memory
+from speed.cohort import DATASET, FULL, Cohort, draw, experiment
+from speed.naive import NaiveSeconds, NaiveTrial
+from speed.processes import local_processes
+from speed.timing import compare, seconds
 
 CORES = 2
 GB = 1e9
