@@ -74,7 +74,9 @@ def foreign() -> list[str]:
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-    others = {name for name in found if name.split(".")[0] not in ("cddpm", "launch", "speed", *sys.stdlib_module_names)}
+    others = {
+        name for name in found if name.split(".")[0] not in ("cddpm", "launch", "speed", *sys.stdlib_module_names)
+    }
     return sorted(name for name in others if is_module(name))
 
 

@@ -95,10 +95,10 @@ ONE_FAULT = [
         "search.training.sampler: Input should be 'tpe', 'cma-es', 'random', 'grid' or",
     ),
     (
-        {"search.pruner": "pbt"},
-        "search.pruner: Input should be 'successive-halving', 'hyperband', 'median' or 'none' (found 'pbt')",
+        {"search.scheduler": "pbt"},
+        "search.scheduler: Input should be 'asha', 'hyperband', 'median' or 'none' (found 'pbt')",
     ),
-    ({"search.pruning.enabled": False}, "search.pruning.enabled: unknown setting"),
+    ({"search.asha.enabled": False}, "search.asha.enabled: unknown setting"),
     ({"search.warm_start": ["one"]}, "search.warm_start: 'one' is this sweep's own name"),
     ({"search.warm_start": ["two", "two"]}, "search.warm_start: 'two' is named twice"),
     (

@@ -42,6 +42,7 @@ from cddpm.config.sections import (
 )
 from cddpm.config.space import (
     GOALS,
+    AshaConfig,
     Choice,
     Conditional,
     Float,
@@ -49,7 +50,6 @@ from cddpm.config.space import (
     LevelConfig,
     ObjectiveConfig,
     Parameter,
-    PruningConfig,
     SearchConfig,
     Space,
     active,
@@ -60,6 +60,7 @@ __all__ = [
     "FIELDS",
     "GOALS",
     "SSIM_WINDOW",
+    "AshaConfig",
     "AugmentationConfig",
     "BenchmarkConfig",
     "Choice",
@@ -83,7 +84,6 @@ __all__ = [
     "PatchConfig",
     "PhantomConfig",
     "PretrainingConfig",
-    "PruningConfig",
     "ReconstructionConfig",
     "RescaleGrid",
     "ScoringConfig",

@@ -141,14 +141,16 @@ class ObjectiveConfig(Frozen):
         return self
 
 
-class PruningConfig(Frozen):
-    """When weak trainings are stopped; what counts are images seen."""
+class AshaConfig(Frozen):
+    """Asynchronous successive halving (Li et al. 2020) over images seen: where weak trainings are stopped."""
 
     grace_images: Positive = 100_000
     """No training is stopped before. Images of the first rung; each further one is ``reduction_factor`` times later. Of
     ``median``: trials are compared after each so many images."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     """One of so many trials goes on at a rung."""
+    brackets: Annotated[int, Field(ge=2, le=8)] = 3
+    """Of ``hyperband``: brackets of trials, each with its first rung a factor later than the one before."""
 
 
 class SearchConfig(Frozen):
@@ -176,12 +178,11 @@ class SearchConfig(Frozen):
     """Scoring settings that each validation of a training searches, on ``training.validation_volumes`` volumes of each data
     set: what trials are stopped by is then the best of them, found as the trial's own end finds it, but for the number of
     volumes and settings. 1: the configuration's own settings."""
-    pruner: Literal["successive-halving", "hyperband", "median", "none"] = "successive-halving"
-    """Which trainings are stopped early, decided by Optuna's pruners. ``successive-halving``: the weak at each rung (ASHA, Li
-    et al. 2020). ``hyperband``: the same in several brackets, each with a later first rung (Li et al. 2018). ``median``: who is
-    worse than the median of finished trials, once there are five (Golovin et al. 2017). A training that is stopped saves its
-    state first."""
-    pruning: PruningConfig = PruningConfig()
+    scheduler: Literal["asha", "hyperband", "median", "none"] = "asha"
+    """Which trainings are stopped early, decided by Optuna's pruners. ``asha``: the weak at each rung.
+    ``hyperband``: the same in several brackets (Li et al. 2018). ``median``: who is worse than the median of finished trials,
+    once there are five (Golovin et al. 2017). A training that is stopped saves its state first."""
+    asha: AshaConfig = AshaConfig()
     concurrent_trials: Positive | None = None
     """Trainings at the same time; empty: as many as the cluster holds."""
     maximum_seconds: Annotated[float, Field(gt=0)] | None = None

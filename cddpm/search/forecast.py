@@ -70,7 +70,7 @@ def _how(plan: Plan) -> Iterator[str]:
     search = plan.config.search
     yield f"objectives: {', '.join(f'{aim.goal} {aim.metric}' for aim in search.aims)}"
     rungs = "; ".join(", ".join(f"{images:,}" for images in bracket) or "none" for bracket in plan.rungs)
-    yield f"pruner: {search.pruner}" + (f", trials are compared after images: {rungs}" if plan.rungs else "")
+    yield f"scheduler: {search.scheduler}" + (f", trials are compared after images: {rungs}" if plan.rungs else "")
     if search.preview_trials > 1 and plan.work.preview_points:
         tried = _many(min(search.preview_trials, point_count(search.scoring, plan.config)), "scoring setting")
         volumes = _many(plan.config.training.validation_volumes, "volume")

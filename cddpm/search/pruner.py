@@ -1,7 +1,5 @@
 """Which trainings are stopped early: decided by Optuna's pruners, on previews at equal numbers of images."""
 
-import math
-
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 
 from cddpm.config import ExperimentConfig, SearchConfig
@@ -9,30 +7,36 @@ from cddpm.config import ExperimentConfig, SearchConfig
 
 def of(config: ExperimentConfig) -> BasePruner:
     """Optuna's pruner of that name; a step of it is the number of images that a training has seen."""
-    search, most = config.search, max(config.training.images, config.search.pruning.grace_images)
-    grace, factor = search.pruning.grace_images, search.pruning.reduction_factor
-    if search.pruner == "none":
+    asha = config.search.asha
+    grace, factor = asha.grace_images, asha.reduction_factor
+    if config.search.scheduler == "none":
         return NopPruner()
-    if search.pruner == "successive-halving":
+    if config.search.scheduler == "asha":
         return SuccessiveHalvingPruner(min_resource=grace, reduction_factor=factor)
-    if search.pruner == "hyperband":
+    if config.search.scheduler == "hyperband":
+        # of the largest resource Optuna wants to know no more than how many brackets there are
+        most = grace * factor ** (asha.brackets - 1) + 1
         return HyperbandPruner(min_resource=grace, max_resource=most, reduction_factor=factor)
-    if search.pruner == "median":
+    if config.search.scheduler == "median":
         return MedianPruner(n_warmup_steps=grace)
-    raise ValueError(f"search.pruner: {search.pruner!r}; allowed are successive-halving, hyperband, median and none")
+    raise ValueError(f"search.scheduler: {config.search.scheduler!r}; allowed are asha, hyperband, median and none")
 
 
 def rungs(search: SearchConfig, images: int) -> list[list[int]]:
     """Images at which trials are compared, per bracket (the strictest first), before the budget of ``images`` ends.
 
-    The brackets are those of Li et al. 2018 (Hyperband, algorithm 1), as Optuna counts them. Empty for other pruners.
+    The brackets are those of Li et al. 2018 (Hyperband, algorithm 1). Empty where there are no rungs.
     """
-    grace, factor = search.pruning.grace_images, search.pruning.reduction_factor
-    count = {"successive-halving": 1, "hyperband": _power(max(images, grace) / grace, factor) + 1}.get(search.pruner, 0)
-    found = [
-        [grace * factor**power for power in range(_power(images / grace, factor) + 1)] if images > grace else []
-    ] * count
-    return [[rung for rung in row[bracket:] if rung < images] for bracket, row in enumerate(found)]
+    grace, factor = search.asha.grace_images, search.asha.reduction_factor
+    count = {"asha": 1, "hyperband": search.asha.brackets}.get(search.scheduler, 0)
+    found = list[list[int]]()
+    for bracket in range(count):
+        rung = grace * factor**bracket
+        found.append([])
+        while rung < images:
+            found[-1].append(rung)
+            rung *= factor
+    return found
 
 
 def compared_at(search: SearchConfig, images: int) -> int:
@@ -42,15 +46,12 @@ def compared_at(search: SearchConfig, images: int) -> int:
     the rung that they have reached, or of the median the multiple of ``grace_images``. Before the first, and where nothing
     is pruned, these are ``images`` themselves.
     """
-    grace, factor = search.pruning.grace_images, search.pruning.reduction_factor
-    if search.pruner == "none" or images < grace:
+    grace = search.asha.grace_images
+    if search.scheduler == "none" or images < grace:
         return images
-    if search.pruner == "median":
+    if search.scheduler == "median":
         return images // grace * grace
-    return grace * factor ** _power(images / grace, factor)
-
-
-def _power(ratio: float, factor: int) -> int:
-    """The largest whole power of ``factor`` that is at most ``ratio`` (at least 1), safe from rounding."""
-    power = max(0, round(math.log(ratio, factor)))
-    return power if factor**power <= ratio else power - 1
+    rung = grace
+    while rung * search.asha.reduction_factor <= images:
+        rung *= search.asha.reduction_factor
+    return rung

@@ -47,7 +47,7 @@ CONFIG: dict[str, Any] = {
                 "scoring.noise_levels": {"choice": [[300], [600], [300, 600]]},
             },
         },
-        "pruner": "none",
+        "scheduler": "none",
     },
 }
 
@@ -83,7 +83,7 @@ SMALL: dict[str, Any] = {
     "training.validation_slices": 8,
     "training.validation_volumes": 1,
     "compute.workers": 1,
-    "search.pruning.grace_images": 64,
+    "search.asha.grace_images": 64,
     "search.scoring.trials": 6,
     "search.preview_trials": 2,
 }

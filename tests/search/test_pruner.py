@@ -8,23 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_warm_start import config
 
-from cddpm.config import PruningConfig, SearchConfig
+from cddpm.config import AshaConfig, SearchConfig
 from cddpm.search import pruner as pruners
 
-GRACE = PruningConfig(grace_images=100, reduction_factor=3)
-RULES = {"search__pruning__grace_images": 100, "search__pruning__reduction_factor": 3}
+GRACE = AshaConfig(grace_images=100, reduction_factor=3)
+RULES = {"search__asha__grace_images": 100, "search__asha__reduction_factor": 3}
 
 
 def search(pruner: str) -> SearchConfig:
-    return SearchConfig(pruner=pruner, pruning=GRACE)  # type: ignore[arg-type]
+    return SearchConfig(scheduler=pruner, asha=GRACE)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("pruner", "images", "expected"),
     [
-        ("successive-halving", 1000, [[100, 300, 900]]),
-        ("successive-halving", 900, [[100, 300]]),
-        ("successive-halving", 100, [[]]),
+        ("asha", 1000, [[100, 300, 900]]),
+        ("asha", 900, [[100, 300]]),
+        ("asha", 100, [[]]),
         ("hyperband", 1000, [[100, 300, 900], [300, 900], [900]]),
         ("hyperband", 900, [[100, 300], [300], []]),
         ("median", 1000, []),
@@ -37,10 +37,8 @@ def test_rungs_lie_inside_the_budget(pruner: str, images: int, expected: list[li
 
 @given(st.integers(1, 10**6), st.integers(2, 5), st.integers(1, 10**7), st.integers(1, 10**7))
 def test_validations_of_any_batch_size_are_compared_at_rungs(grace: int, factor: int, one: int, other: int) -> None:
-    rules = PruningConfig(grace_images=grace, reduction_factor=factor)
-    halving, median, none = (
-        SearchConfig(pruner=kind, pruning=rules) for kind in ("successive-halving", "median", "none")
-    )
+    rules = AshaConfig(grace_images=grace, reduction_factor=factor)
+    halving, median, none = (SearchConfig(scheduler=kind, asha=rules) for kind in ("asha", "median", "none"))
     first, second = (pruners.compared_at(halving, images) for images in sorted((one, other)))
     assert first <= second
     for images, at in ((min(one, other), first), (max(one, other), second)):
@@ -54,10 +52,10 @@ def test_validations_of_any_batch_size_are_compared_at_rungs(grace: int, factor:
         assert pruners.compared_at(none, images) == images
 
 
-@pytest.mark.parametrize(("pruner", "images"), [("successive-halving", 1000), ("hyperband", 1000), ("hyperband", 900)])
+@pytest.mark.parametrize(("pruner", "images"), [("asha", 1000), ("hyperband", 1000), ("hyperband", 900)])
 def test_rungs_are_those_of_optunas_pruner(tmp_path: Path, pruner: str, images: int) -> None:
     """A trial worse than all others is stopped at the first rung of its bracket, one image before it never."""
-    wanted = config(tmp_path, search__pruner=pruner, **RULES, training__images=images)
+    wanted = config(tmp_path, search__scheduler=pruner, **RULES, training__images=images)
     firsts = {rungs[0] for rungs in pruners.rungs(wanted.search, images + 1)}
     found = set()
     for number in range(12):
@@ -82,7 +80,7 @@ def test_rungs_are_those_of_optunas_pruner(tmp_path: Path, pruner: str, images: 
 
 
 def test_the_median_of_five_finished_trials_stops_the_worse_half(tmp_path: Path) -> None:
-    wanted = config(tmp_path, search__pruner="median", **RULES)
+    wanted = config(tmp_path, search__scheduler="median", **RULES)
     study = optuna.create_study(direction="maximize", pruner=pruners.of(wanted))
     verdicts = []
     for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.29, 0.31):
@@ -94,7 +92,7 @@ def test_the_median_of_five_finished_trials_stops_the_worse_half(tmp_path: Path)
 
 
 def test_without_a_pruner_nothing_is_stopped(tmp_path: Path) -> None:
-    study = optuna.create_study(direction="maximize", pruner=pruners.of(config(tmp_path, search__pruner="none")))
+    study = optuna.create_study(direction="maximize", pruner=pruners.of(config(tmp_path, search__scheduler="none")))
     for value in (1.0, 0.0):
         trial = study.ask()
         trial.report(value, 10**6)

@@ -58,7 +58,7 @@ def test_sweeps_over_scoring_settings_share_one_training(phantom: Path, tmp_path
 def test_a_finished_sweep_is_extended_within_its_budget(phantom: Path, tmp_path: Path) -> None:
     plain: dict[str, Any] = {
         "data__data_dir": str(phantom),
-        "search__pruner": "none",
+        "search__scheduler": "none",
         "search__training__trials": 1,
         "pretraining__enabled": False,
     }

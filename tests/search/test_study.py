@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from tiny_training import tiny_config
 
 from cddpm import artifact
-from cddpm.config import ExperimentConfig, PruningConfig
+from cddpm.config import AshaConfig, ExperimentConfig
 from cddpm.search import space as spaces
 from cddpm.search import study as studies
 from cddpm.search import trial as trials
@@ -125,7 +125,7 @@ def ranked(study: Any) -> list[int]:
 def test_stopped_trials_are_ranked_behind_results_by_their_rung_then_by_their_preview(tmp_path: Path) -> None:
     """With batches of other sizes a rung is met a few images sooner or later: that is no merit."""
     wanted = config(trials=6, start=[])
-    search = wanted.search.model_copy(update={"pruning": PruningConfig(grace_images=100)})
+    search = wanted.search.model_copy(update={"asha": AshaConfig(grace_images=100)})
     study = studies.open_study(tmp_path / "study.db", wanted)
     asked = [ask(study)[0] for _ in range(6)]
     studies.tell(study, asked[0], 0.2, pytest.fail)

@@ -96,7 +96,7 @@ def test_rungs_and_budget_are_told(tmp_path: Path) -> None:
     folder = sweep.folder_of(wanted)
     artifact.write_json(folder / budget.FILE, {"seconds": 20, "cpu_hours": 0.5, "gpu_hours": 0.25})
     text = shown(plan.make(wanted))
-    assert "trials are compared after images: 64, 192; 192" in text
+    assert "trials are compared after images: 64, 192; 192; none" in text
     assert "60 seconds (20 spent), 500 GPU-hours (0.25 spent)" in text
 
 

@@ -146,7 +146,7 @@ def test_equal_failures_end_the_sweep_in_words(tuned: dict[str, Any], tmp_path: 
 
 
 STOPPED, FINISHED, FAILED, KILLED, KILLED_STOPPING = "stopped", "finished", "failed", "killed", "killed while stopping"
-PRUNED = {"search__pruning__grace_images": 8, "search__pruning__reduction_factor": 2}
+PRUNED = {"search__asha__grace_images": 8, "search__asha__reduction_factor": 2}
 IMAGES = (4, 9, 17, 33)
 """Of the validations of a trial, with batches that meet no rung."""
 

@@ -96,7 +96,9 @@ def test_a_trial_stopped_early_holds_nothing(shared_ray: str, tmp_path: Path) ->
     assert [first.state.name, second.state.name] == ["COMPLETE", "PRUNED"]
     assert list(first.intermediate_values) == [64, 128, 192]  # all its previews, but for the last
     assert stopped["images"] == 64
-    assert second.intermediate_values == {64: stopped["objective"]}
+    assert (
+        second.intermediate_values[64] == stopped["objective"]
+    )  # it may have come a little further before it was told
     saved = [int(path.name.removeprefix("images-")) for path in (tmp_path / "artifacts").rglob("images-*")]
     assert 64 <= max(saved) < 256  # where it was stopped, another sweep may go on
     assert all(g["state"] == "REMOVED" for g in ray.util.placement_group_table().values())
