@@ -1,0 +1,30 @@
+"use strict";
+// Draws the figures of the page, in its colours, light or dark.
+const places = document.querySelectorAll(".chart");
+function tone(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+function template() {
+  const axis = {
+    gridcolor: tone("line"), linecolor: tone("line"), tickfont: { color: tone("soft") }, title: { standoff: 10 },
+    showline: true, zeroline: false, automargin: true, exponentformat: "power", minexponent: 5,
+  };
+  const legend = { orientation: "h", x: 0, y: 1, yanchor: "bottom", itemsizing: "constant" };
+  const hoverlabel = {
+    bgcolor: tone("panel"), bordercolor: tone("soft"), font: { color: tone("ink") }, align: "left", namelength: -1,
+  };
+  const layout = {
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: tone("ink") },
+    paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)",
+    margin: { l: 10, r: 12, t: 10, b: 10 }, xaxis: axis, yaxis: axis, legend, hoverlabel, hovermode: "closest",
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+  };
+  return { layout };
+}
+for (const place of places) {
+  const { data, layout } = JSON.parse(place.nextElementSibling.textContent);
+  Plotly.newPlot(place, data, { ...layout, template: template() }, { displayModeBar: false, responsive: true });
+}
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const place of places) Plotly.relayout(place, { template: template() });
+});
