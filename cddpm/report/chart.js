@@ -7,7 +7,7 @@ function tone(name) {
 function template() {
   const axis = {
     gridcolor: tone("line"), linecolor: tone("line"), tickfont: { color: tone("soft") }, title: { standoff: 10 },
-    showline: true, zeroline: false, automargin: true, exponentformat: "power", minexponent: 5,
+    showline: true, zeroline: false, automargin: true, nticks: 7, exponentformat: "power", minexponent: 5,
   };
   const legend = { orientation: "h", x: 0, y: 1, yanchor: "bottom", itemsizing: "constant" };
   const hoverlabel = {
@@ -21,10 +21,14 @@ function template() {
   };
   return { layout };
 }
-for (const place of places) {
-  const { data, layout } = JSON.parse(place.nextElementSibling.textContent);
-  Plotly.newPlot(place, data, { ...layout, template: template() }, { displayModeBar: false, responsive: true });
-}
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  for (const place of places) Plotly.relayout(place, { template: template() });
+  for (const place of places) if (place.layout) Plotly.relayout(place, { template: template() });
 });
+async function draw() {
+  for (const place of places) {
+    const { data, layout } = JSON.parse(place.nextElementSibling.textContent);
+    await Plotly.newPlot(place, data, { ...layout, template: template() }, { displayModeBar: false, responsive: true });
+    await new Promise((resume) => setTimeout(resume)); // the page answers in between
+  }
+}
+draw();

@@ -4,6 +4,7 @@ Colours of data can be read on a light and on a dark ground.
 """
 
 import html
+import random
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from cddpm.text import printable
 SERIES = ("#4a8fd6", "#d08038", "#45a06c", "#9a6bd0")
 MARK, GREY = "#e0457b", "#7d8896"
 MOST_DOTS = 1000
-"""A random part of larger tables is drawn: browsers become slow."""
+"""Of one chart; more make browsers slow."""
 HEIGHT = 330
 """Pixels."""
 _TIP_WIDTH = 44
@@ -62,15 +63,21 @@ def tip(text: str) -> str:
     return "<br>".join(told(line) for line in textwrap.wrap(text, _TIP_WIDTH))
 
 
+def a_part(count: int, series: int = 1) -> list[int]:
+    """Which of ``count`` points are drawn where a chart has so many ``series`` of them; always the same."""
+    return sorted(random.Random(0).sample(range(count), min(count, MOST_DOTS // series)))
+
+
 def dots(x: ArrayLike, y: ArrayLike, tips: Iterable[str], name: str, colour: str, **look: Any) -> go.Scatter:
     """Dots with a tooltip each; a point that is not finite has neither. ``look`` is that of plotly's markers."""
     across, up = np.asarray(x, float), np.asarray(y, float)
     seen = np.isfinite(across) & np.isfinite(up)
+    size, opacity = (5, 0.5) if across.size > 100 else (7, 0.8)
     return go.Scatter(
         x=across[seen],
         y=up[seen],
         mode="markers",
-        marker={"color": colour, "size": 7, "opacity": 0.8, **look},
+        marker={"color": colour, "size": size, "opacity": opacity, **look},
         hovertext=[tip(text) for text in compress(tips, seen)],
         hoverinfo="text",
         name=told(name),
@@ -101,13 +108,13 @@ def bars(
     names: Sequence[str], values: Sequence[float], texts: Sequence[str], title: str, caption: str, x: str
 ) -> Chart:
     """One bar per name, downwards, with its text at the end."""
-    room = 1.05 + 0.035 * max(map(len, texts))
+    room = 1.05 + 0.05 * max(map(len, texts))
     shown = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
     return chart(
         [
             go.Bar(
                 x=list(values),
-                y=[told(name) for name in names],
+                y=[told(name).replace(", ", ",<br>", 1) for name in names],
                 orientation="h",
                 marker_color=SERIES[0],
                 text=[told(text) for text in texts],

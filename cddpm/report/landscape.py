@@ -1,6 +1,5 @@
 """The landscape of the search space: which settings matter, the objective along each, and what is traded for what."""
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cddpm.config import Choice, Parameter, Space
-from cddpm.report.chart import MOST_DOTS, SERIES, Chart, bars, chart, dots, line, mark, told
+from cddpm.report.chart import SERIES, Chart, a_part, bars, chart, dots, line, mark, told
 from cddpm.report.document import Block, Charts, Section, Words
 from cddpm.report.setting import short_names, shown
 from cddpm.search import importance as importances
@@ -143,19 +142,12 @@ def _slices(record: SweepRecord, level: str, space: Space, observations: Sequenc
     if len(observations) < 2:
         return
     metric, datasets, names = record.config.search.objective, _datasets(record), short_names(space)
-    drawn = observations
-    if len(observations) * len(datasets) > MOST_DOTS:
-        drawn = random.Random(0).sample(observations, MOST_DOTS // len(datasets))
-    part = f"; {len(drawn):,} of {len(observations):,} tried are drawn" if len(drawn) < len(observations) else ""
+    drawn = len(a_part(len(observations), len(datasets)))
     for path, parameter in space.items():
         yield chart(
-            [
-                *_tried(drawn, datasets, parameter, path),
-                *_best(observations, datasets, parameter, path),
-                *_champion(record, level, parameter, path),
-            ],
+            [*_traces(observations, datasets, parameter, path), *_champion(record, level, parameter, path)],
             f"Validation {metric} against {path}",
-            f"Validation {metric} against {path}{part}.",
+            f"{drawn:,} of {len(observations):,} tried are drawn.",
             names[path],
             f"validation {metric}",
             **_axis(parameter, path),
@@ -180,34 +172,25 @@ def _datasets(record: SweepRecord) -> list[str | None]:
     return list(names) if 1 < len(names) <= len(SERIES) else [None]
 
 
-def _width(datasets: Sequence[str | None], parameter: Parameter) -> float:
-    """Of a data set's place at a choice: those of several stand side by side."""
-    return 0.6 / len(datasets) if isinstance(parameter, Choice) else 0.0
-
-
-def _tried(
+def _traces(
     observations: Sequence[Observation], datasets: Sequence[str | None], parameter: Parameter, path: str
-) -> Iterator[Any]:
-    width, many = _width(datasets, parameter), len(observations) > 100
+) -> list[Any]:
+    """Dots, and over them lines, or bars at choices, of the best; at a choice, data sets stand side by side."""
+    width = 0.6 / len(datasets) if isinstance(parameter, Choice) else 0.0
+    tried, best = [], []
     for index, dataset in enumerate(datasets):
+        name, colour, middle = dataset or "tried", SERIES[index], (index - (len(datasets) - 1) / 2) * width
         x, y, places = _points(observations, dataset, parameter, path)
-        tips = [f"{place}: {dataset or ''} {value:.3f}" for place, value in zip(places, y, strict=True)]
-        shift = (index - (len(datasets) - 1) / 2 + np.random.default_rng(index).uniform(-0.4, 0.4, x.size)) * width
-        look = {"size": 5, "opacity": 0.5} if many else {}
-        yield dots(x + shift, y, tips, dataset or "tried", SERIES[index], **look)
-
-
-def _best(
-    observations: Sequence[Observation], datasets: Sequence[str | None], parameter: Parameter, path: str
-) -> Iterator[Any]:
-    width = _width(datasets, parameter)
-    for index, dataset in enumerate(datasets):
-        x, y, _ = _points(observations, dataset, parameter, path)
-        at, best = envelope(x, y, each=bool(width))
-        if width:  # a bar at each choice
-            ends = np.array([-0.5, 0.5, np.nan]) + index - (len(datasets) - 1) / 2
-            at, best = (at[:, None] + width * ends).ravel(), np.repeat(best, 3)
-        yield line(at, best, dataset or "tried", SERIES[index], showlegend=False)
+        drawn = a_part(x.size, len(datasets))
+        jitter = width * np.random.default_rng(index).uniform(-0.4, 0.4, len(drawn))
+        tips = [f"{places[i]}: {dataset or ''} {y[i]:.3f}" for i in drawn]
+        tried.append(dots(x[drawn] + middle + jitter, y[drawn], tips, name, colour))
+        at, top = envelope(x, y, each=bool(width))
+        if width:
+            ends = np.array([-width / 2, width / 2, np.nan])
+            at, top = (at[:, None] + middle + ends).ravel(), np.repeat(top, 3)
+        best.append(line(at, top, name, colour, showlegend=False))
+    return [*tried, *best]
 
 
 def _champion(record: SweepRecord, level: str, parameter: Parameter, path: str) -> Iterator[Any]:

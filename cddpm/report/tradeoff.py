@@ -1,13 +1,12 @@
 """What is traded for what: the Pareto front of a sweep with several objectives, or what one objective cost in healthy scans."""
 
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cddpm.errors import SearchError
-from cddpm.report.chart import MARK, MOST_DOTS, SERIES, Chart, chart, dots, line, mark
+from cddpm.report.chart import MARK, SERIES, Chart, a_part, chart, dots, line, mark
 from cddpm.report.document import NOTHING, Cell, Charts, Section, Table, Words, cell
 from cddpm.report.setting import described, short_names, shown
 from cddpm.scoring.glossary import describe
@@ -105,7 +104,7 @@ def _of_one_objective(record: SweepRecord) -> Section:
     both = [Aim(metric, "maximize"), Aim(FALSE_POSITIVES, "minimize")]
     best = front([{metric: up, FALSE_POSITIVES: across} for up, across, _ in found], both)
     best.sort(key=lambda i: across[i])
-    drawn = random.Random(0).sample(range(len(found)), min(MOST_DOTS, len(found)))
+    drawn = a_part(len(found))
     tips = [f"{words} ({metric} {o:.3f}, {h:.2%} of healthy brains)" for o, h, words in found]
     words = (
         f"Validation {metric} of every scoring setting against the part of healthy validation brains that it predicts, both "
@@ -114,7 +113,7 @@ def _of_one_objective(record: SweepRecord) -> Section:
     part = f" {len(drawn):,} of {len(found):,} dots are drawn, and all diamonds." if len(drawn) < len(found) else ""
     shown = chart(
         [
-            dots(across[drawn], up[drawn], [tips[i] for i in drawn], "tried", SERIES[0], size=5, opacity=0.5),
+            dots(across[drawn], up[drawn], [tips[i] for i in drawn], "tried", SERIES[0]),
             line(across[best], up[best], "", MARK, line_shape="hv", showlegend=False),
             mark(across[best], up[best], [tips[i] for i in best], "not dominated"),
         ],

@@ -28,6 +28,7 @@ def address(long: SweepRecord, tmp_path_factory: pytest.TempPathFactory) -> str:
 def opened(browser: Browser, address: str) -> Iterator[Browser]:
     """The page, just opened; afterwards nothing was loaded and no script has failed."""
     browser.open(address)
+    browser.wait("document.querySelectorAll('.chart').length === document.querySelectorAll('.chart .xtitle').length")
     yield browser
     assert browser.console == []
     assert browser.requested == []
@@ -69,7 +70,7 @@ def test_it_has_a_light_and_a_dark_face(opened: Browser, tmp_path: Path) -> None
         opened.dark(dark)
         seen[dark] = opened.run(
             "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color, "
-            "getComputedStyle(document.querySelector('figure svg text')).fill]"
+            "getComputedStyle(document.querySelector('.chart svg .xtitle')).fill]"
         )
         opened.picture(tmp_path / f"{'dark' if dark else 'light'}.png")
     assert all(light != dark for light, dark in zip(seen[False], seen[True], strict=True))
