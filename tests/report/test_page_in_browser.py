@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 COLUMN = """Array.from(document.querySelectorAll("table.sortable thead th")).findIndex(
     (heading) => heading.textContent === "learning_rate")"""
+INK = "getComputedStyle(document.querySelector('.chart svg .xtitle')).fill"
 HEADING = "table.sortable thead th:nth-child({})"
 
 
@@ -68,9 +69,9 @@ def test_it_has_a_light_and_a_dark_face(opened: Browser, tmp_path: Path) -> None
     seen = {}
     for dark in (False, True):
         opened.dark(dark)
+        opened.wait(f"{INK} === getComputedStyle(document.body).color")  # charts follow
         seen[dark] = opened.run(
-            "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color, "
-            "getComputedStyle(document.querySelector('.chart svg .xtitle')).fill]"
+            f"[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color, {INK}]"
         )
         opened.picture(tmp_path / f"{'dark' if dark else 'light'}.png")
     assert all(light != dark for light, dark in zip(seen[False], seen[True], strict=True))
