@@ -69,8 +69,7 @@ def _over_trials(record: SweepRecord) -> Iterator[Chart]:
             mark([best.number], [best.objective or 0.0], [_tip(best)], "best"),
         ],
         f"Validation {metric} of each training trial and the best so far",
-        f"Validation {metric} of every training trial, in the order of their numbers, each at the best of its scoring "
-        f"settings. Failed trials: {failed}.",
+        f"In the order of their numbers, each at the best of its scoring settings. Failed trials: {failed}.",
         "training trial",
         f"validation {metric}",
         xaxis_dtick=1 if len(record.trials) <= 12 else None,
@@ -90,8 +89,7 @@ def _over_settings(record: SweepRecord) -> Iterator[Chart]:
     yield chart(
         _lines(record, rows, "%{y:.3f} after %{x:,} settings", line_shape="hv"),
         f"Best validation {metric} against scoring settings tried",
-        f"Best validation {metric} so far over the scoring settings of a trial, one line per trial{_some(record, shown)}; "
-        f"{total:,} settings in all. The first is the configuration's own.",
+        f"One line per trial{_some(record, shown)}; {total:,} settings in all. The first is the configuration's own.",
         "scoring settings tried",
         f"best validation {metric} so far",
     )

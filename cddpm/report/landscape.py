@@ -12,8 +12,8 @@ from cddpm.report.document import Block, Charts, Section, Words
 from cddpm.report.setting import short_names, shown
 from cddpm.search import importance as importances
 from cddpm.search import space as spaces
-from cddpm.search.record import SweepRecord
-from cddpm.search.scoring_search import objective_datasets
+from cddpm.search.record import SweepRecord, TrialRecord
+from cddpm.search.scoring_search import Point, objective_datasets
 
 BINS = 12
 
@@ -31,49 +31,32 @@ class Observation:
 
 def of_trials(record: SweepRecord) -> list[Observation]:
     """One per finished training trial, at its best scoring settings."""
-    space, metric = record.config.search.training.space, record.config.search.objective
-    own = spaces.defaults(space, record.config)
-    return [
-        Observation(
-            {**own, **t.params},
-            t.result.objective,
-            _metrics(t.result.best.datasets, metric),
-            f"trial {t.name}",
-            t.number,
-        )
-        for t in record.finished
-        if t.result is not None
-    ]
+    own = spaces.defaults(record.config.search.training.space, record.config)
+    found = [(t, t.result.best) for t in record.finished if t.result is not None]
+    return [_observation(record, {**own, **t.params}, best, f"trial {t.name}", t) for t, best in found]
 
 
 def of_settings(record: SweepRecord) -> list[Observation]:
     """One per scoring setting of every finished trial; what a setting does not say is as configured."""
-    space, metric = record.config.search.scoring.space, record.config.search.objective
-    own = spaces.defaults(space, record.config)
-    return [
-        Observation(
-            {**own, **p.params},
-            p.objective,
-            _metrics(p.datasets, metric),
-            f"trial {t.name}, setting {p.number}",
-            t.number,
-        )
-        for t in record.finished
-        for p in t.points
-    ]
+    own = spaces.defaults(record.config.search.scoring.space, record.config)
+    found = [(t, p) for t in record.finished for p in t.points]
+    return [_observation(record, {**own, **p.params}, p, f"trial {t.name}, setting {p.number}", t) for t, p in found]
 
 
-def _metrics(datasets: Mapping[str, Mapping[str, float]], metric: str) -> dict[str, float]:
-    return {name: values[metric] for name, values in datasets.items() if metric in values}
+def _observation(
+    record: SweepRecord, settings: Mapping[str, Any], point: Point, place: str, trial: TrialRecord
+) -> Observation:
+    metric = record.config.search.objective
+    datasets = {name: values[metric] for name, values in point.datasets.items() if metric in values}
+    return Observation(settings, point.objective, datasets, place, trial.number)
 
 
 def importance(record: SweepRecord) -> Section:
     """Share of the objective's variance that each setting explains, per level."""
     metric = record.config.search.objective
-    settings = of_settings(record)
     levels = {
         "training": (record.config.search.training.space, [(o.settings, o.objective) for o in of_trials(record)]),
-        "scoring": (record.config.search.scoring.space, _within_trials(settings)),
+        "scoring": (record.config.search.scoring.space, _within_trials(of_settings(record))),
     }
     words = {
         "training": f"between trainings, of validation {metric} at each training's best scoring settings",
@@ -86,13 +69,8 @@ def importance(record: SweepRecord) -> Section:
         if shares:
             found.append(_bars(level, shares, words[level], len(rows)))
         elif space:
-            missing.append(
-                Words(
-                    f"Importance of {level} settings: {len(rows)} values are too few or all the same; at least "
-                    f"{importances.FEWEST} are needed.",
-                    "missing",
-                )
-            )
+            why = f"{len(rows)} values are too few or all the same; at least {importances.FEWEST} are needed."
+            missing.append(Words(f"Importance of {level} settings: {why}", "missing"))
     blocks = [Charts(found), *missing] if found else missing or [Words("No settings were searched.", "note")]
     return Section("importance", "Importance of settings", blocks)
 

@@ -98,7 +98,7 @@ def _dice(curves: Curves, names: Sequence[str], test: Mapping[str, Mapping[str, 
             ),
         ],
         "Mean validation Dice against threshold, per data set",
-        "Mean Dice over validation volumes at every threshold, before the component filter, under the champion's settings. "
+        "Over validation volumes, before the component filter, under the champion's settings. "
         "Dashed: the threshold fixed on validation. Diamond: the test Dice at that threshold, after the filter.",
         "threshold (anomaly score)",
         "mean Dice",
@@ -134,8 +134,8 @@ def _precision_recall(curves: Curves, names: Sequence[str]) -> Chart:
     made = chart(
         [line(*precision_recall(pooled[name]), areas[name], colour, hover) for name, colour in _coloured(names)],
         "Precision against recall over all thresholds, per data set",
-        "Precision against recall over all thresholds, all voxels of all validation volumes of a data set together, before the "
-        "component filter. Dotted: the part of voxels that is lesion, which is the precision of a guess.",
+        "All voxels of all validation volumes of a data set together, before the component filter. Dotted: the part of voxels "
+        "that is lesion, which is the precision of a guess.",
         "recall",
         "precision",
         xaxis_range=[0, 1.02],
@@ -170,7 +170,7 @@ def _healthy(curves: Curves) -> list[Chart]:
     made = chart(
         [line(thresholds[kept], 100 * share[kept], "healthy", GREY, hover)],
         "Part of healthy validation brains above each threshold",
-        "Part of the brain voxels of healthy validation volumes above each threshold: what a threshold costs in the healthy.",
+        "Of their brain voxels: what a threshold costs in the healthy.",
         "threshold (anomaly score)",
         "healthy brain above it (%)",
         yaxis_type="log",

@@ -109,7 +109,7 @@ def _dumbbell(contenders: Sequence[Contender], names: tuple[str, ...], metric: s
             mark(test, rows, [f"{c.name}: test {v:.3f}" for c, v in zip(contenders, test, strict=True)], "test"),
         ],
         f"Validation and test {metric} of {', '.join(c.name for c in contenders)}",
-        f"{metric} on validation (circle) and on test (diamond), at the threshold of validation.",
+        "On validation (circle) and on test (diamond), at the threshold of validation.",
         metric,
         "",
         height=min(HEIGHT, 120 + 40 * len(contenders)),

@@ -89,7 +89,7 @@ def _pair(points: Sequence[Mapping[str, Any]], y: Aim, x: Aim) -> Chart:
             dots(across, up, tips, "front in all objectives", SERIES[0]),
         ],
         f"{y.metric} against {x.metric} on the Pareto front",
-        f"{y.metric} against {x.metric}, both on validation, of all points of the Pareto front.",
+        "Both on validation, of all points of the Pareto front.",
         f"{x.metric} ({x.goal})",
         f"{y.metric} ({y.goal})",
     )
@@ -106,11 +106,6 @@ def _of_one_objective(record: SweepRecord) -> Section:
     best.sort(key=lambda i: across[i])
     drawn = a_part(len(found))
     tips = [f"{words} ({metric} {o:.3f}, {h:.2%} of healthy brains)" for o, h, words in found]
-    words = (
-        f"Validation {metric} of every scoring setting against the part of healthy validation brains that it predicts, both "
-        "at its own operating point. One objective was searched; this front was not looked for, only recorded."
-    )
-    part = f" {len(drawn):,} of {len(found):,} dots are drawn, and all diamonds." if len(drawn) < len(found) else ""
     shown = chart(
         [
             dots(across[drawn], up[drawn], [tips[i] for i in drawn], "tried", SERIES[0]),
@@ -118,7 +113,8 @@ def _of_one_objective(record: SweepRecord) -> Section:
             mark(across[best], up[best], [tips[i] for i in best], "not dominated"),
         ],
         f"Validation {metric} against false positives in healthy scans",
-        words + part,
+        f"Scoring settings, each at its own operating point; {len(drawn):,} of {len(found):,} are drawn, and all diamonds. One "
+        "objective was searched; this front was not looked for, only recorded.",
         "predicted part of healthy brains (%)",
         f"validation {metric}",
     )
