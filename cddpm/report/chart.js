@@ -10,11 +10,10 @@ function template() {
     showline: true, zeroline: false, automargin: true, nticks: 7, exponentformat: "power", minexponent: 5,
   };
   const legend = { orientation: "h", x: 0, y: 1, yanchor: "bottom", itemsizing: "constant" };
-  const hoverlabel = {
-    bgcolor: tone("panel"), bordercolor: tone("soft"), font: { color: tone("ink") }, align: "left", namelength: -1,
-  };
+  const font = { family: getComputedStyle(document.body).fontFamily, size: 12, color: tone("ink") };
+  const hoverlabel = { bgcolor: tone("panel"), bordercolor: tone("soft"), font, align: "left" };
   const layout = {
-    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: tone("ink") },
+    font,
     paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)",
     margin: { l: 10, r: 12, t: 10, b: 10 }, xaxis: axis, yaxis: axis, legend, hoverlabel, hovermode: "closest",
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",

@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 COLUMN = """Array.from(document.querySelectorAll("table.sortable thead th")).findIndex(
     (heading) => heading.textContent === "learning_rate")"""
+DRAWN = "document.querySelectorAll('.chart .main-svg')"
 INK = "getComputedStyle(document.querySelector('.chart svg .xtitle')).fill"
 HEADING = "table.sortable thead th:nth-child({})"
 
@@ -63,6 +64,15 @@ def test_nothing_sticks_out(opened: Browser, width: int) -> None:
     opened.resize(width)
     assert opened.run("innerWidth") == width
     assert opened.run("document.documentElement.scrollWidth") <= width
+    opened.wait(f"Array.from({DRAWN}, (e) => e.getBoundingClientRect().right).every((right) => right <= {width})")
+    assert opened.run("document.documentElement.scrollWidth") <= width
+
+
+def test_a_mark_tells_what_it_is(opened: Browser) -> None:
+    opened.run("Plotly.Fx.hover(document.querySelector('#history .chart'), [{curveNumber: 1, pointNumber: 0}])")
+    opened.wait("document.querySelector('#history .hovertext')")
+    told = opened.run("document.querySelector('#history .hovertext').textContent")
+    assert told.startswith("trial 0000: 0.")
 
 
 def test_it_has_a_light_and_a_dark_face(opened: Browser, tmp_path: Path) -> None:
