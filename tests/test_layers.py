@@ -37,6 +37,8 @@ HOMES = {
     "numba": ("cddpm.compiled",),
     "grpc": ("cddpm.cluster_door",),
     "optuna": ("cddpm.search.*",),
+    "plotly": ("cddpm.report.*",),
+    "jinja2": ("cddpm.report.document",),
     "typer": COMMAND_LINES,
     "rich.console": ("cddpm.text.*", "cddpm.search.display"),  # Rich's own break words and paths
     "rich.table": ("cddpm.text.*", "cddpm.search.display"),

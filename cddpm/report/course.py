@@ -1,86 +1,97 @@
 """The course of a sweep: what was found when, how trainings went, and where the time went."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
-from cddpm.report.chart import INK, LINE, MARK, SERIES, Chart
-from cddpm.report.document import Cell, Section, cell, charts, duration, figure, paragraph, table
+from cddpm.report.chart import GREY, MARK, SERIES, Chart, bars, chart, dots, line, mark
+from cddpm.report.document import Cell, Charts, Section, Table, Words, cell, duration
 from cddpm.search.record import History, SweepRecord, TrialRecord
 from cddpm.tracking import names
 from cddpm.training import stages
 
 MOST_CURVES = 40
 """Curves in one chart: the champion's and those of the best other trials."""
+CURVES = (
+    (
+        stages.CHECKPOINT,
+        names.TRAIN_LOSS,
+        "training loss",
+        "Training loss (mean since the point before), on training slices",
+    ),
+    (stages.CHECKPOINT, names.VAL_LOSS, "validation loss", "Loss on healthy validation slices"),
+    (
+        stages.CHECKPOINT,
+        names.MONITOR_OBJECTIVE,
+        "preview {objective}",
+        "Preview of the objective on a few unhealthy validation volumes; trials are stopped by it",
+    ),
+    (stages.ENCODER, names.PRETRAIN_LOSS, "pretraining loss", "Loss of the encoder's pretraining, on training slices"),
+    (
+        stages.ENCODER,
+        names.PRETRAIN_VAL_LOSS,
+        "pretraining validation loss",
+        "Pretraining loss on healthy validation slices",
+    ),
+)
+"""Stage, name in its history, axis and caption of each chart of training."""
 
 
 def history(record: SweepRecord) -> Section:
     """Best value so far over training trials, and over the scoring settings of each trial."""
-    figures = [*_over_trials(record), *_over_settings(record)]
-    body = charts(figures) if figures else paragraph("No trial has a value yet.", "missing")
-    return Section("history", "Course of the search", body)
+    found = [*_over_trials(record), *_over_settings(record)]
+    missing = Words("No trial has a value yet.", "missing")
+    return Section("history", "Course of the search", [Charts(found) if found else missing])
 
 
-def _over_trials(record: SweepRecord) -> Iterator[str]:
-    finished = sorted(record.finished, key=lambda t: t.number)
-    stopped = [t for t in record.trials if t.preview is not None]
-    if not finished:
+def _over_trials(record: SweepRecord) -> Iterator[Chart]:
+    finished, best = sorted(record.finished, key=lambda t: t.number), record.champion
+    if best is None:
         return
-    metric, best = record.config.search.objective, record.champion
-    values = [t.objective or 0.0 for t in finished]
-    with Chart("history-trials", f"Validation {metric} of each training trial and the best so far") as chart:
-        chart.axes.step(
-            [t.number for t in finished], np.maximum.accumulate(values), where="post", color=INK, label="best so far"
-        )
-        chart.dots([t.number for t in finished], values, [_tip(t) for t in finished], 0, "finished")
-        if stopped:
-            low = [t.preview or 0.0 for t in stopped]
-            chart.dots(
-                [t.number for t in stopped],
-                low,
-                [f"trial {t.name}: {t.note}" for t in stopped],
-                1,
-                "stopped early: preview",
-                hollow=True,
-            )
-        if best is not None:
-            chart.mark([best.number], [best.objective or 0.0], "best", [_tip(best)])
-        chart.axes.set_xlabel("training trial")
-        chart.axes.set_ylabel(f"validation {metric}")
-        chart.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        chart.legend()
+    metric = record.config.search.objective
+    stopped = [t for t in record.trials if t.preview is not None]
+    numbers, values = [t.number for t in finished], [t.objective or 0.0 for t in finished]
     failed = sum(t.state == "failed" for t in record.trials)
-    yield figure(
-        chart.svg(),
-        f"Validation {metric} of every training trial, in the order of their numbers, each at the best of its scoring "
-        f"settings. Failed trials: {failed}.",
+    yield chart(
+        [
+            line(numbers, np.maximum.accumulate(values), "best so far", GREY, line_shape="hv"),
+            dots(numbers, values, map(_tip, finished), "finished", SERIES[0]),
+            dots(
+                [t.number for t in stopped],
+                [t.preview or 0.0 for t in stopped],
+                [f"trial {t.name}: {t.note}" for t in stopped],
+                "stopped early: preview",
+                SERIES[1],
+                symbol="circle-open",
+            ),
+            mark([best.number], [best.objective or 0.0], [_tip(best)], "best"),
+        ],
+        f"Validation {metric} of each training trial and the best so far",
+        f"In the order of their numbers, each at the best of its scoring settings. Failed trials: {failed}.",
+        "training trial",
+        f"validation {metric}",
+        xaxis_dtick=1 if len(record.trials) <= 12 else None,
     )
 
 
 def _tip(trial: TrialRecord) -> str:
-    return f"trial {trial.name}: {trial.objective:.3f} {trial.note}".strip()
+    return f"trial {trial.name}: {trial.objective or 0.0:.3f} {trial.note}".strip()
 
 
-def _over_settings(record: SweepRecord) -> Iterator[str]:
+def _over_settings(record: SweepRecord) -> Iterator[Chart]:
     shown = [t for t in _few(record) if len(t.points) > 1]
     if not shown:
         return
-    metric = record.config.search.objective
-    with Chart("history-settings", f"Best validation {metric} against scoring settings tried") as chart:
-        for trial, look in _looks(record, shown):
-            x, y = _improvements([p.objective for p in trial.points])
-            chart.axes.step(x, y, where="post", **look)
-        chart.axes.set_xlabel("scoring settings tried")
-        chart.axes.set_ylabel(f"best validation {metric} so far")
-        chart.legend()
-    total = sum(len(t.points) for t in record.trials)
-    yield figure(
-        chart.svg(),
-        f"Best validation {metric} so far over the scoring settings of a trial, one line per trial"
-        f"{_some(record, shown)}; {total:,} settings in all. The first is the configuration's own.",
+    metric, total = record.config.search.objective, sum(len(t.points) for t in record.trials)
+    rows = [(t, *_improvements([p.objective for p in t.points])) for t in shown]
+    yield chart(
+        _lines(record, rows, "%{y:.3f} after %{x:,} settings", line_shape="hv"),
+        f"Best validation {metric} against scoring settings tried",
+        f"One line per trial{_some(record, shown)}; {total:,} settings in all. The first is the configuration's own.",
+        "scoring settings tried",
+        f"best validation {metric} so far",
     )
 
 
@@ -101,83 +112,52 @@ def _some(record: SweepRecord, shown: Sequence[TrialRecord]) -> str:
     return f" (the best {len(shown)})" if len(shown) < len(record.finished) else ""
 
 
-def _looks(record: SweepRecord, shown: Sequence[TrialRecord]) -> Iterator[tuple[TrialRecord, dict[str, Any]]]:
-    """The best trial stands out; up to four others have colours of their own, more are grey."""
+def _lines(
+    record: SweepRecord, rows: Sequence[tuple[TrialRecord, Sequence[float], Sequence[float]]], hover: str, **look: Any
+) -> Iterator[Any]:
+    """A line per trial: the best one stands out; up to four others have colours of their own, more are grey."""
     best = record.champion
-    others = [t for t in shown if t is not best]
-    for index, trial in enumerate(others):
-        few = len(others) <= len(SERIES)
-        label = f"trial {trial.name}" if few else "other trials" if index == 0 else None
-        colour = SERIES[index] if few else LINE
-        yield trial, {"color": colour, "label": label, "linewidth": 1.4 if few else 1.0, "zorder": 2}
-    if best is not None and best in shown:
-        yield best, {"color": MARK, "label": f"trial {best.name} (best)", "linewidth": 2.0, "zorder": 4}
+    others = [row for row in rows if row[0] is not best]
+    for index, (trial, x, y) in enumerate(others):
+        words = f"trial {trial.name}: {hover}"
+        if len(others) <= len(SERIES):
+            yield line(x, y, f"trial {trial.name}", SERIES[index], words, **look)
+        else:
+            yield line(x, y, "other trials", GREY, words, line_width=1, showlegend=index == 0, **look)
+    for trial, x, y in rows:
+        if trial is best:
+            yield line(x, y, f"trial {trial.name} (best)", MARK, f"trial {trial.name}: {hover}", line_width=3, **look)
 
 
 def training(record: SweepRecord) -> Section:
     """Losses and previews over images seen, for the encoder and the model."""
-    wanted = [
-        (
-            stages.CHECKPOINT,
-            names.TRAIN_LOSS,
-            "training loss",
-            "Training loss (mean since the point before), on training slices",
-        ),
-        (stages.CHECKPOINT, names.VAL_LOSS, "validation loss", "Loss on healthy validation slices"),
-        (
-            stages.CHECKPOINT,
-            names.MONITOR_OBJECTIVE,
-            f"preview {record.config.search.objective}",
-            "Preview of the objective on a few unhealthy validation volumes; trials are stopped by it",
-        ),
-        (
-            stages.ENCODER,
-            names.PRETRAIN_LOSS,
-            "pretraining loss",
-            "Loss of the encoder's pretraining, on training slices",
-        ),
-        (
-            stages.ENCODER,
-            names.PRETRAIN_VAL_LOSS,
-            "pretraining validation loss",
-            "Pretraining loss on healthy validation slices",
-        ),
-    ]
-    shown = _few(record)
-    histories = {stage: [(t, record.history(t, stage)) for t in shown] for stage in (stages.CHECKPOINT, stages.ENCODER)}
-    figures = [f for stage, *words in wanted if (f := _curves(record, histories[stage], stage, *words))]
+    histories = {
+        stage: [(t, record.history(t, stage)) for t in _few(record)] for stage in (stages.CHECKPOINT, stages.ENCODER)
+    }
+    found = [made for stage, *words in CURVES for made in _curves(record, histories[stage], *words)]
     missing = "No training has been validated yet, or the folder of artifacts beside the sweep is gone."
-    return Section("training", "Training curves", charts(figures) if figures else paragraph(missing, "missing"))
+    return Section("training", "Training curves", [Charts(found) if found else Words(missing, "missing")])
 
 
 def _curves(
-    record: SweepRecord,
-    histories: Iterable[tuple[TrialRecord, History]],
-    stage: str,
-    key: str,
-    axis: str,
-    words: str,
-) -> str | None:
-    rows = {t.number: [(r["images"], r[key]) for r in history if key in r] for t, history in histories}
-    shown = [t for t, _ in histories if rows[t.number]]
-    if not shown:
-        return None
-    with Chart(f"curve-{stage}-{key.replace('/', '-')}", f"{axis} against images seen") as chart:
-        for trial, look in _looks(record, shown):
-            x, y = zip(*rows[trial.number], strict=True)
-            chart.axes.plot(x, y, marker="o", markersize=3 if len(shown) <= 5 else 0, **look)
-        chart.axes.set_xlabel("images seen")
-        chart.axes.set_ylabel(axis)
-        chart.axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
-        chart.legend()
-    return figure(chart.svg(), f"{words}{_some(record, shown)}.")
-
-
-def _thousands(images: float) -> str:
-    for size, unit in ((1e6, " M"), (1e3, " k")):
-        if images >= size:
-            return f"{images / size:g}{unit}"
-    return f"{images:g}"
+    record: SweepRecord, histories: Sequence[tuple[TrialRecord, History]], key: str, name: str, words: str
+) -> Iterator[Chart]:
+    axis = name.format(objective=record.config.search.objective)
+    rows = [
+        (t, [r["images"] for r in history if key in r], [r[key] for r in history if key in r])
+        for t, history in histories
+    ]
+    rows = [row for row in rows if row[1]]
+    if rows:
+        yield chart(
+            _lines(record, rows, "%{y:.4g} after %{x:,} images", mode="lines+markers"),
+            f"{axis} against images seen",
+            f"{words}{_some(record, [t for t, *_ in rows])}.",
+            "images seen",
+            axis,
+            xaxis_exponentformat="SI",
+            xaxis_minexponent=3,
+        )
 
 
 @dataclass(frozen=True)
@@ -230,7 +210,7 @@ def cost(record: SweepRecord) -> Section:
     """Seconds per stage, over the sweep and per trial."""
     costs = {t.name: c for t in record.finished if (c := cost_of(record, t)) is not None}
     if not costs:
-        return Section("cost", "Cost", paragraph("No trial has finished, so no time is known.", "missing"))
+        return Section("cost", "Cost", [Words("No trial has finished, so no time is known.", "missing")])
     settings = sum(len(t.points) for t in record.finished)
     scoring = sum(c.scoring for c in costs.values())
     text = (
@@ -245,25 +225,17 @@ def cost(record: SweepRecord) -> Section:
         "Wall-clock time of every finished trial by stage. A stage that another trial or sweep had made costs nothing. "
         "Training is without its validations, which are in the last stage's column."
     )
-    return Section(
-        "cost",
-        "Cost",
-        paragraph(text)
-        + charts([_bars(list(costs.values()))])
-        + table(caption, ["trial", *(name for name, _ in STAGES), "all"], lines),
-    )
+    columns = ["trial", *(name for name, _ in STAGES), "all"]
+    return Section("cost", "Cost", [Words(text), Charts([_bars(list(costs.values()))]), Table(caption, columns, lines)])
 
 
-def _bars(costs: Sequence[Cost]) -> str:
+def _bars(costs: Sequence[Cost]) -> Chart:
     sums = [sum(part(c) for c in costs) for _, part in STAGES]
-    with Chart("cost", "Time by stage", height=1.9) as chart:
-        rows = range(len(STAGES) - 1, -1, -1)
-        bars = chart.axes.barh(rows, sums, color=SERIES[0], height=0.6)
-        chart.axes.bar_label(
-            bars, [f"{duration(s)} ({s / max(1e-9, sum(sums)):.0%})" for s in sums], color=INK, fontsize=8.5, padding=3
-        )
-        chart.axes.set_yticks(rows, [name.replace(", ", ",\n", 1) for name, _ in STAGES])
-        chart.axes.set_xlim(0, 1.45 * max(*sums, 1e-9))
-        chart.axes.set_xlabel("seconds")
-        chart.axes.grid(False, axis="y")
-    return figure(chart.svg(), f"Wall-clock time of {len(costs)} finished trials together, by stage.")
+    return bars(
+        [name for name, _ in STAGES],
+        sums,
+        [f"{duration(s)} ({s / max(1e-9, sum(sums)):.0%})" for s in sums],
+        "Time by stage",
+        f"Wall-clock time of {len(costs)} finished trials together, by stage.",
+        "seconds",
+    )

@@ -1,63 +1,25 @@
-"""HTML pieces of a page: text escaped once, tables that sort and scroll, figures with captions, one file in the end.
+"""What a page is made of, as data: words, tables that sort, charts, pictures; templates make one HTML file of it.
 
-A page is self-contained: style, script, charts and pictures are inside, nothing is loaded from anywhere.
+A page is self-contained: style, scripts, figures and pictures are inside, nothing is loaded from anywhere.
 """
 
 import base64
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from cddpm.report.chart import Chart
 from cddpm.text import printable
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header>
-{header}
-<nav aria-label="Sections">{links}</nav>
-</header>
-<main>
-{main}
-</main>
-<script>
-{script}</script>
-</body>
-</html>
-"""
-
 
 PAGE = "report.html"
 """Where a page goes that was not told where."""
 NOTHING = "-"
 """What stands for a missing value; a sorted table has it last."""
-_NUMBER = ' class="number"'
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a page with a heading. ``body`` is HTML."""
-
-    anchor: str
-    title: str
-    body: str
-
-
-def escape(text: object) -> str:
-    """Text as HTML, safe between tags and in quoted attributes."""
-    return html.escape(printable(str(text), but="\n\t"), quote=True)
 
 
 def number(value: Any) -> str:
@@ -90,10 +52,41 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 3600:,.1f} h"
 
 
-def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph of plain text; ``kind`` is a class of the style sheet."""
-    mark = f' class="{kind}"' if kind else ""
-    return f"<p{mark}>{escape(text)}</p>\n"
+@dataclass(frozen=True)
+class Words:
+    """A paragraph; ``kind`` is a class of the style sheet."""
+
+    text: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Below that of the section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """What matters most: names, and values in large type."""
+
+    pairs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values in two columns."""
+
+    pairs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Details:
+    """Plain text (a YAML file, say) behind a line that opens it."""
+
+    summary: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -111,88 +104,108 @@ def cell(value: Any, show: Any = number) -> Cell:
     return Cell(show(value), float(value) if sortable else None)
 
 
-def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], sortable: bool = True) -> str:
+@dataclass(frozen=True)
+class Table:
     """A table that scrolls by itself; a click on a heading sorts it. The first column names the row."""
-    lines = list(rows)
-    kind = ' class="sortable"' if sortable else ""
-    head = "".join(_heading(name, _is_number(index, lines), sortable) for index, name in enumerate(columns))
-    body = "".join(f"<tr>{_first(row[0])}{''.join(map(_plain, row[1:]))}</tr>\n" for row in lines)
-    label = caption.split(". ")[0].removesuffix(".")
-    return (
-        f'<p class="caption">{escape(caption)}</p>\n'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">\n<table{kind}>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
-    )
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    sortable: bool = True
+
+    @property
+    def label(self) -> str:
+        """The first sentence of the caption."""
+        return self.caption.split(". ")[0].removesuffix(".")
+
+    def is_number(self, column: int) -> bool:
+        """Whether a column stands to the right."""
+        return column > 0 and any(row[column].value is not None for row in self.rows)
 
 
-def _is_number(column: int, rows: Sequence[Sequence[Cell]]) -> bool:
-    return column > 0 and any(row[column].value is not None for row in rows)
+@dataclass(frozen=True)
+class Charts:
+    """Charts side by side as far as the window is wide."""
+
+    charts: Sequence[Chart]
 
 
-def _heading(name: str, numeric: bool, sortable: bool) -> str:
-    inner = f'<button type="button">{escape(name)}</button>' if sortable else escape(name)
-    return f'<th scope="col"{_NUMBER if numeric else ""}>{inner}</th>'
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file with what it shows; it scrolls where the window is narrow."""
+
+    png: bytes
+    words: str
+
+    @property
+    def base64(self) -> str:
+        """The file as text."""
+        return base64.b64encode(self.png).decode()
 
 
-def _first(part: Cell) -> str:
-    return f'<th scope="row"{_sort_value(part)}>{_content(part)}</th>'
+@dataclass(frozen=True)
+class Viewer:
+    """Volumes to look through, packed (``exhibit.packed``); once per page."""
+
+    packs: Sequence[str]
 
 
-def _plain(part: Cell) -> str:
-    kind = _NUMBER if part.value is not None or part.text == NOTHING else ""
-    return f"<td{kind}{_sort_value(part)}>{_content(part)}</td>"
+Block = Words | Heading | Tiles | Facts | Details | Table | Charts | Picture | Viewer
 
 
-def _content(part: Cell) -> str:
-    return f"<strong>{escape(part.text)}</strong>" if part.strong else escape(part.text)
+@dataclass(frozen=True)
+class Section:
+    """A part of a page with a heading."""
+
+    anchor: str
+    title: str
+    blocks: Sequence[Block]
+
+    @property
+    def body(self) -> str:
+        """All but the heading, as HTML."""
+        return html(self.blocks)
+
+    @property
+    def charts(self) -> list[Chart]:
+        """Those of all blocks."""
+        return [chart for block in self.blocks if isinstance(block, Charts) for chart in block.charts]
 
 
-def _sort_value(part: Cell) -> str:
-    return "" if part.value is None else f' data-value="{part.value!r}"'
+def html(blocks: Iterable[Block]) -> str:
+    """Each block by the macro of its name in ``blocks.html.j2``."""
+    macros = _templates().get_template("blocks.html.j2").module
+    return "".join(getattr(macros, type(block).__name__.lower())(block) for block in blocks)
 
 
-def facts(pairs: Mapping[str, str]) -> str:
-    """Names and values in two columns."""
-    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>\n" for name, value in pairs.items())
-    return f"<dl>\n{lines}</dl>\n"
-
-
-def figure(content: str, caption: str, wide: bool = False) -> str:
-    """A chart or picture (HTML) with what it shows, and on which split."""
-    kind = ' class="wide"' if wide else ""
-    return f"<figure{kind}>{content}<figcaption>{escape(caption)}</figcaption></figure>\n"
-
-
-def charts(figures: Iterable[str]) -> str:
-    """Figures side by side as far as the window is wide."""
-    return f'<div class="charts">\n{"".join(figures)}</div>\n'
-
-
-def picture(path: Path, alternative: str) -> str:
-    """A PNG file inside the page; it scrolls where the window is narrow."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return (
-        f'<div class="scroll" tabindex="0"><img alt="{escape(alternative)}" src="data:image/png;base64,{data}"></div>'
-    )
-
-
-def details(summary: str, text: str) -> str:
-    """Plain text (a YAML file, say) behind a line that opens it."""
-    return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>\n"
-
-
-def page(title: str, header: str, sections: Sequence[Section], parts: Sequence[str] = ("page",)) -> str:
-    """The whole page. ``header`` is HTML; ``parts`` names the style sheets and scripts that are needed."""
-    links = " ".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in sections)
-    main = "".join(
-        f'<section id="{s.anchor}"><h2>{escape(s.title)}</h2>\n{s.body}</section>\n' for s in sections if s.body
-    )
+def page(title: str, head: Sequence[Block], sections: Sequence[Section]) -> str:
+    """The whole page; ``head`` stands below its title. Plotly and the viewer's script are in it where they are needed."""
+    kinds = {type(block) for section in sections for block in section.blocks}
+    parts = ["page", *(["chart"] if Charts in kinds else []), *(["viewer"] if Viewer in kinds else [])]
     own = files("cddpm.report")
-    return _PAGE.format(
-        title=escape(title),
-        header=header,
-        links=links,
-        main=main,
-        style="".join((own / f"{part}.css").read_text() for part in parts),
-        script="".join((own / f"{part}.js").read_text() for part in parts),
+    return (
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            head=html(head),
+            sections=sections,
+            styles=[(own / f"{part}.css").read_text() for part in parts if part != "chart"],
+            scripts=[
+                *([get_plotlyjs()] if Charts in kinds else []),
+                *((own / f"{part}.js").read_text() for part in parts),
+            ],
+        )
+    )
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("cddpm.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value, but="\n\t") if type(value) is str else value,
     )

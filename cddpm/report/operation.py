@@ -1,6 +1,6 @@
 """How the champion works: Dice and precision over all thresholds on validation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ from cddpm.config import ScoringConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError
 from cddpm.reconstruct.cache import ReconstructionCache, cache_path
-from cddpm.report.chart import INK, SERIES, Chart
-from cddpm.report.document import Section, charts, figure, paragraph
+from cddpm.report.chart import GREY, SERIES, Chart, chart, line, mark, told
+from cddpm.report.document import Charts, Section, Words
 from cddpm.scoring import operating_point
 from cddpm.scoring.operating_point import Histogram
 from cddpm.scoring.score import ALL, HEALTHY, Scorer
@@ -30,6 +30,10 @@ class Curves:
     unhealthy: Mapping[str, Sequence[Histogram]]
     healthy: Sequence[Histogram]
     thresholds: Mapping[str, float]
+
+    def chosen(self, name: str) -> float:
+        """The threshold of a data set, or that of all."""
+        return self.thresholds.get(name, self.thresholds[ALL])
 
 
 def curves_of(record: SweepRecord, trial: TrialRecord) -> Curves:
@@ -63,39 +67,51 @@ def section(record: SweepRecord) -> Section:
     """Curves over all thresholds of the champion."""
     title, best = "Operating points", record.champion
     if best is None:
-        return Section("operating", title, paragraph("No trial has finished.", "missing"))
+        return Section("operating", title, [Words("No trial has finished.", "missing")])
     try:
         curves = curves_of(record, best)
     except CddpmError as error:
-        return Section("operating", title, paragraph(f"Curves over all thresholds are not shown: {error}", "missing"))
+        return Section("operating", title, [Words(f"Curves over all thresholds are not shown: {error}", "missing")])
     test = record.contenders[0].test.aggregates if record.contenders and record.champion is best else {}
     names = [name for name, group in curves.unhealthy.items() if any(h.lesion_voxels for h in group)]
-    figures = [_dice(curves, names, test), _precision_recall(curves, names), *_healthy(curves)]
-    return Section("operating", title, charts(figures))
+    found = [_dice(curves, names, test), _precision_recall(curves, names), *_healthy(curves)]
+    return Section("operating", title, [Charts(found)])
 
 
-def _dice(curves: Curves, names: Sequence[str], test: Mapping[str, Mapping[str, float]]) -> str:
-    with Chart("dice-threshold", "Mean validation Dice against threshold, per data set") as chart:
-        marks = []
-        for index, name in enumerate(names):
-            x, y = dice_over_thresholds(curves.unhealthy[name])
-            chart.axes.plot(x, y, color=SERIES[index % len(SERIES)], label=name)
-            chosen = curves.thresholds.get(name, curves.thresholds[ALL])
-            chart.axes.axvline(chosen, color=SERIES[index % len(SERIES)], linewidth=1, linestyle="--")
-            if "dice" in test.get(name, {}):
-                marks.append((chosen, test[name]["dice"], f"{name}: test Dice {test[name]['dice']:.3f}"))
-        if marks:
-            at, reached, tips = zip(*marks, strict=True)
-            chart.mark(at, reached, "test, at this threshold", tips)
-        chart.axes.set_xlabel("threshold (anomaly score)")
-        chart.axes.set_ylabel("mean Dice")
-        chart.axes.set_ylim(bottom=0)
-        chart.legend()
-    return figure(
-        chart.svg(),
-        "Mean Dice over validation volumes at every threshold, before the component filter, under the champion's settings. "
+def _dice(curves: Curves, names: Sequence[str], test: Mapping[str, Mapping[str, float]]) -> Chart:
+    hover = "%{fullData.name}: Dice %{y:.3f} at threshold %{x:.3f}"
+    tested = {name: test[name]["dice"] for name in names if "dice" in test.get(name, {})}
+    made = chart(
+        [
+            *(
+                line(*dice_over_thresholds(curves.unhealthy[name]), name, colour, hover)
+                for name, colour in _coloured(names)
+            ),
+            mark(
+                [curves.chosen(name) for name in tested],
+                list(tested.values()),
+                [
+                    f"{name}: test Dice {dice:.3f} at threshold {curves.chosen(name):.3f}"
+                    for name, dice in tested.items()
+                ],
+                "test, at this threshold",
+            ),
+        ],
+        "Mean validation Dice against threshold, per data set",
+        "Over validation volumes, before the component filter, under the champion's settings. "
         "Dashed: the threshold fixed on validation. Diamond: the test Dice at that threshold, after the filter.",
+        "threshold (anomaly score)",
+        "mean Dice",
+        yaxis_rangemode="tozero",
+        showlegend=True,
     )
+    for name, colour in _coloured(names):
+        made.figure.add_vline(curves.chosen(name), line={"color": colour, "width": 1, "dash": "dash"})
+    return made
+
+
+def _coloured(names: Iterable[str]) -> list[tuple[str, str]]:
+    return [(name, SERIES[index % len(SERIES)]) for index, name in enumerate(names)]
 
 
 def dice_over_thresholds(group: Sequence[Histogram]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -111,25 +127,25 @@ def dice_over_thresholds(group: Sequence[Histogram]) -> tuple[NDArray[np.float64
     return thresholds[kept], curve[kept]
 
 
-def _precision_recall(curves: Curves, names: Sequence[str]) -> str:
-    with Chart("precision-recall", "Precision against recall over all thresholds, per data set") as chart:
-        for index, name in enumerate(names):
-            h = operating_point.pooled(curves.unhealthy[name])
-            recall, precision = precision_recall(h)
-            area, rate = operating_point.average_precision(h), h.lesion_voxels / (h.lesion_voxels + h.normal_voxels)
-            colour = SERIES[index % len(SERIES)]
-            chart.axes.plot(recall, precision, color=colour, label=f"{name}, area {area:.3f}")
-            chart.axes.axhline(rate, color=colour, linewidth=0.8, linestyle=":")
-        chart.axes.set_xlim(0, 1)
-        chart.axes.set_ylim(0, 1.02)
-        chart.axes.set_xlabel("recall")
-        chart.axes.set_ylabel("precision")
-        chart.legend()
-    return figure(
-        chart.svg(),
-        "Precision against recall over all thresholds, all voxels of all validation volumes of a data set together, before the "
-        "component filter. Dotted: the part of voxels that is lesion, which is the precision of a guess.",
+def _precision_recall(curves: Curves, names: Sequence[str]) -> Chart:
+    hover = "%{fullData.name}: precision %{y:.3f} at recall %{x:.3f}"
+    pooled = {name: operating_point.pooled(curves.unhealthy[name]) for name in names}
+    areas = {name: f"{name}, area {operating_point.average_precision(h):.3f}" for name, h in pooled.items()}
+    made = chart(
+        [line(*precision_recall(pooled[name]), areas[name], colour, hover) for name, colour in _coloured(names)],
+        "Precision against recall over all thresholds, per data set",
+        "All voxels of all validation volumes of a data set together, before the component filter. Dotted: the part of voxels "
+        "that is lesion, which is the precision of a guess.",
+        "recall",
+        "precision",
+        xaxis_range=[0, 1.02],
+        yaxis_range=[0, 1.05],
+        showlegend=True,
     )
+    for name, colour in _coloured(names):
+        lesion, normal = pooled[name].lesion_voxels, pooled[name].normal_voxels
+        made.figure.add_hline(lesion / (lesion + normal), line={"color": colour, "width": 1, "dash": "dot"})
+    return made
 
 
 def precision_recall(h: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -142,7 +158,7 @@ def precision_recall(h: Histogram) -> tuple[NDArray[np.float64], NDArray[np.floa
     return recall[kept], precision[kept]
 
 
-def _healthy(curves: Curves) -> list[str]:
+def _healthy(curves: Curves) -> list[Chart]:
     if not curves.healthy:
         return []
     h = operating_point.pooled(curves.healthy)
@@ -150,15 +166,17 @@ def _healthy(curves: Curves) -> list[str]:
     thresholds = np.arange(share.size, dtype=np.uint16).view(np.float16).astype(np.float64)
     kept = np.unique(np.searchsorted(thresholds, np.linspace(0.0, thresholds[-1], STEPS)))
     kept = kept[share[kept] > 0]
-    with Chart("healthy", "Part of healthy validation brains above each threshold") as chart:
-        chart.axes.plot(thresholds[kept], 100 * share[kept], color=INK, label="healthy")
-        for index, name in enumerate(curves.unhealthy):
-            chosen = curves.thresholds.get(name, curves.thresholds[ALL])
-            colour = SERIES[index % len(SERIES)]
-            chart.axes.axvline(chosen, color=colour, linewidth=1, linestyle="--", label=f"threshold of {name}")
-        chart.axes.set_yscale("log")
-        chart.axes.set_xlabel("threshold (anomaly score)")
-        chart.axes.set_ylabel("healthy brain above it (%)")
-        chart.legend()
-    words = "Part of the brain voxels of healthy validation volumes above each threshold: what a threshold costs in the healthy."
-    return [figure(chart.svg(), words)]
+    hover = "%{y:.3g}% of healthy brains above threshold %{x:.3f}"
+    made = chart(
+        [line(thresholds[kept], 100 * share[kept], "healthy", GREY, hover)],
+        "Part of healthy validation brains above each threshold",
+        "Of their brain voxels: what a threshold costs in the healthy.",
+        "threshold (anomaly score)",
+        "healthy brain above it (%)",
+        yaxis_type="log",
+        showlegend=True,
+    )
+    for name, colour in _coloured(curves.unhealthy):
+        look = {"color": colour, "width": 1, "dash": "dash"}
+        made.figure.add_vline(curves.chosen(name), line=look, name=told(f"threshold of {name}"), showlegend=True)
+    return [made]

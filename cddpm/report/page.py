@@ -5,11 +5,23 @@ from pathlib import Path
 import yaml
 
 from cddpm import artifact
-from cddpm.config import to_dict
+from cddpm.config import ExperimentConfig, to_dict
 from cddpm.report import course, landscape, operation, standing, tradeoff, volumes
-from cddpm.report.document import Cell, Section, details, duration, escape, facts, number, page, paragraph, score, table
+from cddpm.report.document import (
+    Block,
+    Cell,
+    Details,
+    Facts,
+    Section,
+    Table,
+    Tiles,
+    Words,
+    duration,
+    number,
+    page,
+    score,
+)
 from cddpm.report.setting import described
-from cddpm.report.viewer import PARTS
 from cddpm.search import record as records
 from cddpm.search.record import SweepRecord, TrialRecord
 from cddpm.search.scoring_search import objective_datasets
@@ -39,25 +51,22 @@ def html(record: SweepRecord) -> str:
         course.cost(record),
         origin(record),
     ]
-    return page(f"Sweep {record.config.name}", _header(record), sections, PARTS)
+    return page(f"Sweep {record.config.name}", _head(record), sections)
 
 
-def _header(record: SweepRecord) -> str:
+def _head(record: SweepRecord) -> list[Block]:
     search, best = record.config.search, record.champion
     names = ", ".join(objective_datasets(record.config))
-    parts = [
-        f"<h1>Sweep {escape(record.config.name)}</h1>\n",
-        paragraph(
+    what = "Champion" if record.contenders else "Best so far"
+    return [
+        Words(
             f"{_state(record)} Objective: {search.objective} on validation, mean over volumes, then over {names}. Nothing was "
             "chosen on test."
         ),
-        *(paragraph(text, "missing") for text in missing(record)),
+        *(Words(text, "missing") for text in missing(record)),
         _tiles(record),
+        *([Words(f"{what}: trial {best.name}, {described(record.settings(best))}.")] if best else []),
     ]
-    if best is not None and best.result is not None:
-        what = "Champion" if record.contenders else "Best so far"
-        parts.append(paragraph(f"{what}: trial {best.name}, {described(record.settings(best))}."))
-    return "".join(parts)
 
 
 def _state(record: SweepRecord) -> str:
@@ -83,39 +92,40 @@ def missing(record: SweepRecord) -> list[str]:
     return found
 
 
-def _tiles(record: SweepRecord) -> str:
+def _tiles(record: SweepRecord) -> Tiles:
     best, metric = record.champion, record.config.search.objective
     seconds = [t.result.seconds for t in record.finished if t.result]
     tested = record.contenders[0].metric(objective_datasets(record.config), metric) if record.contenders else None
-    tiles = {
-        f"best validation {metric}": score(best.objective if best else None),
-        f"champion's test {metric}": score(tested),
-        "training trials ended": f"{len(record.ended)} of {record.config.search.training.trials}",
-        "scoring settings tried": number(sum(len(t.points) for t in record.trials)),
-        "time of finished trials": duration(sum(seconds) if seconds else None),
-    }
-    inner = "".join(f'<div class="tile"><b>{escape(v)}</b><span>{escape(n)}</span></div>\n' for n, v in tiles.items())
-    return f'<div class="tiles">\n{inner}</div>\n'
+    return Tiles(
+        {
+            f"best validation {metric}": score(best.objective if best else None),
+            f"champion's test {metric}": score(tested),
+            "training trials ended": f"{len(record.ended)} of {record.config.search.training.trials}",
+            "scoring settings tried": number(sum(len(t.points) for t in record.trials)),
+            "time of finished trials": duration(sum(seconds) if seconds else None),
+        }
+    )
 
 
 def origin(record: SweepRecord) -> Section:
     """Where everything comes from: data, code, machine, configuration."""
-    body = facts(_fingerprints(record, record.champion))
+    blocks: list[Block] = [Facts(_fingerprints(record, record.champion))]
     if record.origin is not None:
         lines = [
             [Cell(s.when), Cell(s.commit), Cell(s.machine), Cell(_versions(s.versions)), Cell("; ".join(s.forced))]
             for s in record.origin.starts
         ]
-        caption = "Every start of the sweep's driver (UTC)."
-        body += table(
-            caption, ["start", "commit", "driver's machine", "versions", "changed (--force)"], lines, sortable=False
-        )
-    text = yaml.safe_dump(to_dict(record.config), sort_keys=False, allow_unicode=True)
-    body += details("Configuration of the sweep as YAML", text)
-    if record.champion is not None:
-        own = yaml.safe_dump(to_dict(record.trial_config(record.champion)), sort_keys=False, allow_unicode=True)
-        body += details(f"Training configuration of trial {record.champion.name} as YAML", own)
-    return Section("origin", "Provenance", body)
+        columns = ["start", "commit", "driver's machine", "versions", "changed (--force)"]
+        blocks.append(Table("Every start of the sweep's driver (UTC).", columns, lines, sortable=False))
+    blocks.append(Details("Configuration of the sweep as YAML", _yaml(record.config)))
+    if (best := record.champion) is not None:
+        own = _yaml(record.trial_config(best))
+        blocks.append(Details(f"Training configuration of trial {best.name} as YAML", own))
+    return Section("origin", "Provenance", blocks)
+
+
+def _yaml(config: ExperimentConfig) -> str:
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
 def _fingerprints(record: SweepRecord, best: TrialRecord | None) -> dict[str, str]:

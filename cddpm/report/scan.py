@@ -16,9 +16,9 @@ from cddpm.data.volume import Volume
 from cddpm.errors import ArtifactError
 from cddpm.labels import Labels
 from cddpm.predict.result import ANOMALY_MAP, RECONSTRUCTION, RESULT, SEGMENTATION
-from cddpm.report.document import Cell, Section, cell, escape, facts, page, paragraph, score, table
+from cddpm.report.document import Block, Cell, Facts, Heading, Section, Table, Words, cell, page, score
 from cddpm.report.exhibit import Exhibit
-from cddpm.report.viewer import PARTS, described, viewer
+from cddpm.report.viewer import described, viewer
 from cddpm.scoring import metrics
 from cddpm.text import printable
 
@@ -122,20 +122,18 @@ def html(scans: Sequence[PredictedScan]) -> str:
     """The page of one scan or several."""
     title = f"Scan {scans[0].exhibit.name}" if len(scans) == 1 else f"{len(scans)} scans"
     sections = [
-        Section("viewer-section", "Look through", viewer([scan.exhibit for scan in scans])),
-        Section("findings", "Findings", _findings(scans)),
-        Section("provenance", "Provenance", "".join(_origin(scan, len(scans) > 1) for scan in scans)),
+        Section("viewer-section", "Look through", [viewer([scan.exhibit for scan in scans])]),
+        Section("findings", "Findings", [_findings(scans)]),
+        Section("provenance", "Provenance", [block for scan in scans for block in _origin(scan, len(scans) > 1)]),
     ]
     warnings = [
-        paragraph(f"{scan.exhibit.name}: {text}", "missing")
-        for scan in scans
-        for text in scan.result.get("warnings", [])
+        Words(f"{scan.exhibit.name}: {text}", "missing") for scan in scans for text in scan.result.get("warnings", [])
     ]
-    words = paragraph("Anomalies by a model that was trained on healthy scans. For research, not for diagnosis.")
-    return page(title, f"<h1>{escape(title)}</h1>\n{words}{''.join(warnings)}", sections, PARTS)
+    words = Words("Anomalies by a model that was trained on healthy scans. For research, not for diagnosis.")
+    return page(title, [words, *warnings], sections)
 
 
-def _findings(scans: Sequence[PredictedScan]) -> str:
+def _findings(scans: Sequence[PredictedScan]) -> Table:
     measured = list(dict.fromkeys(name for scan in scans for name in scan.result["scores"]))
     lines = [
         [
@@ -150,10 +148,10 @@ def _findings(scans: Sequence[PredictedScan]) -> str:
     caption = (
         "At the operating point, after the component filter. Dice is that of the kept segmentation, on the scan's grid."
     )
-    return table(caption, ["scan", "threshold", *dice, *(name.replace("_", " ") for name in measured)], lines)
+    return Table(caption, ["scan", "threshold", *dice, *(name.replace("_", " ") for name in measured)], lines)
 
 
-def _origin(scan: PredictedScan, several: bool) -> str:
+def _origin(scan: PredictedScan, several: bool) -> list[Block]:
     result, model = scan.result, scan.result.get("model", {})
     known = {
         "scan": result.get("scan"),
@@ -168,8 +166,8 @@ def _origin(scan: PredictedScan, several: bool) -> str:
         **{f"{kind} (fingerprint)": name for kind, name in model.get("made_from", {}).items()},
         **result.get("versions", {}),
     }
-    heading = f"<h3>{escape(scan.exhibit.name)}</h3>\n" if several else ""
-    return heading + facts({name: str(value) for name, value in known.items() if value is not None})
+    facts = Facts({name: str(value) for name, value in known.items() if value is not None})
+    return [Heading(scan.exhibit.name), facts] if several else [facts]
 
 
 def _result(folder: Path) -> dict[str, Any]:

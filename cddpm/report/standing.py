@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from cddpm.report.chart import HEIGHT, SOFT, Chart
-from cddpm.report.document import NOTHING, Cell, Section, cell, charts, duration, figure, paragraph, score, table
+import numpy as np
+
+from cddpm.report.chart import GREY, HEIGHT, SERIES, Chart, chart, dots, line, mark, told
+from cddpm.report.document import NOTHING, Block, Cell, Charts, Section, Table, Words, cell, duration, score
 from cddpm.report.setting import short_names, shown
 from cddpm.scoring.glossary import describe
 from cddpm.search.champion import Contender
@@ -17,7 +19,7 @@ MEASURES = ("dice", "oracle_dice", "auprc", "auroc", "precision", "recall", "fal
 def leaderboard(record: SweepRecord) -> Section:
     """Every trial once, best validation value first."""
     if not record.trials:
-        return Section("leaderboard", "Leaderboard", paragraph("No trial has begun.", "missing"))
+        return Section("leaderboard", "Leaderboard", [Words("No trial has begun.", "missing")])
     paths = list(dict.fromkeys(p for t in record.trials for p in record.settings(t)))
     names = short_names(paths)
     objective = record.config.search.objective
@@ -27,7 +29,7 @@ def leaderboard(record: SweepRecord) -> Section:
         "'unswept': the same model under the configuration's own scoring settings. A trial that was stopped early has no such "
         "value, but a preview on a few volumes: see its note. A click on a heading sorts."
     )
-    return Section("leaderboard", "Leaderboard", table(caption, columns, _lines(record, paths)))
+    return Section("leaderboard", "Leaderboard", [Table(caption, columns, list(_lines(record, paths)))])
 
 
 def _lines(record: SweepRecord, paths: Sequence[str]) -> Iterator[list[Cell]]:
@@ -56,23 +58,23 @@ def gap(record: SweepRecord) -> Section:
     title = "From validation to test"
     if not record.contenders:
         words = "Test was not scored: a sweep does that once, at its end, for its champion."
-        return Section("test", title, paragraph(words, "missing"))
+        return Section("test", title, [Words(words, "missing")])
     names, metric = objective_datasets(record.config), record.config.search.objective
-    body = [
-        paragraph(_verdict(record.contenders, names, metric)),
-        charts([_dumbbell(record.contenders, names, metric)]),
-        table(
+    blocks: list[Block] = [
+        Words(_verdict(record.contenders, names, metric)),
+        Charts([_dumbbell(record.contenders, names, metric)]),
+        Table(
             f"Objective: {metric}, mean over volumes, then over {', '.join(names)}. Operating points are those of validation.",
             ["contender", f"validation {metric}", f"test {metric}", "test - validation"],
             [_gap_line(c, names, metric) for c in record.contenders],
         ),
-        table(
+        Table(
             "Test, mean over the volumes of each data set. " + _glossary(record.contenders),
             ["contender", "data set", "volumes", *MEASURES],
             [line for c in record.contenders for line in _test_lines(c)],
         ),
     ]
-    return Section("test", title, "".join(body))
+    return Section("test", title, blocks)
 
 
 def _verdict(contenders: Sequence[Contender], names: tuple[str, ...], metric: str) -> str:
@@ -89,21 +91,31 @@ def _verdict(contenders: Sequence[Contender], names: tuple[str, ...], metric: st
     )
 
 
-def _dumbbell(contenders: Sequence[Contender], names: tuple[str, ...], metric: str) -> str:
-    label = f"Validation and test {metric} of {', '.join(c.name for c in contenders)}"
-    with Chart("gap", label, height=min(HEIGHT, 0.9 + 0.4 * len(contenders))) as chart:
-        rows = range(len(contenders) - 1, -1, -1)
-        test = [c.metric(names, metric) for c in contenders]
-        before = [c.validation for c in contenders]
-        chart.axes.hlines(rows, before, test, color=SOFT, linewidth=1.2)
-        chart.dots(before, rows, [f"validation {v:.3f}" for v in before], 0, "validation", hollow=True)
-        chart.mark(test, rows, "test", [f"test {v:.3f}" for v in test])
-        chart.axes.set_yticks(rows, [c.name for c in contenders])
-        chart.axes.set_ylim(-0.6, len(contenders) - 0.4)
-        chart.axes.set_xlabel(metric)
-        chart.legend()
-    return figure(
-        chart.svg(), f"{metric} on validation (circle) and on test (diamond), at the threshold of validation."
+def _dumbbell(contenders: Sequence[Contender], names: tuple[str, ...], metric: str) -> Chart:
+    rows = np.arange(len(contenders), dtype=float)
+    before, test = [c.validation for c in contenders], [c.metric(names, metric) for c in contenders]
+    gaps = np.column_stack([before, test, np.full(len(rows), np.nan)])
+    return chart(
+        [
+            line(gaps.ravel(), np.repeat(rows, 3), "", GREY, showlegend=False),
+            dots(
+                before,
+                rows,
+                [f"{c.name}: validation {v:.3f}" for c, v in zip(contenders, before, strict=True)],
+                "validation",
+                SERIES[0],
+                size=10,
+            ),
+            mark(test, rows, [f"{c.name}: test {v:.3f}" for c, v in zip(contenders, test, strict=True)], "test"),
+        ],
+        f"Validation and test {metric} of {', '.join(c.name for c in contenders)}",
+        "On validation (circle) and on test (diamond), at the threshold of validation.",
+        metric,
+        "",
+        height=min(HEIGHT, 120 + 40 * len(contenders)),
+        yaxis_tickvals=rows,
+        yaxis_ticktext=[told(c.name) for c in contenders],
+        yaxis_range=[len(contenders) - 0.4, -0.6],
     )
 
 

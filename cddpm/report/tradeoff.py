@@ -1,14 +1,13 @@
 """What is traded for what: the Pareto front of a sweep with several objectives, or what one objective cost in healthy scans."""
 
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cddpm.errors import SearchError
-from cddpm.report.chart import MARK, Chart
-from cddpm.report.document import NOTHING, Cell, Section, cell, charts, figure, paragraph, table
+from cddpm.report.chart import MARK, SERIES, Chart, a_part, chart, dots, line, mark
+from cddpm.report.document import NOTHING, Cell, Charts, Section, Table, Words, cell
 from cddpm.report.setting import described, short_names, shown
 from cddpm.scoring.glossary import describe
 from cddpm.search.pareto import FRONT, Aim, front
@@ -16,7 +15,6 @@ from cddpm.search.record import SweepRecord
 
 ANCHOR, TITLE = "pareto", "Trade-offs"
 FALSE_POSITIVES = "false_positive_rate"
-MOST_DOTS = 4000
 
 
 def section(record: SweepRecord) -> Section:
@@ -51,9 +49,8 @@ def _goal(metric: str) -> Any:
 def _of_front(record: SweepRecord, raw: Mapping[str, Any]) -> Section:
     objectives, points = aims(raw["objectives"]), raw["points"]
     if not points:
-        return Section(ANCHOR, TITLE, paragraph("No point has all objectives yet.", "missing"))
+        return Section(ANCHOR, TITLE, [Words("No point has all objectives yet.", "missing")])
     first, *others = objectives
-    figures = [_pair(points, first, other) for other in others]
     paths = list(dict.fromkeys(path for p in points for path in p["params"]))
     names = short_names(paths)
     lines = [
@@ -66,7 +63,9 @@ def _of_front(record: SweepRecord, raw: Mapping[str, Any]) -> Section:
     ]
     caption = "Points that no other beats in everything, on validation: training trial / scoring setting."
     columns = ["point", *(f"{o.metric} ({o.goal})" for o in objectives), *names.values()]
-    return Section(ANCHOR, TITLE, charts(figures) + table(caption, columns, lines))
+    return Section(
+        ANCHOR, TITLE, [Charts([_pair(points, first, other) for other in others]), Table(caption, columns, lines)]
+    )
 
 
 def _setting(path: str, params: Mapping[str, Any]) -> Cell:
@@ -75,42 +74,51 @@ def _setting(path: str, params: Mapping[str, Any]) -> Cell:
     return Cell(shown(path, value), float(value) if sortable else None) if path in params else Cell(NOTHING)  # type: ignore[arg-type]
 
 
-def _pair(points: Sequence[Mapping[str, Any]], y: Aim, x: Aim) -> str:
+def _pair(points: Sequence[Mapping[str, Any]], y: Aim, x: Aim) -> Chart:
     values = [p["values"] for p in points]
     across, up = np.array([(v[x.metric], v[y.metric]) for v in values], float).T
     best = sorted(front(values, [y, x]), key=lambda i: across[i])
-    with Chart(f"pareto-{x.metric}", f"{y.metric} against {x.metric} on the Pareto front") as chart:
-        tips = [f"trial {p['trial']}, setting {p['number']}: {described(dict(p['params']))}" for p in points]
-        chart.dots(across, up, tips, 0, "front in all objectives")
-        chart.axes.step(across[best], up[best], where="post", color=MARK, linewidth=1.2, label="front in these two")
-        chart.axes.set_xlabel(f"{x.metric} ({x.goal})")
-        chart.axes.set_ylabel(f"{y.metric} ({y.goal})")
-        chart.legend()
-    return figure(chart.svg(), f"{y.metric} against {x.metric}, both on validation, of all points of the Pareto front.")
+    tips = [
+        f"trial {p['trial']}, setting {p['number']}: {y.metric} {up[i]:.3g}, {x.metric} {across[i]:.3g}; "
+        f"{described(dict(p['params']))}"
+        for i, p in enumerate(points)
+    ]
+    return chart(
+        [
+            line(across[best], up[best], "front in these two", MARK, line_shape="hv"),
+            dots(across, up, tips, "front in all objectives", SERIES[0]),
+        ],
+        f"{y.metric} against {x.metric} on the Pareto front",
+        "Both on validation, of all points of the Pareto front.",
+        f"{x.metric} ({x.goal})",
+        f"{y.metric} ({y.goal})",
+    )
 
 
 def _of_one_objective(record: SweepRecord) -> Section:
     """Not searched for, but recorded: the objective against false positives in healthy scans."""
     metric, found = record.config.search.objective, _against_healthy(record)
     if len(found) < 2:
-        return Section(ANCHOR, TITLE, paragraph("One objective was searched, so there is no Pareto front.", "note"))
-    values = np.array([(objective, healthy) for objective, healthy, _ in found])
+        return Section(ANCHOR, TITLE, [Words("One objective was searched, so there is no Pareto front.", "note")])
+    up, across = np.array([(objective, 100 * healthy) for objective, healthy, _ in found]).T
     both = [Aim(metric, "maximize"), Aim(FALSE_POSITIVES, "minimize")]
     best = front([{metric: up, FALSE_POSITIVES: across} for up, across, _ in found], both)
-    best.sort(key=lambda i: values[i, 1])
-    drawn = random.Random(0).sample(range(len(found)), min(MOST_DOTS, len(found)))
-    with Chart("pareto-healthy", f"Validation {metric} against false positives in healthy scans") as chart:
-        chart.dots(100 * values[drawn, 1], values[drawn, 0], [found[i][2] for i in drawn], 0, "tried")
-        chart.axes.step(100 * values[best, 1], values[best, 0], where="post", color=MARK, linewidth=1.4)
-        chart.mark(100 * values[best, 1], values[best, 0], "not dominated", [found[i][2] for i in best])
-        chart.axes.set_xlabel("predicted part of healthy brains (%)")
-        chart.axes.set_ylabel(f"validation {metric}")
-        chart.legend()
-    words = (
-        f"Validation {metric} of every scoring setting against the part of healthy validation brains that it predicts, both "
-        "at its own operating point. One objective was searched; this front was not looked for, only recorded."
+    best.sort(key=lambda i: across[i])
+    drawn = a_part(len(found))
+    tips = [f"{words} ({metric} {o:.3f}, {h:.2%} of healthy brains)" for o, h, words in found]
+    shown = chart(
+        [
+            dots(across[drawn], up[drawn], [tips[i] for i in drawn], "tried", SERIES[0]),
+            line(across[best], up[best], "", MARK, line_shape="hv", showlegend=False),
+            mark(across[best], up[best], [tips[i] for i in best], "not dominated"),
+        ],
+        f"Validation {metric} against false positives in healthy scans",
+        f"Scoring settings, each at its own operating point; {len(drawn):,} of {len(found):,} are drawn, and all diamonds. One "
+        "objective was searched; this front was not looked for, only recorded.",
+        "predicted part of healthy brains (%)",
+        f"validation {metric}",
     )
-    return Section(ANCHOR, TITLE, charts([figure(chart.svg(), words)]))
+    return Section(ANCHOR, TITLE, [Charts([shown])])
 
 
 def _against_healthy(record: SweepRecord) -> list[tuple[float, float, str]]:

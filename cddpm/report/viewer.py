@@ -1,25 +1,15 @@
 """Volumes to look through in a page: slices, overlays, and a threshold with the Dice that it has."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 
 from cddpm.config import ScoringConfig
-from cddpm.report.document import number
+from cddpm.report.document import Viewer, number
 from cddpm.report.exhibit import Exhibit, packed
 
-PARTS = ("page", "viewer")
-"""Style sheets and scripts of a page with a viewer."""
 
-
-def viewer(exhibits: Sequence[Exhibit]) -> str:
-    """The viewer of one or more volumes as HTML; once per page, which needs ``PARTS``."""
-    return assembled([packed(exhibit) for exhibit in exhibits])
-
-
-def assembled(packs: Sequence[str]) -> str:
-    """As ``viewer``, of volumes that are packed already."""
-    volumes = "".join(f'<script type="application/json" class="exhibit">{pack}</script>\n' for pack in packs)
-    return (files("cddpm.report") / "viewer.html").read_text() + volumes
+def viewer(exhibits: Sequence[Exhibit]) -> Viewer:
+    """The viewer of one or more volumes."""
+    return Viewer([packed(exhibit) for exhibit in exhibits])
 
 
 def described(scoring: ScoringConfig) -> str:

@@ -11,9 +11,9 @@ from cddpm.data.geometry import Geometry, reorient, reorient_sizes
 from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, CddpmError
 from cddpm.reconstruct.cache import ReconstructionCache
-from cddpm.report.document import Section, figure, paragraph, picture
+from cddpm.report.document import Block, Heading, Picture, Section, Viewer, Words
 from cddpm.report.exhibit import Exhibit, packed
-from cddpm.report.viewer import assembled, described
+from cddpm.report.viewer import described
 from cddpm.scoring.calibration import given
 from cddpm.scoring.figures import OverviewRow, overview_rows
 from cddpm.scoring.score import Scorer
@@ -32,11 +32,11 @@ def section(record: SweepRecord) -> Section:
     """A viewer of the volumes, if what they are made of is still there, and their pictures."""
     if not record.contenders or record.champion is None:
         words = "Volumes are shown when test is scored, at the sweep's end."
-        return Section(ANCHOR, TITLE, paragraph(words, "missing"))
-    return Section(ANCHOR, TITLE, _pictures(record) + _viewer(record, record.champion, record.contenders[0]))
+        return Section(ANCHOR, TITLE, [Words(words, "missing")])
+    return Section(ANCHOR, TITLE, [*_pictures(record), *_viewer(record, record.champion, record.contenders[0])])
 
 
-def _viewer(record: SweepRecord, trial: TrialRecord, tested: Contender) -> str:
+def _viewer(record: SweepRecord, trial: TrialRecord, tested: Contender) -> list[Block]:
     packs: list[str] = []
     missing: list[str] = []
     left = MOST_VOLUME_BYTES
@@ -46,27 +46,28 @@ def _viewer(record: SweepRecord, trial: TrialRecord, tested: Contender) -> str:
             left -= len(pack)
             (packs if left >= 0 else missing).append(pack if left >= 0 else exhibit.name)
     except CddpmError as error:
-        return paragraph(f"The volumes cannot be looked through: {error}", "missing")
+        return [Words(f"The volumes cannot be looked through: {error}", "missing")]
     small = f"Left out to keep this page small: {', '.join(missing)}."
-    body = f"<h3>Look through them</h3>\n{assembled(packs)}" if packs else ""
-    return body + (paragraph(small, "missing") if missing else "")
+    shown: list[Block] = [Heading("Look through them"), Viewer(packs)] if packs else []
+    return [*shown, *([Words(small, "missing")] if missing else [])]
 
 
-def _pictures(record: SweepRecord) -> str:
+def _pictures(record: SweepRecord) -> list[Block]:
     files = sorted((record.folder / PICTURES).glob("*.png")) or sorted(record.folder.glob("champion.png"))
-    body, left = [], MOST_PICTURE_BYTES
+    found: list[Block] = []
+    left = MOST_PICTURE_BYTES
     for path in files:
         name = unquote(path.stem) if path.parent.name == PICTURES else "all data sets"
         left -= path.stat().st_size
         if left < 0:
-            body.append(paragraph(f"{name}: left out to keep this page small; see {path}", "missing"))
+            found.append(Words(f"{name}: left out to keep this page small; see {path}", "missing"))
             continue
         words = (
             f"{name}: the champion's best, median and worst test volume by Dice, at the operating point of validation; input, "
             "reconstruction, anomaly map (green line: threshold), segmentation (red) and truth (green)."
         )
-        body.append(figure(picture(path, words), words, wide=True))
-    return "".join(body) or paragraph("No picture of a test volume was kept.", "missing")
+        found.append(Picture(path.read_bytes(), words))
+    return found or [Words("No picture of a test volume was kept.", "missing")]
 
 
 def exhibits(record: SweepRecord, trial: TrialRecord, tested: Contender) -> Iterator[Exhibit]:

@@ -4,13 +4,13 @@ import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import built_sweep
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from page_figures import figures, tooltips, without_plotly
+from plotly.offline import get_plotlyjs
 
 from cddpm import artifact
 from cddpm.config import to_dict
@@ -79,15 +79,15 @@ def check(trials: list[tuple[str, float]], points: int, healthy: bool) -> None:
         sweep = drawn(Path(folder), trials, points, healthy)
         text = page.write(sweep, sweep / "page.html").read_text()
         board = [row.name for row in leaderboard.rows(sweep)]
-    tags = Tags(text)
-    for part in text.split("<svg")[1:]:
-        ElementTree.fromstring("<svg" + part.split("</svg>")[0] + "</svg>")
+    tags, found = Tags(without_plotly(text)), figures(text)
+    assert (get_plotlyjs() in text) == bool(found)
+    tips = tooltips(found)
     for number, (ending, _) in enumerate(trials):
         assert f"{number:04d}" in tags.text
         assert (f"{number:04d}" in board) == (ending != INTERRUPTED)
     if any(ending == FINISHED for ending, _ in trials):
         told = [f"trial {n:04d}" for n, (ending, _) in enumerate(trials) if ending in (FINISHED, STOPPED)]
-        assert all(f"<title>{name}:" in text for name in told)
+        assert all(any(tip.startswith(f"{name}:") for tip in tips) for name in told)
 
 
 @pytest.mark.slow
@@ -110,11 +110,14 @@ def test_any_mixture(trials: list[tuple[str, float]], points: int, healthy: bool
 def test_a_range_by_logarithms_shows_no_value_that_it_cannot() -> None:
     """The configuration's own value may be 0 where the setting was not searched."""
     from cddpm.config import Float
-    from cddpm.report.chart import Chart
-    from cddpm.report.landscape import _scale
+    from cddpm.report import landscape
 
-    with Chart("log", "log") as chart:
-        chart.dots(np.array([0.0, 1e-3]), np.array([0.1, 0.2]), ["none", "some"])
-        _scale(chart, Float(float=(1e-4, 1e-2), log=True), "training.weight_decay")
-    assert "some" in chart.svg()
-    assert "none" not in [t.text for t in ElementTree.fromstring(chart.svg()).iter() if t.tag.endswith("title")]
+    made = [
+        landscape.Observation({"training.weight_decay": value}, 0.1, {}, place, 0)
+        for value, place in ((0.0, "none"), (1e-3, "some"), (None, "unset"))
+    ]
+    searched = Float(float=(1e-4, 1e-2), log=True)
+    tried, best = landscape._traces(made, [None], searched, "training.weight_decay")
+    assert list(tried.x) == list(best.x) == [1e-3]
+    assert [tip.split(":")[0] for tip in tried.hovertext] == ["some"]
+    assert landscape._axis(searched, "training.weight_decay") == {"xaxis_type": "log"}

@@ -1,113 +1,86 @@
-"""Charts: the page colours them, tooltips stand at their dots, two charts on a page do not meet."""
+"""Charts: each mark has its tooltip, text is shown and never run, a figure in a page is what was drawn."""
 
-import re
-import warnings
-from xml.etree import ElementTree
+import json
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cddpm.report import chart as charts
-from cddpm.report.chart import Chart
-
-SVG = "{http://www.w3.org/2000/svg}"
-
-
-def drawn(name: str, count: int = 3) -> str:
-    with Chart(name, "three <dots>") as chart:
-        x = np.arange(count)
-        chart.axes.plot(x, x, color=charts.INK, label="line")
-        chart.dots(x, x[::-1], [f"dot {i} & more" for i in x], 1, "dots")
-        chart.mark([1.0], [1.0], "best", ["the best"])
-        chart.legend()
-    return chart.svg()
-
-
-def test_all_colours_come_from_the_page() -> None:
-    text = drawn("a")
-    assert not re.findall(r"#[0-9a-f]{6}\b(?!\d)", re.sub(r'(id|href)="[^"]*"|url\([^)]*\)', "", text))
-    assert {"var(--ink)", "var(--series2)", "var(--mark)", "var(--line)", "var(--soft)"} <= set(
-        re.findall(r"var\(--\w+\)", text)
-    )
-
-
-def test_each_dot_has_its_tooltip() -> None:
-    root = ElementTree.fromstring(drawn("a"))
-    tips = {use: use.find(f"{SVG}title") for use in root.iter(f"{SVG}use")}
-    told = [(float(use.get("x", "0")), title.text) for use, title in tips.items() if title is not None]
-    assert [text for _, text in sorted(told)[:1] + sorted(told)[-1:]] == ["dot 0 & more", "dot 2 & more"]
-    assert sorted(text for _, text in told) == ["dot 0 & more", "dot 1 & more", "dot 2 & more", "the best"]
-
+from cddpm.report.chart import Chart, bars, chart, dots, line, mark, tip, told
 
 VALUES = st.sampled_from([0.0, 1.0, -1.0, 0.25, 1e-9, 3e6, float("nan"), float("inf"), float("-inf")])
 
 
+def drawn(*traces: object) -> Chart:
+    return chart(traces, "title", "caption", "x", "y")
+
+
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None)
-@given(
-    st.lists(st.tuples(VALUES, VALUES), max_size=12),
-    st.sampled_from(["linear", "log"]),
-    st.sampled_from(["dots", "hollow", "mark"]),
-    st.booleans(),
-)
-@example([(0.0, 1.0)], "linear", "hollow", False)
-@example([(1.0, 1.0)] * 2, "linear", "mark", True)
-@example([(0.0, 0.0)], "log", "dots", False)
-def test_every_mark_has_its_own_tooltip_whatever_is_drawn(
-    points: list[tuple[float, float]], scale: str, way: str, beside: bool
-) -> None:
-    """None, one or many; equal, constant and missing values; what a scale cannot show has neither mark nor tooltip."""
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(VALUES, VALUES), max_size=12), st.booleans())
+@example([(0.0, 1.0)], False)
+@example([(1.0, 1.0)] * 2, True)
+def test_every_mark_has_its_own_tooltip_whatever_is_drawn(points: list[tuple[float, float]], marks: bool) -> None:
+    """None, one or many; equal, constant and missing values; what cannot be shown has neither mark nor tooltip."""
     x, y = np.array(points, float).reshape(-1, 2).T
     tips = [f"{i}" for i in range(len(points))]
-    with Chart("any", "any") as chart:
-        if beside:
-            chart.dots([1.0], [1.0], ["beside"], 1, hollow=True)
-        if way == "mark":
-            chart.mark(x, y, "marks", tips)
-        else:
-            chart.dots(x, y, tips, 0, "dots", hollow=way == "hollow")
-        with warnings.catch_warnings(action="ignore"):
-            chart.axes.set_xscale(scale)
-        chart.legend()
-    root = ElementTree.fromstring(chart.svg())
-    told = [title.text for title in root.iter(f"{SVG}title")]
-    seen = np.isfinite(x) & np.isfinite(y) & ((x > 0) | (scale == "linear"))
-    assert told == ["beside"] * beside + [tip for tip, there in zip(tips, seen, strict=True) if there]
+    made = mark(x, y, tips, "marks") if marks else dots(x, y, tips, "dots", charts.GREY)
+    seen = np.isfinite(x) & np.isfinite(y)
+    assert list(made.hovertext) == [t for t, there in zip(tips, seen, strict=True) if there]
+    np.testing.assert_array_equal(made.x, x[seen])
+    np.testing.assert_array_equal(made.y, y[seen])
+    assert len(drawn(made).figure.data) == int(seen.any())
 
 
-@pytest.mark.slow
-def test_of_many_dots_a_picture() -> None:
-    text = drawn("a", charts.MOST_DOTS + 1)
-    assert "data:image/png;base64," in text
-    assert "dot 7" not in text
-    assert "data:image" not in drawn("a", charts.MOST_DOTS)
+def test_a_line_keeps_its_gaps() -> None:
+    made = line([1.0, 2.0, 3.0], [0.1, np.nan, 0.3], "line", charts.GREY)
+    assert len(made.x) == 3
+    assert made.hoverinfo == "skip"
+    assert "%{y}" in line([1.0], [2.0], "line", charts.GREY, "%{y}").hovertemplate
 
 
-@pytest.mark.slow
-def test_no_name_twice_on_a_page() -> None:
-    names = re.findall(r'id="([^"]+)"', drawn("a") + drawn("b"))
-    assert names
-    assert len(set(names)) == len(names)
+def test_a_figure_in_a_page_is_what_was_drawn() -> None:
+    text = drawn(line([1, 2], [3, 4], "a", charts.GREY), dots([], [], [], "none", charts.GREY)).json
+    found = json.loads(text)
+    assert [trace["name"] for trace in found["data"]] == ["a"]
+    assert found["layout"]["xaxis"]["title"]["text"] == "x"
+    assert "template" not in found["layout"]  # the page has one for all
+    assert drawn(line([1, 2], [3, 4], "a", charts.GREY)).json == text
 
 
-@pytest.mark.slow
-def test_the_same_chart_every_time() -> None:
-    assert drawn("a") == drawn("a")
+def test_text_is_shown_and_never_run() -> None:
+    evil = "</script><b>&"
+    text = drawn(dots([1], [1], [evil], evil, charts.GREY)).json
+    assert "<" not in text
+    assert json.loads(text)["data"][0]["name"] == "&lt;/script&gt;&lt;b&gt;&amp;"
+    assert told("a\x00") == "a\\x00"
 
 
-def test_it_can_be_read_aloud_and_loads_nothing() -> None:
-    root = ElementTree.fromstring(drawn("a"))
-    assert (root.get("role"), root.get("aria-label")) == ("img", "three <dots>")
-    assert root.get("viewBox")
-    assert root.get("width") is None
-    assert not [use for use in root.iter() if use.get("{http://www.w3.org/1999/xlink}href", "#")[0] not in "#d"]
+def test_a_long_tooltip_has_lines() -> None:
+    lines = tip("several words & more " * 10).split("<br>")
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= 60
 
 
-def test_a_failure_while_drawing_leaves_no_style_behind() -> None:
-    before = mpl.rcParams["font.size"]
-    with pytest.raises(ZeroDivisionError), Chart("a", "b"):
-        1 / (mpl.rcParams["font.size"] - 9)  # the size of charts
-    assert mpl.rcParams["font.size"] == before
+def test_bars_go_downwards_with_their_texts() -> None:
+    made = bars(["one", "two"], [0.0, 2.0], ["0 s", "2 s"], "title", "caption", "seconds").figure
+    assert list(made.data[0].y) == ["one", "two"]
+    assert list(made.data[0].text) == ["0 s", "2 s"]
+    assert list(made.data[0].hovertext) == ["one: 0 s", "two: 2 s"]
+    assert made.layout.yaxis.autorange == "reversed"
+    assert made.layout.xaxis.range[1] > 2.0
+
+
+@pytest.mark.parametrize("sums", [[0.0], [0.0, 0.0], [1.0]])
+def test_bars_of_whatever_length(sums: list[float]) -> None:
+    names = [str(index) for index, _ in enumerate(sums)]
+    assert bars(names, sums, names, "title", "caption", "x").figure.layout.xaxis.range[1] > 0
+
+
+def test_of_many_points_a_part_and_always_the_same() -> None:
+    assert charts.a_part(5) == [0, 1, 2, 3, 4]
+    some = charts.a_part(10 * charts.MOST_DOTS, 4)
+    assert len(set(some)) == charts.MOST_DOTS // 4
+    assert some == charts.a_part(10 * charts.MOST_DOTS, 4)

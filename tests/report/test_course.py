@@ -38,21 +38,37 @@ def test_stages_add_up_to_the_trial(finished: SweepRecord) -> None:
 
 
 def test_sections_of_a_finished_sweep(finished: SweepRecord) -> None:
-    assert course.history(finished).body.count("<svg") == 2
-    body = course.training(finished).body
-    assert body.count("<svg") == 3  # training loss, validation loss, preview; nothing was pretrained
-    assert "preview dice" in body
+    assert len(course.history(finished).charts) == 2
+    charts = course.training(finished).charts
+    axes = [chart.figure.layout.yaxis.title.text for chart in charts]
+    assert axes == ["training loss", "validation loss", "preview dice"]  # nothing was pretrained
+    assert all(len(chart.figure.data) == len(finished.trials) for chart in charts)
     assert "settings per hour" in course.cost(finished).body
 
 
 def test_sections_say_what_is_missing(empty: SweepRecord, long: SweepRecord) -> None:
     for section in (course.history(empty), course.training(empty), course.cost(empty), course.training(long)):
         assert 'class="missing"' in section.body
-        assert "<svg" not in section.body
+        assert not section.charts
 
 
 def test_many_trials_are_told_apart_by_the_best_alone(long: SweepRecord) -> None:
-    body = course.history(long).body
-    assert "other trials" in body
-    assert "stopped early: preview" in body
-    assert "Failed trials: 1." in body
+    over_trials, over_settings = course.history(long).charts
+    lines = over_settings.figure.data
+    assert [(line.name, line.showlegend) for line in lines[:2]] == [("other trials", True), ("other trials", False)]
+    assert lines[-1].name == f"trial {long.champion.name} (best)"
+    assert [trace.name for trace in over_trials.figure.data] == [
+        "best so far",
+        "finished",
+        "stopped early: preview",
+        "best",
+    ]
+    assert "Failed trials: 1." in over_trials.caption
+
+
+def test_each_trial_with_a_value_has_a_mark(long: SweepRecord) -> None:
+    _, finished, stopped, _ = course.history(long).charts[0].figure.data
+    by_number = sorted(long.finished, key=lambda t: t.number)
+    assert [tip.split(":")[0] for tip in finished.hovertext] == [f"trial {t.name}" for t in by_number]
+    assert finished.y.tolist() == [t.objective for t in by_number]
+    assert stopped.y.tolist() == [t.preview for t in long.trials if t.state == "stopped early"]

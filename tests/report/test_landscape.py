@@ -42,19 +42,21 @@ def test_observations_are_whole(long: SweepRecord) -> None:
 
 
 def test_what_was_drawn_to_matter_is_found(long: SweepRecord) -> None:
-    body = landscape.importance(long).body
-    assert body.count("<svg") == 2
-    assert body.index(">learning_rate<") < body.index(">batch_size<")
-    assert body.index(">guidance_scale<") < body.index(">residual<")
+    training, scoring = [list(chart.figure.data[0].y) for chart in landscape.importance(long).charts]
+    assert training.index("learning_rate") < training.index("batch_size")
+    assert scoring.index("guidance_scale") < scoring.index("residual")
 
 
 @pytest.mark.parametrize("name", ["finished", pytest.param("long", marks=pytest.mark.nightly)])
 def test_a_slice_per_setting(name: str, request: pytest.FixtureRequest) -> None:
     sweep: SweepRecord = request.getfixturevalue(name)
     space = [*sweep.config.search.training.space, *sweep.config.search.scoring.space]
-    body = landscape.slices(sweep).body
-    assert body.count("<svg") == len(space)
-    assert all(f"Validation dice against {path}" in body for path in space)
+    charts = landscape.slices(sweep).charts
+    assert [chart.title for chart in charts] == [f"Validation dice against {path}" for path in space]
+    for chart in charts:
+        assert [trace.name for trace in chart.figure.data] == ["A", "B", "A", "B", "best"]
+        for tried in chart.figure.data[:2]:
+            assert len(tried.hovertext) == len(tried.x) > 0
 
 
 def test_what_is_missing_is_said(empty: SweepRecord, finished: SweepRecord) -> None:

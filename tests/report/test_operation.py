@@ -60,9 +60,11 @@ def test_the_champions_curves_have_its_own_threshold_at_the_top(finished: SweepR
 
 
 def test_three_charts_of_a_finished_sweep(finished: SweepRecord) -> None:
-    body = operation.section(finished).body
-    assert body.count("<svg") == 3
-    assert "test Dice" in body
+    dice, precision, healthy = (chart.figure for chart in operation.section(finished).charts)
+    assert [trace.name for trace in dice.data] == ["A", "B", "test, at this threshold"]
+    assert "test Dice" in dice.data[-1].hovertext[0]
+    assert len(dice.layout.shapes) == len(precision.layout.shapes) == len(healthy.layout.shapes) == 2
+    assert (healthy.data[0].y > 0).all()  # its axis is logarithmic
 
 
 def test_without_artifacts_the_reason_is_told(long: SweepRecord, empty: SweepRecord) -> None:

@@ -14,6 +14,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 COLUMN = """Array.from(document.querySelectorAll("table.sortable thead th")).findIndex(
     (heading) => heading.textContent === "learning_rate")"""
+DRAWN = "document.querySelectorAll('.chart .main-svg')"
+INK = "getComputedStyle(document.querySelector('.chart svg .xtitle')).fill"
 HEADING = "table.sortable thead th:nth-child({})"
 
 
@@ -28,6 +30,7 @@ def address(long: SweepRecord, tmp_path_factory: pytest.TempPathFactory) -> str:
 def opened(browser: Browser, address: str) -> Iterator[Browser]:
     """The page, just opened; afterwards nothing was loaded and no script has failed."""
     browser.open(address)
+    browser.wait("document.querySelectorAll('.chart').length === document.querySelectorAll('.chart .xtitle').length")
     yield browser
     assert browser.console == []
     assert browser.requested == []
@@ -61,15 +64,24 @@ def test_nothing_sticks_out(opened: Browser, width: int) -> None:
     opened.resize(width)
     assert opened.run("innerWidth") == width
     assert opened.run("document.documentElement.scrollWidth") <= width
+    opened.wait(f"Array.from({DRAWN}, (e) => e.getBoundingClientRect().right).every((right) => right <= {width})")
+    assert opened.run("document.documentElement.scrollWidth") <= width
+
+
+def test_a_mark_tells_what_it_is(opened: Browser) -> None:
+    opened.run("Plotly.Fx.hover(document.querySelector('#history .chart'), [{curveNumber: 1, pointNumber: 0}])")
+    opened.wait("document.querySelector('#history .hovertext')")
+    told = opened.run("document.querySelector('#history .hovertext').textContent")
+    assert told.startswith("trial 0000: 0.")
 
 
 def test_it_has_a_light_and_a_dark_face(opened: Browser, tmp_path: Path) -> None:
     seen = {}
     for dark in (False, True):
         opened.dark(dark)
+        opened.wait(f"{INK} === getComputedStyle(document.body).color")  # charts follow
         seen[dark] = opened.run(
-            "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color, "
-            "getComputedStyle(document.querySelector('figure svg text')).fill]"
+            f"[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color, {INK}]"
         )
         opened.picture(tmp_path / f"{'dark' if dark else 'light'}.png")
     assert all(light != dark for light, dark in zip(seen[False], seen[True], strict=True))

@@ -6,6 +6,7 @@ import pytest
 
 from cddpm.errors import SearchError
 from cddpm.report import tradeoff
+from cddpm.report.chart import MOST_DOTS
 from cddpm.search.pareto import Aim
 from cddpm.search.record import SweepRecord
 
@@ -24,8 +25,12 @@ def test_objectives_by_name_alone_know_their_better_side() -> None:
 
 
 def test_a_front_is_a_chart_and_a_table(long: SweepRecord) -> None:
-    body = tradeoff.section(dataclasses.replace(long, pareto={"objectives": OBJECTIVES, "points": POINTS})).body
-    assert body.count("<svg") == 1
+    section = tradeoff.section(dataclasses.replace(long, pareto={"objectives": OBJECTIVES, "points": POINTS}))
+    (chart,), body = section.charts, section.body
+    assert [tip.split(":")[0] for tip in chart.figure.data[-1].hovertext] == [
+        "trial 0, setting 3",
+        "trial 1, setting 7",
+    ]
     assert "seconds_per_volume (minimize)" in body
     assert "0001 / 7" in body
 
@@ -37,9 +42,11 @@ def test_a_damaged_front_is_named(long: SweepRecord, raw: dict[str, object]) -> 
 
 
 def test_one_objective_is_set_against_healthy_scans(long: SweepRecord, empty: SweepRecord) -> None:
-    body = tradeoff.section(long).body
-    assert body.count("<svg") == 1
-    assert "not dominated" in body
+    (chart,) = tradeoff.section(long).charts
+    tried, front, marks = chart.figure.data
+    assert marks.name == "not dominated"
+    assert marks.x.tolist() == front.x.tolist() == sorted(marks.x)
+    assert len(tried.hovertext) == len(tried.x) == MOST_DOTS
     assert "no Pareto front" in tradeoff.section(empty).body
     assert (
         "No point" in tradeoff.section(dataclasses.replace(long, pareto={"objectives": OBJECTIVES, "points": []})).body

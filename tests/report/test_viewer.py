@@ -1,11 +1,12 @@
 """What the viewer says of itself: post-processing in words, whether the component filter is in, labels for every control."""
 
-import html.parser
+from html.parser import HTMLParser
 
 import pytest
 from drawn_exhibit import drawn
 
 from cddpm.config import ScoringConfig
+from cddpm.report.document import html
 from cddpm.report.viewer import described, viewer
 
 
@@ -31,7 +32,7 @@ def test_post_processing_in_words(settings: dict[str, object], words: str) -> No
     assert words in described(ScoringConfig.model_validate(settings))
 
 
-class Controls(html.parser.HTMLParser):
+class Controls(HTMLParser):
     """Ids of controls, and of what labels are for."""
 
     def __init__(self, text: str) -> None:
@@ -49,10 +50,10 @@ class Controls(html.parser.HTMLParser):
 
 
 def test_every_control_has_a_label() -> None:
-    found = Controls(viewer([drawn()]))
+    found = Controls(html([viewer([drawn()])]))
     assert found.controls == found.labels
     assert len(found.controls) == 5
 
 
 def test_every_volume_is_inside() -> None:
-    assert viewer([drawn("one"), drawn("two")]).count('class="exhibit"') == 2
+    assert html([viewer([drawn("one"), drawn("two")])]).count('class="exhibit"') == 2

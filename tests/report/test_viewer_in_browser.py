@@ -27,8 +27,8 @@ def exhibits() -> list[Exhibit]:
 @pytest.fixture(scope="module")
 def page(exhibits: list[Exhibit], tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("viewer") / "page.html"
-    sections = [Section("look", "Look through", viewer.viewer(exhibits))]
-    path.write_text(document.page("Drawn volumes", "<h1>Drawn volumes</h1>", sections, viewer.PARTS))
+    sections = [Section("look", "Look through", [viewer.viewer(exhibits)])]
+    path.write_text(document.page("Drawn volumes", [], sections))
     return path.as_uri()
 
 
@@ -141,7 +141,7 @@ def test_each_plane_lies_as_a_radiologist_expects(browser: Browser, tmp_path: Pa
     nothing = np.zeros(image.shape)
     made = Exhibit("corner", image, nothing, (0, 1), nothing, nothing > 0, None, 0.1, (1.0, 1.0, 1.0), "")
     path = tmp_path / "corner.html"
-    path.write_text(document.page("corner", "", [Section("look", "Look", viewer.viewer([made]))], viewer.PARTS))
+    path.write_text(document.page("corner", [], [Section("look", "Look", [viewer.viewer([made])])]))
     browser.open(path.as_uri())
     browser.wait("document.getElementById('viewer').dataset.ready === 'corner'")
     white = """(() => { const c = document.querySelector('[data-view=input]'), d = c.getContext('2d').getImageData(0, 0, c.width,
