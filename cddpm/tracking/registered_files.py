@@ -86,11 +86,7 @@ def checked(version: Version, where: str, fetch: Callable[[], Path]) -> Path:
 
 
 def _download(uri: str, target: Path, tracking_uri: str) -> Path:
-    from cddpm.tracking import served_files  # a quarter of a second to import
-
-    if served_files.is_served(uri, tracking_uri):
-        return served_files.fetch(uri, target, tracking_uri)
-    import mlflow.artifacts  # slow to import; only object stores need it
+    import mlflow.artifacts  # slow to import; only servers and object stores need it
     from mlflow.exceptions import MlflowException
 
     try:

@@ -11,25 +11,22 @@ from pathlib import Path
 import pytest
 
 from cddpm.errors import RefusedError, TrackingError
-from cddpm.tracking import connection, promotion
+from cddpm.tracking import promotion
 from cddpm.tracking.address import file_uri
-from cddpm.tracking.catalogue import Catalogue
 from cddpm.tracking.catalogue_client import CatalogueClient
 from cddpm.tracking.promotion import BEGUN, Promotion, history
 from cddpm.tracking.registry import Registry
 
-KINDS = ("file", "client", "contested")
-ONE_KIND = ["file", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in KINDS[1:])]
+KINDS = ("file", "contested")
+ONE_KIND = ["file", pytest.param("contested", marks=pytest.mark.nightly)]
 
 
 def _registry(file: Path, kind: str = "file") -> Registry:
-    """The same database through another door; ``contested``: as if it were a server that others write to as well."""
+    """``contested``: as if the file were a server that others write to as well."""
     registry = Registry.open(file_uri(file))
-    if kind != "file":
-        client = CatalogueClient(connection.connect(registry.uri, create=False), registry.uri)
-        if kind == "contested":
-            client._file = None
-        vars(registry)["_catalogue"] = client
+    if kind == "contested":
+        registry._book._file = None
+        vars(registry)["_catalogue"] = registry._book
     return registry
 
 
@@ -84,7 +81,7 @@ def test_killed_between_its_steps_the_alias_stays_and_the_intent_is_known(three_
     code = (
         "import os, signal, sys; from pathlib import Path; import test_promotion\n"
         "registry = test_promotion._registry(Path(sys.argv[1]), sys.argv[2])\n"
-        "type(registry._catalogue).set_alias = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "type(registry._book).set_alias = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "registry.promote('2', 'steady', 'better')"
     )
     places = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
@@ -189,7 +186,7 @@ class _Rival:
 
     contested = True
 
-    def __init__(self, inner: Catalogue, after_looks: int | None, name: str) -> None:
+    def __init__(self, inner: CatalogueClient, after_looks: int | None, name: str) -> None:
         self._inner, self._left, self._name = inner, after_looks, name
 
     def __getattr__(self, name: str) -> Callable[..., object]:
@@ -210,7 +207,7 @@ def test_a_rival_that_began_first_is_waited_for(
     monkeypatch.setattr(promotion, "_FIRST_COMES_SECONDS", 10.0 if after_looks else 0.3)
     when = "2026-01-01T00:00:00.000000+00:00"
     rival, mine = (Promotion("busy", number, None, "me", when, "why") for number in (3, 1))
-    catalogue = _Rival(registry._catalogue, after_looks, registry.name)
+    catalogue = _Rival(registry._book, after_looks, registry.name)
     for key, attempt in (("cddpm.promotion.a", rival), ("cddpm.promotion.b", mine)):
         promotion.begin(catalogue, registry.name, key, attempt)  # type: ignore[arg-type]
     outcome = promotion.move(catalogue, registry.name, "cddpm.promotion.b", mine, "")  # type: ignore[arg-type]
