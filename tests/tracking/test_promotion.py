@@ -95,6 +95,7 @@ def test_killed_between_its_steps_the_alias_stays_and_the_intent_is_known(three_
     assert registry.promote("3", "steady", "best").previous == 1
 
 
+@pytest.mark.slow
 def test_promotions_are_kept(registry: Registry) -> None:
     first = registry.promote("1", "champion", " the first ", who="anna")
     second = registry.promote("3", "champion", "better loss", who="ben")
@@ -129,12 +130,14 @@ def test_rollback_goes_back_one_by_one(three_versions: Path, kind: str) -> None:
     assert registry.find("champion").number == 1
 
 
+@pytest.mark.slow
 def test_rollback_of_what_is_no_alias_names_the_nearest(registry: Registry) -> None:
     registry.promote("1", "champion", "first")
     with pytest.raises(TrackingError, match="'champoin' is no alias of 'cddpm'; there are champion"):
         registry.rollback("champoin")
 
 
+@pytest.mark.slow
 def test_an_archived_version_does_not_come_back(registry: Registry) -> None:
     registry.promote("1", "champion", "first")
     registry.promote("2", "champion", "second")
@@ -147,6 +150,7 @@ def test_an_archived_version_does_not_come_back(registry: Registry) -> None:
     assert registry.rollback("champion").version == 1
 
 
+@pytest.mark.slow
 def test_what_an_alias_points_to_is_not_archived(registry: Registry) -> None:
     registry.promote("2", "champion", "first")
     with pytest.raises(RefusedError, match="version 2 of 'cddpm' is champion; promote another one"):
@@ -200,6 +204,7 @@ class _Rival:
         return self._inner.model(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("after_looks", "wins"), [(3, False), (None, True)])
 def test_a_rival_that_began_first_is_waited_for(
     registry: Registry, after_looks: int | None, wins: bool, monkeypatch: pytest.MonkeyPatch
