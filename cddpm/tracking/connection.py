@@ -68,7 +68,7 @@ def _make(file: Path) -> None:
     part = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         _opened(file_uri(part))
-        book_files.place_default(part)
+        book_files.settle_new(part)
         part.rename(file)
     finally:
         part.unlink(missing_ok=True)

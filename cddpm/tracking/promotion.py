@@ -1,8 +1,8 @@
 """Promotions: an alias moves from one version to another, and it is written down who moved it, when and why.
 
 Every attempt is one tag of the registered model. It is written as begun before the alias moves, so that a crash between
-leaves the intent on record and the alias as it was, and as done afterwards. An
-attempt that was overtaken by another, or whose conditions did not hold, is on record as refused.
+leaves the intent on record and the alias as it was, and as done afterwards. An attempt that was overtaken by another, or whose
+conditions did not hold, is on record as refused.
 """
 
 import dataclasses
