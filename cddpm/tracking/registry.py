@@ -69,13 +69,14 @@ def register(
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
     name: str = "cddpm",
+    label: str = "",
 ) -> int:
     """Register the package of a run (key of the lab book); returns its version number.
 
     The same package of the same run is registered once. Raises ``TrackingError`` if MLflow does not answer,
     ``ArtifactError`` if the package is damaged.
     """
-    return Registry(lab.client(), lab.uri, name).register(lab.mlflow_id(run), package_dir, metrics, tags)
+    return Registry(lab.client(), lab.uri, name).register(lab.mlflow_id(run), package_dir, metrics, tags, label)
 
 
 class Registry:
@@ -370,7 +371,9 @@ class Registry:
 
     # Registration
 
-    def register(self, run_id: str, package_dir: Path, metrics: Mapping[str, float], tags: Mapping[str, str]) -> int:
+    def register(
+        self, run_id: str, package_dir: Path, metrics: Mapping[str, float], tags: Mapping[str, str], label: str = ""
+    ) -> int:
         """Register a package under MLflow's run id; see ``register`` of this module."""
         from cddpm.tracking import connection
         from cddpm.tracking.registration import Registration
@@ -380,7 +383,7 @@ class Registry:
             if version.fingerprint == manifest.fingerprint and version.run_id == run_id:
                 return version.number
         new = Registration(self._given_client or connection.connect(self.uri), self.uri, self.name)
-        return new.register(run_id, package_dir, manifest.fingerprint, metrics, tags)
+        return new.register(run_id, package_dir, manifest.fingerprint, metrics, tags, label)
 
 
 def _promoted_since(entries: Mapping[str, Promotion], key: str, attempt: Promotion) -> str:

@@ -104,6 +104,9 @@ def test_the_way_in_is_that_of_mlflow(
 def test_a_file_of_a_server_that_climbs_out_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     answer = json.dumps({"files": [{"path": name, "is_dir": False}]})
-    with _answering(200, answer, []) as uri, pytest.raises(ArtifactError, match="MLflow refuses to fetch it: Invalid path"):
+    with (
+        _answering(200, answer, []) as uri,
+        pytest.raises(ArtifactError, match="MLflow refuses to fetch it: Invalid path"),
+    ):
         registered_files.fetch_model("mlflow-artifacts:/0/models/m-1/artifacts", tmp_path / "here", uri)
     assert not [path.name for path in tmp_path.rglob("*") if path.is_file()]
