@@ -192,7 +192,7 @@ def test_the_registry_over_http(filled: Server, tmp_path: Path) -> None:
 
 
 def test_commands_over_http_need_neither_torch_nor_ray(filled: Server, tmp_path: Path) -> None:
-    """Each of these takes more than a second to import."""
+    """MLflow's own client asks the server; PyTorch and Ray would take seconds more."""
     commands = [
         ["list"],
         ["best", "--where", "params.guidance_scale > 0 and metrics.dice > 0"],
