@@ -149,7 +149,9 @@ def _version_tags(number: int, sweep: int, trial: int) -> list[dict[str, Any]]:
         names.METRICS: json.dumps(metrics),
         names.FINGERPRINT_PACKAGE: f"{number:016x}",
         names.AIM: "dice on D0",
-        **{f"{names.FINGERPRINT}.{kind}": f"{kind}{number}" for kind in ("store", "checkpoint", "reconstruction")},
+        names.RECORD: json.dumps(
+            {f"{names.FINGERPRINT}.{kind}": f"{kind}{number}" for kind in ("store", "checkpoint", "reconstruction")}
+        ),
     }
     own = {"name": "cddpm", "version": number, "workspace": "default"}
     return [{**own, "key": key, "value": value} for key, value in found.items()]

@@ -22,10 +22,10 @@ from cddpm.tracking.settings import flat
 from cddpm.tracking.version import Version
 
 MEASURES = ("dice", "auprc")
-_RESAMPLES = 10_000
-_CONFIDENCE = 0.95
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
 _PLACES = ("name", "output_dir", "tracking.")
-_HEALTHY = "healthy"
+HEALTHY = "healthy"
 Rows = list[dict[str, Any]]
 
 
@@ -106,7 +106,7 @@ def _package_files(registry: Registry, version: Version) -> dict[str, Any]:
 
 def _rows(registry: Registry, version: Version, split: str) -> Rows | None:
     content = registry.volumes(version, split)
-    return None if content is None else [row for row in content if row.get("dataset") != _HEALTHY]
+    return None if content is None else [row for row in content if row.get("dataset") != HEALTHY]
 
 
 def _different(settings: Sequence[Mapping[str, str]]) -> dict[str, tuple[str | None, ...]]:
@@ -144,11 +144,11 @@ def _score(versions: Sequence[Version], tables: Sequence[Rows | None], dataset: 
         for version, rows in zip(versions, tables, strict=True)
     ]
     intervals = [
-        statistics.bootstrap_interval(statistics.subject_means([result], measure).values(), _RESAMPLES, _CONFIDENCE)
+        statistics.bootstrap_interval(statistics.subject_means([result], measure).values(), RESAMPLES, CONFIDENCE)
         for result in results
     ]
     first, *others = results
-    tests = [statistics.compare(statistics.paired([other], [first], measure), _RESAMPLES) for other in others]
+    tests = [statistics.compare(statistics.paired([other], [first], measure), RESAMPLES) for other in others]
     return Score(dataset, measure, tuple(intervals), (None, *tests))
 
 

@@ -10,7 +10,7 @@ from cddpm.config import ExperimentConfig, recorded, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import StoppedError, TrackingError
 from cddpm.scoring.metrics import mean
-from cddpm.search import budget, point_table, scoring_search, showcase
+from cddpm.search import budget, label, point_table, scoring_search, showcase
 from cddpm.search import trial as trials
 from cddpm.search.champion import Contender, weights_of
 from cddpm.search.point import Point
@@ -181,9 +181,9 @@ class Lab:
         test = _test(winner, self.config)
         why = f"best {self.config.search.objective} on validation of sweep {self.config.name}"
         metrics = {**_chosen(test), names.OBJECTIVE: results[0].objective}
-        self._register(results[0], metrics, Promised(ALIAS, why))
+        self._register(results[0], metrics, winner.test.rows, Promised(ALIAS, why))
         for other in results[1 : self.config.tracking.registered_trials]:
-            self._register(other, {names.OBJECTIVE: other.objective})
+            self._register(other, {names.OBJECTIVE: other.objective}, [])
         self._enter_champion(results[0], winner, test, beside)
 
     def version(self, result: TrialResult) -> int | None:
@@ -217,7 +217,13 @@ class Lab:
     def _package(self, result: TrialResult) -> Path:
         return self.folder / "packages" / f"{result.number:04d}"  # two trials may have found one checkpoint
 
-    def _register(self, result: TrialResult, metrics: dict[str, float], promotion: Promised | None = None) -> None:
+    def _register(
+        self,
+        result: TrialResult,
+        metrics: dict[str, float],
+        test: list[dict[str, Any]],
+        promotion: Promised | None = None,
+    ) -> None:
         """Package a trial and register it; the same package of the same trial only once."""
         # not the sweep's own of today: what was extended since then must not make another package of the same model
         config = trials.read_config(trials.folder_of(self.folder, result.number))
@@ -239,7 +245,9 @@ class Lab:
         )
         model = self.config.tracking.registered_model
         own = {**_chosen(validation), **metrics}
-        self.book.register(self._runs[result.number], package, own, tags, model, promotion)
+        rows = showcase.rows(trials.folder_of(self.folder, result.number))
+        shown = label.markdown(config, result, rows, test)
+        self.book.register(self._runs[result.number], package, own, tags, model, promotion, shown)
 
     def _enter_champion(
         self, result: TrialResult, winner: Contender, test: dict[str, float], beside: list[Contender]

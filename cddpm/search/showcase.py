@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cddpm import artifact
 from cddpm.config import ExperimentConfig
@@ -29,3 +30,12 @@ def keep(folder: Path, scorer: Scorer, config: ExperimentConfig, best: Point) ->
     if shown := overview_rows(scorer, scoring, rows):
         overview(shown, folder / PICTURE)
     return replace(best, datasets=evaluation.aggregates)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The table that ``keep`` wrote, a row per volume; empty where it did not."""
+    file = folder / VOLUMES
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    return [dict(zip(found["columns"], values, strict=True)) for values in found["data"]]

@@ -1,7 +1,7 @@
 """Where a lab book is: tracking URIs, and the database file behind one. No MLflow here: it takes over a second to import."""
 
+import re
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from cddpm.errors import AwayError, TrackingError
 from cddpm.text import command
@@ -15,15 +15,7 @@ _PASSING = (
     "TEMPORARILY_UNAVAILABLE",
     "REQUEST_LIMIT_EXCEEDED",
 )
-_OF_STATUS = {
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    429: "REQUEST_LIMIT_EXCEEDED",
-    500: "INTERNAL_ERROR",
-    502: "TEMPORARILY_UNAVAILABLE",
-    503: "TEMPORARILY_UNAVAILABLE",
-    504: "TEMPORARILY_UNAVAILABLE",
-}
+_PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]*@")
 
 
 def registry_command(uri: str, model: str, *words: str) -> str:
@@ -92,17 +84,6 @@ def may_pass(code: str | None) -> bool:
     return code in _PASSING
 
 
-def code_of_status(status: int) -> str | None:
-    """MLflow's error code that an HTTP status stands for, None for any other status."""
-    return _OF_STATUS.get(status)
-
-
-def refusal(what: str, code: str | None, message: str) -> TrackingError:
-    """What is said of an answer with one of MLflow's error codes; begins with ``what``."""
-    kind = AwayError if may_pass(code) else TrackingError
-    return kind(f"{what}: MLflow refuses: {shortened(message)}{advice(code)}")
-
-
 def advice(code: str | None) -> str:
     """What a user can do against one of MLflow's error codes."""
     if code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
@@ -110,20 +91,14 @@ def advice(code: str | None) -> str:
     return ""
 
 
-def without_password(uri: str) -> str:
-    """``uri`` as it may be shown."""
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri
+def without_password(text: str) -> str:
+    """A URI, or a message that quotes one, as it may be shown."""
+    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error as one line of at most 300 characters."""
-    return shortened(str(error)) or type(error).__name__
-
-
-def shortened(message: str) -> str:
-    """A message as one line of at most 300 characters."""
-    text = " ".join(message.split())
+    """The message of an error as one line of at most 300 characters, without passwords."""
+    text = without_password(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
 
 

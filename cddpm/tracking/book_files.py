@@ -4,7 +4,7 @@ MLflow writes down whole paths when a run or a model begins. In the database of 
 below its folder ``mlartifacts``, so they are read as what they are now: the same places below the folder beside the database.
 """
 
-import sqlite3
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -43,28 +43,28 @@ def settle(file: Path) -> None:
 
     Raises ``TrackingError`` if the database refuses.
     """
+    _rewrite(file, lambda place: here(place, file))
+
+
+def settle_new(file: Path) -> None:
+    """Put MLflow's default experiment of a new lab book here too: MLflow puts it where the process was started."""
+    _rewrite(file, lambda _: (file.with_name(FOLDER) / "0").as_uri())
+
+
+def _rewrite(file: Path, now: Callable[[str], str]) -> None:
+    """Put ``now(place)`` for every place in the database ``file``.
+
+    The one write to MLflow's tables that MLflow does not make: its client takes a place when an experiment, a run or a model
+    begins, and has no call that changes it.
+    """
+    moved = {table: f"{column} IS NOT NULL AND {column} <> now({column})" for table, column in _PLACES.items()}
     with database.opened(file) as connection:
-        _teach(connection, file)
-        if not any(connection.execute(f"SELECT 1 FROM {t} WHERE {_moved(c)}").fetchone() for t, c in _PLACES.items()):
+        connection.create_function("now", 1, now)
+        if not any(connection.execute(f"SELECT 1 FROM {table} WHERE {moved[table]}").fetchone() for table in moved):
             return
     with database.opened(file, write=True) as connection:
-        _teach(connection, file)
+        connection.create_function("now", 1, now)
         connection.execute("BEGIN IMMEDIATE")
         for table, column in _PLACES.items():
-            connection.execute(f"UPDATE {table} SET {column} = here({column}) WHERE {_moved(column)}")
+            connection.execute(f"UPDATE {table} SET {column} = now({column}) WHERE {moved[table]}")
         connection.execute("COMMIT")
-
-
-def place_default(file: Path) -> None:
-    """Put MLflow's default experiment of a new lab book here too: MLflow puts it where the process was started."""
-    with database.opened(file, write=True) as connection:
-        place = (file.with_name(FOLDER) / "0").as_uri()
-        connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0", (place,))
-
-
-def _teach(connection: sqlite3.Connection, file: Path) -> None:
-    connection.create_function("here", 1, lambda place: here(place, file))
-
-
-def _moved(column: str) -> str:
-    return f"{column} IS NOT NULL AND {column} <> here({column})"

@@ -1,13 +1,11 @@
-"""What the registry reads and writes in MLflow, as plain records.
+"""What the registry reads in MLflow, as plain records.
 
-There are three ways to them. ``catalogue_file.CatalogueFile`` opens a SQLite file directly: MLflow's own store takes over two
-seconds to import. ``catalogue_server.CatalogueServer`` asks a server over HTTP: MLflow's client takes more than one.
-``catalogue_client.CatalogueClient`` asks that client: for other databases, files of a schema that the first does not know, and
-servers entered in a way that the second does not know. Tests hold that all say the same.
+There are two ways to them. ``catalogue_client.CatalogueClient`` asks MLflow's client, and is the only one that writes.
+``catalogue_file.CatalogueFile`` reads a SQLite file of a schema that it was tested with: MLflow takes over two seconds to
+import. A test holds that both say the same.
 """
 
 from collections.abc import Collection
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,15 +49,6 @@ class RunRecord:
 class Catalogue(Protocol):
     """Every method raises ``TrackingError`` (``AwayError`` for what may pass) if MLflow or its database refuses."""
 
-    @property
-    def contested(self) -> bool:
-        """Whether ``exclusive`` cannot keep others out."""
-        ...
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """What is read and written inside belongs together: nobody else writes meanwhile, where that can be had."""
-        ...
-
     def models(self) -> list[str]:
         """Names of all registered models, sorted."""
         ...
@@ -78,16 +67,4 @@ class Catalogue(Protocol):
 
     def location(self, model_id: str) -> str | None:
         """Artifact URI of a logged model, None if there is no such model."""
-        ...
-
-    def tag_model(self, name: str, key: str, value: str) -> None:
-        """Set or replace a tag of a registered model."""
-        ...
-
-    def tag_version(self, name: str, number: int, key: str, value: str | None) -> None:
-        """Set or replace a tag of a version; None removes it."""
-        ...
-
-    def set_alias(self, name: str, alias: str, number: int) -> None:
-        """Point an alias to a version that exists."""
         ...

@@ -1,4 +1,4 @@
-"""The catalogue behind MLflow's client: a server, or a database that only MLflow knows how to read."""
+"""The catalogue behind MLflow's client: a server or any database of MLflow, to read and to write."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
@@ -14,7 +14,7 @@ from cddpm import artifact
 from cddpm.tracking import address, book_files, connection
 from cddpm.tracking.catalogue import ModelRecord, RunRecord, VersionRecord
 
-_PAGE = 200
+_PAGE = 1000
 _ONE_BY_ONE = 4
 _AT_ONCE = 100
 
@@ -28,12 +28,15 @@ class CatalogueClient:
 
     @property
     def contested(self) -> bool:
-        """Whether several machines may write."""
+        """Whether ``exclusive`` cannot keep others out."""
         return self._file is None
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keeps other processes of this program out where the database is a file; a server knows no such thing."""
+        """What is read and written inside belongs together.
+
+        Keeps other processes of this program out where the database is a file; a server knows no such thing.
+        """
         if self._file is None:
             yield
             return
@@ -78,12 +81,12 @@ class CatalogueClient:
         return None if found is None else self._place(str(found.artifact_location))
 
     def tag_model(self, name: str, key: str, value: str) -> None:
-        """See ``Catalogue``."""
+        """Set or replace a tag of the registered model."""
         with connection.told(self._uri):
             self._client.set_registered_model_tag(name, key, value)
 
     def tag_version(self, name: str, number: int, key: str, value: str | None) -> None:
-        """See ``Catalogue``."""
+        """Set or replace a tag of a version; None removes it."""
         with connection.told(self._uri):
             if value is None:
                 self._client.delete_model_version_tag(name, str(number), key)
@@ -91,7 +94,7 @@ class CatalogueClient:
                 self._client.set_model_version_tag(name, str(number), key, value)
 
     def set_alias(self, name: str, alias: str, number: int) -> None:
-        """See ``Catalogue``."""
+        """Point an alias to a version that exists."""
         with connection.told(self._uri):
             self._client.set_registered_model_alias(name, alias, str(number))
 

@@ -1,65 +1,25 @@
-"""The catalogue in a SQLite file, read and written without MLflow, in the tables of its schema.
+"""The catalogue in a SQLite file, read without MLflow; a file of another schema than ``SCHEMAS`` is left to MLflow's client."""
 
-Only tables and columns that are looked for when the file is opened are touched; a file without them is left to MLflow.
-"""
-
-import contextlib
-import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from cddpm.tracking import book_files, database
 from cddpm.tracking.catalogue import ModelRecord, RunRecord, VersionRecord
 
-_COLUMNS = {
-    "registered_models": {"name", "workspace"},
-    "registered_model_tags": {"name", "key", "value", "workspace"},
-    "registered_model_aliases": {"name", "alias", "version", "workspace"},
-    "model_versions": {"name", "version", "run_id", "source", "creation_time", "current_stage", "workspace"},
-    "model_version_tags": {"name", "version", "key", "value", "workspace"},
-    "logged_models": {"model_id", "artifact_location", "lifecycle_stage"},
-    "runs": {"run_uuid", "name", "status", "artifact_uri"},
-    "tags": {"run_uuid", "key", "value"},
-    "params": {"run_uuid", "key", "value"},
-    "latest_metrics": {"run_uuid", "key", "value", "is_nan"},
-}
+SCHEMAS = frozenset({"dc11669786a5"})
+"""Schemas (``alembic_version``) that this reader was tested with: that of MLflow 3.17."""
 _WORKSPACE = "default"
 _DELETED = "Deleted_Internal"
 _AT_ONCE = 500
 
 
 class CatalogueFile:
-    """Opens the file anew for each call, so that it may be used by any thread; ``exclusive`` is one transaction."""
-
-    contested = False
+    """Opens the file anew for each call, so that it may be used by any thread; never writes."""
 
     def __init__(self, file: Path) -> None:
-        """Raises ``TrackingError`` if ``file`` is not there or no lab book of the MLflow that is installed (``database``)."""
-        database.check(file)
+        """``file``: of one of ``SCHEMAS``."""
         self._file = file
-        self._held: sqlite3.Connection | None = None
-
-    @property
-    def readable(self) -> bool:
-        """Whether the file has the tables that this class knows."""
-        with database.opened(self._file) as connection:
-            return all(wanted <= _columns(connection, table) for table, wanted in _COLUMNS.items())
-
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """All or nothing: an exception, or the end of this process, leaves the file as it was."""
-        with database.opened(self._file, write=True) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            self._held = connection
-            try:
-                yield
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            finally:
-                self._held = None
 
     def model(self, name: str) -> ModelRecord | None:
         """See ``Catalogue``."""
@@ -106,29 +66,6 @@ class CatalogueFile:
         rows = self._rows(wanted, model_id)
         return book_files.here(str(rows[0][0]), self._file) if rows else None
 
-    def tag_model(self, name: str, key: str, value: str) -> None:
-        """See ``Catalogue``."""
-        self._write("INSERT OR REPLACE INTO registered_model_tags (workspace, name, key, value) VALUES (?, ?, ?, ?)",
-                    _WORKSPACE, name, key, value)  # fmt: skip
-
-    def tag_version(self, name: str, number: int, key: str, value: str | None) -> None:
-        """See ``Catalogue``."""
-        place = (_WORKSPACE, name, number, key)
-        if value is None:
-            where = "WHERE workspace = ? AND name = ? AND version = ? AND key = ?"
-            self._write(f"DELETE FROM model_version_tags {where}", *place)
-        else:
-            columns = "(workspace, name, version, key, value)"
-            self._write(f"INSERT OR REPLACE INTO model_version_tags {columns} VALUES (?, ?, ?, ?, ?)", *place, value)
-
-    def set_alias(self, name: str, alias: str, number: int) -> None:
-        """See ``Catalogue``."""
-        columns = "(workspace, name, alias, version)"
-        self._write(
-            f"INSERT OR REPLACE INTO registered_model_aliases {columns} VALUES (?, ?, ?, ?)",
-            *(_WORKSPACE, name, alias, number),
-        )
-
     def _some_runs(self, ids: Sequence[str]) -> dict[str, RunRecord]:
         marks = f"({', '.join('?' * len(ids))})"
         params, tags = (
@@ -157,21 +94,5 @@ class CatalogueFile:
         return found
 
     def _rows(self, statement: str, *values: Any) -> list[Any]:
-        with self._open(write=False) as connection:
+        with database.opened(self._file) as connection:
             return connection.execute(statement, values).fetchall()
-
-    def _write(self, statement: str, *values: Any) -> None:
-        with self._open(write=True) as connection:
-            connection.execute(statement, values)
-
-    @contextlib.contextmanager
-    def _open(self, write: bool) -> Iterator[sqlite3.Connection]:
-        if self._held is not None:
-            yield self._held
-            return
-        with database.opened(self._file, write) as connection:
-            yield connection
-
-
-def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
-    return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}

@@ -68,7 +68,7 @@ def _make(file: Path) -> None:
     part = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         _opened(file_uri(part))
-        book_files.place_default(part)
+        book_files.settle_new(part)
         part.rename(file)
     finally:
         part.unlink(missing_ok=True)
@@ -83,9 +83,11 @@ def _opened(uri: str) -> MlflowClient:
         lasting = sqlite_file(uri) is not None and "database is locked" not in str(error)
         passing = may_pass(error.error_code) and not lasting and "schema" not in str(error)
         kind = AwayError if passing else TrackingError
-        raise kind(f"{uri}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
+        raise kind(f"{without_password(uri)}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
     except Exception as error:  # SQLAlchemy, Alembic and drivers raise their own kinds
-        raise TrackingError(f"{uri}: MLflow cannot open this: {one_line(error)}{_advice(error)}") from error
+        raise TrackingError(
+            f"{without_password(uri)}: MLflow cannot open this: {one_line(error)}{_advice(error)}"
+        ) from error
     return client
 
 
@@ -136,9 +138,11 @@ def told(what: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         kind = AwayError if may_pass(error.error_code) else TrackingError
-        raise kind(f"{what}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
+        raise kind(f"{without_password(what)}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
     except OSError as error:
-        raise AwayError(f"{what}: MLflow cannot be reached or its files not be used: {one_line(error)}") from error
+        raise AwayError(
+            f"{without_password(what)}: MLflow cannot be reached or its files not be used: {one_line(error)}"
+        ) from error
 
 
 def _advice(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The database file of a lab book, opened without MLflow: to read or to write, in the one schema that MLflow here knows.
+"""The database file of a lab book, opened without MLflow, in the one schema that MLflow here knows.
 
 MLflow migrates whatever it opens, so a file is looked at before: who only reads leaves every byte as it is, and no file of
 another schema is written.
@@ -22,8 +22,8 @@ _OURS = frozenset({"experiments", "runs"})
 _BUSY_SECONDS = 30.0
 
 
-def check(file: Path) -> None:
-    """Look whether ``file`` is a database of the schema of the MLflow that is installed here.
+def check(file: Path) -> str:
+    """Look whether ``file`` is a database of the schema of the MLflow that is installed here; returns that schema.
 
     Raises ``TrackingError`` that says what to do if it is of another, of another program, empty, or no database.
     """
@@ -37,7 +37,7 @@ def check(file: Path) -> None:
         )
     newest, older = _schemas()
     if found == [newest]:
-        return
+        return newest
     uri, mlflow = address.file_uri(file), f"MLflow {version('mlflow')}"
     if len(found) == 1 and found[0] in older:
         raise TrackingError(

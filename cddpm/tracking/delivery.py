@@ -214,7 +214,8 @@ class Delivery:
         run_id, client = self.run_id(entry["run"]), self.connect()
         registry = Registry(client, self._uri, entry["model"])
         try:
-            version = registry.register(run_id, Path(entry["package"]), entry["metrics"], entry["tags"])
+            what = (Path(entry["package"]), entry["metrics"], entry["tags"], entry.get("label", ""))
+            version = registry.register(run_id, *what)
             if entry["alias"]:
                 self._promotions[entry["run"], entry["model"]] = registry.promote_once(
                     version, entry["alias"], entry["why"], entry["who"], entry["id"], entry["time"]

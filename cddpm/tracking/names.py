@@ -46,6 +46,7 @@ FINGERPRINT_CONFIG = "cddpm.fingerprint.config"
 DATA = "cddpm.data"
 SETTING = "cddpm.setting"
 METRICS = "cddpm.metrics"
+RECORD = "cddpm.record"
 AIM = "cddpm.aim"
 ARCHIVED = "cddpm.archived"
 PROMOTION = "cddpm.promotion"
@@ -63,7 +64,7 @@ TAGS = {
     FINGERPRINT_GUIDE: "checkpoint of the DDPM that guides the model",
     FINGERPRINT_CHECKPOINT: "trained model of the run",
     FINGERPRINT_RECONSTRUCTION: "validation predictions of the run",
-    FINGERPRINT_PACKAGE: "of a version: the model package",
+    FINGERPRINT_PACKAGE: "of a version, in its record: the model package",
     f"{MADE_BY}.*": "run id of the stage that made the run's store, encoder, checkpoint ...; maybe one of an earlier sweep",
     MADE: "stages that this trial computed",
     REUSED: "stages that this trial found ready",
@@ -82,10 +83,11 @@ TAGS = {
     GPUS: "its GPUs",
     TORCH: "version of PyTorch",
     RAY: "version of Ray",
-    FINGERPRINT_CONFIG: "of a version: digest of all settings, which are its package's `config.json`",
+    FINGERPRINT_CONFIG: "of a version, in its record: digest of all settings, which are its package's `config.json`",
     DATA: "of a version: modality, data sets, fold and place of the data",
-    f"{SETTING}.*": "of a version: what the searches chose for a setting, by dotted path",
+    f"{SETTING}.*": "of a version, in its record: what the searches chose for a setting, by dotted path",
     METRICS: "of a version: its metrics as JSON",
+    RECORD: "of a version: what is for machines, such as fingerprints and settings, as JSON of these names",
     AIM: "of a version: what its sweep searched for on validation, as in `dice on Brats21, MSLUB`",
     ARCHIVED: "of a version that is hidden from lists: JSON of who, when, why",
     f"{PROMOTION}.*": "of a registered model: one per promotion, JSON of version, alias, previous version, who, when, why",

@@ -1,8 +1,8 @@
 """Promotions: an alias moves from one version to another, and it is written down who moved it, when and why.
 
 Every attempt is one tag of the registered model. It is written as begun before the alias moves, so that a crash between
-leaves the intent on record and the alias as it was, and as done afterwards (in a database file together with the alias). An
-attempt that was overtaken by another, or whose conditions did not hold, is on record as refused.
+leaves the intent on record and the alias as it was, and as done afterwards. An attempt that was overtaken by another, or whose
+conditions did not hold, is on record as refused.
 """
 
 import dataclasses
@@ -11,10 +11,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cddpm.tracking import names
-from cddpm.tracking.catalogue import Catalogue, ModelRecord
+from cddpm.tracking.catalogue import ModelRecord
+
+if TYPE_CHECKING:  # it imports MLflow
+    from cddpm.tracking.catalogue_client import CatalogueClient
 
 BEGUN = "interrupted before the alias was moved"
 """What ``refused`` says of an attempt that has only begun."""
@@ -75,12 +78,12 @@ def history(entries: Iterable[Promotion], alias: str, current: int | None) -> li
     return stack
 
 
-def begin(catalogue: Catalogue, model: str, key: str, attempt: Promotion) -> None:
+def begin(catalogue: "CatalogueClient", model: str, key: str, attempt: Promotion) -> None:
     """Enter the intent, before anything else."""
     _enter(catalogue, model, key, attempt, BEGUN)
 
 
-def move(catalogue: Catalogue, model: str, key: str, attempt: Promotion, refusal: str) -> Promotion:
+def move(catalogue: "CatalogueClient", model: str, key: str, attempt: Promotion, refusal: str) -> Promotion:
     """Point the alias of an attempt that has begun, unless ``refusal`` says why not; call it inside of ``exclusive``.
 
     Returns what was entered under ``key``. Where nobody can be kept out, of several attempts at once the earliest wins.
@@ -105,7 +108,7 @@ def _named(version: int | None) -> str:
     return "no version" if version is None else f"version {version}"
 
 
-def _enter(catalogue: Catalogue, model: str, key: str, attempt: Promotion, refusal: str) -> Promotion:
+def _enter(catalogue: "CatalogueClient", model: str, key: str, attempt: Promotion, refusal: str) -> Promotion:
     entry = dataclasses.replace(attempt, refused=refusal)
     catalogue.tag_model(model, key, json.dumps(entry.plain()))
     return entry
@@ -132,7 +135,7 @@ def _moved(model: ModelRecord | None, alias: str, expected: int | None) -> str:
     return moved(alias, expected, model.aliases.get(alias) if model else None)
 
 
-def _overtaken(catalogue: Catalogue, name: str, key: str, attempt: Promotion) -> str:
+def _overtaken(catalogue: "CatalogueClient", name: str, key: str, attempt: Promotion) -> str:
     """Wait for rivals, whose entries are seen but whose alias is not yet; the reason if one of them moved it.
 
     One that began first is waited for until it is done, one that began later for a moment: it may not have seen this one.

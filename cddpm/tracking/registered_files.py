@@ -86,11 +86,7 @@ def checked(version: Version, where: str, fetch: Callable[[], Path]) -> Path:
 
 
 def _download(uri: str, target: Path, tracking_uri: str) -> Path:
-    from cddpm.tracking import served_files  # a quarter of a second to import
-
-    if served_files.is_served(uri, tracking_uri):
-        return served_files.fetch(uri, target, tracking_uri)
-    import mlflow.artifacts  # slow to import; only object stores need it
+    import mlflow.artifacts  # slow to import; only servers and object stores need it
     from mlflow.exceptions import MlflowException
 
     try:
@@ -99,6 +95,8 @@ def _download(uri: str, target: Path, tracking_uri: str) -> Path:
                 artifact_uri=uri, dst_path=str(target), tracking_uri=tracking_uri
             )
     except MlflowException as error:
+        if error.error_code == "INVALID_PARAMETER_VALUE":  # it looks whether a name climbs out of its folder
+            raise ArtifactError(f"{uri}: MLflow refuses to fetch it: {address.one_line(error)}") from None
         if error.error_code != "RESOURCE_DOES_NOT_EXIST" and "404" not in str(error):
             raise TrackingError(f"{uri}: cannot be fetched: {address.one_line(error)}") from error
         raise ArtifactError(f"{uri}: was deleted from MLflow ({address.one_line(error)})") from None

@@ -20,9 +20,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cddpm import artifact
 from cddpm.errors import ArtifactError, RefusedError, TrackingError
-from cddpm.tracking import address, logged_model, names, promotion, reference, registered_files, selection, volume_table
+from cddpm.tracking import (
+    address,
+    database,
+    logged_model,
+    names,
+    promotion,
+    reference,
+    registered_files,
+    selection,
+    volume_table,
+)
 from cddpm.tracking.catalogue import Catalogue
-from cddpm.tracking.catalogue_file import CatalogueFile
+from cddpm.tracking.catalogue_file import SCHEMAS, CatalogueFile
 from cddpm.tracking.guard import Guard, not_worse_than_of_same_aim
 from cddpm.tracking.package_files import verify_package
 from cddpm.tracking.promotion import Promotion
@@ -30,9 +40,10 @@ from cddpm.tracking.settings import settings_of
 from cddpm.tracking.version import Version, is_ours, version_of
 from cddpm.tracking.version_condition import Comparison
 
-if TYPE_CHECKING:  # a second and a half to import: only what registers, or talks to a server, pays for it
+if TYPE_CHECKING:  # over two seconds to import: only what writes, or talks to a server, pays for it
     from mlflow import MlflowClient
 
+    from cddpm.tracking.catalogue_client import CatalogueClient
     from cddpm.tracking.runs import LabBook
 
 logger = logging.getLogger(__name__)
@@ -58,13 +69,14 @@ def register(
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
     name: str = "cddpm",
+    label: str = "",
 ) -> int:
     """Register the package of a run (key of the lab book); returns its version number.
 
     The same package of the same run is registered once. Raises ``TrackingError`` if MLflow does not answer,
     ``ArtifactError`` if the package is damaged.
     """
-    return Registry(lab.client(), lab.uri, name).register(lab.mlflow_id(run), package_dir, metrics, tags)
+    return Registry(lab.client(), lab.uri, name).register(lab.mlflow_id(run), package_dir, metrics, tags, label)
 
 
 class Registry:
@@ -91,17 +103,13 @@ class Registry:
 
     @cached_property
     def _catalogue(self) -> Catalogue:
+        """To read."""
         file = address.sqlite_file(self.uri)
-        if file is not None:
-            direct = CatalogueFile(file)
-            if direct.readable:
-                return direct
-            logger.info("%s: other tables than expected; MLflow reads them", file)
-        elif self._given_client is None:
-            from cddpm.tracking import catalogue_server, server  # a quarter of a second to import
+        return CatalogueFile(file) if file and database.check(file) in SCHEMAS else self._book
 
-            if server.is_plain(self.uri):
-                return catalogue_server.CatalogueServer(self.uri)
+    @cached_property
+    def _book(self) -> "CatalogueClient":
+        """To write, and for what is read in the same moment."""
         from cddpm.tracking.catalogue_client import CatalogueClient
 
         return CatalogueClient(self._client, self.uri)
@@ -242,16 +250,16 @@ class Registry:
         key = f"{names.PROMOTION}.{identity or uuid.uuid4().hex}"
         known = promotion.audit(self._catalogue.model(self.name)).get(key)
         if known is None:
-            promotion.begin(self._catalogue, self.name, key, attempt)
+            promotion.begin(self._book, self.name, key, attempt)
         elif known.refused != promotion.BEGUN:
             return known
-        with self._catalogue.exclusive():
+        with self._book.exclusive():
             model = self._catalogue.model(self.name)
             now = model.aliases.get(attempt.alias) if model else None
             since = _promoted_since(promotion.audit(model), key, attempt) if identity else ""
             refusal = since or promotion.moved(attempt.alias, attempt.previous, now)
             refusal = refusal or next((why for guard in guards if (why := guard.refusal(version, self._lookup))), "")
-            return promotion.move(self._catalogue, self.name, key, attempt, refusal)
+            return promotion.move(self._book, self.name, key, attempt, refusal)
 
     def _lookup(self, ref: str) -> Version | None:
         try:
@@ -273,21 +281,21 @@ class Registry:
         """Hide a version from lists; nothing is deleted. Raises ``RefusedError`` if an alias points to it."""
         _check_why(why)
         entry = Archiving(who or user(), _now(), why.strip())
-        with self._catalogue.exclusive():
+        with self._book.exclusive():
             version = self.find(ref)
             if version.aliases:
                 raise RefusedError(
                     f"version {version.number} of '{self.name}' is {', '.join(version.aliases)}; promote another one to that "
                     "first, or roll it back"
                 )
-            self._catalogue.tag_version(self.name, version.number, names.ARCHIVED, json.dumps(asdict(entry)))
+            self._book.tag_version(self.name, version.number, names.ARCHIVED, json.dumps(asdict(entry)))
         return self.find(str(version.number))
 
     def restore(self, ref: str) -> Version:
         """Show an archived version again; one that is not archived stays as it is."""
         version = self.find(ref)
         if version.archived:
-            self._catalogue.tag_version(self.name, version.number, names.ARCHIVED, None)
+            self._book.tag_version(self.name, version.number, names.ARCHIVED, None)
         return self.find(str(version.number))
 
     # Files
@@ -363,7 +371,9 @@ class Registry:
 
     # Registration
 
-    def register(self, run_id: str, package_dir: Path, metrics: Mapping[str, float], tags: Mapping[str, str]) -> int:
+    def register(
+        self, run_id: str, package_dir: Path, metrics: Mapping[str, float], tags: Mapping[str, str], label: str = ""
+    ) -> int:
         """Register a package under MLflow's run id; see ``register`` of this module."""
         from cddpm.tracking import connection
         from cddpm.tracking.registration import Registration
@@ -373,7 +383,7 @@ class Registry:
             if version.fingerprint == manifest.fingerprint and version.run_id == run_id:
                 return version.number
         new = Registration(self._given_client or connection.connect(self.uri), self.uri, self.name)
-        return new.register(run_id, package_dir, manifest.fingerprint, metrics, tags)
+        return new.register(run_id, package_dir, manifest.fingerprint, metrics, tags, label)
 
 
 def _promoted_since(entries: Mapping[str, Promotion], key: str, attempt: Promotion) -> str:

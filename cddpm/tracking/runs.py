@@ -275,6 +275,7 @@ class LabBook:
         tags: Mapping[str, str],
         model: str,
         promotion: Promised | None = None,
+        label: str = "",
     ) -> None:
         """Register a run's model package, and point an alias to it, once MLflow answers.
 
@@ -289,6 +290,7 @@ class LabBook:
             metrics={name: number for name, value in metrics.items() if (number := finite(value)) is not None},
             tags=dict(tags),
             model=model,
+            label=label,
             alias=promised.alias,
             why=promised.why,
             who=user(),

@@ -57,12 +57,12 @@ class Version:
 
 def is_ours(record: VersionRecord) -> bool:
     """Whether this program registered the version."""
-    return names.FINGERPRINT_PACKAGE in record.tags
+    return names.FINGERPRINT_PACKAGE in _tags(record)
 
 
 def version_of(record: VersionRecord, model: ModelRecord) -> Version:
     """The version that a record of the catalogue describes."""
-    tags = record.tags
+    tags = _tags(record)
     trial = tags.get(names.TRIAL)
     return Version(
         number=record.number,
@@ -76,3 +76,9 @@ def version_of(record: VersionRecord, model: ModelRecord) -> Version:
         metrics=json.loads(tags.get(names.METRICS, "{}")),
         tags={key: value for key, value in tags.items() if key != names.METRICS},
     )
+
+
+def _tags(record: VersionRecord) -> dict[str, str]:
+    """Its tags and those of its record; an earlier version of this program made a tag of each."""
+    shown = {key: value for key, value in record.tags.items() if key != names.RECORD}
+    return {**json.loads(record.tags.get(names.RECORD, "{}")), **shown}

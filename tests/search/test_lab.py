@@ -18,7 +18,7 @@ from cddpm.config import ExperimentConfig, with_values
 from cddpm.search import champion, leaderboard, trial
 from cddpm.search.lab import TEST_VOLUMES, Lab
 from cddpm.search.showcase import PICTURE, VOLUMES
-from cddpm.tracking import connection, names
+from cddpm.tracking import connection, names, registration
 from cddpm.tracking.address import default_uri
 from cddpm.tracking.registry import Registry
 from cddpm.training import stages
@@ -146,6 +146,17 @@ def test_readmes_lines_for_pandas_run(
     assert len(found["board"]) == 1
     assert len(found["points"]) == 8
     assert "0000 loss l1 batch 4 lr 0.001" in capsys.readouterr().out
+
+
+def test_a_versions_page_reads_like_a_label(client: MlflowClient, version: int, runs: dict[str, Run]) -> None:
+    shown = client.get_model_version("cddpm", str(version))
+    assert str(shown.description).startswith(f"Conditioned DDPM of trial **{TRIAL}**, chosen by ")
+    for part in ("| validation | test |", " dice | 0.", "**Chosen by the search**: `", "**Data**: "):
+        assert part in str(shown.description)
+    run = runs[TRIAL].info
+    assert f"](#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts)" in str(shown.description)
+    assert set(shown.tags) <= {*registration._FILTERED, names.RECORD}
+    assert json.loads(shown.tags[names.RECORD])[names.FINGERPRINT_CHECKPOINT]
 
 
 def test_a_champion_that_outlives_an_extension_is_registered_once(

@@ -1,104 +1,119 @@
-"""Two ways to one database: what is read from the file is what MLflow says, and what is written MLflow understands."""
+"""Two ways to one lab book: what is read from a file is what MLflow's client says, of the file and of a server before it."""
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import registered
+from mlflow.store.db.utils import _get_latest_schema_revision
+from mlflow_process import running
 
 from cddpm.errors import AwayError, TrackingError
-from cddpm.tracking import connection, database
+from cddpm.tracking import catalogue_file, connection, database
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.catalogue_client import CatalogueClient
 from cddpm.tracking.catalogue_file import CatalogueFile
 from cddpm.tracking.registry import Registry
 
+Both = tuple[CatalogueFile, CatalogueClient]
+
 
 @pytest.fixture
-def both(three_versions: Path) -> tuple[CatalogueFile, CatalogueClient]:
-    uri = file_uri(three_versions)
-    return CatalogueFile(three_versions), CatalogueClient(connection.connect(uri, create=False), uri)
+def both(three_versions: Path) -> Both:
+    return CatalogueFile(three_versions), _client(file_uri(three_versions))
 
 
-def test_both_say_the_same(both: tuple[CatalogueFile, CatalogueClient]) -> None:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Both]:
+    """A server over a database of 300 versions and 600 runs."""
+    folder = tmp_path_factory.mktemp("server")
+    file = folder / "mlflow.db"
+    file.write_bytes(database.read_bytes())
+    registered.many(file, 10, 60, 300)
+    with running(folder, "--backend", file_uri(file)) as server:
+        yield CatalogueFile(file), _client(server.uri)
+
+
+def _client(uri: str) -> CatalogueClient:
+    return CatalogueClient(connection.connect(uri, create=False), uri)
+
+
+def _agree(both: Both, count: int) -> None:
     file, client = both
-    file.tag_model("cddpm", "note", "a 'quoted' text")
-    file.tag_version("cddpm", 2, "note", "x")
-    file.set_alias("cddpm", "champion", 3)
+    assert file.models() == client.models() == ["cddpm"]
     assert file.model("cddpm") == client.model("cddpm")
     assert file.model("other") is None is client.model("other")
-    versions = [sorted(c.versions("cddpm"), key=lambda v: v.number) for c in both]
-    assert versions[0] == versions[1]
-    assert [version.number for version in versions[0]] == [1, 2, 3]
-    for version in versions[0]:
-        model_id = version.source.removeprefix("models:/")
+    versions, others = (sorted(c.versions("cddpm"), key=lambda v: v.number) for c in both)
+    assert versions == others
+    assert [version.number for version in versions] == list(range(1, count + 1))
+    for some in (1, 3, count):
+        wanted = [*[version.run_id for version in versions[:some]], "f" * 32]
+        assert file.runs(wanted) == client.runs(wanted)
+        assert len(file.runs(wanted)) == some
+    for model_id in (versions[0].source.removeprefix("models:/"), "m-" + "0" * 32):
         assert file.location(model_id) == client.location(model_id)
-    assert file.location("m-" + "0" * 32) is None is client.location("m-" + "0" * 32)
+    assert file.location("m-" + "0" * 32) is None
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_both_know_the_same_runs(
-    both: tuple[CatalogueFile, CatalogueClient], count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_say_the_same(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cddpm.tracking.catalogue_client._ONE_BY_ONE", 1)  # three are searched for
-    file, client = both
-    wanted = [*[version.run_id for version in file.versions("cddpm")][:count], "0" * 32]
-    assert file.runs(wanted) == client.runs(wanted)
-    assert len(file.runs(wanted)) == count
+    _agree(both, 3)
+    assert both[0].location(both[0].versions("cddpm")[0].source.removeprefix("models:/"))
 
 
-def test_what_is_written_mlflow_reads(both: tuple[CatalogueFile, CatalogueClient]) -> None:
-    file, client = both
-    with file.exclusive():
-        file.set_alias("cddpm", "champion", 1)
-        file.set_alias("cddpm", "champion", 2)
-        file.tag_version("cddpm", 2, "gone", "x")
-        file.tag_version("cddpm", 2, "gone", None)
-    found = client.model("cddpm")
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", [200, 1000])
+def test_a_server_says_what_its_database_holds(served: Both, page: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cddpm.tracking.catalogue_client._PAGE", page)
+    _agree(served, 300)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("where", ["both", "served"])
+def test_what_is_written_is_read_both_ways(where: str, request: pytest.FixtureRequest) -> None:
+    file, client = request.getfixturevalue(where)
+    client.tag_model("cddpm", "note", "a 'quoted' text & more")
+    client.tag_version("cddpm", 2, "note", "x")
+    client.tag_version("cddpm", 3, "gone", "x")
+    client.tag_version("cddpm", 3, "gone", None)
+    client.set_alias("cddpm", "champion", 1)
+    client.set_alias("cddpm", "champion", 2)
+    found = file.model("cddpm")
     assert found is not None
-    assert found.aliases == {"champion": 2}
-    client.set_alias("cddpm", "champion", 3)
-    client.tag_version("cddpm", 3, "a", "b")
-    again = file.model("cddpm")
-    assert again is not None
-    assert again.aliases == {"champion": 3}
-    assert {v.number: v.tags.get("a") for v in file.versions("cddpm")} == {1: None, 2: None, 3: "b"}
-    client.tag_version("cddpm", 3, "a", None)
-    assert file.versions("cddpm") == CatalogueFile(file._file).versions("cddpm")
+    assert (found.tags["note"], found.aliases) == ("a 'quoted' text & more", {"champion": 2})
+    assert {v.number: v.tags.get("note") for v in file.versions("cddpm") if v.number < 4} == {1: None, 2: "x", 3: None}
+    assert all("gone" not in version.tags for version in file.versions("cddpm"))
+    _agree((file, client), 300 if where == "served" else 3)
+    with pytest.raises(TrackingError, match=r"MLflow refuses: .*not found"):
+        client.set_alias("cddpm", "champion", 999)
+    with pytest.raises(TrackingError, match="MLflow refuses: "):
+        client.set_alias("cddpm", "not an alias!", 1)
 
 
-def test_what_is_interrupted_leaves_no_trace(both: tuple[CatalogueFile, CatalogueClient]) -> None:
-    file, _ = both
-    before = file.model("cddpm")
-
-    def cut_off() -> None:
-        with file.exclusive():
-            file.set_alias("cddpm", "champion", 1)
-            file.tag_model("cddpm", "a", str(1 / 0))
-
-    with pytest.raises(ZeroDivisionError):
-        cut_off()
-    assert file.model("cddpm") == before
-
-
-def test_a_busy_database_may_be_tried_again(three_versions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_a_busy_database_may_be_tried_again(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "_BUSY_SECONDS", 0.1)
-    file = CatalogueFile(three_versions)
-    writer = sqlite3.connect(three_versions, isolation_level=None)
+    file, client = both
+    writer = sqlite3.connect(file._file, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     try:
         assert file.model("cddpm") is not None  # reading goes on
-        with pytest.raises(AwayError, match="another process has been writing"):
-            file.set_alias("cddpm", "champion", 1)
+        with pytest.raises(AwayError, match="database is locked"):
+            client.set_alias("cddpm", "champion", 1)
     finally:
         writer.execute("ROLLBACK")
         writer.close()
 
 
-def test_a_file_of_another_schema_is_left_to_mlflow(three_versions: Path) -> None:
-    with sqlite3.connect(three_versions) as connection_:
-        connection_.execute("ALTER TABLE latest_metrics RENAME COLUMN is_nan TO nan")
-    assert not CatalogueFile(three_versions).readable
+def test_the_reader_was_tested_with_the_mlflow_that_is_installed() -> None:
+    assert _get_latest_schema_revision() in catalogue_file.SCHEMAS
+
+
+def test_a_file_of_an_untried_schema_is_left_to_mlflow(three_versions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cddpm.tracking.registry.SCHEMAS", frozenset())
     registry = Registry.open(file_uri(three_versions))
     assert isinstance(registry._catalogue, CatalogueClient)
     assert [version.number for version in registry.versions()] == [3, 2, 1]

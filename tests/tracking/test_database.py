@@ -1,5 +1,6 @@
 """Reading leaves every byte of a database alone, and one of another schema is refused in one line before anything is written."""
 
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -166,6 +167,12 @@ def test_the_schema_is_that_of_the_installed_mlflow() -> None:
     assert newest == _get_latest_schema_revision()
     assert "acf3f17fdcc7" in older
     assert newest not in older
+
+
+def test_one_module_alone_writes_to_mlflow_s_tables() -> None:
+    writes = re.compile(r"write=True|\b(UPDATE \{?\w+\}? SET|INSERT|REPLACE INTO|DELETE FROM|ALTER TABLE)\b")
+    files = Path(database_file.__file__).parents[1].rglob("*.py")
+    assert [file.name for file in files if writes.search(file.read_text())] == ["book_files.py"]
 
 
 def test_a_lab_book_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,8 +191,8 @@ def test_the_registry_over_http(filled: Server, tmp_path: Path) -> None:
     assert [row["whole"] for row in _registry(filled, "verify")] == [True] * 3
 
 
-def test_commands_over_http_import_nothing_big(filled: Server, tmp_path: Path) -> None:
-    """Each of these takes more than a second to import."""
+def test_commands_over_http_need_neither_torch_nor_ray(filled: Server, tmp_path: Path) -> None:
+    """MLflow's own client asks the server; PyTorch and Ray would take seconds more."""
     commands = [
         ["list"],
         ["best", "--where", "params.guidance_scale > 0 and metrics.dice > 0"],
@@ -207,7 +207,7 @@ def test_commands_over_http_import_nothing_big(filled: Server, tmp_path: Path) -
         ["verify"],
         ["compare", "1", "2"],
     ]
-    assert registered.imports_of(commands, "--tracking-uri", filled.uri) == []
+    assert not {"torch", "ray"} & set(registered.imports_of(commands, "--tracking-uri", filled.uri))
 
 
 def test_what_a_server_has_lost_is_named(filled: Server, tmp_path: Path) -> None:

@@ -11,25 +11,22 @@ from pathlib import Path
 import pytest
 
 from cddpm.errors import RefusedError, TrackingError
-from cddpm.tracking import connection, promotion
+from cddpm.tracking import promotion
 from cddpm.tracking.address import file_uri
-from cddpm.tracking.catalogue import Catalogue
 from cddpm.tracking.catalogue_client import CatalogueClient
 from cddpm.tracking.promotion import BEGUN, Promotion, history
 from cddpm.tracking.registry import Registry
 
-KINDS = ("file", "client", "contested")
-ONE_KIND = ["file", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in KINDS[1:])]
+KINDS = ("file", "contested")
+ONE_KIND = ["file", pytest.param("contested", marks=pytest.mark.nightly)]
 
 
 def _registry(file: Path, kind: str = "file") -> Registry:
-    """The same database through another door; ``contested``: as if it were a server that others write to as well."""
+    """``contested``: as if the file were a server that others write to as well."""
     registry = Registry.open(file_uri(file))
-    if kind != "file":
-        client = CatalogueClient(connection.connect(registry.uri, create=False), registry.uri)
-        if kind == "contested":
-            client._file = None
-        vars(registry)["_catalogue"] = client
+    if kind == "contested":
+        registry._book._file = None
+        vars(registry)["_catalogue"] = registry._book
     return registry
 
 
@@ -84,7 +81,7 @@ def test_killed_between_its_steps_the_alias_stays_and_the_intent_is_known(three_
     code = (
         "import os, signal, sys; from pathlib import Path; import test_promotion\n"
         "registry = test_promotion._registry(Path(sys.argv[1]), sys.argv[2])\n"
-        "type(registry._catalogue).set_alias = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "type(registry._book).set_alias = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "registry.promote('2', 'steady', 'better')"
     )
     places = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
@@ -98,6 +95,7 @@ def test_killed_between_its_steps_the_alias_stays_and_the_intent_is_known(three_
     assert registry.promote("3", "steady", "best").previous == 1
 
 
+@pytest.mark.slow
 def test_promotions_are_kept(registry: Registry) -> None:
     first = registry.promote("1", "champion", " the first ", who="anna")
     second = registry.promote("3", "champion", "better loss", who="ben")
@@ -132,12 +130,14 @@ def test_rollback_goes_back_one_by_one(three_versions: Path, kind: str) -> None:
     assert registry.find("champion").number == 1
 
 
+@pytest.mark.slow
 def test_rollback_of_what_is_no_alias_names_the_nearest(registry: Registry) -> None:
     registry.promote("1", "champion", "first")
     with pytest.raises(TrackingError, match="'champoin' is no alias of 'cddpm'; there are champion"):
         registry.rollback("champoin")
 
 
+@pytest.mark.slow
 def test_an_archived_version_does_not_come_back(registry: Registry) -> None:
     registry.promote("1", "champion", "first")
     registry.promote("2", "champion", "second")
@@ -150,6 +150,7 @@ def test_an_archived_version_does_not_come_back(registry: Registry) -> None:
     assert registry.rollback("champion").version == 1
 
 
+@pytest.mark.slow
 def test_what_an_alias_points_to_is_not_archived(registry: Registry) -> None:
     registry.promote("2", "champion", "first")
     with pytest.raises(RefusedError, match="version 2 of 'cddpm' is champion; promote another one"):
@@ -189,7 +190,7 @@ class _Rival:
 
     contested = True
 
-    def __init__(self, inner: Catalogue, after_looks: int | None, name: str) -> None:
+    def __init__(self, inner: CatalogueClient, after_looks: int | None, name: str) -> None:
         self._inner, self._left, self._name = inner, after_looks, name
 
     def __getattr__(self, name: str) -> Callable[..., object]:
@@ -203,6 +204,7 @@ class _Rival:
         return self._inner.model(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("after_looks", "wins"), [(3, False), (None, True)])
 def test_a_rival_that_began_first_is_waited_for(
     registry: Registry, after_looks: int | None, wins: bool, monkeypatch: pytest.MonkeyPatch
@@ -210,7 +212,7 @@ def test_a_rival_that_began_first_is_waited_for(
     monkeypatch.setattr(promotion, "_FIRST_COMES_SECONDS", 10.0 if after_looks else 0.3)
     when = "2026-01-01T00:00:00.000000+00:00"
     rival, mine = (Promotion("busy", number, None, "me", when, "why") for number in (3, 1))
-    catalogue = _Rival(registry._catalogue, after_looks, registry.name)
+    catalogue = _Rival(registry._book, after_looks, registry.name)
     for key, attempt in (("cddpm.promotion.a", rival), ("cddpm.promotion.b", mine)):
         promotion.begin(catalogue, registry.name, key, attempt)  # type: ignore[arg-type]
     outcome = promotion.move(catalogue, registry.name, "cddpm.promotion.b", mine, "")  # type: ignore[arg-type]

@@ -83,6 +83,7 @@ def test_an_unknown_metric_names_the_nearest(registry: Registry) -> None:
         registry.best(split="train")
 
 
+@pytest.mark.slow
 def test_references(registry: Registry) -> None:
     registry.promote("2", "tried", "for a test")
     run_id = registry.find("2").run_id
@@ -102,27 +103,6 @@ def test_nothing_registered(filled: Path) -> None:
         empty.best()
 
 
-def test_promotions_are_kept(registry: Registry) -> None:
-    first = registry.promote("1", "champion", " the first ", who="anna")
-    second = registry.promote("3", "champion", "better loss", who="ben")
-    assert (first.previous, second.previous, first.why) == (None, 1, "the first")
-    assert [entry for entry in registry.promotions() if entry.alias == "champion"] == [first, second]
-    assert registry.promotions(3) == [second]
-    assert registry.find("champion").number == 3
-    assert registry.versions()[0].aliases == ("champion",)
-
-
-@pytest.mark.parametrize("alias", ["latest", "v3", "V12", "", "a b", "3", "a/b", "x" * 65])
-def test_impossible_aliases(registry: Registry, alias: str) -> None:
-    with pytest.raises(TrackingError, match="alias: "):
-        registry.promote("1", alias, "why not")
-
-
-def test_a_promotion_needs_a_reason(registry: Registry) -> None:
-    with pytest.raises(TrackingError, match="why: "):
-        registry.promote("1", "champion", "  ")
-
-
 def test_pull_brings_a_package_that_verifies(registry: Registry, tmp_path: Path) -> None:
     target = registry.pull("demo/0001", tmp_path / "model")
     assert read_package(target).pipeline.trial == 1
@@ -132,6 +112,7 @@ def test_pull_brings_a_package_that_verifies(registry: Registry, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.slow
 def test_nothing_is_made_in_the_working_directory(
     filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -283,18 +283,14 @@ def test_the_environment_points_elsewhere(here: Path, monkeypatch: pytest.Monkey
 @pytest.mark.slow
 @pytest.mark.usefixtures("three")
 def test_the_commands_need_neither_torch_nor_ray_nor_mlflow() -> None:
-    """A command may take 2 s; each of these takes more than one to import."""
+    """A command that reads may take a second; each of these takes longer to import."""
     commands = [
         ["list"],
         ["best", "--where", "params.guidance_scale > 0 and metrics.dice > 0"],
         ["show", "1"],
         ["lineage", "1"],
-        ["promote", "1", "--alias", "champion", "--require", "dice > 0"],
-        ["promote", "2", "--alias", "champion", "--not-worse-than", "champion"],
-        ["rollback", "champion"],
-        ["archive", "3", "--why", "x"],
         ["restore", "3"],
-        ["pull", "champion", "model"],
+        ["pull", "2", "model"],
         ["verify"],
         ["compare", "1", "2"],
         ["sync"],

@@ -11,7 +11,7 @@ from cddpm.config import ExperimentConfig, ScoringConfig, TrackingConfig, to_dic
 from cddpm.errors import TrackingError
 from cddpm.tracking import connection, names
 from cddpm.tracking.address import file_uri
-from cddpm.tracking.catalogue_file import CatalogueFile
+from cddpm.tracking.catalogue_client import CatalogueClient
 from cddpm.tracking.package import Pipeline, write_package
 from cddpm.tracking.promotion import BEGUN
 from cddpm.tracking.registry import Registry
@@ -133,7 +133,7 @@ def test_a_promotion_that_was_cut_off_is_completed_once(
     time_ms = 1_700_000_000_000
     if killed == "between":
         with monkeypatch.context() as patch:
-            patch.setattr(CatalogueFile, "set_alias", lambda *_: 1 / 0)
+            patch.setattr(CatalogueClient, "set_alias", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 registry.promote_once(1, "champion", "why", "me", "abc", time_ms)
         assert [entry.refused for entry in registry.promotions()] == [BEGUN]

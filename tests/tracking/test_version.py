@@ -28,6 +28,16 @@ def test_an_entry_becomes_a_version() -> None:
     assert plain["trial_name"] == "demo/0007"
 
 
+def test_what_is_for_machines_lies_in_one_tag_or_each_in_its_own() -> None:
+    packed = {names.FINGERPRINT_PACKAGE: "f1", "a": "b"}
+    shown = {key: value for key, value in TAGS.items() if key not in packed}
+    records = [
+        VersionRecord(2, "run", "models:/m-1", 0, tags) for tags in (TAGS, {**shown, names.RECORD: json.dumps(packed)})
+    ]
+    assert version_of(records[0], MODEL) == version_of(records[1], MODEL)
+    assert is_ours(records[1])
+
+
 def test_an_archived_one_and_one_without_a_trial() -> None:
     tags = {key: value for key, value in TAGS.items() if key != names.TRIAL} | {names.ARCHIVED: "{}"}
     version = version_of(VersionRecord(3, "run", "models:/m-1", 0, tags), MODEL)
