@@ -1,9 +1,6 @@
 """``cddpm data``: a phantom is made, checked, and its faults are told by exit code and report."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -160,11 +157,8 @@ def test_a_store_is_built_once(shared_ray: str, phantom: Path, tmp_path: Path) -
         "name: x\ndata: {unhealthy: [Brats21], voxel_size_mm: 2.0, volume_shape: [96, 96, 50]}\n"
         "encoder: {max_pool: false}\npretraining: {enabled: false}\n"
     )
-    command = [sys.executable, "-m", "cddpm", "data", "build", str(phantom), "--config", str(file)]
-    command += ["--output-dir", str(tmp_path / "out")]
-    joined = {**os.environ, "RAY_ADDRESS": shared_ray}
-    done = [subprocess.run(command, capture_output=True, text=True, timeout=100, env=joined) for _ in range(2)]
-    assert [one.returncode for one in done] == [0, 0], done
+    done = [run("build", phantom, "--config", file, "--output-dir", tmp_path / "out") for _ in range(2)]
+    assert [one.exit_code for one in done] == [0, 0]
     lines = [one.stdout for one in done]
     assert lines[0] == lines[1]
     assert "slices of 48x48" in lines[0]
