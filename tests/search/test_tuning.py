@@ -142,6 +142,7 @@ def test_equal_failures_before_any_report_end_a_start_and_the_next_goes_on(
     assert watch.ends == [(0, "failed"), (1, "failed"), (2, "finished")]
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_trials_that_raise_or_run_out_of_memory_or_find_nothing_leave_the_others_alone(
     shared_ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,7 +29,8 @@ class Starts:
                 stream.write(f"{stage}\n")
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_diverging_training_is_not_started_again(
     shared_ray: str, store_path: Path, tmp_path: Path, workers: int
 ) -> None:
