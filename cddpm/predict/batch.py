@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cddpm import cluster
+from cddpm import cluster, host
 from cddpm.data.volume import read_image, read_mask
 from cddpm.errors import CddpmError, ConfigError, SearchError, StorageError
 from cddpm.predict import result
@@ -115,6 +115,8 @@ def told(job: Job, error: Exception) -> str:
     line = " ".join(str(error).split())
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         line = "too large for the memory here"
+    elif isinstance(error, OSError):
+        line = str(host.fault(error, [job.scan]))
     elif not isinstance(error, CddpmError):
         line = f"{job.scan}: cannot be worked on ({type(error).__name__}: {line})"
     named = any(str(path) in line for path in (job.scan, job.mask) if path)

@@ -1,8 +1,8 @@
 """Promotions: an alias moves from one version to another, and it is written down who moved it, when and why.
 
-Every attempt is one tag of the registered model. It is written as begun before the alias moves, so that a crash between
-leaves the intent on record and the alias as it was, and as done afterwards. An attempt that was overtaken by another, or whose
-conditions did not hold, is on record as refused.
+Every attempt is one tag of the registered model. It is written as begun before the alias moves, so that a crash leaves the
+intent on record, and as done afterwards. An attempt that was overtaken by another, or whose conditions did not hold, is on
+record as refused.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from cddpm.tracking.catalogue import ModelRecord
 if TYPE_CHECKING:  # it imports MLflow
     from cddpm.tracking.catalogue_client import CatalogueClient
 
-BEGUN = "interrupted before the alias was moved"
+BEGUN = "interrupted; whether the alias was moved before is not on record"
 """What ``refused`` says of an attempt that has only begun."""
 _RIVALS_SECONDS = 60.0
 """Attempts that lie further apart are no rivals: one that is so old and did not move its alias has died."""

@@ -1,6 +1,7 @@
 """Whatever a scan does to us costs one line that names it; half a result is none; any name can be told."""
 
 import errno
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -103,3 +104,22 @@ def test_a_key_can_be_written_anywhere(name: str) -> None:
     assert key.encode().decode().isprintable() or not name.isprintable()
     assert "\n" not in key
     assert Job(Path("x.nii"), Path("out"), volume_id="Brats21/patient").key == "Brats21/patient"
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_what_the_host_refuses_names_scan_place_and_remedy(number: int, tmp_path: Path) -> None:
+    job = Job(tmp_path / "scan.nii.gz", tmp_path / "out" / "scan", None)
+    told = batch.told(job, OSError(number, os.strerror(number), str(job.folder)))
+    place, remedy = told.split(f"{os.strerror(number)}; ", 1)
+    assert place == f"{job.scan}: {job.folder}: "
+    assert remedy
+    assert "\n" not in told
+
+
+def test_a_file_in_the_way_of_the_results_is_told(scan: Scan, prediction: Prediction, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    job = Job(scan.image.path, tmp_path / "out" / "patient", scan.mask.path)
+    outcome = batch.work_on(predictor(lambda: None, prediction), batch.Work(PACKAGE, {}), job)
+    assert outcome.error is not None
+    assert "a part of this path is a file; choose a folder" in outcome.error
+    assert (tmp_path / "out").read_text() == "mine"
