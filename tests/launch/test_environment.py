@@ -66,9 +66,7 @@ def test_the_second_run_installs_nothing(project: Project) -> None:
     code, out, _ = project.run()
     assert (code, project.calls()) == (0, WHOLE)
     assert out == f"ready {project.root}/.venv/bin/python\n"
-    started = time.monotonic()
     assert project.run()[0] == 0
-    assert time.monotonic() - started < 1
     assert project.calls() == []
 
 
