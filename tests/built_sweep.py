@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import tiny_training
 
-from cddpm import artifact
+from cddpm import artifact, events
 from cddpm.campaign import IDENTITY
 from cddpm.config import ExperimentConfig, parse, to_dict
-from cddpm.search import champion, leaderboard, note, origin, trial
+from cddpm.search import champion, leaderboard, origin, trial
 from cddpm.search.lab import Lab
 from cddpm.search.scoring_search import Point
-from cddpm.search.sweep import trial_config, with_test
+from cddpm.search.sweep import trial_config
 from cddpm.training import ledger, stages, worker
 from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks
@@ -68,8 +68,15 @@ def begin(settings: ExperimentConfig, store: str = "tiny") -> Path:
     """The folder of a sweep that has begun and has no trial yet."""
     folder = settings.output_dir / "sweeps" / settings.name
     artifact.write_json(folder / IDENTITY, {"name": settings.name})
+    events.start(folder)
     origin.enter(folder, settings, store)
     return folder
+
+
+def ended(folder: Path, number: int, params: dict[str, Any], how: str) -> None:
+    """What a driver writes down of a trial."""
+    events.append(folder, "trial started", number=number, params=params)
+    events.append(folder, "trial ended", number=number, how=how)
 
 
 def _in_process(patch: pytest.MonkeyPatch) -> None:
@@ -100,6 +107,7 @@ def trained(output_dir: Path, trials: int = 2, finish: bool = True, book: bool =
             params = {"training.learning_rate": 1e-3 / (number + 1), "training.batch_size": 4, "diffusion.loss": "l1"}
             job = trial.TrialJob(folder, number, params, to_dict(settings), place, 0.0)
             assert trial.run(job, None, lambda metrics: None) is not None
+            ended(folder, number, params, "finished")
         if finish:
             contenders = _end(settings, folder, place)
             if book:
@@ -119,17 +127,11 @@ def _end(settings: ExperimentConfig, folder: Path, place: stages.Place) -> list[
 
 
 def _enter(settings: ExperimentConfig, folder: Path, place: stages.Place, contenders: list[champion.Contender]) -> None:
-    """The whole sweep into the lab book and the registry, as a driver that comes late enters what it has missed."""
+    """The whole sweep into the lab book and the registry, as its driver does at the end."""
     results = leaderboard.results(folder)
-    rows = with_test(settings, leaderboard.rows(folder), results[0], contenders)
-    leaderboard.write_csv(folder / "leaderboard.csv", rows)
+    leaderboard.write_csv(folder / "leaderboard.csv", champion.table(settings, leaderboard.rows(folder), contenders))
     with Lab.open(settings, folder, place) as lab:
-        lab.catch_up(results)
-        lab.register(results, contenders[0], contenders[1:])
-        lab.enter_points(results)
-        lab.note(note.markdown(settings, rows))
-        lab.keep([folder / "leaderboard.csv"])
-        lab.keep(sorted((folder / champion.PICTURES).glob("*.png")), champion.PICTURES)
+        lab.register(results, contenders[0])
         assert lab.close() == 0
         assert lab.version(results[0]) == 1
 

@@ -14,9 +14,11 @@ import torch
 
 from cddpm.config import ExperimentConfig, ScoringConfig, TrackingConfig
 from cddpm.tracking import names
+from cddpm.tracking.mirror import MirroredRun, Registration, rows_file, texts
 from cddpm.tracking.package import Pipeline, write_package
-from cddpm.tracking.registry import register
-from cddpm.tracking.runs import LabBook
+from cddpm.tracking.package_files import verify_package
+from cddpm.tracking.publish import Mirror
+from cddpm.tracking.publisher import Publisher
 
 METRICS = [
     {"val/dice": 0.3, "val/Brats21/dice": 0.6, "test/dice": 0.9, "val/loss": 0.2, "objective": 0.3},
@@ -39,33 +41,70 @@ def make_package(folder: Path, number: int, sweep: str = "demo") -> Path:
     return path
 
 
-def fill(book: LabBook, folder: Path) -> list[int]:
-    """Register the three; registering again changes nothing."""
-    parent = book.parent(
-        "demo",
-        {},
-        {names.COMMIT: "abc"},
-        params={"training.images": 500, "search.scoring.space.scoring.guidance_scale": {"float": [0.0, 2.0]}},
-    )
-    numbers = []
+def run(key: str, kind: str = names.KIND_TRIAL, name: str = "", **more: Any) -> MirroredRun:
+    """A run of a folder that does not exist, as one that finished if nothing else is said."""
+    own = {"campaign": "test", "status": "FINISHED", "began": 1.0, "ended": 2.0}
+    return MirroredRun(key, kind, name or key, **{**own, **more})
+
+
+def publish(output_dir: Path, *runs: MirroredRun, tracking: TrackingConfig | None = None) -> Mirror:
+    """Into the lab book of an output folder, whole."""
+    mirror = Mirror.of(tracking or TrackingConfig(), output_dir)
+    mirror.publish(runs)
+    assert mirror.refusals == {}
+    return mirror
+
+
+def publisher(output_dir: Path, tracking: TrackingConfig, *runs: MirroredRun) -> Publisher:
+    """One that has begun, as a sweep begins."""
+    found = Publisher(output_dir, Mirror.of(tracking, output_dir), lambda: runs)
+    found.start(must_answer=tracking.when_away == "refuse")
+    return found
+
+
+def registration(package: Path, metrics: dict[str, float], model: str = "cddpm", **more: Any) -> Registration:
+    """Of a package, without a promotion if none is asked for."""
+    own = {"fingerprint": verify_package(package).fingerprint, "tags": {names.VERSION: "0.1"}, "time_ms": 1000}
+    return Registration(package, model=model, metrics=metrics, **{**own, **more})
+
+
+def register(
+    output_dir: Path, package: Path, key: str = "demo/0000", params: dict[str, Any] | None = None, **more: Any
+) -> int:
+    """A package as a version of a trial of its own."""
+    one = run(key, params=texts(params or {}), registration=registration(package, **{"metrics": {}, **more}))
+    version = publish(output_dir, run(key.partition("/")[0], names.KIND_SWEEP), one).version(one)
+    assert version is not None
+    return version
+
+
+def demo(folder: Path) -> list[MirroredRun]:
+    """A sweep of three trials, each with a version; publishing it again changes nothing."""
+    params = {"training.images": 500, "search.scoring.space.scoring.guidance_scale": {"float": [0.0, 2.0]}}
+    runs = [run("demo", names.KIND_SWEEP, tags={names.COMMIT: "abc"}, params=texts(params))]
     for number, metrics in enumerate(METRICS):
-        trial = book.trial(parent, number, {"scoring.guidance_scale": GUIDANCE[number]}, {})
         rows = [
             {"dataset": "Brats21", "volume": f"v{i}", "subject": f"s{i}", "dice": dice, "auprc": None}
             for i, dice in enumerate(DICE[number])
         ]
-        book.log_rows(trial, rows, names.VOLUMES["val"])
-        tags = {names.VERSION: "0.1"}
-        numbers.append(register(book, trial, make_package(folder, number), metrics, tags))
-    assert book.flush(60) == 0
-    return numbers
+        runs.append(
+            run(
+                names.trial_key("demo", number),
+                tags={names.TRIAL: str(number)},
+                params=texts({"scoring.guidance_scale": GUIDANCE[number]}),
+                files=[rows_file(names.VOLUMES["val"], rows)],
+                registration=registration(make_package(folder, number), metrics),
+            )
+        )
+    return runs
 
 
 def filled(folder: Path, database: Path) -> Path:
     """The output folder ``folder`` with a copy of an empty database, filled."""
     shutil.copyfile(database, folder / "mlflow.db")
-    with LabBook.open(TrackingConfig(), folder, folder / "spool") as book:
-        assert fill(book, folder) == [1, 2, 3]
+    runs = demo(folder)
+    mirror = publish(folder, *runs)
+    assert [mirror.version(run) for run in runs] == [None, 1, 2, 3]
     return folder
 
 

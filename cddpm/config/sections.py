@@ -380,9 +380,9 @@ class TrackingConfig(Frozen):
 
     uri: str | None = None
     """MLflow tracking URI; empty: a SQLite file in ``output_dir``."""
-    when_away: Literal["spool", "refuse"] = "spool"
-    """If the server does not answer at the start: go on, with all entries kept in ``output_dir/spool`` until MLflow answers or
-    ``cddpm registry sync`` delivers them; or end with an error."""
+    when_away: Literal["go on", "refuse"] = "go on"
+    """If the server does not answer at the start: go on, with everything kept in the sweep's folder until MLflow answers or
+    ``cddpm registry sync`` brings it there; or end with an error."""
     experiment: Name = "cddpm"
     registered_model: Name = "cddpm"
     registered_trials: Positive = 3

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from cddpm import cluster, cluster_door
+from cddpm import cluster, cluster_door, events
 from cddpm.campaign import Campaign
 from cddpm.config import ExperimentConfig, to_dict, with_values
 from cddpm.errors import CddpmError, SearchError
@@ -62,7 +62,7 @@ def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summ
             say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
         plan = _settled(plan, campaign, available, display)
         runs = _runs(plan, roots, available.get("GPU", 0.0), display)
-        with Notebook.open(plan.first, plan.kind, plan.name, runs) as notebook:
+        with Notebook.open(plan.first, plan.kind, plan.name, plan.folder, runs) as notebook:
             if notebook.away:
                 display.say(f"[yellow]{escape(notebook.away)}[/]")
             campaign.begin()
@@ -71,7 +71,7 @@ def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summ
                 raise campaign.stopped_error()
             with display.stage("tables"):
                 files = report.write(plan, outcomes)
-            undelivered = notebook.finish(outcomes, files.all)
+            undelivered = notebook.finish()
             return Summary(plan.folder, outcomes, files, notebook.uri, undelivered)
 
 
@@ -139,9 +139,10 @@ def _shifts(config: ExperimentConfig, place: Any) -> tuple[Shift, ...]:
 
 def _carry_out(runs: list[FoldRun], fits: int, notebook: Notebook, display: Display) -> list[Outcome]:
     found = {run.number: known for run in runs if (known := fold.read_outcome(run.folder))}
-    for number in found:
+    told = {event.number for event in events.read(runs[0].campaign) if event.kind == "trial ended"} if runs else set()
+    for number in found.keys() - told:  # an earlier driver died before it could say so
         notebook.started(number)
-        notebook.ended(found[number])
+        notebook.ended(number)
     board, faults = cluster.Board(), list[str]()
 
     def started(run: FoldRun) -> None:
@@ -155,15 +156,16 @@ def _carry_out(runs: list[FoldRun], fits: int, notebook: Notebook, display: Disp
             board.clear(run.number)
             if isinstance(outcome, BaseException):
                 faults.append(f"{run.name}: {outcome}")
-                notebook.failed(run.number, str(outcome))
+                notebook.ended(run.number, str(outcome))
                 display.ended(run.number, "failed")
                 if not isinstance(outcome, CddpmError):
                     logger.error("%s", run.name, exc_info=outcome)
             elif outcome is None:
                 display.ended(run.number, "interrupted")
+                notebook.ended(run.number)
             else:
                 found[run.number] = outcome
-                notebook.ended(outcome)
+                notebook.ended(run.number)
                 display.ended(run.number, "finished", outcome.validation)
     if faults:
         raise SearchError("\n".join([f"{len(faults)} of {len(runs)} runs failed; --resume tries them again:", *faults]))

@@ -1,122 +1,72 @@
-"""What an evaluation writes into the lab book: one parent run with the tables, a child per method, modality and fold."""
+"""The lab book of one evaluation, as its driver keeps it: events into the folder, which MLflow is kept like."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from cddpm.config import ExperimentConfig, recorded
-from cddpm.data.store import SliceStore
+from cddpm import events
+from cddpm.config import ExperimentConfig
 from cddpm.errors import StoppedError
-from cddpm.evaluation.fold import RESULT, FoldRun, Outcome
-from cddpm.evaluation.plan import FOLDER
-from cddpm.search.lab import TEST_VOLUMES
-from cddpm.tracking import names
-from cddpm.tracking.runs import LabBook
-from cddpm.tracking.stage_runs import StageRuns
-from cddpm.tracking.surroundings import noted, surroundings
-from cddpm.training import checkpoint, stages
+from cddpm.evaluation import mirror
+from cddpm.evaluation.fold import FoldRun
+from cddpm.tracking.address import kept
+from cddpm.tracking.publish import Mirror
+from cddpm.tracking.publisher import Publisher
+from cddpm.tracking.surroundings import surroundings
 
 
 @dataclass
 class Notebook:
-    """The lab book of one evaluation; a context manager, used by the driver alone."""
+    """Used by the driver alone; a context manager."""
 
-    runs: dict[int, FoldRun]
-    book: LabBook
-    run: str
-    stages: StageRuns
-    _keys: dict[int, str] = field(default_factory=dict)
+    folder: Path
+    output_dir: Path
+    publisher: Publisher
 
     @classmethod
-    def open(cls, config: ExperimentConfig, kind: str, name: str, runs: Sequence[FoldRun]) -> Self:
-        """Open the lab book and the evaluation's run. Raises as ``LabBook.open``."""
-        book = LabBook.open(config.tracking, config.output_dir, config.output_dir / "spool")
-        key = book.parent(f"{kind}-{name}", recorded(config), surroundings(), names.KIND_EVALUATION, noted(config))
-        for store, modality in {(r.place.store, r.parsed.data.modality): None for r in runs}:
-            fingerprint = SliceStore.open(store, verify=False).fingerprint
-            book.log_dataset_inputs(key, fingerprint, name=f"slices {modality}")
-        folder = config.output_dir / FOLDER / name
-        return cls(
-            {r.number: r for r in runs}, book, key, StageRuns(book, key, folder, config.output_dir / "artifacts")
+    def open(cls, config: ExperimentConfig, kind: str, name: str, folder: Path, runs: Sequence[FoldRun]) -> Self:
+        """Enter this start and begin to publish. Raises as ``Publisher.start``."""
+        publisher = Publisher(
+            folder, Mirror.of(config.tracking, config.output_dir), mirror.EvaluationMirror(folder).runs
         )
+        publisher.start(config.tracking.when_away == "refuse")
+        events.start(folder, surroundings=surroundings())
+        mirror.keep(folder, kind, name, config, runs)
+        publisher.wake()
+        return cls(folder, config.output_dir, publisher)
 
     @property
     def uri(self) -> str:
         """MLflow's tracking URI."""
-        return self.book.uri
+        return self.publisher.mirror.uri
 
     @property
     def away(self) -> str | None:
         """What to tell the person if MLflow did not answer at the start."""
-        return self.book.notice
+        return kept(self.publisher.away, self.folder, self.output_dir)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is not None:
-            self.book.close(self.run, "KILLED" if kind is StoppedError else "FAILED")
-        self.book.end(timeout_seconds=5)
+            self._enter("end", status="KILLED" if kind is StoppedError else "FAILED")
+        self.publisher.end(5.0 if kind is not None else 0.0)
+
+    def _enter(self, kind: events.Kind, **what: Any) -> None:
+        events.append(self.folder, kind, **what)
+        self.publisher.wake()
 
     def started(self, number: int) -> None:
         """A run starts, or is continued."""
-        run = self.runs[number]
-        data = run.parsed.data
-        params = {"method": run.method, "data.modality": data.modality, "data.fold": data.fold}
-        tags = {names.FOLD_RUN: run.name, names.TRIAL: str(number)}
-        self._keys[number] = self.book.child(self.run, f"{number:04d}", names.KIND_FOLD, run.name, params, tags)
+        self._enter("trial started", number=number)
 
-    def ended(self, outcome: Outcome) -> None:
-        """Enter what a run found: curves of its training, measures on test, and its files."""
-        run, key = self.runs[outcome.number], self._keys[outcome.number]
-        if outcome.checkpoint:
-            history = run.place.artifacts / stages.CHECKPOINT / outcome.checkpoint / checkpoint.HISTORY
-            self.book.log_history(key, checkpoint.read_history(history))
-            self.book.set_tags(key, _fingerprints(outcome))
-        used = {
-            "store": run.place.store.name,
-            stages.ENCODER: outcome.encoder,
-            stages.GUIDE: outcome.guide,
-            stages.CHECKPOINT: outcome.checkpoint,
-        }
-        self.stages.link(key, outcome.number, used)
-        cost = {
-            names.SECONDS: sum(outcome.seconds.values()),
-            names.GPU_SECONDS: self.stages.gpu_seconds(outcome.number),
-        }
-        step = run.parsed.training.images
-        self.book.log_metrics(key, {names.OBJECTIVE: outcome.validation, **_measures(outcome), **cost}, step)
-        self.book.log_artifact(key, run.folder / RESULT)
-        self.book.log_rows(key, [row for result in outcome.results for row in result.rows], TEST_VOLUMES)
-        self.book.close(key, "FINISHED")
+    def ended(self, number: int, error: str | None = None) -> None:
+        """A run is over; what it found is in its folder."""
+        self._enter("trial ended", number=number, **({"error": error} if error else {}))
 
-    def failed(self, number: int, why: str) -> None:
-        """Enter that a run failed."""
-        self.book.set_tags(self._keys[number], {names.ERROR: why})
-        self.book.close(self._keys[number], "FAILED")
-
-    def finish(self, outcomes: Sequence[Outcome], files: Sequence[Path]) -> int:
-        """Keep the tables; returns how many entries MLflow does not have yet."""
-        for file in files:
-            self.book.log_artifact(self.run, file)
-        self.book.close(self.run, "FINISHED")
-        return self.book.flush(timeout_seconds=60)
-
-
-def _fingerprints(outcome: Outcome) -> dict[str, str]:
-    found = {
-        names.FINGERPRINT_CHECKPOINT: outcome.checkpoint,
-        names.FINGERPRINT_ENCODER: outcome.encoder,
-        names.FINGERPRINT_GUIDE: outcome.guide,
-    }
-    return {tag: name for tag, name in found.items() if name}
-
-
-def _measures(outcome: Outcome) -> dict[str, Any]:
-    return {
-        names.metric("test", name, result.dataset): value
-        for result in outcome.results
-        for name, value in result.measures.items()
-        if value is not None
-    }
+    def finish(self) -> int:
+        """The tables are there; returns how many of its runs MLflow does not show whole yet."""
+        self._enter("end", status="FINISHED")
+        return self.publisher.flush(60.0)

@@ -17,7 +17,7 @@ from cddpm.evaluation.fold import Outcome, all_results
 from cddpm.evaluation.plan import Plan
 from cddpm.evaluation.table import ResultTable
 from cddpm.text import Console
-from cddpm.tracking.spool import to_deliver
+from cddpm.tracking.address import to_publish
 
 SHIFT_COLUMNS = ("dice", "oracle_dice", "auprc", "l1_ratio", "jensen_shannon", "wasserstein")
 """Of domain shifts, in the Markdown; the CSV has all."""
@@ -125,6 +125,6 @@ def closing(plan: Plan, files: Files, undelivered: int, console: Console) -> Non
     """The headline, and where the rest is."""
     terminal.show(files.table, console)
     if undelivered:
-        console.print(escape(to_deliver(undelivered, plan.first.output_dir)), style="yellow")
+        console.print(escape(to_publish(undelivered, plan.first.output_dir)), style="yellow")
     console.print(f"all measures, per data set: {console.path(files.markdown)}")
     console.print(f"per volume and as CSV:      {console.path(files.markdown.parent)}")

@@ -116,38 +116,29 @@ def sync(
         str | None,
         typer.Option(
             "--tracking-uri",
-            help="Deliver to this lab book, not to that which the entries were written for.",
+            help="Bring all of it to this lab book, not to those that the configurations name.",
             show_default=False,
         ),
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds for each sweep's entries.")] = 600.0,
     as_json: AsJson = False,
 ) -> None:
-    """Deliver what the lab book keeps in its spool; exit code 9 if something remains."""
-    from cddpm.tracking.journal import SUFFIX, waiting_in
+    """Make MLflow show what the folders of sweeps and evaluations say; exit code 9 if something is missing."""
+    from cddpm.publishing import folders, publish_all
 
-    spool = output_dir / "spool"
     console = Console()
-    if not any(waiting_in(journal)[0] for journal in spool.glob(f"*{SUFFIX}")):
-        done = {"delivered": 0, "waiting": 0, "refused": 0, "faults": []}
-        print_json(done) if as_json else console.print(f"Nothing waits in {path(spool)}.")
+    if not folders(output_dir):
+        console.print(f"No sweep or evaluation in {path(output_dir)}.") if not as_json else print_json([])
         return
-    from cddpm.tracking.spool import deliver_spool  # with MLflow, which takes long to import
-
-    outcome = deliver_spool(
-        spool,
-        uri,
-        timeout,
-        lambda one: None if as_json else console.print(f"{whole(one.sweep)}: {one.entries} entries"),
-    )
+    outcomes = list(publish_all(output_dir, uri))
     if as_json:
-        print_json({**dataclasses.asdict(outcome), "faults": list(outcome.faults)})
+        print_json([dataclasses.asdict(one) for one in outcomes])
     else:
-        console.print(f"{outcome.delivered} entries delivered, {outcome.waiting} wait, {outcome.refused} refused.")
-    if outcome.waiting or outcome.refused:
-        rest = f"{outcome.waiting} entries wait in {spool}" if outcome.waiting else ""
-        no = f"{outcome.refused} were refused (see *.refused in {spool})" if outcome.refused else ""
-        raise UndeliveredError("\n".join([", ".join(part for part in (rest, no) if part), *outcome.faults]))
+        for one in outcomes:
+            console.print(f"{whole(one.name)}: {one.said}")
+    faults = [f"{one.name}: {one.fault}" for one in outcomes if one.fault]
+    faults += [f"{one.name}: refused: {line}" for one in outcomes for line in one.refused]
+    if faults:
+        raise UndeliveredError("\n".join(["not everything is in MLflow:", *faults]))
 
 
 def _guards(

@@ -6,7 +6,7 @@ image. All three take their operating point from validation.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from cddpm.scoring.calibration import given
 from cddpm.scoring.figures import overview, overview_rows
 from cddpm.scoring.score import Evaluation, Scorer, evaluate
 from cddpm.search import scoring_search
+from cddpm.search.leaderboard import Row
 from cddpm.search.scoring_search import Point
 from cddpm.search.trial import TrialResult
 from cddpm.training import checkpoint, stages, worker
@@ -38,6 +39,8 @@ class Contender:
     thresholds: dict[str, float]
     scoring: ScoringConfig
     test: Evaluation
+    trial: int | None = None
+    """Whose model it is; None: nobody's."""
 
     def metric(self, datasets: tuple[str, ...], metric: str) -> float:
         """Mean over ``datasets`` of the mean over their volumes."""
@@ -59,12 +62,13 @@ class Final:
         scoring = scoring_search.scoring_with(config, result.best.params)
         scorer = self._scorer(result, result.best, config)
         test = evaluate(scorer, scoring, result.best.thresholds)
-        return Contender("champion", result.objective, result.best.thresholds, scoring, test), scorer
+        return Contender("champion", result.objective, result.best.thresholds, scoring, test, result.number), scorer
 
     def unswept(self, result: TrialResult, config: ExperimentConfig) -> Contender:
         """The first trial (the configuration's own training settings) under the configuration's own scoring settings."""
         test = evaluate(self._scorer(result, result.default, config), config.scoring, result.default.thresholds)
-        return Contender("unswept defaults", result.default.objective, result.default.thresholds, config.scoring, test)
+        first = result.default
+        return Contender("unswept defaults", first.objective, first.thresholds, config.scoring, test, result.number)
 
     def intensity(self) -> Contender:
         """A threshold on the image itself."""
@@ -84,6 +88,23 @@ class Final:
         )
         cache, calibrated = ReconstructionCache.open(path), given(point.statistics)
         return Scorer(self.store, cache, self.unhealthy, self.healthy, threads=2, calibrated=calibrated)
+
+
+def table(config: ExperimentConfig, rows: list[Row], contenders: list[Contender]) -> list[Row]:
+    """The leaderboard with test scores: in the champion's row, the first of ``contenders``; the others get rows of their own."""
+    names = scoring_search.objective_datasets(config)
+
+    def scores(c: Contender) -> dict[str, float]:
+        return {name: c.metric((name,), config.search.objective) for name in names}
+
+    winner, *others = contenders
+    own = [
+        replace(row, name=f"champion = {row.name}", test=scores(winner))
+        if row.name == f"{winner.trial:04d}" and row.state == "finished"
+        else row
+        for row in rows
+    ]
+    return [*own, *(Row(c.name, "for comparison", c.validation, scores(c), {}) for c in others)]
 
 
 def draw(scorer: Scorer, contender: Contender, path: Path) -> None:

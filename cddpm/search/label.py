@@ -10,8 +10,8 @@ from cddpm.evaluation.statistics import Interval
 from cddpm.evaluation.version_comparison import CONFIDENCE, HEALTHY, MEASURES, RESAMPLES
 from cddpm.search.trial import TrialResult
 from cddpm.tracking import names
+from cddpm.tracking.mirror import finite
 from cddpm.tracking.surroundings import noted
-from cddpm.tracking.values import finite
 
 MOST_SETTINGS = 12
 Rows = Sequence[Mapping[str, Any]]

@@ -90,8 +90,8 @@ class SweepRecord:
     def champion(self) -> TrialRecord | None:
         """The trial that was scored on test; before that, the best so far."""
         best = self.finished
-        tested = self.contenders[0].validation if self.contenders else None
-        return next((t for t in best if t.objective == tested), best[0] if best else None)
+        tested = self.contenders[0].trial if self.contenders else None
+        return next((t for t in best if t.number == tested), best[0] if best else None)
 
     def trial_config(self, trial: TrialRecord) -> ExperimentConfig:
         """The configuration with the settings of ``trial``. Raises ``ConfigError`` for an impossible combination."""

@@ -15,7 +15,7 @@ from cddpm.search.leaderboard import Row
 from cddpm.search.scoring_search import objective_datasets
 from cddpm.search.sweep import Summary
 from cddpm.text import Console, Table, command, near, whole
-from cddpm.tracking.spool import to_deliver
+from cddpm.tracking.address import to_publish
 
 COLUMNS = 110
 FRONT_ROWS = 15
@@ -46,7 +46,7 @@ def closing(config: ExperimentConfig, summary: Summary, console: Console) -> Non
         console.print(line)
     if summary.undelivered:
         model = "The champion is not yet registered: " if summary.version is None else ""
-        waiting = to_deliver(summary.undelivered, config.output_dir)
+        waiting = to_publish(summary.undelivered, config.output_dir)
         console.print(escape(model + waiting), style="yellow")
     console.print("\n[bold]next[/]")
     for title, line in _next(config, summary):

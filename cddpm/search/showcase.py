@@ -10,7 +10,7 @@ from cddpm.config import ExperimentConfig
 from cddpm.scoring.score import Scorer, evaluate
 from cddpm.search import scoring_search
 from cddpm.search.point import Point
-from cddpm.tracking.values import table
+from cddpm.tracking.mirror import table
 
 VOLUMES, PICTURE = "val_volumes.json", "val_volumes.png"
 

@@ -20,13 +20,12 @@ from cddpm.data.phantom import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError
 from cddpm.models import precision
-from cddpm.search import budget, champion, extension, leaderboard, note, origin, pareto, study, warm_start
+from cddpm.search import budget, champion, extension, leaderboard, origin, pareto, study, warm_start
 from cddpm.search.budget import Meter
 from cddpm.search.display import Display
 from cddpm.search.failures import Failures
 from cddpm.search.lab import Lab
 from cddpm.search.leaderboard import Row
-from cddpm.search.scoring_search import objective_datasets
 from cddpm.search.trial import TrialResult
 from cddpm.training import ledger, stages, worker
 from cddpm.training.watch import Watch
@@ -129,11 +128,10 @@ def run(
         changed += _other_data(campaign, place, force)
         for line in changed:
             display.say(f"[yellow]--force: {escape(line)}[/]")
-        with Lab.open(config, folder, place) as lab:
+        with Lab.open(config, folder, place, changed) as lab:
             if lab.away:
                 display.say(f"[yellow]{escape(lab.away)}[/]")
             campaign.begin()
-            origin.enter(folder, config, place.store.name, changed)
             _tune(config, folder, place, fits, lab, display)
             if campaign.stopped:
                 raise campaign.stopped_error()
@@ -210,7 +208,7 @@ class _All:
         self.meter.release(number)
         result = {r.number: r for r in leaderboard.results(self.folder)}.get(number)
         self.display.ended(number, how, result.objective if result else None)
-        self.lab.ended(number, how, result)
+        self.lab.ended(number, how)
 
 
 def _tune(config: ExperimentConfig, folder: Path, place: stages.Place, fits: int, lab: Lab, display: Display) -> None:
@@ -265,7 +263,6 @@ def _finish(
             f"sweep '{config.name}': no trial finished; {failed[0] if failed else 'all were stopped early'}\n"
             "Mend that, then --extend N runs N more trials"
         )
-    lab.catch_up(results, leaderboard.stops(folder))
     best = results[0]
     gpus = cluster.capacity().get("GPU", 0.0)
     final = champion.Final(config, place, folder / "stop", None, gpus)
@@ -277,18 +274,13 @@ def _finish(
     picture = folder / "champion.png"
     champion.draw(scorer, winner, picture)
     champion.draw_each(scorer, winner, folder / champion.PICTURES)
-    rows = with_test(config, leaderboard.rows(folder), best, contenders)
+    rows = champion.table(config, leaderboard.rows(folder), contenders)
     leaderboard.write_csv(folder / "leaderboard.csv", rows)
     front = pareto.members(folder, config, results) if config.search.objectives else []
-    kept = [picture, folder / "leaderboard.csv", folder / champion.TEST]
     if front:
-        kept.append(pareto.save(folder, config, front))
+        pareto.save(folder, config, front)
     with display.stage("registry") as say:
-        lab.register(results, winner, contenders[1:])
-        lab.enter_points(results)
-        lab.note(note.markdown(config, rows))
-        lab.keep(kept)
-        lab.keep(sorted((folder / champion.PICTURES).glob("*.png")), champion.PICTURES)
+        lab.register(results, winner)
         undelivered, version = lab.close(), lab.version(best)
         say(escape(lab.verdict(best)))
     scan, promoted = _a_scan(config, root, final), lab.is_champion(best)
@@ -299,25 +291,6 @@ def _beside(config: ExperimentConfig, results: list[TrialResult], final: champio
     first = [r for r in results if r.number == 0]  # absent only if the first trial failed or was stopped early
     unswept = [final.unswept(r, trial_config(config, r)) for r in first]
     return [*unswept, final.intensity()]
-
-
-def with_test(
-    config: ExperimentConfig, rows: list[Row], best: TrialResult, contenders: list[champion.Contender]
-) -> list[Row]:
-    """The champion's row gets its test scores; the other contenders get rows of their own."""
-    names = objective_datasets(config)
-
-    def scores(c: champion.Contender) -> dict[str, float]:
-        return {name: c.metric((name,), config.search.objective) for name in names}
-
-    winner, *others = contenders
-    table = [
-        Row("champion = " + r.name, r.state, r.validation, scores(winner), r.settings, r.seconds)
-        if r.name == f"{best.number:04d}" and r.state == "finished"
-        else r
-        for r in rows
-    ]
-    return [*table, *(Row(c.name, "for comparison", c.validation, scores(c), {}) for c in others)]
 
 
 def _a_scan(config: ExperimentConfig, root: Path, final: champion.Final) -> Path:

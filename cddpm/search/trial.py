@@ -161,6 +161,18 @@ def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, bo
     return points, showcase.keep(job.folder, scorer, config, scoring_search.best(points))
 
 
+def ending(folder: Path, error: bool = False) -> str:
+    """How a trial ended: ``finished``, ``failed``, ``stopped`` (early, by the pruner) or ``interrupted``.
+
+    ``error``: whether Ray says that it failed.
+    """
+    if (folder / RESULT).exists():
+        return "finished"
+    if error or (folder / FAILED).exists():
+        return "failed"
+    return "stopped" if (folder / STOPPED).exists() else "interrupted"
+
+
 def read_result(folder: Path) -> TrialResult | None:
     """The result of a finished trial, None if it has not finished. Raises ``SearchError`` for a damaged file."""
     path = folder / RESULT

@@ -85,7 +85,7 @@ class StudySearch(Searcher):
         trial = self._running.pop(trial_id, None)
         if trial is None:
             return
-        how = ending(self._folder, trial.number, error)
+        how = trials.ending(trial_folder(self._folder, trial.number), error)
         if how == "stopped":
             stop = trials.read_stop(trial_folder(self._folder, trial.number))
             assert stop is not None
@@ -93,16 +93,6 @@ class StudySearch(Searcher):
         elif how != "interrupted":
             value = None if how == "failed" or not result else float(result[OBJECTIVE])
             studies.tell(self._study, trial, value, logger.warning)
-
-
-def ending(sweep: Path, number: int, error: bool) -> str:
-    """How a trial ended: ``finished``, ``failed``, ``stopped`` (early, by the pruner) or ``interrupted``."""
-    folder = trial_folder(sweep, number)
-    if (folder / trials.RESULT).exists():
-        return "finished"
-    if error or (folder / trials.FAILED).exists():
-        return "failed"
-    return "stopped" if (folder / trials.STOPPED).exists() else "interrupted"
 
 
 def trial_folder(sweep: Path, number: int) -> Path:
@@ -142,7 +132,7 @@ class _Events(tune.Callback):
 
     def _end(self, trial: Any, error: bool) -> None:
         number = trial.config["number"]
-        how = ending(self._sweep, number, error)
+        how = trials.ending(trial_folder(self._sweep, number), error)
         folder = trial_folder(self._sweep, number)
         if how == "failed" and not (folder / trials.FAILED).exists():
             artifact.write_json(folder / trials.FAILED, {"number": number, "error": _last_line(trial.error_file)})

@@ -25,6 +25,27 @@ def registry_command(uri: str, model: str, *words: str) -> str:
     return command("cddpm", "registry", *words, *whose, *mine)
 
 
+def sync_command(output_dir: Path) -> str:
+    """What makes MLflow like the folders of ``output_dir`` by hand."""
+    usual = output_dir == Path.cwd() / "outputs"
+    return command("cddpm", "registry", "sync", *(() if usual else ("--output-dir", output_dir)))
+
+
+def to_publish(runs: int, output_dir: Path) -> str:
+    """What to tell a person whose work is over before MLflow shows everything."""
+    return f"{runs} runs are not in MLflow yet, or not whole; `{sync_command(output_dir)}` brings them there"
+
+
+def kept(away: str | None, folder: Path, output_dir: Path) -> str | None:
+    """What to tell a person who starts work while MLflow does not answer (``away`` says why); None if it does."""
+    if away is None:
+        return None
+    return (
+        f"{away}. The work goes on: all of it is kept in {folder} until MLflow answers, or until "
+        f"`{sync_command(output_dir)}` brings it there (tracking.when_away: refuse would end here)"
+    )
+
+
 def default_uri(output_dir: Path) -> str:
     """The embedded lab book of an output folder."""
     return file_uri(output_dir.resolve() / "mlflow.db")

@@ -29,6 +29,8 @@ ENDING = "cddpm.ending"
 ERROR = "cddpm.error"
 CHAMPION = "cddpm.champion"
 FOLD_RUN = "cddpm.fold_run"
+CAMPAIGN = "cddpm.campaign"
+PUBLISHED = "cddpm.published"
 NONFINITE = "cddpm.nonfinite"
 VERSION = "cddpm.version"
 COMMIT = "cddpm.commit"
@@ -72,6 +74,8 @@ TAGS = {
     ERROR: "message of the error that ended a run",
     CHAMPION: "identity of the sweep's best trial",
     FOLD_RUN: "name of the method, modality and fold of an evaluation",
+    CAMPAIGN: "identity of the folder of the sweep or evaluation; one of the same name from elsewhere has another",
+    PUBLISHED: "digest of all that the run shows, once it is all there; what matches it is not sent again",
     f"{NONFINITE}.*": "which value of a metric was no finite number, and after how many images",
     VERSION: "version of this program",
     COMMIT: "commit of the code; `+` behind it: tracked files were changed",
@@ -113,8 +117,8 @@ LOGGED_ARTIFACTS = "mlflow.loggedArtifacts"
 """JSON that says which files of a run are tables."""
 
 # Metrics
-IMAGES = "images"
-"""Key of a history row that holds its step: slices seen."""
+IMAGES, TIME = "images", "time"
+"""Keys of a history row that hold its step (slices seen) and when it was written (seconds since 1970)."""
 TRAIN_LOSS = "train/loss"
 VAL_LOSS = "val/loss"
 IMAGES_PER_SECOND = "train/images_per_second"

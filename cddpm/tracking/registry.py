@@ -44,7 +44,6 @@ if TYPE_CHECKING:  # over two seconds to import: only what writes, or talks to a
     from mlflow import MlflowClient
 
     from cddpm.tracking.catalogue_client import CatalogueClient
-    from cddpm.tracking.runs import LabBook
 
 logger = logging.getLogger(__name__)
 
@@ -60,23 +59,6 @@ class Archiving:
     who: str
     when: str
     why: str
-
-
-def register(
-    lab: "LabBook",
-    run: str,
-    package_dir: Path,
-    metrics: Mapping[str, float],
-    tags: Mapping[str, str],
-    name: str = "cddpm",
-    label: str = "",
-) -> int:
-    """Register the package of a run (key of the lab book); returns its version number.
-
-    The same package of the same run is registered once. Raises ``TrackingError`` if MLflow does not answer,
-    ``ArtifactError`` if the package is damaged.
-    """
-    return Registry(lab.client(), lab.uri, name).register(lab.mlflow_id(run), package_dir, metrics, tags, label)
 
 
 class Registry:
@@ -176,6 +158,10 @@ class Registry:
         """The audit, oldest first; of one version or of all."""
         entries = promotion.audit(self._catalogue.model(self.name)).values()
         return [entry for entry in entries if version in (None, entry.version)]
+
+    def promotion(self, identity: str) -> Promotion | None:
+        """The entry of ``promote_once`` with this identity."""
+        return promotion.audit(self._catalogue.model(self.name)).get(f"{names.PROMOTION}.{identity}")
 
     def promote(
         self, ref: str, alias: str, why: str, who: str | None = None, guards: Sequence[Guard] = (), forced: bool = False
@@ -374,7 +360,11 @@ class Registry:
     def register(
         self, run_id: str, package_dir: Path, metrics: Mapping[str, float], tags: Mapping[str, str], label: str = ""
     ) -> int:
-        """Register a package under MLflow's run id; see ``register`` of this module."""
+        """Register a package under MLflow's run id; returns its version number.
+
+        The same package of the same run is registered once. Raises ``TrackingError`` if MLflow does not answer,
+        ``ArtifactError`` if the package is damaged.
+        """
         from cddpm.tracking import connection
         from cddpm.tracking.registration import Registration
 

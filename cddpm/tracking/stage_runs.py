@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cddpm.tracking import names
-from cddpm.tracking.runs import LabBook
+from cddpm.tracking.mirror import MirroredRun, Point, curve, samples
 from cddpm.training import checkpoint, ledger
 from cddpm.training.ledger import Entry
 from cddpm.training.watch import Sample, StageRecord
@@ -20,32 +20,29 @@ _SYSTEM = {
 
 
 class StageRuns:
-    """The stages of one sweep or evaluation, entered as they are found in its ledger; used by the driver alone."""
+    """The stages in the ledger of a sweep or an evaluation; each is read once."""
 
-    def __init__(self, book: LabBook, parent: str, campaign: Path, artifacts: Path) -> None:
-        """``parent``: key of the campaign's run; ``campaign``: its folder; ``artifacts``: where curves lie."""
-        self._book, self._parent, self._campaign, self._artifacts = book, parent, campaign, artifacts
+    def __init__(self, folder: Path, artifacts: Path) -> None:
+        """``folder``: of the sweep or evaluation; ``artifacts``: where curves lie."""
+        self._folder, self._artifacts = folder, artifacts
         self._entries: dict[str, Entry] = {}
+        self._runs: dict[str, MirroredRun] = {}
 
-    def enter(self) -> None:
-        """Enter what was computed since the last call. Raises as ``ledger.read``."""
-        for name, entry in ledger.read(self._campaign, frozenset(self._entries)):
+    def runs(self, sweep: str, campaign: str) -> list[MirroredRun]:
+        """A run per stage, under the key ``sweep`` of the folder with this identity. Raises as ``ledger.read``."""
+        for name, entry in ledger.read(self._folder, frozenset(self._entries)):
             self._entries[name] = entry
-            self._enter(entry)
+            self._runs[name] = self._run(entry, sweep, campaign)
+        return list(self._runs.values())
 
-    def link(self, run: str, trial: int, used: Mapping[str, str | None]) -> None:
-        """Say what a trial's ``run`` is made of: ``used`` has the fingerprint of each stage, None where there is none.
+    def __len__(self) -> int:
+        return len(self._entries)
 
-        Tags tell which of them this trial computed and which it found; each is linked to the run that made it, which may
-        be of an earlier sweep.
-        """
-        self.enter()
-        there = {stage: fingerprint for stage, fingerprint in used.items() if fingerprint}
-        made = [stage for stage, fingerprint in there.items() if self._maker(stage, fingerprint) == trial]
-        reused = [stage for stage in there if stage not in made]
-        self._book.set_tags(run, {names.MADE: ", ".join(made) or "-", names.REUSED: ", ".join(reused) or "-"})
-        for stage, fingerprint in there.items():
-            self._book.link(run, stage, fingerprint)
+    def shares(self, trial: int, used: Mapping[str, str]) -> dict[str, str]:
+        """Tags that tell which of the stages ``used`` (stage -> fingerprint) a trial computed and which it found."""
+        made = [stage for stage, fingerprint in used.items() if self._maker(stage, fingerprint) == trial]
+        reused = [stage for stage in used if stage not in made]
+        return {names.MADE: ", ".join(made) or "-", names.REUSED: ", ".join(reused) or "-"}
 
     def gpu_seconds(self, trial: int) -> float:
         """Booked by the stages that a trial has computed."""
@@ -55,22 +52,27 @@ class StageRuns:
         entry = self._entries.get(f"{stage}-{fingerprint}")
         return entry.trial if entry else None
 
-    def _enter(self, entry: Entry) -> None:
+    def _run(self, entry: Entry, sweep: str, campaign: str) -> MirroredRun:
         record = entry.record
         by = "" if entry.trial is None else f" of {entry.trial:04d}"
-        name = f"{record.stage}{by} {record.fingerprint[:8]}"
-        slug = f"{record.stage}-{record.fingerprint}"
-        run = self._book.child(self._parent, slug, names.KIND_STAGE, name, {}, _tags(entry), began=record.began)
-        if history := self._history(record):
-            self._book.log_history(run, history)
-        self._book.log_metrics(run, {names.SECONDS: record.seconds, names.GPU_SECONDS: record.gpu_seconds}, 0)
-        self._book.log_samples(run, [_named(sample) for sample in record.samples])
-        self._book.close(run, "FINISHED", ended=record.began + record.seconds)
+        points, flags = self._curves(record)
+        return MirroredRun(
+            key=names.child_key(sweep, f"{record.stage}-{record.fingerprint}"),
+            kind=names.KIND_STAGE,
+            name=f"{record.stage}{by} {record.fingerprint[:8]}",
+            campaign=campaign,
+            status="FINISHED",
+            began=record.began,
+            ended=record.began + record.seconds,
+            tags={**_tags(entry), **flags},
+            points=[*points, *samples(_named(sample) for sample in record.samples)],
+            metrics={names.SECONDS: record.seconds, names.GPU_SECONDS: record.gpu_seconds},
+        )
 
-    def _history(self, record: StageRecord) -> list[dict[str, float]]:
+    def _curves(self, record: StageRecord) -> tuple[list[Point], dict[str, str]]:
         kind = "checkpoint" if record.stage == "guide" else record.stage
         file = self._artifacts / kind / record.fingerprint / checkpoint.HISTORY
-        return checkpoint.read_history(file) if file.exists() else []
+        return curve(checkpoint.timed_history(file) if file.exists() else [], record.began)
 
 
 def _tags(entry: Entry) -> dict[str, str]:

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,18 +180,27 @@ def _unflatten_optimizer(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
 
 
 def append_history(path: Path, row: Mapping[str, float]) -> None:
-    """Add one line (images seen and metrics) to a history; a repeated or earlier point after a resume is not added.
+    """Add one line (images seen and metrics, and now) to a history; a repeated or earlier point after a resume is not added.
 
     The file is replaced as a whole, so that nobody reads half a line and a damaged one does not swallow the next.
     """
-    rows = read_history(path)
+    rows = timed_history(path)
     if rows and rows[-1]["images"] >= row["images"]:
         return
-    artifact.write_text(path, "".join(json.dumps(r) + "\n" for r in [*rows, row]))
+    rows.append({**row, "time": round(time.time(), 3)})
+    artifact.write_text(path, "".join(json.dumps(r) + "\n" for r in rows))
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """All complete lines of a history; a damaged one is left out and named in the log."""
+    """All complete lines of a history, without when they were written: what a resumed training has like an undisturbed one.
+
+    A damaged line is left out and named in the log.
+    """
+    return [{name: value for name, value in row.items() if name != "time"} for row in timed_history(path)]
+
+
+def timed_history(path: Path) -> list[dict[str, float]]:
+    """``read_history`` with ``time`` in each line, in seconds since 1970."""
     rows = []
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):

@@ -1,7 +1,7 @@
 """What the lab book costs a training: blocks of steps with it and without it, by turns, in one process.
 
-In a sweep most of this cost is not the training's at all: MLflow is told by the driver. Here journal, sender, database and
-the watch over the machine all sit in the training's own process, so that what is measured is a bound.
+In a sweep most of this cost is not the training's at all: MLflow is told by the driver. Here publisher, database and the
+watch over the machine all sit in the training's own process, so that what is measured is a bound.
 """
 
 import time
@@ -12,10 +12,14 @@ from statistics import median
 
 import torch
 
+from cddpm import events
 from cddpm.config import ExperimentConfig, TrackingConfig, parse
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.tracking import names
-from cddpm.tracking.runs import LabBook
+from cddpm.tracking.mirror import MirroredRun, curve
+from cddpm.tracking.publish import Mirror
+from cddpm.tracking.publisher import Publisher
+from cddpm.training import checkpoint
 from cddpm.training.watch import Watch
 from speed.rows import Row
 from speed.timing import seconds
@@ -53,7 +57,7 @@ def measure(folder: Path, sizes: Sizes) -> list[Row]:
     there = _ways(folder / "there", TrackingConfig(), sizes, step)
     away = _ways(folder / "away", TrackingConfig(uri=_NOBODY), sizes, step)
     told = (
-        f"a line of a validation is in the journal, on the disk, after {1000 * there.line:.1f} ms; one line a block of "
+        f"a line of a validation is on the disk after {1000 * there.line:.1f} ms; one line a block of "
         f"{sizes.steps} steps of {1000 * there.wall / sizes.steps:.0f} ms"
     )
     return [
@@ -91,14 +95,15 @@ class _Ways:
 
 
 def _ways(folder: Path, tracking: TrackingConfig, sizes: Sizes, step: Callable[[], None]) -> _Ways:
-    with LabBook.open(tracking, folder, folder / "spool") as book:
-        run = book.trial(book.parent("bench", {}, {}), 0, {}, {})
-        block = _Block(book, run, sizes.steps, step)
-        block.logged()  # does not count: compilation, files not yet read
-        turns = [(_processor_seconds(block.logged), _processor_seconds(block.plain)) for _ in range(sizes.repeats)]
-        line = median(seconds(block.line) for _ in range(20))
-        wall = seconds(block.plain)
-        book.end(60 if book.away is None else 0.1)
+    work = _Block(folder, sizes.steps, step)
+    publisher = Publisher(folder, Mirror.of(tracking, folder), work.runs)
+    publisher.start(must_answer=False)
+    work.publisher = publisher
+    work.logged()  # does not count: compilation, files not yet read
+    turns = [(_processor_seconds(work.logged), _processor_seconds(work.plain)) for _ in range(sizes.repeats)]
+    line = median(seconds(work.line) for _ in range(20))
+    wall = seconds(work.plain)
+    publisher.end(60 if publisher.away is None else 0.1)
     logged, plain = (median(side) for side in zip(*turns, strict=True))
     return _Ways(logged, plain, wall, line, sizes)
 
@@ -128,14 +133,28 @@ def _step(config: ExperimentConfig) -> Callable[[], None]:
 class _Block:
     """Steps between two validations, with and without what the lab book does meanwhile."""
 
-    def __init__(self, book: LabBook, run: str, steps: int, step: Callable[[], None]) -> None:
-        self._book, self._run, self._steps, self._step, self._images = book, run, steps, step, 0
+    publisher: Publisher
+
+    def __init__(self, folder: Path, steps: int, step: Callable[[], None]) -> None:
+        self._folder, self._steps, self._step, self._images = folder, steps, step, 0
+        folder.mkdir(parents=True, exist_ok=True)
+        events.start(folder)
+
+    def runs(self) -> list[MirroredRun]:
+        """The one run, as its folder has it."""
+        life = events.life(self._folder, running=True)
+        assert life is not None
+        points, _ = curve(checkpoint.timed_history(self._folder / checkpoint.HISTORY), life.whole.began)
+        return [
+            MirroredRun("bench", names.KIND_SWEEP, "bench", life.identity, "RUNNING", life.whole.began, points=points)
+        ]
 
     def line(self) -> None:
         """What a validation tells."""
         self._images += 32
         row = {names.IMAGES: self._images, names.TRAIN_LOSS: 0.1, names.VAL_LOSS: 0.1, names.MONITOR_OBJECTIVE: 0.5}
-        self._book.log_history(self._run, [row])
+        checkpoint.append_history(self._folder / checkpoint.HISTORY, row)
+        self.publisher.wake()
 
     def plain(self) -> None:
         """Steps alone."""
@@ -147,5 +166,5 @@ class _Block:
         with Watch(torch.device("cpu")):
             self.line()
             self.plain()
-        if self._book.away is None:
-            self._book.flush(60)
+        if self.publisher.away is None:
+            self.publisher.flush(60)

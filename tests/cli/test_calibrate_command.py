@@ -7,20 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from registered import register
 from tiny_package import EXPERIMENT, Scan
 from typer.testing import CliRunner, Result
 
 from cddpm.cli import app
-from cddpm.config import TrackingConfig, with_values
+from cddpm.config import with_values
 from cddpm.data.volume import read_segmentation
 from cddpm.errors import ArtifactError, CddpmError, ConfigError, DataError, TrackingError
 from cddpm.predict import threshold_calibration
 from cddpm.predict.predictor import Predictor
 from cddpm.predict.scans import Job
 from cddpm.shell import guarded_app
+from cddpm.tracking.address import default_uri
 from cddpm.tracking.package import Package, write_package
-from cddpm.tracking.registry import Registry, register
-from cddpm.tracking.runs import LabBook
+from cddpm.tracking.registry import Registry
 
 pytestmark = pytest.mark.slow
 
@@ -45,11 +46,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def lab_book(quick_package: Package, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The URI of a lab book in which the package is the champion."""
     outputs = tmp_path_factory.mktemp("lab") / "outputs"
-    with LabBook.open(TrackingConfig(), outputs, outputs / "spool") as book:
-        key = book.trial(book.parent("tiny-sweep", {}, {}), 7, {}, {})
-        number = register(book, key, quick_package.directory, {"val/dice": 0.5}, {})
-        Registry(book.client(), book.uri).promote(str(number), "champion", "a test")
-        return book.uri
+    number = register(outputs, quick_package.directory, "tiny-sweep/0007", metrics={"val/dice": 0.5})
+    uri = default_uri(outputs)
+    Registry.open(uri).promote(str(number), "champion", "a test")
+    return uri
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import image as picture
+from registered import register
 from tiny_package import Scan, turned
 from typer.testing import CliRunner, Result
 
 from cddpm.cli import app
-from cddpm.config import TrackingConfig
 from cddpm.data.volume import describe, read_image, read_segmentation, write_volume
 from cddpm.errors import ArtifactError, ConfigError, DataError, TrackingError
 from cddpm.predict.predictor import Prediction
 from cddpm.shell import guarded_app
+from cddpm.tracking.address import default_uri
 from cddpm.tracking.package import Package
-from cddpm.tracking.registry import Registry, register
-from cddpm.tracking.runs import LabBook
+from cddpm.tracking.registry import Registry
 
 FILES = {"anomaly_map.nii.gz", "reconstruction.nii.gz", "segmentation.nii.gz", "overview.png", "result.json"}
 
@@ -287,10 +287,8 @@ def test_a_registered_model_by_alias(
     outputs = tmp_path / "outputs"
     outputs.mkdir()
     shutil.copyfile(database, outputs / "mlflow.db")
-    with LabBook.open(TrackingConfig(), outputs, outputs / "spool") as book:
-        run_key = book.trial(book.parent("tiny-sweep", {}, {}), 7, {}, {})
-        number = register(book, run_key, package.directory, {"val/dice": 0.5}, {})
-        Registry(book.client(), book.uri).promote(str(number), "champion", "a test")
+    number = register(outputs, package.directory, "tiny-sweep/0007", metrics={"val/dice": 0.5})
+    Registry.open(default_uri(outputs)).promote(str(number), "champion", "a test")
     arguments = (scan.image.path, "--mask", scan.mask.path, "--volume-id", "Brats21/patient", "--out", tmp_path / "out")
     assert run(*arguments).exit_code == 0
     result = json.loads((tmp_path / "out" / "patient" / "result.json").read_text())

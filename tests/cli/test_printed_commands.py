@@ -28,7 +28,7 @@ from cddpm.registry_commands import calibration
 from cddpm.search import note, report
 from cddpm.search.sweep import Summary
 from cddpm.text import Console, command
-from cddpm.tracking import spool
+from cddpm.tracking import address
 from cddpm.tracking.address import file_uri, registry_command
 from cddpm.training.stages import CHECKPOINT, ENCODER
 
@@ -121,11 +121,11 @@ def test_in_the_note_of_a_sweep(study: Path) -> None:
 
 
 def test_for_what_waits(study: Path) -> None:
-    (line,) = re.findall(r"`([^`]+)`", spool.to_deliver(3, study / "my outputs"))
+    (line,) = re.findall(r"`([^`]+)`", address.to_publish(3, study / "my outputs"))
     assert inside(parsed(line)["output_dir"], study) == study / "my outputs"
     done = CliRunner().invoke(app, shlex.split(line)[1:], catch_exceptions=False)
-    assert done.stdout.startswith("Nothing waits in my outputs/spool")
-    assert spool.sync_command(study / "outputs") == "cddpm registry sync"
+    assert done.stdout.startswith("No sweep or evaluation in my outputs")
+    assert address.sync_command(study / "outputs") == "cddpm registry sync"
 
 
 def test_of_the_registry(study: Path) -> None:
@@ -212,7 +212,7 @@ def test_every_place_that_makes_a_command_is_in_this_file() -> None:
         "registry_commands.calibration": test_after_a_calibration,
         "search.report": test_after_a_sweep,
         "search.note": test_in_the_note_of_a_sweep,
-        "tracking.spool": test_for_what_waits,
+        "tracking.address": test_for_what_waits,
         "tracking.address": test_of_the_registry,
         "predict.threshold_calibration": test_to_calibrate_again,
         "cache_commands": test_after_freeing_space,

@@ -100,22 +100,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def _long_named(output_dir: Path) -> None:
     """Two more versions, of a sweep with a long name and many measures."""
-    from cddpm.config import TrackingConfig
-    from cddpm.tracking.registry import register
-    from cddpm.tracking.runs import LabBook
 
     measures = {"dice": 0.5, "auprc": 0.25, "foreground_reconstruction_error": 0.125}
-    with LabBook.open(TrackingConfig(), output_dir, output_dir / "spool") as book:
-        parent = book.parent(SWEEP, {}, {})
-        for number in range(2):
-            metrics = {
-                f"val/{d}/{m}": v + number / 100 for d in ("Brats21", "ATLAS_v2", "MSLUB") for m, v in measures.items()
-            }
-            metrics |= {"val/dice": 0.25 + number / 100, "val/healthy/false_positive_rate": 0.0123}
-            params = {"scoring.minimum_component_voxels": number, "diffusion.noise.frequency": 64 + number}
-            package = registered.make_package(output_dir, number, SWEEP)
-            register(book, book.trial(parent, number, params, {}), package, metrics, {})
-        assert book.flush(60) == 0
+    for number in range(2):
+        metrics = {
+            f"val/{d}/{m}": v + number / 100 for d in ("Brats21", "ATLAS_v2", "MSLUB") for m, v in measures.items()
+        }
+        metrics |= {"val/dice": 0.25 + number / 100, "val/healthy/false_positive_rate": 0.0123}
+        params = {"scoring.minimum_component_voxels": number, "diffusion.noise.frequency": 64 + number}
+        package = registered.make_package(output_dir, number, SWEEP)
+        registered.register(output_dir, package, f"{SWEEP}/{number:04d}", params, metrics=metrics)
 
 
 def _run(command: str, columns: int | None) -> tuple[str, str]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from mlflow_process import ROOT, running
+from registered import publisher, run
 
 from cddpm.config import TrackingConfig
 from cddpm.errors import AwayError
-from cddpm.tracking.runs import LabBook
 
 SCRIPT = ROOT / "launch" / "mlflow_server.sh"
 
@@ -57,11 +57,9 @@ def test_with_auth_only_users_enter_runs(tmp_path: Path, monkeypatch: pytest.Mon
     with running(tmp_path, "--auth", MLFLOW_AUTH_ADMIN_PASSWORD=password) as server:
         tracking = TrackingConfig(uri=server.uri, when_away="refuse")
         with pytest.raises(AwayError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):
-            LabBook.open(tracking, tmp_path, tmp_path / "spool")
+            publisher(tmp_path, tracking)
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-        with LabBook.open(tracking, tmp_path, tmp_path / "spool") as book:
-            book.parent("mine", {}, {})
-            assert book.flush(60) == 0
+        assert publisher(tmp_path, tracking, run("mine")).end(60) == 0
         assert password not in server.log
     assert (tmp_path / "secret").stat().st_mode & 0o077 == 0

@@ -14,18 +14,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from readme_pages import ROOT, read
+from registered import register
 from tiny_package import Scan
 
-from cddpm.config import TrackingConfig
 from cddpm.data.volume import read_image
 from cddpm.errors import ArtifactError, ConfigError, DataError
 from cddpm.predict.predictor import Prediction, Predictor
 from cddpm.predict.pyfunc import ScanTable, _load_pyfunc, _records
 from cddpm.predict.scans import COLUMNS
 from cddpm.tracking import logged_model
+from cddpm.tracking.address import default_uri
 from cddpm.tracking.package import Package
-from cddpm.tracking.registry import Registry, register
-from cddpm.tracking.runs import LabBook
+from cddpm.tracking.registry import Registry
 
 pytestmark = pytest.mark.slow
 
@@ -55,11 +55,10 @@ print(json.dumps({
 def registry(package: Package, database: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
     outputs = tmp_path_factory.mktemp("outputs")
     shutil.copyfile(database, outputs / "mlflow.db")
-    with LabBook.open(TrackingConfig(), outputs, outputs / "spool") as book:
-        run = book.trial(book.parent("tiny-sweep", {}, {}), 7, {}, {})
-        number = register(book, run, package.directory, {"val/dice": 0.5}, {"cddpm.setting.x": "1"})
-        found = Registry(book.client(), book.uri)
-        found.promote(str(number), "champion", "a test")
+    tags = {"cddpm.setting.x": "1"}
+    number = register(outputs, package.directory, "tiny-sweep/0007", metrics={"val/dice": 0.5}, tags=tags)
+    found = Registry.open(default_uri(outputs))
+    found.promote(str(number), "champion", "a test")
     return found
 
 

@@ -13,10 +13,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from readme_pages import ROOT, read
 
-from cddpm import artifact
+from cddpm import artifact, events
 from cddpm.config import ExperimentConfig, with_values
 from cddpm.search import champion, leaderboard, trial
-from cddpm.search.lab import TEST_VOLUMES, Lab
+from cddpm.search.lab import Lab
 from cddpm.search.showcase import PICTURE, VOLUMES
 from cddpm.tracking import connection, names, registration
 from cddpm.tracking.address import default_uri
@@ -49,14 +49,11 @@ def version(config: ExperimentConfig, sweep: Path) -> int:
 def enter(config: ExperimentConfig, folder: Path) -> int:
     artifacts = config.output_dir / "artifacts"
     (store,) = artifacts.glob("store/*")
-    results, (winner, *beside) = leaderboard.results(folder), champion.load(folder / champion.TEST)
+    results, winner = leaderboard.results(folder), champion.load(folder / champion.TEST)[0]
     with Lab.open(config, folder, stages.Place(artifacts, store)) as lab:
-        lab.catch_up(results)
-        lab.register(results, winner, beside)
-        lab.enter_points(results)
-        lab.keep(sorted((folder / champion.PICTURES).glob("*.png")), champion.PICTURES)
+        lab.register(results, winner)
         assert lab.close() == 0
-        assert lab.book.refused == 0
+        assert lab.publisher.mirror.refusals == {}
         found = lab.version(results[0])
         assert found is not None
     return found
@@ -83,7 +80,7 @@ def test_the_sweeps_run_says_what_was_asked_and_what_came_out(client: MlflowClie
     assert parent.data.params["search.training.space.diffusion.loss"] == '{"choice": ["l1", "l2"]}'
     assert parent.data.params["training.images"] == "16"
     assert not {"output_dir", "name", "diffusion.schedule"} & parent.data.params.keys()
-    assert {"config.json", TEST_VOLUMES, champion.PICTURES} <= files(client, parent)
+    assert {"config.json", names.VOLUMES["test"], champion.PICTURES} <= files(client, parent)
     assert {f"{champion.PICTURES}/A.png", f"{champion.PICTURES}/B.png"} == files(client, parent, champion.PICTURES)
     for tag in (names.COMMIT, names.LOCK, names.PROCESSOR, names.MEMORY, names.GPUS, names.TORCH, names.RAY):
         assert parent.data.tags[tag]
@@ -173,11 +170,12 @@ def entered(config: ExperimentConfig, folder: Path, objective: float) -> tuple[s
     artifacts, own = config.output_dir / "artifacts", folder.with_name(f"{config.name}-{objective}")
     (store,) = artifacts.glob("store/*")
     shutil.copytree(folder / "trials", own / "trials")
-    (found,), (winner, *_) = leaderboard.results(folder), champion.load(folder / champion.TEST)
+    (found,), winner = leaderboard.results(folder), champion.load(folder / champion.TEST)[0]
     result = replace(found, best=replace(found.best, objective=objective))
+    artifact.write_json(trial.folder_of(own, result.number) / trial.RESULT, asdict(result))
     with Lab.open(config, own, stages.Place(artifacts, store)) as lab:
-        lab.catch_up([result])
-        lab.register([result], winner, [])
+        built_sweep.ended(own, result.number, result.params, "finished")
+        lab.register([result], winner)
         assert lab.close() == 0
         return lab.verdict(result), lab.is_champion(result)
 
@@ -207,9 +205,10 @@ def test_a_stop_that_no_driver_lived_to_enter_is_entered_without_an_objective(sw
     folder, (store,) = sweep.with_name("late"), (sweep.parents[1] / "artifacts").glob("store/*")
     stop = trial.Stop(7, {"training.learning_rate": 2e-3}, 0.25, 8.0)
     artifact.write_json(trial.folder_of(folder, 7) / trial.STOPPED, asdict(stop))
+    events.start(folder)
+    events.append(folder, "trial started", number=7, params=stop.params)
     for _ in range(2):  # a resume enters nothing twice
         with Lab.open(config, folder, stages.Place(sweep.parents[1] / "artifacts", store)) as lab:
-            lab.catch_up([], leaderboard.stops(folder))
             assert lab.close() == 0
     client = connection.connect(connection.default_uri(config.output_dir), create=False)
     (experiment,) = (e for e in client.search_experiments() if e.name == "cddpm")

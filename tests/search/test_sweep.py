@@ -15,8 +15,8 @@ from launched import ROOT
 from small_sweep import ONE_PROCESS, Sweep, small, sweep_here
 
 from cddpm.config import override
+from cddpm.publishing import publish
 from cddpm.tracking import names as tags
-from cddpm.tracking.spool import deliver_spool
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -107,9 +107,8 @@ def _delivered_later(tmp_path: Path, output: str, first: dict[str, str]) -> None
     assert "The champion is not yet registered" in output
     assert "registry sync" in output
     uri = f"sqlite:///{tmp_path}/out/mlflow.db"
-    done = deliver_spool(tmp_path / "out" / "spool", uri)
-    assert (done.waiting, done.refused, done.faults) == (0, 0, ())
-    assert done.delivered > 20
+    done = publish(tmp_path / "out" / "sweeps" / "second", uri)
+    assert (done.changed > 2, done.missing, done.refused, done.fault) == (True, 0, (), None)
     found, client = runs(tmp_path), mlflow.MlflowClient(uri)
     assert set(found) == set(first) | {"second", "second/0000"}
     trial = client.get_run(found["second/0000"]).data.tags

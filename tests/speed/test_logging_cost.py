@@ -6,7 +6,7 @@ import pytest
 from speed import logging_cost
 
 from cddpm.tracking import connection, names
-from cddpm.tracking.spool import waiting as waiting_in_spool
+from cddpm.training import checkpoint
 
 
 @pytest.mark.nightly
@@ -20,8 +20,8 @@ def test_both_ways_are_run_and_every_line_arrives(tmp_path: Path) -> None:
     assert waiting.measured > 0
     client = connection.connect(connection.default_uri(tmp_path / "there"), create=False)
     experiment = client.get_experiment_by_name("cddpm")
-    (run,) = client.search_runs([experiment.experiment_id], f"tags.`{names.RUN}` = 'bench/0000'")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`{names.RUN}` = 'bench'")
     history = client.get_metric_history(run.info.run_id, names.VAL_LOSS)
     assert [point.step for point in history] == [32 * n for n in range(1, 1 + 3 + 20)]  # 1 + 2 blocks, 20 lines alone
-    (waits,) = waiting_in_spool(tmp_path / "away" / "spool")
-    assert waits.entries == 3 + 3 + 20  # three open the runs
+    away = checkpoint.read_history(tmp_path / "away" / checkpoint.HISTORY)
+    assert len(away) == 3 + 20

@@ -1,16 +1,10 @@
 """Fixtures: a lab book whose database is copied ready-made."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import registered
-
-from cddpm.config import TrackingConfig
-from cddpm.tracking.runs import LabBook
-
-OpenBook = Callable[..., LabBook]
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +26,3 @@ def output_dir(tmp_path: Path, database: Path) -> Path:
     folder.mkdir()
     shutil.copyfile(database, folder / "mlflow.db")
     return folder
-
-
-@pytest.fixture
-def open_book(output_dir: Path) -> OpenBook:
-    def opened(**options: bool) -> LabBook:
-        return LabBook.open(TrackingConfig(), output_dir, output_dir / "spool", **options)
-
-    return opened

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import registered
+from registered import publisher
 
 from cddpm.config import TrackingConfig
 from cddpm.errors import AwayError, TrackingError
 from cddpm.tracking import connection
-from cddpm.tracking.runs import LabBook
 
 _FOUR = """
 import os, sys
 from pathlib import Path
+sys.path.insert(0, sys.argv[2])
 from cddpm.config import TrackingConfig
-from cddpm.tracking.runs import LabBook
+from registered import publisher, run
 
 folder = Path(sys.argv[1])
 gate, door = os.pipe()
@@ -26,9 +28,8 @@ for number in range(4):  # forked after the imports, so that they arrive togethe
     if os.fork() == 0:
         os.close(door)
         os.read(gate, 1)
-        with LabBook.open(TrackingConfig(), folder, folder / "spool") as book:
-            book.log_metrics(book.parent(f"sweep{number}", {}, {}), {"objective": number}, 1)
-            left = book.flush(60)
+        shown = run(f"sweep{number}", "sweep", metrics={"objective": number})
+        left = publisher(folder / str(number), TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db"), shown).end(60)
         os._exit(left)
 os.close(door)
 sys.exit(sum(os.wait()[1] != 0 for _ in range(4)))
@@ -37,7 +38,10 @@ sys.exit(sum(os.wait()[1] != 0 for _ in range(4)))
 
 @pytest.mark.slow
 def test_four_processes_open_a_fresh_database_at_once(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", _FOUR, str(tmp_path)], capture_output=True, text=True, timeout=110)
+    tests = str(Path(registered.__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", _FOUR, str(tmp_path), tests], capture_output=True, text=True, timeout=110
+    )
     assert (done.returncode, done.stderr) == (0, "")
     client = connection.connect(connection.default_uri(tmp_path), create=False)
     (experiment,) = (e for e in client.search_experiments() if e.name == "cddpm")
@@ -77,7 +81,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(
         AwayError, match=r"http://127\.0\.0\.1:9: the MLflow server does not answer .*refused.*Start it"
     ):
-        LabBook.open(tracking, tmp_path, tmp_path / "spool")
+        publisher(tmp_path, tracking)
 
 
 @pytest.fixture
@@ -100,7 +104,7 @@ def forbidding() -> Iterator[str]:
 @pytest.mark.slow
 def test_a_server_that_forbids_is_quoted(forbidding: str, tmp_path: Path) -> None:
     with pytest.raises(AwayError, match=r"MLflow refuses: .*403.*MLFLOW_TRACKING_USERNAME"):
-        LabBook.open(TrackingConfig(uri=forbidding, when_away="refuse"), tmp_path, tmp_path / "spool")
+        publisher(tmp_path, TrackingConfig(uri=forbidding, when_away="refuse"))
 
 
 @pytest.mark.parametrize("uri", ["htp://host:5000", "localhost:5000", "/srv/mlruns", "file:///srv/mlruns", ""])
@@ -109,7 +113,7 @@ def test_what_is_no_lab_book_is_never_waited_for(tmp_path: Path, uri: str) -> No
         connection.connect(uri)
     if uri:
         with pytest.raises(TrackingError, match="is no lab book"):
-            LabBook.open(TrackingConfig(uri=uri), tmp_path, tmp_path / "spool")
+            publisher(tmp_path, TrackingConfig(uri=uri))
 
 
 def test_a_database_server_that_is_away_is_named_without_its_password() -> None:
@@ -119,11 +123,10 @@ def test_a_database_server_that_is_away_is_named_without_its_password() -> None:
 
 def test_a_deleted_experiment_is_named(output_dir: Path) -> None:
     tracking = TrackingConfig(experiment="mine")
-    with LabBook.open(tracking, output_dir, output_dir / "spool") as book:
-        client = book.client()
+    client = registered.publish(output_dir, tracking=tracking).connect()
     client.delete_experiment(client.get_experiment_by_name("mine").experiment_id)
     with pytest.raises(TrackingError, match="experiment 'mine' was deleted"):
-        LabBook.open(tracking, output_dir, output_dir / "spool")
+        publisher(output_dir, tracking)
 
 
 @pytest.mark.parametrize("before", [None, "http://elsewhere:5000"])

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import built_sweep
 import pytest
 import sqlalchemy
 from mlflow.store.db.utils import _get_latest_schema_revision
 from mlflow.store.tracking.dbmodels.initial_models import Base
+from registered import publisher
 
+from cddpm import publishing
 from cddpm.config import TrackingConfig
 from cddpm.errors import TrackingError
 from cddpm.predict import source
@@ -19,17 +22,12 @@ from cddpm.tracking import database as database_file
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.lineage import registered
 from cddpm.tracking.registry import Registry
-from cddpm.tracking.runs import LabBook
-from cddpm.tracking.spool import deliver_spool
 
 
 def _sync(file: Path) -> None:
-    spool = file.parent / "spool"
-    spool.mkdir()
-    entry = '{"n":1,"op":"open","run":"a","tags":{},"params":{},"time":1,"experiment":"cddpm","uri":"%s"}'
-    (spool / "a.jsonl").write_text(entry % file_uri(file) + "\n")
-    if faults := deliver_spool(spool).faults:
-        raise TrackingError(faults[0].removeprefix("a: "))
+    folder = built_sweep.begin(built_sweep.config(file.parent, "late"))
+    if fault := publishing.publish(folder).fault:
+        raise TrackingError(fault)
 
 
 def _opened(file: Path) -> Registry:
@@ -51,7 +49,7 @@ _WRITING: dict[str, Callable[[Path], object]] = {
     "promote": lambda file: _opened(file).promote("1", "champion", "why"),
     "archive": lambda file: _opened(file).archive("1", "why"),
     "connect": lambda file: connection.connect(file_uri(file)),
-    "sweep": lambda file: LabBook.open(TrackingConfig(), file.parent, file.parent / "spool"),
+    "sweep": lambda file: publisher(file.parent, TrackingConfig()),
     "sync": _sync,
 }
 

@@ -2,36 +2,33 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from registered import publish, registration, run
 
 from cddpm.config import ExperimentConfig, ScoringConfig
 from cddpm.errors import TrackingError
 from cddpm.tracking import names
+from cddpm.tracking.address import default_uri
 from cddpm.tracking.lineage import registered
 from cddpm.tracking.package import Pipeline, write_package
-from cddpm.tracking.registry import Registry, register
+from cddpm.tracking.registry import Registry
 
 MADE_FROM = {"store": "s1", "checkpoint": "c1", "reconstruction": "r1"}
 
 
 @pytest.fixture
-def uri(open_book: Any, tmp_path: Path) -> str:
+def uri(output_dir: Path, tmp_path: Path) -> str:
     """Two registered models: one whose package says what it was made from, one whose run does."""
-    with open_book() as book:
-        parent = book.parent("demo", {}, {})
-        for number, made_from in enumerate((MADE_FROM, {})):
-            pipeline = Pipeline(scoring=ScoringConfig(), thresholds={"all": 0.1}, fingerprints=made_from, trial=number)
-            package = tmp_path / "packages" / str(number)
-            write_package(package, {"w": torch.full((2,), float(number))}, ExperimentConfig(name="demo"), pipeline)
-            run = book.trial(parent, number, {}, {})
-            tags = {names.FINGERPRINT_CHECKPOINT: f"c{number + 1}", names.FINGERPRINT_GUIDE: "g"} if number else {}
-            book.set_tags(run, tags)
-            register(book, run, package, {}, {}, ("cddpm", "other")[number])
-        assert book.flush(30) == 0
-        return str(book.uri)
+    for number, made_from in enumerate((MADE_FROM, {})):
+        pipeline = Pipeline(scoring=ScoringConfig(), thresholds={"all": 0.1}, fingerprints=made_from, trial=number)
+        package = tmp_path / "packages" / str(number)
+        write_package(package, {"w": torch.full((2,), float(number))}, ExperimentConfig(name="demo"), pipeline)
+        tags = {names.FINGERPRINT_CHECKPOINT: f"c{number + 1}", names.FINGERPRINT_GUIDE: "g"} if number else {}
+        own = registration(package, {}, ("cddpm", "other")[number])
+        publish(output_dir, run("demo", names.KIND_SWEEP), run(f"demo/{number:04d}", tags=tags, registration=own))
+    return default_uri(output_dir)
 
 
 @pytest.mark.slow

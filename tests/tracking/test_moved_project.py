@@ -7,21 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import built_sweep
 import pytest
 import registered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cddpm.config import ExperimentConfig, TrackingConfig, parse, recorded, resolve_paths
+from cddpm import artifact, events
+from cddpm.config import ExperimentConfig, parse, recorded, resolve_paths
 from cddpm.predict import source
 from cddpm.registry_commands import app
-from cddpm.tracking import book_files, names
+from cddpm.search import trial
+from cddpm.tracking import book_files
 from cddpm.tracking.address import file_uri
-from cddpm.tracking.journal import Journal
 from cddpm.tracking.lineage import registered as made_from
-from cddpm.tracking.registry import Registry, register
-from cddpm.tracking.runs import LabBook
+from cddpm.tracking.package_files import verify_package
+from cddpm.tracking.registry import Registry
 
 pytestmark = pytest.mark.slow
 
@@ -39,21 +41,18 @@ sys.addaudithook(_watch)
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory, database: Path) -> tuple[Path, Path]:
-    """Where the project was made, and a copy that shows what was in it: three versions, and a fourth that waits in the spool."""
+    """Where the project was made, and a copy that shows what was in it: three versions, and a sweep that MLflow has not seen, with a fourth."""
     place = tmp_path_factory.mktemp("place") / "My Study #1 50% ü"
     outputs = place / "outputs"
     outputs.mkdir(parents=True)
     registered.filled(outputs, database)
     Registry.open(file_uri(outputs / "mlflow.db")).promote("1", "champion", "first")
-    with LabBook.open(TrackingConfig(), outputs, outputs / "spool") as book:
-        book._sender.stop(5)
-        trial = book.trial(
-            book.parent("late", recorded(ExperimentConfig(name="late", output_dir=outputs)), {}), 0, {}, {}
-        )
-        (outputs / "note.txt").write_text("hello")
-        book.log_artifact(trial, outputs / "note.txt")
-        book.register(trial, registered.make_package(outputs, 7), {"val/dice": 0.7}, {}, "cddpm")
-        assert book.end(0.1) == 5
+    folder = built_sweep.begin(built_sweep.config(outputs, "late"))
+    built_sweep.ended(folder, 0, {}, "finished")
+    shutil.copytree(made := registered.make_package(outputs, 7), folder / "packages" / "0000")
+    what = {"package": "packages/0000", "fingerprint": verify_package(made).fingerprint, "model": "cddpm"}
+    events.append(folder, "register", number=0, **what, metrics={"val/dice": 0.7}, tags={})
+    artifact.write_text(folder / "trials" / "0000" / trial.CONFIG, "{}")
     return place, Path(shutil.copytree(place, tmp_path_factory.mktemp("kept") / "project"))
 
 
@@ -115,21 +114,16 @@ def test_who_only_reads_finds_all_and_writes_nothing(project: Path) -> None:
 
 def test_what_is_written_lies_in_the_project(project: Path) -> None:
     _run("promote", "2", "--alias", "champion", "--why", "moved")
-    told = _run("sync")
-    assert "5" in told
+    assert "late: 2 runs brought up to date" in _run("sync")
     outputs = project / "outputs"
-    with LabBook.open(TrackingConfig(), outputs, outputs / "spool") as book:
-        trial = book.trial(book.parent("next", {}, {}), 0, {}, {})
-        assert register(book, trial, registered.make_package(outputs, 8), {"val/dice": 0.8}, {}) == 5
-        assert book.flush(60) == 0
-        assert book.client().list_artifacts(book.mlflow_id("next"))
+    package = registered.make_package(outputs, 8)
+    assert registered.register(outputs, package, "next/0000", metrics={"val/dice": 0.8}) == 5
     _run("verify")
     registry = Registry.open(file_uri(outputs / "mlflow.db"))
     assert {v.trial_name: v.number for v in registry.versions()}["late/0000"] == 4
-    assert list((outputs / "mlartifacts").glob("*/artifacts/note.txt"))
+    assert list((outputs / "mlartifacts").glob("*/*/artifacts/config.json"))
     for place in _places(outputs / "mlflow.db"):
         assert place.startswith((outputs / book_files.FOLDER).as_uri())
-    assert not list((outputs / "spool").glob("*.refused"))
 
 
 def test_nothing_that_is_kept_names_the_old_place(project: Path) -> None:
@@ -179,23 +173,3 @@ def test_settings_that_are_kept_move_with_the_project(old: Path, new: Path, rest
     if not inside:
         assert recorded(config(old)) == recorded(config(new))
         assert resolve_paths(parse(recorded(config(old)), "x"), new).data.data_dir == new.joinpath(*rest).resolve()
-
-
-def test_a_journal_keeps_places_of_the_project_as_relative(tmp_path: Path) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    spool = old / "outputs" / "spool"
-    spool.mkdir(parents=True)
-    journal = Journal(spool / "a.jsonl")
-    for path in (spool / "files" / "x", old / "outputs" / "p", old / "elsewhere", Path("/far/away")):
-        journal.append({"op": "artifact", "path": str(path), "uri": file_uri(path), "name": names.RUN})
-    journal.close()
-    old.rename(new)
-    entries = list(Journal(new / "outputs" / "spool" / "a.jsonl").entries())
-    found = [
-        str(new / "outputs" / "spool" / "files" / "x"),
-        str(new / "outputs" / "p"),
-        str(new / "elsewhere"),
-        "/far/away",
-    ]
-    assert [entry["path"] for entry in entries] == found
-    assert [entry["uri"] for entry in entries] == [file_uri(Path(path)) for path in found]

@@ -1,7 +1,10 @@
-"""A real MLflow server (SQLite, PostgreSQL) that is killed and comes back, forbids, or is slow. See also test_spool.py."""
+"""A real MLflow server (SQLite, PostgreSQL) that is killed and comes back, forbids, or is slow."""
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,10 +23,12 @@ from cddpm.config import ExperimentConfig, ScoringConfig, TrackingConfig
 from cddpm.errors import ArtifactError, AwayError, RefusedError, TrackingError
 from cddpm.tracking import names
 from cddpm.tracking.logged_model import PACKAGE
+from cddpm.tracking.mirror import MirroredFile, MirroredRun, Point, curve
 from cddpm.tracking.package import Pipeline, read_package, write_package
+from cddpm.tracking.publish import Mirror
+from cddpm.tracking.publisher import Publisher
 from cddpm.tracking.registry import Registry
-from cddpm.tracking.runs import LabBook
-from cddpm.tracking.values import Promised
+from cddpm.training import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -59,12 +64,27 @@ def test_so_has_one_whose_database_is_postgresql(tmp_path: Path) -> None:
         _check_nothing_is_missing_or_double(server)
 
 
+class _Desk:
+    """A sweep as its driver sees it: all kinds of things are added to its runs while MLflow comes and goes."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.steps, self.late, self.ended = name, 0, dict[int, MirroredRun](), False
+
+    def runs(self) -> list[MirroredRun]:
+        """As they are now."""
+        whole = {"status": "RUNNING", "ended": None} if not self.ended else {}
+        points = [Point(names.TRAIN_LOSS, 1 / step, step, 1000 * step) for step in range(1, self.steps + 1)]
+        parent = registered.run(self.name, names.KIND_SWEEP, params={"a": "1"}, **whole)
+        trial = registered.run(f"{self.name}/0000", params={"b": "2"}, points=points, **whole)
+        return [parent, trial, *list(self.late.values())]
+
+
 def _work_through_an_outage(server: Server, folder: Path) -> None:
-    """Write all kinds of entries."""
-    slowest = 0.0
-    tracking = TrackingConfig(uri=server.uri, experiment="outage")
-    with LabBook.open(tracking, folder, folder / "spool") as book:
-        trial = book.trial(book.parent("demo", {"a": 1}, {}, params={"a": 1}), 0, {"b": 2}, {})
+    """Add all kinds of things."""
+    slowest, desk = 0.0, _Desk("demo")
+    mirror = Mirror(server.uri, "outage")
+    with Publisher(folder, mirror, desk.runs) as publisher:
+        publisher.start(must_answer=True)
         restart = threading.Thread(target=server.start)
         for step in range(1, STEPS + 1):
             if step == 20:
@@ -72,22 +92,25 @@ def _work_through_an_outage(server: Server, folder: Path) -> None:
             if step == 40:
                 time.sleep(3)
                 restart.start()
+            package = _package(folder / f"package{step}", step) if step in (10, 30, 50) else None
             start = time.monotonic()
-            book.log_history(trial, [{"images": step, "train/loss": 1 / step}])
-            if step in (10, 30, 50):  # before, during and after
-                late = book.trial("demo", step, {"b": step}, {})
-                (folder / "note.txt").write_text(f"note {step}")
-                book.log_artifact(late, folder / "note.txt")
-                promised = Promised("champion", f"step {step}")
-                metrics = {names.OBJECTIVE: step / 100}
-                book.register(late, _package(folder / f"package{step}", step), metrics, {}, "outage", promised)
+            desk.steps = step
+            if package:  # before, during and after
+                promoted = {"alias": "champion", "why": f"step {step}", "who": "me", "identity": f"i{step}"}
+                own = registered.registration(
+                    package, {names.OBJECTIVE: step / 100}, "outage", **promoted, time_ms=int(1000 * time.time())
+                )
+                files = [MirroredFile("note.txt", f"note {step}")]
+                key = f"demo/{step:04d}"
+                desk.late[step] = registered.run(key, params={"b": str(step)}, files=files, registration=own)
+            publisher.wake()
             slowest = max(slowest, time.monotonic() - start)
-            time.sleep(0.01)
+            time.sleep(0.05)
         restart.join()
-        book.close("demo", "FINISHED")
-        assert book.flush(100) == 0
-        assert book.refused == 0
-    assert slowest < 4  # no entry waits for a request: this one takes as long as a slow disk does
+        desk.ended = True
+        assert publisher.flush(100) == 0
+        assert mirror.refusals == {}
+    assert slowest < 1  # nobody waits for a request
 
 
 def _check_nothing_is_missing_or_double(server: Server) -> None:
@@ -117,25 +140,26 @@ def _check_nothing_is_missing_or_double(server: Server) -> None:
 
 
 def test_a_server_that_forbids_or_is_slow_holds_nothing_up(server: Server, tmp_path: Path) -> None:
-    gate = Gate(server)
-    tracking, slowest = TrackingConfig(uri=gate.uri, experiment="gate"), 0.0
-    with LabBook.open(tracking, tmp_path, tmp_path / "spool") as book:
-        trial = book.trial(book.parent("gate", {}, {}), 0, {}, {})
-        assert book.flush(60) == 0
+    gate, desk, slowest = Gate(server), _Desk("gate"), 0.0
+    mirror = Mirror(gate.uri, "gate")
+    with Publisher(tmp_path, mirror, desk.runs) as publisher:
+        publisher.start(must_answer=True)
+        assert publisher.flush(60) == 0
         for step in range(1, STEPS + 1):
             gate.forbids, gate.seconds = 10 < step <= 30, 5.0 if step > 30 else 0.0
             start = time.monotonic()
-            book.log_history(trial, [{"images": step, "train/loss": 1 / step}])
+            desk.steps = step
+            publisher.wake()
             slowest = max(slowest, time.monotonic() - start)
             time.sleep(0.05)
         before = gate.requests
-        assert book.flush(0.1) > 0
+        assert publisher.flush(0.1) > 0
         gate.seconds = 0.0
-        assert book.flush(100) == 0
+        assert publisher.flush(100) == 0
         assert gate.requests > before
-        assert book.refused == 0
-        assert slowest < 4
-        history = _history(book.client(), book.mlflow_id(trial))
+        assert mirror.refusals == {}
+        assert slowest < 1
+        history = _history(mirror.connect(), mirror.run_id(desk.runs()[1]) or "")
     gate.close()
     assert history == [(step, 1 / step) for step in range(1, STEPS + 1)]
 
@@ -143,13 +167,64 @@ def test_a_server_that_forbids_or_is_slow_holds_nothing_up(server: Server, tmp_p
 def test_a_server_that_forbids_at_the_start_is_waited_for(server: Server, tmp_path: Path) -> None:
     gate = Gate(server)
     gate.forbids = True
-    tracking = TrackingConfig(uri=gate.uri, experiment="gate")
-    with LabBook.open(tracking, tmp_path, tmp_path / "spool") as book:
-        assert "403" in (book.notice or "")
-        book.parent("late", {}, {})
+    with Publisher(tmp_path, Mirror(gate.uri, "gate"), _Desk("late").runs) as publisher:
+        publisher.start(must_answer=False)
+        assert "403" in (publisher.away or "")
         gate.forbids = False
-        assert book.flush(60) == 0
+        assert publisher.flush(60) == 0
     gate.close()
+
+
+_DRIVER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import registered
+from cddpm.config import TrackingConfig
+from cddpm.tracking import names
+from cddpm.tracking.mirror import MirroredFile, MirroredRun, Point, curve
+from cddpm.tracking.publish import Mirror
+from cddpm.tracking.publisher import Publisher
+from cddpm.training import checkpoint
+from cddpm.tracking.mirror import curve
+from cddpm.tracking.publish import Mirror
+from cddpm.training import checkpoint
+
+folder = Path(sys.argv[1])
+
+def runs():
+    points, _ = curve(checkpoint.timed_history(folder / "history.jsonl"), 1.0)
+    return [registered.run("demo", names.KIND_SWEEP), registered.run("demo/0000", points=points)]
+
+if __name__ == "__main__":
+    mirror = Mirror.of(TrackingConfig(), folder)
+    for images in range(1, 1000):
+        checkpoint.append_history(folder / "history.jsonl", {"images": images, "train/loss": 1 / images})
+        mirror.publish(runs())
+        print(images, flush=True)
+"""
+
+
+@pytest.mark.parametrize("images", [3, 11])
+def test_a_killed_driver_loses_and_doubles_nothing(tmp_path: Path, images: int) -> None:
+    """Whatever it was doing, the folder has it; whoever publishes it next adds what is missing."""
+    command: list[Any] = [sys.executable, "-c", _DRIVER, tmp_path, Path(registered.__file__).parent]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if int(line) == images:
+                break
+        child.send_signal(signal.SIGKILL)
+    rows = checkpoint.timed_history(tmp_path / "history.jsonl")
+    runs = [
+        registered.run("demo", names.KIND_SWEEP),
+        registered.run("demo/0000", points=curve(rows, 1.0)[0]),
+    ]
+    mirror = registered.publish(tmp_path, *runs)
+    assert len(rows) >= images
+    client = mirror.connect()
+    assert _history(client, mirror.run_id(runs[1]) or "") == [(int(r["images"]), r["train/loss"]) for r in rows]
+    assert len(client.search_runs([str(client.get_experiment_by_name("cddpm").experiment_id)])) == 2
 
 
 def _registry(server: Server, *arguments: str) -> Any:
@@ -164,9 +239,10 @@ def _registry(server: Server, *arguments: str) -> Any:
 def filled(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
     """The server with three registered versions."""
     folder = tmp_path_factory.mktemp("filled")
-    with LabBook.open(TrackingConfig(uri=server.uri), folder, folder / "spool") as book:
-        assert registered.fill(book, folder) == [1, 2, 3]
-        assert registered.fill(book, folder) == [1, 2, 3]
+    runs = registered.demo(folder)
+    for _ in range(2):
+        mirror = registered.publish(folder, *runs, tracking=TrackingConfig(uri=server.uri))
+        assert [mirror.version(run) for run in runs] == [None, 1, 2, 3]
     return server
 
 

@@ -1,20 +1,16 @@
 import json
 import shutil
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import registered
 
-from cddpm.config import TrackingConfig
 from cddpm.errors import ArtifactError, TrackingError
 from cddpm.tracking import connection
 from cddpm.tracking.logged_model import PACKAGE
 from cddpm.tracking.package import read_package
-from cddpm.tracking.registry import Registry, register
-from cddpm.tracking.runs import LabBook
-
-OpenBook = Callable[..., LabBook]
+from cddpm.tracking.registry import Registry
 
 
 @pytest.fixture(scope="module")
@@ -38,27 +34,26 @@ def test_versions_know_their_origin(registry: Registry) -> None:
 
 @pytest.mark.slow
 def test_registering_again_gives_the_same_version(filled: Path) -> None:
-    with LabBook.open(TrackingConfig(), filled, filled / "spool") as book:
-        assert registered.fill(book, filled) == [1, 2, 3]
+    runs = [replace(one, tags={**one.tags, "again": "1"}) for one in registered.demo(filled)]
+    mirror = registered.publish(filled, *runs)
+    assert [mirror.version(one) for one in runs] == [None, 1, 2, 3]
 
 
 @pytest.mark.slow
-def test_an_upload_that_a_crash_cut_is_finished(
-    open_book: OpenBook, output_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with open_book() as book:
-        run = book.mlflow_id(book.parent("demo", {}, {}))
-        registry, package = Registry(book.client(), book.uri), registered.make_package(output_dir, 0)
-        with monkeypatch.context() as patch:
-            patch.setattr(registry._client, "finalize_logged_model", lambda *_: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                registry.register(run, package, {}, {})
-        with monkeypatch.context() as patch:
-            patch.setattr(registry._client, "create_model_version", lambda *_, **__: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                registry.register(run, package, {}, {})
-        assert registry.register(run, package, {}, {}) == 1
-        assert len(book.client().search_logged_models(["1"])) == 1
+def test_an_upload_that_a_crash_cut_is_finished(output_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = registered.publish(output_dir, one := registered.run("demo"))
+    client, run, package = mirror.connect(), mirror.run_id(one) or "", registered.make_package(output_dir, 0)
+    registry = Registry(client, mirror.uri)
+    with monkeypatch.context() as patch:
+        patch.setattr(registry._client, "finalize_logged_model", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            registry.register(run, package, {}, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(registry._client, "create_model_version", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            registry.register(run, package, {}, {})
+    assert registry.register(run, package, {}, {}) == 1
+    assert len(client.search_logged_models(["1"])) == 1
 
 
 @pytest.mark.parametrize(
@@ -159,11 +154,11 @@ def test_a_harmed_package_is_named_and_nothing_comes(filled: Path, tmp_path: Pat
     assert "bad" not in {alias for version in registry.versions() for alias in version.aliases}
 
 
-def test_a_damaged_package_is_not_registered(open_book: OpenBook, output_dir: Path) -> None:
+def test_a_damaged_package_is_not_registered(output_dir: Path) -> None:
     package = registered.make_package(output_dir, 0)
     (package / "pipeline.json").write_text(json.dumps({}))
-    with open_book() as book:
-        run = book.parent("demo", {}, {})
-        with pytest.raises(ArtifactError, match=r"pipeline\.json: altered"):
-            register(book, run, package, {}, {})
-        assert Registry(book.client(), book.uri).versions() == []
+    mirror = registered.publish(output_dir, one := registered.run("demo"))
+    registry = Registry(mirror.connect(), mirror.uri)
+    with pytest.raises(ArtifactError, match=r"pipeline\.json: altered"):
+        registry.register(mirror.run_id(one) or "", package, {}, {})
+    assert registry.versions() == []

@@ -1,23 +1,24 @@
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
+import built_sweep
 import pytest
 import registered
 from typer.testing import CliRunner, Result
 
-from cddpm import cli
+from cddpm import artifact, cli
+from cddpm.campaign import LOCK
+from cddpm.config import with_values
 from cddpm.errors import ArtifactError, ConfigError, RefusedError, TrackingError, UndeliveredError
 from cddpm.registry_commands import app
+from cddpm.tracking import connection, names
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.logged_model import PACKAGE
 from cddpm.tracking.package import read_package
-from cddpm.tracking.registry import Registry, register
-from cddpm.tracking.runs import LabBook
+from cddpm.tracking.registry import Registry
 
-OpenBook = Callable[..., LabBook]
 SWEEP = "full-search-t2-1a2b3c4d"
 
 
@@ -54,13 +55,11 @@ def _numbers(*arguments: str) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])
-def test_tables_read_whole(open_book: OpenBook, tmp_path: Path, columns: int) -> None:
-    with open_book() as book:
-        parent = book.parent(SWEEP, {}, {})
-        for number, dice in enumerate((0.25, 0.5)):
-            package = registered.make_package(tmp_path, number, SWEEP)
-            metrics = {"val/dice": dice, "val/Brats21/dice": 1 - dice, "val/MSLUB/dice": 0.125, "test/dice": 1 - dice}
-            register(book, book.trial(parent, number, {}, {}), package, metrics, {})
+def test_tables_read_whole(here: Path, tmp_path: Path, columns: int) -> None:
+    for number, dice in enumerate((0.25, 0.5)):
+        package = registered.make_package(tmp_path, number, SWEEP)
+        metrics = {"val/dice": dice, "val/Brats21/dice": 1 - dice, "val/MSLUB/dice": 0.125, "test/dice": 1 - dice}
+        registered.register(here / "outputs", package, f"{SWEEP}/{number:04d}", metrics=metrics)
     listed, ranked = _run("list", columns=columns), _run("best", columns=columns)
     for text in (listed, ranked):
         assert f"{SWEEP}/0000" in text
@@ -242,22 +241,52 @@ def test_predict_loads_nothing_of_a_bad_package(three: Registry, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
-def test_sync_delivers_what_waits_and_says_what_remains(here: Path) -> None:
-    spool = here / "outputs" / "spool"
-    assert "Nothing waits in outputs/spool" in _run("sync")
-    spool.mkdir()
-    entry = {"n": 1, "op": "open", "run": "late", "tags": {}, "params": {}, "time": 1}
-    home = {"uri": file_uri(here / "outputs" / "mlflow.db"), "experiment": "cddpm"}
-    (spool / "late.jsonl").write_text(json.dumps({**entry, **home}) + "\n")
-    assert json.loads(_run("sync", "--json")) == {"delivered": 1, "faults": [], "refused": 0, "waiting": 0}
-    assert json.loads(_run("sync", "--json"))["delivered"] == 0
-    away = {**entry, "run": "never", "uri": "http://127.0.0.1:9", "experiment": "cddpm"}
-    (spool / "never.jsonl").write_text(json.dumps(away) + "\n")
-    done = CliRunner().invoke(app, ["sync", "--timeout", "1"])
+def test_sync_brings_what_folders_say_and_tells_what_is_missing(here: Path) -> None:
+    outputs = here / "outputs"
+    assert "No sweep or evaluation in outputs" in _run("sync")
+    built_sweep.begin(built_sweep.config(outputs, "late"))
+    assert "late: 1 runs brought up to date" in _run("sync")
+    assert "late: all of it is in MLflow" in _run("sync")
+    assert json.loads(_run("sync", "--json"))[0]["changed"] == 0
+    away = with_values(built_sweep.config(outputs, "never"), {"tracking.uri": "http://127.0.0.1:9"}, "test")
+    built_sweep.begin(away)
+    done = CliRunner().invoke(app, ["sync"])
     assert isinstance(done.exception, UndeliveredError)
     assert done.exception.exit_code == 9
-    assert "0 entries delivered, 1 wait, 0 refused" in done.stdout
-    assert "never: " in str(done.exception)
+    assert "never: 1 runs are missing" in done.stdout
+    assert "never: http://127.0.0.1:9: the MLflow server does not answer" in str(done.exception)
+    _run("sync", "--tracking-uri", file_uri(outputs / "mlflow.db"))  # for both: the first one was wrong
+
+
+def test_a_lab_book_that_was_lost_is_made_anew(here: Path) -> None:
+    """All of it, but what people did in it: aliases, archives."""
+    folder = built_sweep.begin(built_sweep.config(here / "outputs", "late"))
+    built_sweep.ended(folder, 0, {"training.learning_rate": 0.5}, "finished")
+    before = _run("sync")
+    (here / "outputs" / "mlflow.db").unlink()
+    assert _run("sync") == before
+    client = connection.connect(file_uri(here / "outputs" / "mlflow.db"), create=False)
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert {run.data.tags[names.RUN] for run in runs} == {"late", "late/0000"}
+
+
+@pytest.mark.parametrize("damage", ["origin.json", "events.jsonl"])
+def test_a_damaged_folder_holds_no_other_up(here: Path, damage: str) -> None:
+    for name in ("bad", "good"):
+        built_sweep.begin(built_sweep.config(here / "outputs", name))
+    (here / "outputs" / "sweeps" / "bad" / damage).write_text("rubbish\n")
+    done = CliRunner().invoke(app, ["sync"])
+    assert "good: 1 runs brought up to date" in done.stdout
+    assert f"bad: {here / 'outputs' / 'sweeps' / 'bad' / damage}" in str(done.exception) or damage in str(
+        done.exception
+    )
+    assert (here / "outputs" / "sweeps" / "bad" / damage).read_text() == "rubbish\n"
+
+
+def test_what_a_driver_holds_is_left_to_it(here: Path) -> None:
+    folder = built_sweep.begin(built_sweep.config(here / "outputs", "busy"))
+    with artifact.lock(folder / LOCK):
+        assert "busy: is running" in _run("sync")
 
 
 def test_an_empty_registry_says_so() -> None:
@@ -293,6 +322,5 @@ def test_the_commands_need_neither_torch_nor_ray_nor_mlflow() -> None:
         ["pull", "2", "model"],
         ["verify"],
         ["compare", "1", "2"],
-        ["sync"],
     ]
     assert registered.imports_of(commands) == []

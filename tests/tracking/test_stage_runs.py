@@ -1,21 +1,19 @@
 """Stages as runs, and trials linked to whoever made what they use; the records are given, MLflow is real."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
+from registered import publish, run
 
 from cddpm.errors import ArtifactError
 from cddpm.tracking import connection, names
-from cddpm.tracking.runs import LabBook
 from cddpm.tracking.stage_runs import StageRuns
 from cddpm.training import checkpoint, ledger
 from cddpm.training.watch import StageRecord
 
 pytestmark = pytest.mark.slow
 
-OpenBook = Callable[..., LabBook]
 SAMPLE = {"cpu_percent": 50.0, "memory_mb": 800.0, "memory_percent": 10.0, "process_mb": 100.0}
 
 
@@ -31,7 +29,7 @@ def _runs(output_dir: Path) -> dict[str, Run]:
 
 
 @pytest.fixture
-def runs(open_book: OpenBook, output_dir: Path, tmp_path: Path) -> dict[str, Run]:
+def runs(output_dir: Path, tmp_path: Path) -> dict[str, Run]:
     """The first sweep makes an encoder and a checkpoint; a trial of the second one finds the encoder."""
     artifacts = output_dir / "artifacts"
     checkpoint.append_history(artifacts / "encoder" / "e1" / checkpoint.HISTORY, {"images": 64, "pretrain/loss": 0.5})
@@ -40,16 +38,14 @@ def runs(open_book: OpenBook, output_dir: Path, tmp_path: Path) -> dict[str, Run
     ledger.enter(tmp_path / "second", _record("checkpoint", "c2"), 7)
     for sweep, trial, used in (
         ("first", 0, {"store": "s1", "encoder": "e1", "checkpoint": "c1"}),
-        ("second", 7, {"store": "s1", "encoder": "e1", "guide": None, "checkpoint": "c2"}),
+        ("second", 7, {"store": "s1", "encoder": "e1", "checkpoint": "c2"}),
     ):
-        with open_book() as book:
-            stage_runs = StageRuns(book, book.parent(sweep, {}, {}), tmp_path / sweep, artifacts)
-            run = book.trial(sweep, trial, {}, {})
-            for _ in range(2):
-                stage_runs.link(run, trial, used)
-            assert stage_runs.gpu_seconds(trial) == 6.0 * (2 if sweep == "first" else 1)
-            assert book.flush(60) == 0
-            assert book.refused == 0
+        stages = StageRuns(tmp_path / sweep, artifacts)
+        made = stages.runs(sweep, sweep)
+        tags = stages.shares(trial, used)
+        own = {"campaign": sweep, "tags": tags, "made_of": used}
+        publish(output_dir, run(sweep, campaign=sweep), *made, run(names.trial_key(sweep, trial), **own))
+        assert stages.gpu_seconds(trial) == 6.0 * (2 if sweep == "first" else 1)
     return _runs(output_dir)
 
 
