@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cddpm import artifact, cluster
+from cddpm import artifact, cluster, events
 from cddpm.errors import SearchError, StoppedError
 
 IDENTITY, HOLDER, LOCK, STOP = "identity.json", "holder.json", ".lock", "stop"
@@ -42,8 +42,9 @@ class Campaign:
         """Whether it was asked to end."""
         return self.stop_file.exists()
 
-    def begin(self) -> None:
-        """From here on there is something to resume."""
+    def begin(self, surroundings: Mapping[str, str] | None = None) -> None:
+        """From here on there is something to resume. ``surroundings``: code and machine of this start, as tags."""
+        events.start(self.folder, surroundings=dict(surroundings or {}))
         artifact.write_json(self.folder / IDENTITY, dict(self.identity))
 
     def stopped_error(self) -> StoppedError:
@@ -91,6 +92,11 @@ class Campaign:
                     f"{self.folder}: there is no {self.kind} '{self.name}' to resume; start it without --resume"
                 )
             return []
+        if not (self.folder / events.FILE).exists():
+            raise SearchError(
+                f"{self.folder}: {self.kind} '{self.name}' was begun by an earlier version of this program and cannot be gone "
+                "on with; give this one another name (--name): checkpoints and reconstructions that are still valid are found"
+            )
         if not resume:
             raise SearchError(
                 f"{self.folder}: {self.kind} '{self.name}' exists; continue it with --resume, or give this one another "

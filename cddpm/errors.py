@@ -65,7 +65,7 @@ class RefusedError(TrackingError):
 
 
 class UndeliveredError(TrackingError):
-    """Entries of the lab book have not reached MLflow; they are safe in the spool."""
+    """MLflow does not show all that the folders say; nothing is lost."""
 
     exit_code = 9
 

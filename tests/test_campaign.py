@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cddpm import events
 from cddpm.campaign import FINISHED, Campaign, flat, is_running
 from cddpm.errors import SearchError, StoppedError
 
@@ -170,3 +171,14 @@ def test_the_holder_is_written_for_others_to_read(tmp_path: Path) -> None:
     with campaign(tmp_path).held(False, nothing):
         holder = json.loads((tmp_path / "one" / "holder.json").read_text())
     assert holder["pid"] == os.getpid()
+
+
+def test_one_that_an_earlier_version_began_is_refused_with_a_way_on(tmp_path: Path) -> None:
+    with campaign(tmp_path).held(False, nothing):
+        campaign(tmp_path).begin()
+    (tmp_path / "one" / events.FILE).unlink()
+    with (
+        pytest.raises(SearchError, match=r"begun by an earlier version .*another name"),
+        campaign(tmp_path).held(True, nothing),
+    ):
+        pass

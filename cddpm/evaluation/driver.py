@@ -25,6 +25,7 @@ from cddpm.evaluation.shift import Shift, contrast_store
 from cddpm.search.display import Display
 from cddpm.search.sweep import prepare_data, settle, slice_store
 from cddpm.text import Console
+from cddpm.tracking.surroundings import surroundings
 from cddpm.training import stages, worker
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summ
         with Notebook.open(plan.first, plan.kind, plan.name, plan.folder, runs) as notebook:
             if notebook.away:
                 display.say(f"[yellow]{escape(notebook.away)}[/]")
-            campaign.begin()
+            campaign.begin(surroundings())
             outcomes = _carry_out(runs, fits, notebook, display)
             if campaign.stopped:
                 raise campaign.stopped_error()

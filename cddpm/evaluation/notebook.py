@@ -13,7 +13,6 @@ from cddpm.evaluation.fold import FoldRun
 from cddpm.tracking.address import kept
 from cddpm.tracking.publish import Mirror
 from cddpm.tracking.publisher import Publisher
-from cddpm.tracking.surroundings import surroundings
 
 
 @dataclass
@@ -26,14 +25,12 @@ class Notebook:
 
     @classmethod
     def open(cls, config: ExperimentConfig, kind: str, name: str, folder: Path, runs: Sequence[FoldRun]) -> Self:
-        """Enter this start and begin to publish. Raises as ``Publisher.start``."""
+        """Begin to publish. Raises as ``Publisher.start``."""
         publisher = Publisher(
             folder, Mirror.of(config.tracking, config.output_dir), mirror.EvaluationMirror(folder).runs
         )
         publisher.start(config.tracking.when_away == "refuse")
-        events.start(folder, surroundings=surroundings())
         mirror.keep(folder, kind, name, config, runs)
-        publisher.wake()
         return cls(folder, config.output_dir, publisher)
 
     @property

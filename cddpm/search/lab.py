@@ -8,7 +8,7 @@ from typing import Any, Self
 from cddpm import events
 from cddpm.config import ExperimentConfig
 from cddpm.errors import StoppedError, TrackingError
-from cddpm.search import label, mirror, origin, scoring_search, showcase
+from cddpm.search import label, mirror, scoring_search, showcase
 from cddpm.search import trial as trials
 from cddpm.search.champion import Contender, weights_of
 from cddpm.search.mirror import SweepMirror
@@ -21,7 +21,7 @@ from cddpm.tracking.package_files import verify_package
 from cddpm.tracking.publish import Mirror
 from cddpm.tracking.publisher import Publisher
 from cddpm.tracking.registry import user
-from cddpm.tracking.surroundings import code, surroundings
+from cddpm.tracking.surroundings import code
 from cddpm.training import stages
 
 logger = logging.getLogger(__name__)
@@ -42,13 +42,10 @@ class Lab:
     _left: int = 0
 
     @classmethod
-    def open(cls, config: ExperimentConfig, folder: Path, place: stages.Place, forced: list[str] | None = None) -> Self:
-        """Enter this start, ``forced`` with what has changed, and begin to publish. Raises as ``Publisher.start``."""
+    def open(cls, config: ExperimentConfig, folder: Path, place: stages.Place) -> Self:
+        """Begin to publish. Raises as ``Publisher.start``."""
         publisher = Publisher(folder, Mirror.of(config.tracking, config.output_dir), SweepMirror(folder).runs)
         publisher.start(config.tracking.when_away == "refuse")
-        events.start(folder, surroundings=surroundings())
-        origin.enter(folder, config, place.store.name, forced or [])
-        publisher.wake()
         return cls(config, folder, place, publisher)
 
     @property

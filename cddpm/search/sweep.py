@@ -27,6 +27,7 @@ from cddpm.search.failures import Failures
 from cddpm.search.lab import Lab
 from cddpm.search.leaderboard import Row
 from cddpm.search.trial import TrialResult
+from cddpm.tracking.surroundings import surroundings
 from cddpm.training import ledger, stages, worker
 from cddpm.training.watch import Watch
 
@@ -128,10 +129,11 @@ def run(
         changed += _other_data(campaign, place, force)
         for line in changed:
             display.say(f"[yellow]--force: {escape(line)}[/]")
-        with Lab.open(config, folder, place, changed) as lab:
+        with Lab.open(config, folder, place) as lab:
             if lab.away:
                 display.say(f"[yellow]{escape(lab.away)}[/]")
-            campaign.begin()
+            campaign.begin(surroundings())
+            origin.enter(folder, config, place.store.name, changed)
             _tune(config, folder, place, fits, lab, display)
             if campaign.stopped:
                 raise campaign.stopped_error()

@@ -212,7 +212,6 @@ def test_every_place_that_makes_a_command_is_in_this_file() -> None:
         "registry_commands.calibration": test_after_a_calibration,
         "search.report": test_after_a_sweep,
         "search.note": test_in_the_note_of_a_sweep,
-        "tracking.address": test_for_what_waits,
         "tracking.address": test_of_the_registry,
         "predict.threshold_calibration": test_to_calibrate_again,
         "cache_commands": test_after_freeing_space,

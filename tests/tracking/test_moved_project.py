@@ -41,7 +41,7 @@ sys.addaudithook(_watch)
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory, database: Path) -> tuple[Path, Path]:
-    """Where the project was made, and a copy that shows what was in it: three versions, and a sweep that MLflow has not seen, with a fourth."""
+    """Where the project was made, and a copy that shows what was in it: three versions, and a fourth that MLflow has not seen."""
     place = tmp_path_factory.mktemp("place") / "My Study #1 50% ü"
     outputs = place / "outputs"
     outputs.mkdir(parents=True)
