@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cddpm.shell import (
+from cddpm.cli.shell import (
     Address,
     DataDir,
     Folds,

@@ -18,9 +18,9 @@ ROWS = (  # lowest first; a name stands for the module or the whole package cddp
     ("tracking",),
     ("search", "predict", "evaluation", "campaign", "inventory"),
     ("report",),
-    ("cli", "__main__", "shell", "*_commands", "launch"),
+    ("cli", "__main__", "launch"),
 )
-COMMAND_LINES = ("cddpm.cli", "cddpm.shell", "cddpm.*_commands", "cddpm.*_commands.*", "launch.*")
+COMMAND_LINES = ("cddpm.cli.*", "launch.*")
 HOMES = {
     "ray": ("cddpm.cluster", "cddpm.ray_internals", "cddpm.training.worker", "cddpm.search.tuning"),
     "cddpm.cluster": (
@@ -119,7 +119,7 @@ def test_every_home_that_is_one_module_exists() -> None:
         ("cddpm.training.loop", "from cddpm import tracking"),
         ("cddpm.config", "from cddpm.data.volume import read_volume"),
         ("cddpm.errors", "from cddpm import config"),
-        ("cddpm.search.sweep", "from cddpm import shell"),
+        ("cddpm.search.sweep", "from cddpm.cli import shell"),
         ("cddpm.training.loop", "import ray"),
         ("cddpm.training.loop", "from cddpm import cluster"),
         ("cddpm.scoring.score", "from cddpm.cluster import connect"),
@@ -128,7 +128,7 @@ def test_every_home_that_is_one_module_exists() -> None:
         ("cddpm.search.record", "import fcntl"),
         ("cddpm.data.geometry", "from nibabel.affines import voxel_sizes"),
         ("cddpm.training.stages", "import optuna.trial"),
-        ("cddpm.registry_commands.tables", "from rich.console import Console"),
+        ("cddpm.cli.registry.tables", "from rich.console import Console"),
     ],
 )
 def test_a_wrong_import_is_found(name: str, source: str) -> None:
@@ -141,8 +141,8 @@ def test_a_wrong_import_is_found(name: str, source: str) -> None:
         ("cddpm.models.unet", "from cddpm.data import slices\nimport torch"),
         ("cddpm.training.worker", "import ray.train\nfrom cddpm import cluster"),
         ("cddpm.search.tuning", "from ray import tune\nimport optuna"),
-        ("cddpm.registry_commands", "import typer\nfrom cddpm.search import sweep"),
-        ("launch.sweep", "import typer\nfrom cddpm.shell import guarded"),
+        ("cddpm.cli.registry", "import typer\nfrom cddpm.search import sweep"),
+        ("launch.sweep", "import typer\nfrom cddpm.cli.shell import guarded"),
         ("cddpm.data.store", "import raytracer"),
     ],
 )

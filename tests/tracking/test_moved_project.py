@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from cddpm.cli.registry import app
 from cddpm.config import ExperimentConfig, TrackingConfig, parse, recorded, resolve_paths
 from cddpm.predict import source
-from cddpm.registry_commands import app
 from cddpm.tracking import book_files, names
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.journal import Journal

@@ -9,8 +9,8 @@ import registered
 from typer.testing import CliRunner, Result
 
 from cddpm import cli
+from cddpm.cli.registry import app
 from cddpm.errors import ArtifactError, ConfigError, RefusedError, TrackingError, UndeliveredError
-from cddpm.registry_commands import app
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.logged_model import PACKAGE
 from cddpm.tracking.package import read_package

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from cddpm.registry_commands.options import AsJson, Model, Uri, print_json
+from cddpm.cli.registry.options import AsJson, Model, Uri, print_json
 from cddpm.text import Console, Table, command
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ def calibrate(
 
     The registered package stays as it is. A scan that cannot be used is told and the others go on; the exit code is then 1.
     """
+    from cddpm.cli.predict import chosen_device, one_per_scan, tell_left_out, with_masks
     from cddpm.predict import threshold_calibration
     from cddpm.predict.scans import asked_for
     from cddpm.predict.source import find
-    from cddpm.predict_commands import chosen_device, one_per_scan, tell_left_out, with_masks
 
     threshold_calibration.check_rate(fpr)
     one_per_scan("--mask", healthy, masks)

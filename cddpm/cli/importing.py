@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from cddpm.shell import overrides
+from cddpm.cli.shell import overrides
 from cddpm.text import Console, Table, command, name, whole
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from cddpm.errors import ArtifactError, ConfigError
-from cddpm.registry_commands import tables
-from cddpm.registry_commands.options import (
+from cddpm.cli.registry import tables
+from cddpm.cli.registry.options import (
     TEST_WARNING,
     Archived,
     AsJson,
@@ -26,6 +25,7 @@ from cddpm.registry_commands.options import (
     print_json,
     say_loudly,
 )
+from cddpm.errors import ArtifactError, ConfigError
 from cddpm.text import Console, whole
 
 if TYPE_CHECKING:

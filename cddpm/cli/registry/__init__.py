@@ -2,7 +2,7 @@
 
 import typer
 
-from cddpm.registry_commands import calibration, changing, reading
+from cddpm.cli.registry import calibration, changing, reading
 
 EXIT_CODES = """Exit codes: 0 done; 1 some healthy scans could not be used; 2 a wrong option or condition; 3 no healthy scan, or
 too few for that rate; 4 a registered package is damaged or gone; 5 no such version, or MLflow does not answer; 7 the disk

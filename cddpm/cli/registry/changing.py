@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from cddpm.errors import ConfigError, UndeliveredError
-from cddpm.registry_commands.options import (
+from cddpm.cli.registry.options import (
     AsJson,
     Dataset,
     Metric,
@@ -23,6 +22,7 @@ from cddpm.registry_commands.options import (
     print_json,
     say_loudly,
 )
+from cddpm.errors import ConfigError, UndeliveredError
 from cddpm.text import Console, path, whole
 
 if TYPE_CHECKING:

@@ -8,16 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cddpm import (
-    cache_commands,
-    data_commands,
-    glossary_commands,
-    import_commands,
-    predict_commands,
-    registry_commands,
-    report_commands,
-)
-from cddpm.shell import guarded_app
+from cddpm.cli import cache, data, glossary, importing, predict, registry, report
+from cddpm.cli.shell import guarded_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,13 +17,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find anomalies in brain MRI with conditioned diffusion models.",
 )
-app.add_typer(data_commands.app, name="data")
-app.add_typer(cache_commands.app, name="cache")
-app.command("predict")(predict_commands.predict)
-app.add_typer(registry_commands.app, name="registry")
-app.command("report")(report_commands.report)
-app.command("import")(import_commands.import_checkpoint)
-app.command("glossary")(glossary_commands.glossary)
+app.add_typer(data.app, name="data")
+app.add_typer(cache.app, name="cache")
+app.command("predict")(predict.predict)
+app.add_typer(registry.app, name="registry")
+app.command("report")(report.report)
+app.command("import")(importing.import_checkpoint)
+app.command("glossary")(glossary.glossary)
 
 
 def main() -> None:
