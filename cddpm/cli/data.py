@@ -72,7 +72,7 @@ def phantom(
 ) -> None:
     """Draw a synthetic cohort in the published layout, to run everything without a scan of any person."""
     from cddpm.config import PhantomConfig
-    from cddpm.data.phantom import make_phantom
+    from cddpm.data.phantom.folder import make_phantom
 
     given = {
         "healthy_train": subjects,

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from cddpm import artifact
 from cddpm.config import DataConfig
-from cddpm.data import phantom
+from cddpm.data.phantom.folder import LABEL
 from cddpm.evaluation import markdown, provenance, table, terminal
 from cddpm.evaluation.fold import Outcome, all_results
 from cddpm.evaluation.plan import Plan
@@ -57,7 +57,7 @@ def write(plan: Plan, outcomes: Sequence[Outcome]) -> Files:
 def _is_real(data: DataConfig) -> bool:
     """Whether the scans are not a phantom of ours, made here or by ``cddpm data phantom``."""
     folders = [data.data_dir] if data.data_dir else [data.table.parent] if data.table else []
-    return bool(folders) and not any((folder / phantom.LABEL).exists() for folder in folders)
+    return bool(folders) and not any((folder / LABEL).exists() for folder in folders)
 
 
 def _data(data: DataConfig) -> str:

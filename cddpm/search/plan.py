@@ -11,7 +11,7 @@ from typing import Any
 from cddpm import artifact
 from cddpm.config import Choice, ExperimentConfig, Float, Integer, Parameter, to_dict, value_at
 from cddpm.data.layout import read_layout, root_of
-from cddpm.data.phantom import LABEL
+from cddpm.data.phantom.folder import LABEL
 from cddpm.data.split import ScanRow
 from cddpm.data.store import SliceStore, store_fingerprint
 from cddpm.models import precision

@@ -16,7 +16,7 @@ from cddpm.config import ExperimentConfig, recorded, to_dict, with_values
 from cddpm.data.check import check
 from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import read_layout, root_of
-from cddpm.data.phantom import GENERATOR_VERSION, make_phantom
+from cddpm.data.phantom.folder import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError
 from cddpm.models import precision

@@ -19,7 +19,7 @@ from small_sweep import ONE_PROCESS
 from cddpm import artifact, cluster, ray_internals
 from cddpm.config import override, parse
 from cddpm.data.layout import find_root, read_layout
-from cddpm.data.phantom import make_phantom
+from cddpm.data.phantom.folder import make_phantom
 from cddpm.data.store import build_store
 from cddpm.models.precision import settled_for
 from cddpm.search import study as studies

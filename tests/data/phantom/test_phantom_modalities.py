@@ -7,8 +7,7 @@ import pytest
 
 from cddpm.config import DataConfig, PhantomConfig
 from cddpm.data.layout import read_layout
-from cddpm.data.phantom import make_phantom
-from cddpm.data.phantom_splits import FOLDS, cohort, write_splits
+from cddpm.data.phantom.folder import FOLDS, cohort, make_phantom, write_splits
 from cddpm.data.store import SliceStore, build_store
 
 pytestmark = pytest.mark.slow

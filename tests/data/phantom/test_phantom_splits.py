@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from cddpm.config import PhantomConfig
-from cddpm.data.phantom_splits import FOLDS, cohort, write_splits
+from cddpm.data.phantom.folder import FOLDS, cohort, write_splits
 
 CONFIG = PhantomConfig(healthy_train=6, healthy_val=2, healthy_test=3, unhealthy_val=2, unhealthy_test=3)
 

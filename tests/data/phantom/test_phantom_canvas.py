@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cddpm.data.phantom_grid import Canvas, Grid, lattice_noise, smooth_noise, soft_step, spline_field
+from cddpm.data.phantom.canvas import Canvas, Grid, lattice_noise, smooth_noise, soft_step, spline_field
 
 
 def test_equal_coefficients_give_an_equal_field():

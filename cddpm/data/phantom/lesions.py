@@ -9,9 +9,8 @@ from typing import Self
 
 import numpy as np
 
-from cddpm.data.phantom_anatomy import Anatomy
-from cddpm.data.phantom_grid import Canvas, soft_step
-from cddpm.data.phantom_shapes import ellipsoid, lobes
+from cddpm.data.phantom.anatomy import Anatomy, ellipsoid, lobes
+from cddpm.data.phantom.canvas import Canvas, soft_step
 
 Intensity = dict[str, np.ndarray]
 """Modality -> intensity (N,), in units where fluid on T2 is 1."""

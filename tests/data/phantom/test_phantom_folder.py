@@ -7,9 +7,9 @@ import pytest
 
 from cddpm.artifact import file_digest
 from cddpm.config import PhantomConfig
-from cddpm.data import phantom
-from cddpm.data.phantom import make_phantom
-from cddpm.data.phantom_subject import Subject, draw
+from cddpm.data.phantom import folder
+from cddpm.data.phantom.folder import make_phantom
+from cddpm.data.phantom.subject import Subject, draw
 from cddpm.data.volume import read_image, read_mask, read_segmentation
 from cddpm.errors import DataError
 
@@ -23,8 +23,8 @@ def data_dir(tmp_path_factory) -> Path:
     return make_phantom(tmp_path_factory.mktemp("phantom") / "data", CONFIG, parallel=1)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+def digests(root: Path) -> dict[str, str]:
+    return {str(p.relative_to(root)): file_digest(p) for p in sorted(root.rglob("*")) if p.is_file()}
 
 
 def test_every_listed_file_is_there_and_no_other(data_dir):
@@ -60,7 +60,7 @@ def test_files_hold_what_was_drawn(data_dir):
 
 
 def test_a_complete_phantom_is_left_as_it_is(data_dir, monkeypatch):
-    monkeypatch.setattr(phantom, "_make", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(folder, "_make", lambda *_: pytest.fail("made again"))
 
     assert make_phantom(data_dir, CONFIG) == data_dir
 
@@ -82,7 +82,7 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path):
 
 
 def test_a_phantom_with_a_file_missing_is_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(phantom, "write", lambda *_: None)  # every subject's files are missing
+    monkeypatch.setattr(folder, "write", lambda *_: None)  # every subject's files are missing
     out = make_phantom(tmp_path / "data", CONFIG, parallel=1)
 
     with pytest.raises(DataError, match=r"IXI001-Guys-0700_t1\.nii\.gz: missing"):
@@ -93,8 +93,8 @@ def test_an_interruption_leaves_nothing_behind(tmp_path, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(phantom, "write", lambda *_: None)
-    monkeypatch.setattr(phantom, "write_splits", interrupted)
+    monkeypatch.setattr(folder, "write", lambda *_: None)
+    monkeypatch.setattr(folder, "write_splits", interrupted)
 
     with pytest.raises(KeyboardInterrupt):
         make_phantom(tmp_path / "data", CONFIG, parallel=1)
@@ -106,7 +106,7 @@ def test_the_label_says_what_was_made(data_dir):
     label = json.loads((data_dir / "phantom.json").read_text())
 
     assert label["config"] == CONFIG.model_dump(mode="json")
-    assert label["generator_version"] == phantom.GENERATOR_VERSION
+    assert label["generator_version"] == folder.GENERATOR_VERSION
     assert label["modalities"] == ["t1", "t2"]
 
 
