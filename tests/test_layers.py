@@ -14,7 +14,7 @@ ROWS = (  # lowest first; a name stands for the module or the whole package cddp
     ("data",),
     ("models",),
     ("reconstruct", "scoring"),
-    ("training", "cluster", "cluster_door", "cluster_file", "ray_internals"),
+    ("training", "cluster"),
     ("tracking",),
     ("search", "predict", "evaluation", "campaign", "inventory"),
     ("report",),
@@ -22,8 +22,9 @@ ROWS = (  # lowest first; a name stands for the module or the whole package cddp
 )
 COMMAND_LINES = ("cddpm.cli.*", "launch.*")
 HOMES = {
-    "ray": ("cddpm.cluster", "cddpm.ray_internals", "cddpm.training.worker", "cddpm.search.tuning"),
+    "ray": ("cddpm.cluster.*", "cddpm.training.worker", "cddpm.search.tuning"),
     "cddpm.cluster": (
+        "cddpm.cluster.*",
         "cddpm.training.worker",
         "cddpm.search.*",
         "cddpm.evaluation.*",
@@ -35,7 +36,7 @@ HOMES = {
     "mlflow": ("cddpm.tracking.*",),
     "nibabel": ("cddpm.data.volume",),
     "numba": ("cddpm.compiled",),
-    "grpc": ("cddpm.cluster_door",),
+    "grpc": ("cddpm.cluster.door",),
     "optuna": ("cddpm.search.*",),
     "plotly": ("cddpm.report.*",),
     "jinja2": ("cddpm.report.document",),

@@ -175,13 +175,13 @@ def build(
     address: Address = None,
 ) -> None:
     """Check every scan, and prepare it, as Ray tasks, into the slice store that trainings read."""
-    from cddpm import cluster, cluster_door
+    from cddpm import cluster
     from cddpm.config import load
     from cddpm.data import check as checking
     from cddpm.data.layout import read_layout, root_of
     from cddpm.data.store import SliceStore, build_store
 
-    cluster_door.check_answers(address)
+    cluster.check_answers(address)
     values = {**_places(data_dir, table), "output_dir": str(output_dir) if output_dir else None}
     settings = load(config, {name: value for name, value in values.items() if value is not None})
     root = root_of(settings.data)

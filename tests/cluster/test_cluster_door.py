@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cddpm import cluster_door
+from cddpm.cluster import door
 from cddpm.errors import SearchError, StorageError
 
 ONE, OTHER = "leave out --address to use this machine", "unset RAY_ADDRESS to use this machine"
@@ -24,7 +24,7 @@ ONE, OTHER = "leave out --address to use this machine", "unset RAY_ADDRESS to us
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR", "RAY_USE_TLS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cluster_door, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(door, "PATIENCE_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_dead_address_is_told_at_once(
     if source != "--address":
         monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(SearchError) as caught:
-        cluster_door.check_answers({"--address": address, "RAY_ADDRESS": None, "auto": "auto"}[source])
+        door.check_answers({"--address": address, "RAY_ADDRESS": None, "auto": "auto"}[source])
     instead = ONE if source == "--address" else OTHER
     assert str(caught.value) == (
         f"Ray at '{address}' does not answer (Connection refused); start a cluster there, or {instead}"
@@ -72,9 +72,9 @@ def test_a_dead_address_is_told_at_once(
 def test_who_listens_and_is_no_ray_is_told(silent: int, website: int) -> None:
     for scheme in ("", "ray://"):
         with pytest.raises(SearchError, match="something listens, but says nothing for"):
-            cluster_door.check_answers(f"{scheme}127.0.0.1:{silent}")
+            door.check_answers(f"{scheme}127.0.0.1:{silent}")
         with pytest.raises(SearchError, match="something else listens there"):
-            cluster_door.check_answers(f"{scheme}127.0.0.1:{website}")
+            door.check_answers(f"{scheme}127.0.0.1:{website}")
 
 
 def test_a_service_without_health_is_no_head_but_may_be_a_server_of_clients() -> None:
@@ -82,9 +82,9 @@ def test_a_service_without_health_is_no_head_but_may_be_a_server_of_clients() ->
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        cluster_door.check_answers(f"ray://127.0.0.1:{port}")
+        door.check_answers(f"ray://127.0.0.1:{port}")
         with pytest.raises(SearchError, match="something else listens there"):
-            cluster_door.check_answers(f"127.0.0.1:{port}")
+            door.check_answers(f"127.0.0.1:{port}")
     finally:
         server.stop(None)
 
@@ -94,20 +94,20 @@ def test_what_is_no_address_is_told_with_those_that_are(address: str) -> None:
     with pytest.raises(
         SearchError, match=r"no address of a cluster; allowed are HOST:PORT .* auto and local; or leave out"
     ):
-        cluster_door.check_answers(address)
+        door.check_answers(address)
 
 
 @pytest.mark.slow
 @given(st.text(max_size=30))
 def test_any_address_is_a_fault_or_fits(address: str) -> None:
-    fits = cluster_door._ADDRESS.fullmatch(address)
+    fits = door._ADDRESS.fullmatch(address)
     assert fits is None or int(fits["port"]) >= 0
 
 
 def test_this_machine_is_meant_without_an_address(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
-    cluster_door.check_answers()
+    door.check_answers()
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
-    cluster_door.check_answers("local")
+    door.check_answers("local")
 
 
 def test_what_ray_raises_is_one_line() -> None:
@@ -115,7 +115,7 @@ def test_what_ray_raises_is_one_line() -> None:
         ("local", "cannot be started on this machine (a)"),
         ("h:1", "Ray at 'h:1' does not answer (a)"),
     ):
-        with pytest.raises(SearchError) as caught, cluster_door.told(address, "x"):
+        with pytest.raises(SearchError) as caught, door.told(address, "x"):
             raise RuntimeError("a\nb")
         assert said in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -128,11 +128,11 @@ def test_a_folder_too_long_for_sockets_gives_way(
 ) -> None:
     base = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp")
     folder = str(base / ("x" * (length - len(str(base)) - 1)))
-    monkeypatch.setattr(cluster_door, "_SHORT", ("/tmp",))
+    monkeypatch.setattr(door, "_SHORT", ("/tmp",))
     monkeypatch.setenv(variable, folder)
     with caplog.at_level(logging.WARNING):
-        taken = cluster_door.settle_folder()
-    fits = len(f"{folder}{cluster_door._IN_RAY}") <= 107
+        taken = door.settle_folder()
+    fits = len(f"{folder}{door._IN_RAY}") <= 107
     assert taken == (None if fits else "/tmp")
     assert len(caplog.records) == (0 if fits else 1)
     for place in (Path(folder, "ray"), Path(folder)):
@@ -142,12 +142,12 @@ def test_a_folder_too_long_for_sockets_gives_way(
 
 def test_a_folder_that_cannot_be_written_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/dev/null/x")
-    assert cluster_door.settle_folder() == "/tmp"
-    monkeypatch.setattr(cluster_door, "_SHORT", ("/dev/null/y",))
+    assert door.settle_folder() == "/tmp"
+    monkeypatch.setattr(door, "_SHORT", ("/dev/null/y",))
     with pytest.raises(
         StorageError, match=r"/dev/null/x: cannot be written \(Not a directory\); set RAY_TMPDIR to a short"
     ):
-        cluster_door.settle_folder()
+        door.settle_folder()
 
 
 def test_a_home_that_cannot_be_written_gives_a_token_of_its_own(
@@ -156,10 +156,10 @@ def test_a_home_that_cannot_be_written_gives_a_token_of_its_own(
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    cluster_door.settle_token()
+    door.settle_token()
     assert "RAY_AUTH_TOKEN" not in os.environ
     monkeypatch.setenv("HOME", "/dev/null")
-    cluster_door.settle_token()
+    door.settle_token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["/dev/null/.ray"]
     monkeypatch.delenv("RAY_AUTH_TOKEN")

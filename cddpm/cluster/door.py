@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cddpm import ray_internals
+from cddpm.cluster import internals
 from cddpm.errors import SearchError, StorageError
 from cddpm.host import writable
 
@@ -50,7 +50,7 @@ def check_answers(address: str | None = None) -> None:
 
 def _here(instead: str) -> str:
     try:
-        return ray_internals.address_here()
+        return internals.address_here()
     except ConnectionError:
         raise SearchError(f"Ray at 'auto': no cluster runs on this machine; start one, or {instead}") from None
 

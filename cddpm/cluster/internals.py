@@ -1,8 +1,10 @@
 """Names that Ray keeps to itself, each used for what no public one gives; where a version of Ray lacks them, we do without."""
 
+import contextlib
 import functools
 import logging
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -63,3 +65,29 @@ def free_abandoned() -> int:
         remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
         count += 1
     return count
+
+
+@contextlib.contextmanager
+def janitor(every_seconds: float = 5.0) -> Iterator[None]:
+    """Free what stopped trainings left behind, every few seconds until the block ends."""
+    import ray
+
+    over = threading.Event()
+
+    def clean() -> None:
+        while not over.wait(every_seconds) and ray.is_initialized():
+            try:
+                freed = free_abandoned()
+            except (ray.exceptions.RayError, RuntimeError, ConnectionError) as error:  # the cluster ends, or stammers
+                logger.info("placement groups could not be looked at (%s)", error)
+                continue
+            if freed:
+                logger.info("freed %d placement groups of stopped trainings", freed)
+
+    thread = threading.Thread(target=clean, name="janitor", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=every_seconds)
