@@ -15,6 +15,7 @@ ROWS = (  # lowest first; a name stands for the module or the whole package cddp
     ("models",),
     ("reconstruct", "scoring"),
     ("training", "cluster"),
+    ("published",),
     ("tracking",),
     ("search", "predict", "evaluation", "campaign", "inventory"),
     ("report",),

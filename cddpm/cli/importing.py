@@ -10,8 +10,8 @@ from cddpm.cli.shell import overrides
 from cddpm.text import Console, Table, command, name, whole
 
 if TYPE_CHECKING:
-    from cddpm.training.lightning_file import LightningFile
-    from cddpm.training.reference_checkpoint import Candidate
+    from cddpm.published.lightning_file import LightningFile
+    from cddpm.published.weights import Candidate
 
 _TITLES = {"unet": "U-Net", "encoder": "encoder", "spark": "SparK", "schedule": "schedule"}
 
@@ -54,14 +54,14 @@ def import_checkpoint(
     Nothing in the file is run. A tensor that is missing, unknown or misshapen is refused.
     """
     from cddpm.config import load
-    from cddpm.training import lightning_file, reference_checkpoint
+    from cddpm.published import lightning_file, weights
 
     settings = load(config, overrides({"output_dir": output_dir, **_fixed(threshold)}, setting or []))
     source = lightning_file.read(file)
-    candidate = reference_checkpoint.examine(source, settings, ema, ignore or ())
+    candidate = weights.examine(source, settings, ema, ignore or ())
     if threshold is not None:
         _check_packable(candidate)
-    path, made = reference_checkpoint.write(candidate, source, settings.output_dir / "artifacts")
+    path, made = weights.write(candidate, source, settings.output_dir / "artifacts")
     _print_import(source, candidate, config)
     console = Console()
     console.print(f"\n{candidate.kind}: {console.path(path)}{'' if made else ' (was there)'}")
@@ -102,7 +102,7 @@ def _package(candidate: "Candidate", source: "LightningFile", path: Path, thresh
 
 
 def _print_import(source: "LightningFile", candidate: "Candidate", config: Path) -> None:
-    from cddpm.training.reference_checkpoint import parameters, untold
+    from cddpm.published.weights import parameters, untold
 
     console = Console()
     about = [f"{what.replace('_', ' ')} {value}" for what, value in source.about.items()]

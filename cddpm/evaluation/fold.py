@@ -19,8 +19,8 @@ from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
 from cddpm.evaluation.result import FoldResult
 from cddpm.evaluation.shift import UNSHIFTED, Shift, shifted
+from cddpm.published import scoring as reference
 from cddpm.reconstruct.cache import ReconstructionCache
-from cddpm.scoring import reference
 from cddpm.scoring.measures import Measured, measure
 from cddpm.scoring.score import HEALTHY, Scorer
 from cddpm.scoring.score_book import ScoreBook

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from cddpm.config import EvaluationConfig
 from cddpm.errors import DataError
 from cddpm.evaluation.provenance import Provenance
-from cddpm.evaluation.published import Published, published, rerun
 from cddpm.evaluation.result import FoldResult
 from cddpm.evaluation.statistics import (
     Comparison,
@@ -23,6 +22,7 @@ from cddpm.evaluation.statistics import (
     paired,
     subject_means,
 )
+from cddpm.published.numbers import Published, published, rerun
 from cddpm.scoring.glossary import MEASURES, describe
 from cddpm.scoring.metrics import mean
 

@@ -4,9 +4,9 @@ from functools import cache
 
 from cddpm.config import EvaluationConfig
 from cddpm.evaluation.provenance import Provenance
-from cddpm.evaluation.published import CDDPM, CDDPM_ENSEMBLE, DDPM
 from cddpm.evaluation.result import FoldResult
 from cddpm.evaluation.table import ResultTable, build_table
+from cddpm.published.numbers import CDDPM, CDDPM_ENSEMBLE, DDPM
 from cddpm.scoring.metrics import mean
 
 RULES = EvaluationConfig(folds=(0, 1), bootstrap_resamples=200, permutation_resamples=10_000)

@@ -7,7 +7,7 @@ from fold_results import full_table, shifted, table_of
 
 from cddpm.evaluation.markdown import document, summary
 from cddpm.evaluation.provenance import Provenance
-from cddpm.evaluation.published import CDDPM_ENSEMBLE
+from cddpm.published.numbers import CDDPM_ENSEMBLE
 
 
 def blocks(text: str) -> list[list[str]]:

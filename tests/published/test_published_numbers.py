@@ -1,6 +1,6 @@
 """The preprint's table: complete, and spot-checked against its text; and what others got."""
 
-from cddpm.evaluation.published import CDDPM, CDDPM_ENSEMBLE, DDPM, PUBLISHED, RERUN, THRESHOLD, published, rerun
+from cddpm.published.numbers import CDDPM, CDDPM_ENSEMBLE, DDPM, PUBLISHED, RERUN, THRESHOLD, published, rerun
 
 
 def test_five_methods_on_four_data_sets_have_dice_and_auprc() -> None:

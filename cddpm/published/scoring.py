@@ -1,7 +1,8 @@
 """The published evaluation, number by number, under its own names: also where a name or a number is wrong.
 
 For comparison with the published code only (``evaluation.reference_metrics``); every number that this project reports
-stands in ``score`` and ``measures``, under its right name. What the published names mean, for one volume each (``PerVol``):
+stands in ``scoring.score`` and ``scoring.measures``, under its right name. What the published names mean, for one volume
+each (``PerVol``):
 
 ================================  ====================================================================================
 published name                    what it is

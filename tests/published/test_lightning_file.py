@@ -22,7 +22,7 @@ from published_file import save
 
 from cddpm.artifact import file_digest
 from cddpm.errors import ArtifactError
-from cddpm.training.lightning_file import read
+from cddpm.published.lightning_file import read
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.count": torch.tensor(7)}
 STARTS = (b"", b"PK\x03\x04", b"PK\x05\x06", b"\x80\x02", b"\x80\x04\x95", b"\x80\x02c", b"<", b"\x1f\x8b")

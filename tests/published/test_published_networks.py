@@ -11,15 +11,15 @@ from torch import Tensor
 from cddpm.config import EncoderConfig, ModelConfig
 from cddpm.errors import ArtifactError
 from cddpm.models.encoder import BLOCKS, ResNetEncoder
-from cddpm.models.published import (
+from cddpm.models.schedule import schedule_buffers
+from cddpm.models.unet import UNet
+from cddpm.published.networks import (
     encoder_settings,
     find_parts,
     schedule_settings,
     spark_settings,
     unet_settings,
 )
-from cddpm.models.schedule import schedule_buffers
-from cddpm.models.unet import UNet
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,7 @@ import pytest
 
 from cddpm.config import ScoringConfig
 from cddpm.errors import DataError
-from cddpm.scoring.metrics import confusion
-from cddpm.scoring.operating_point import Histogram, best_dice, histogram, seed_search, threshold_value
-from cddpm.scoring.reference import (
+from cddpm.published.scoring import (
     ReferenceVolume,
     healthy_reference_metrics,
     reference_anomaly_map,
@@ -17,6 +15,8 @@ from cddpm.scoring.reference import (
     reference_threshold,
     search_array,
 )
+from cddpm.scoring.metrics import confusion
+from cddpm.scoring.operating_point import Histogram, best_dice, histogram, seed_search, threshold_value
 
 RAW = ScoringConfig(erosion_divisor=None, median_kernel=1, minimum_component_voxels=2)
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, recorded, to_dict, with_values
 from cddpm.errors import ArtifactError, ConfigError
-from cddpm.models import published
 from cddpm.models.cddpm import ConditionedDiffusion
-from cddpm.models.published import Kind, Part, Parts
 from cddpm.models.schedule import schedule_buffers
 from cddpm.models.spark import UNREAD, SparK
+from cddpm.published import networks
+from cddpm.published.lightning_file import LightningFile
+from cddpm.published.networks import Kind, Part, Parts
 from cddpm.training import checkpoint, stages
-from cddpm.training.lightning_file import LightningFile
 
 IMPORTER_VERSION = 1
 """Part of every fingerprint; raised when the same file would give other weights or settings."""
@@ -67,7 +67,7 @@ def examine(
     """
     source = str(file.path)
     try:
-        parts = published.find_parts(_without(file.tensors, ignore), average)
+        parts = networks.find_parts(_without(file.tensors, ignore), average)
         _check_set(parts)
         decided = _settings(parts)
     except ArtifactError as error:
@@ -150,10 +150,10 @@ def _check_set(parts: Parts) -> None:
 def _settings(parts: Parts) -> dict[str, Any]:
     """Settings that the tensors show; every network that cannot be told is listed."""
     readers: dict[Kind, Callable[[Mapping[str, Tensor]], dict[str, Any]]] = {
-        "unet": published.unet_settings,
-        "encoder": published.encoder_settings,
-        "spark": published.spark_settings,
-        "schedule": published.schedule_settings,
+        "unet": networks.unet_settings,
+        "encoder": networks.encoder_settings,
+        "spark": networks.spark_settings,
+        "schedule": networks.schedule_settings,
     }
     decided: dict[str, Any] = {}
     faults = []
@@ -219,7 +219,7 @@ def _weight_faults(config: ExperimentConfig, decided: Mapping[str, Any], parts: 
         config.diffusion.p2_gamma,
         config.diffusion.p2_k,
     )
-    if [*published.differing_buffers(schedule.tensors, own, ("p2_loss_weight",))]:
+    if [*networks.differing_buffers(schedule.tensors, own, ("p2_loss_weight",))]:
         yield (
             f"  diffusion.p2_gamma: {config.diffusion.p2_gamma} with p2_k {config.diffusion.p2_k}, but the tensors show "
             "other weights (p2_loss_weight)"

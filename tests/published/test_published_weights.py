@@ -31,12 +31,12 @@ from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.schedule import schedule_buffers
+from cddpm.published.lightning_file import read
+from cddpm.published.weights import Candidate, examine, untold, write
 from cddpm.reconstruct.cache import ReconstructionCache
 from cddpm.training import checkpoint, stages
-from cddpm.training.lightning_file import read
 from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks
-from cddpm.training.reference_checkpoint import Candidate, examine, untold, write
 
 CPU = torch.device("cpu")
 State = dict[str, Tensor]
