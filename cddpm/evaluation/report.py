@@ -12,11 +12,12 @@ from rich.markup import escape
 from cddpm import artifact
 from cddpm.config import DataConfig
 from cddpm.data.phantom.folder import LABEL
-from cddpm.evaluation import markdown, provenance, table, terminal
+from cddpm.evaluation import markdown, table, terminal
 from cddpm.evaluation.fold import Outcome, all_results
 from cddpm.evaluation.plan import Plan
 from cddpm.evaluation.table import ResultTable
 from cddpm.text import Console
+from cddpm.tracking import provenance
 from cddpm.tracking.spool import to_deliver
 
 SHIFT_COLUMNS = ("dice", "oracle_dice", "auprc", "l1_ratio", "jensen_shannon", "wasserstein")

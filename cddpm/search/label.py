@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cddpm.config import ExperimentConfig
-from cddpm.evaluation import statistics
-from cddpm.evaluation.result import FoldResult
-from cddpm.evaluation.statistics import Interval
-from cddpm.evaluation.version_comparison import CONFIDENCE, HEALTHY, MEASURES, RESAMPLES
+from cddpm.scoring import statistics
+from cddpm.scoring.fold_result import FoldResult
+from cddpm.scoring.statistics import Interval
 from cddpm.search.trial import TrialResult
 from cddpm.tracking import names
 from cddpm.tracking.surroundings import noted
 from cddpm.tracking.values import finite
+from cddpm.tracking.version_comparison import CONFIDENCE, HEALTHY, MEASURES, RESAMPLES
 
 MOST_SETTINGS = 12
 Rows = Sequence[Mapping[str, Any]]

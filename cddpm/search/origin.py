@@ -10,9 +10,9 @@ from typing import Any
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, recorded
 from cddpm.errors import SearchError
-from cddpm.evaluation import provenance
 from cddpm.reconstruct import cache
 from cddpm.scoring import score_book
+from cddpm.tracking import provenance
 from cddpm.training import stages
 
 ORIGIN = "origin.json"

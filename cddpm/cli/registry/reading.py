@@ -125,8 +125,8 @@ def show(ref: Ref, uri: Uri = None, model: Model = "cddpm", as_json: AsJson = Fa
 
 def compare(refs: Refs, split: Split = "val", uri: Uri = None, model: Model = "cddpm", as_json: AsJson = False) -> None:
     """Settings that differ, metrics, and scores per subject with intervals and paired tests against the first."""
-    from cddpm.evaluation.version_comparison import side_by_side
     from cddpm.tracking.selection import metric_key
+    from cddpm.tracking.version_comparison import side_by_side
 
     if len(refs) < 2:
         raise ConfigError(f"compare {refs[0]}: name at least two versions")

@@ -9,11 +9,11 @@ from cddpm.text import Console, Table, Tree, name, path, whole
 from cddpm.tracking import names
 
 if TYPE_CHECKING:
-    from cddpm.evaluation.statistics import Comparison, Interval
-    from cddpm.evaluation.version_comparison import SideBySide
+    from cddpm.scoring.statistics import Comparison, Interval
     from cddpm.tracking.ancestry import Ancestor
     from cddpm.tracking.promotion import Promotion
     from cddpm.tracking.version import Version
+    from cddpm.tracking.version_comparison import SideBySide
 
 _SHOWN_ELSEWHERE = ("mlflow.", names.SWEEP, names.TRIAL, names.KIND, names.FINGERPRINT_PACKAGE)
 _OF_HEALTHY = "/healthy/false_positive_rate"

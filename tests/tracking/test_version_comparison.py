@@ -6,10 +6,10 @@ import pytest
 import registered
 
 from cddpm.errors import ArtifactError
-from cddpm.evaluation.version_comparison import side_by_side
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.logged_model import PACKAGE
 from cddpm.tracking.registry import Registry
+from cddpm.tracking.version_comparison import side_by_side
 
 pytestmark = pytest.mark.slow
 

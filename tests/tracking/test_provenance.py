@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cddpm.evaluation import provenance
-from cddpm.evaluation.provenance import Provenance, header, here, versions
-from cddpm.tracking import surroundings
+from cddpm.tracking import provenance, surroundings
+from cddpm.tracking.provenance import Provenance, header, here, versions
 
 
 def test_versions_are_those_of_installed_packages() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cddpm.errors import ArtifactError
-from cddpm.evaluation.result import FoldResult
+from cddpm.scoring.fold_result import FoldResult
 
 RESULT = FoldResult("DDPM", "MSLUB", 1, [{"volume": "p1", "dice": 0.25, "hd95": None}], {"dice": 0.25, "hd95": None})
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from fold_results import fold_result
 
-from cddpm.evaluation.result import FoldResult
-from cddpm.evaluation.statistics import (
+from cddpm.scoring.fold_result import FoldResult
+from cddpm.scoring.statistics import (
     Comparison,
     Pairs,
     bootstrap_interval,

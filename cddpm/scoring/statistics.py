@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cddpm.evaluation.result import FoldResult
+from cddpm.scoring.fold_result import FoldResult
 from cddpm.scoring.metrics import mean
 
 _CHUNK = 2**22
