@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ROWS = (  # lowest first; a name stands for the module or the whole package cddpm.<name>
     ("errors", "labels", "place", "text", "host", "compiled"),
-    ("config", "artifact"),
+    ("config", "artifact", "seeds"),
     ("data",),
     ("models",),
     ("reconstruct", "scoring"),
