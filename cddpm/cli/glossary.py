@@ -55,11 +55,10 @@ def entry(name: str, measure: "Measure", width: int) -> Sequence[str]:
 
 def _measures(columns: Sequence[str]) -> "dict[str, Measure]":
     """Those of ``columns``, or all. Raises ``ConfigError`` for a name that no evaluation has."""
-    from difflib import get_close_matches
-
     from cddpm.errors import ConfigError
     from cddpm.scoring.glossary import MEASURES, describe
     from cddpm.text import command
+    from cddpm.text.likeness import did_you_mean
 
     if not columns:
         return dict(MEASURES)
@@ -68,9 +67,8 @@ def _measures(columns: Sequence[str]) -> "dict[str, Measure]":
         try:
             found[name] = describe(name)
         except KeyError:
-            near = get_close_matches(name, MEASURES, n=1)
-            more = f"; did you mean '{near[0]}'?" if near else ""
+            lists_all = command("cddpm", "glossary")
             raise ConfigError(
-                f"'{name}': no evaluation has such a number; {command('cddpm', 'glossary')} lists all{more}"
+                f"'{name}': no evaluation has such a number; {lists_all} lists all{did_you_mean(name, MEASURES)}"
             ) from None
     return found

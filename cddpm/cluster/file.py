@@ -4,7 +4,6 @@
 misspelt machine setting, an absent file, a spot cluster that waits for ever, a dashboard open to the world.
 """
 
-import difflib
 import importlib.metadata
 import ipaddress
 import re
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 from cddpm.errors import ConfigError
+from cddpm.text.likeness import did_you_mean
 
 PLACEHOLDER = re.compile(r"<[^<>]*>|\b(TODO|FIXME|CHANGE_?ME|REPLACE_?ME|YOUR[_-]\w+)|\bX{3,}\b|\bami-(0+|x+)\b", re.I)
 IMAGE = re.compile(r"rayproject/ray:(\d+\.\d+\.\d+)")
@@ -87,8 +87,7 @@ def _machine_faults(types: Mapping[str, Any]) -> Iterator[str]:
             if not machine.get(setting):
                 yield f"{where}.{setting}: missing; name it, Ray's own default is out of date"
         for setting in machine.keys() - MACHINE_SETTINGS:
-            near = difflib.get_close_matches(setting, MACHINE_SETTINGS, n=1)
-            yield f"{where}.{setting}: unknown setting" + (f"; did you mean '{near[0]}'?" if near else "")
+            yield f"{where}.{setting}: unknown setting{did_you_mean(setting, MACHINE_SETTINGS)}"
 
 
 def _spot_faults(config: Mapping[str, Any]) -> Iterator[str]:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from cddpm.config.condition import All, Test, asked, is_number
-from cddpm.config.paths import did_you_mean, shown, value_at
+from cddpm.config.paths import shown, value_at
 from cddpm.config.settings import Settings
 from cddpm.config.space import Choice, Float, Integer, LevelConfig, Parameter, active, ordered
+from cddpm.text.likeness import did_you_mean
 
 GRID_POINTS = 100_000
 """A larger grid is a mistake."""

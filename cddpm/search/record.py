@@ -3,7 +3,6 @@
 Nothing is written, and no artifact is needed but where a method says so: a folder that was copied away can still be read.
 """
 
-import difflib
 import functools
 import json
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from cddpm.search.origin import Origin
 from cddpm.search.pareto import FRONT
 from cddpm.search.scoring_search import Point
 from cddpm.search.trial import TrialResult, read_ending, read_result, read_stop
+from cddpm.text.likeness import nearest
 from cddpm.training import checkpoint, stages
 
 State = Literal["finished", "stopped early", "failed", "running", "interrupted"]
@@ -143,7 +143,7 @@ def find(sweep: str, output_dir: Path) -> Path:
             f"{sweep}: not the folder of a sweep (no {IDENTITY}); a sweep is kept in OUTPUT_DIR/sweeps/NAME"
         )
     there = sorted(p.parent.name for p in (output_dir / "sweeps").glob(f"*/{IDENTITY}"))
-    near = difflib.get_close_matches(sweep, there, n=3, cutoff=0.5)
+    near = nearest(sweep, there)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"there are {', '.join(there[:10])}"
     raise SearchError(
         f"{output_dir / 'sweeps'}: no sweep '{sweep}'; {hint if there else 'there is none; --output-dir names another folder'}"

@@ -12,13 +12,14 @@ from typing import Any
 
 from cddpm import artifact
 from cddpm.campaign import IDENTITY, flat
-from cddpm.config import ExperimentConfig, active, did_you_mean, parse, to_dict, value_at, with_values
+from cddpm.config import ExperimentConfig, active, parse, to_dict, value_at, with_values
 from cddpm.errors import ConfigError, SearchError
 from cddpm.search import leaderboard, origin
 from cddpm.search import space as spaces
 from cddpm.search import trial as trials
 from cddpm.search.point import objective_datasets
 from cddpm.search.trial import TrialResult
+from cddpm.text.likeness import did_you_mean
 
 FILE = "warm_start.json"
 SCORING_POINTS = 5
