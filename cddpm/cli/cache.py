@@ -1,9 +1,8 @@
 """``cddpm cache``: what is kept of earlier work, whether it is sound, and freeing space."""
 
 import json
-import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from cddpm.errors import ArtifactError, ConfigError, TrackingError
-from cddpm.text import Console, Table, command, whole
+from cddpm.text import Console, Table, command, numbers, whole
 
 if TYPE_CHECKING:  # heavy imports: only a command that runs pays for them
     from cddpm.inventory.campaigns import Referrer
@@ -94,7 +93,7 @@ def verify(output_dir: OutputDir = Path("outputs"), as_json: AsJson = False) -> 
         )
     if not as_json:
         size = sum(entry.bytes for entry in entries)
-        Console().print(f"{len(entries)} artifacts ({_size(size)}) are as they were written.")
+        Console().print(f"{len(entries)} artifacts ({numbers.size(size)}) are as they were written.")
 
 
 @app.command()
@@ -190,15 +189,15 @@ def _print_json(value: Any) -> None:
 def _print_entries(known: _Known, artifacts: Path) -> None:
     total = sum(entry.bytes for entry in known.entries)
     console = Console()
-    table = Table(f"{console.path(artifacts)}: {len(known.entries)} artifacts, {_size(total)}")
+    table = Table(f"{console.path(artifacts)}: {len(known.entries)} artifacts, {numbers.size(total)}")
     for name in ("artifact", "size", "age", "made from", "referred to by"):
         short = name in ("size", "age")
         table.add_column(name, justify="right" if short else "left", no_wrap=short)
     parts = {entry.fingerprint: entry.parts for entry in known.entries if entry.kind == "prediction"}
     for entry in known.entries:
-        size = _size(_viewed(entry, parts)) + "*" if entry.view else _size(entry.bytes)
+        size = numbers.size(_viewed(entry, parts)) + "*" if entry.view else numbers.size(entry.bytes)
         for_whom = _summed(known.referrers(entry), known.children(entry))
-        row = (f"{entry.kind} {entry.fingerprint}", size, _age(entry.modified), _origin(entry), for_whom)
+        row = (f"{entry.kind} {entry.fingerprint}", size, numbers.age(entry.modified), _origin(entry), for_whom)
         table.add_row(*map(escape, row))
     console.print(table)
     if any(entry.view for entry in known.entries):
@@ -220,7 +219,9 @@ def _origin(entry: "Entry") -> str:
     if entry.kind == "reconstruction" and entry.view:
         view = entry.view
         names = [f"prediction {made.get('prediction')}"]
-        names += [f"{len(view.volumes)} volumes at {_numbers(view.levels)}, seeds {_numbers(view.seeds)}"]
+        names += [
+            f"{len(view.volumes)} volumes at {numbers.first_few(view.levels)}, seeds {numbers.first_few(view.seeds)}"
+        ]
     if entry.kind == "score":
         names = [f"reconstruction {made['reconstruction']}"] if made.get("reconstruction") else names
     if entry.kind == "store" and "files" in made:
@@ -228,11 +229,6 @@ def _origin(entry: "Entry") -> str:
     if "imported" in made:
         names += [f"imported from {made['imported'].get('file')}"]
     return "\n".join(names) or entry.fault or "-"
-
-
-def _numbers(numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:6]))
-    return shown if len(numbers) <= 6 else f"{shown}, ... ({len(numbers)})"
 
 
 def _summed(labels: list[str], children: "list[Entry]") -> str:
@@ -252,13 +248,13 @@ def _print_freed(
     console = Console()
     for row in rows:
         some = "" if row["whole"] else f", {row['parts']} of its parts"
-        age = _age(row["modified"])
-        console.print(f"{row['kind']} {escape(row['fingerprint'])}{some}: {_size(row['bytes'])}, {age} old")
-    console.print(f"{'would free' if dry_run else 'freed'} {_size(freed)} of {_size(before)}")
+        age = numbers.age(row["modified"])
+        console.print(f"{row['kind']} {escape(row['fingerprint'])}{some}: {numbers.size(row['bytes'])}, {age} old")
+    console.print(f"{'would free' if dry_run else 'freed'} {numbers.size(freed)} of {numbers.size(before)}")
     limit = policy.maximum_bytes
     if limit is not None and before - freed > limit:
         console.print(
-            f"More than {_size(limit)} is left: the rest is needed or too young "
+            f"More than {numbers.size(limit)} is left: the rest is needed or too young "
             f"({whole(command('cddpm', 'cache', 'ls', '--output-dir', output_dir))} shows by whom)"
         )
 
@@ -284,20 +280,3 @@ def _by_artifact(done: "list[tuple[Step, int]]") -> list[dict[str, Any]]:
         row["parts"] = len(entry.parts) if step.parts is None else row["parts"] + len(step.parts)
         row["whole"] = row["whole"] or step.parts is None
     return list(rows.values())
-
-
-def _size(count: int) -> str:
-    value, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def _age(modified: float) -> str:
-    seconds = max(0.0, time.time() - modified)
-    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

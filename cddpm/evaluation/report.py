@@ -17,6 +17,7 @@ from cddpm.evaluation.fold import Outcome, all_results
 from cddpm.evaluation.plan import Plan
 from cddpm.evaluation.table import ResultTable
 from cddpm.text import Console
+from cddpm.text.numbers import fine_score
 from cddpm.tracking import provenance
 from cddpm.tracking.spool import to_deliver
 
@@ -107,7 +108,7 @@ def _shift_section(shifts: Sequence[Mapping[str, Any]]) -> str:
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     values = [row[name] for row in rows if row.get(name) is not None]
-    return f"{sum(values) / len(values):.4f}" if values else "-"
+    return fine_score(sum(values) / len(values) if values else None)
 
 
 def opening(plan: Plan, console: Console) -> None:

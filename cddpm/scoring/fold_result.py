@@ -1,13 +1,8 @@
 """What one method reached on one test data set in one fold: the unit that tables are made of."""
 
-import json
 import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
-
-from cddpm import artifact
-from cddpm.errors import ArtifactError
 
 
 @dataclass(frozen=True)
@@ -54,31 +49,3 @@ class FoldResult:
             for row in self.rows
             if row.get(measure) is not None
         ]
-
-    def to_json(self) -> str:
-        """As JSON text; ``from_json`` gives it back."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, source: str = "result") -> "FoldResult":
-        """The result in ``text``. Raises ``ArtifactError`` naming ``source`` if it is not one."""
-        try:
-            raw = json.loads(text)
-            return cls(raw["method"], raw["dataset"], raw["fold"], raw["rows"], raw["measures"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(
-                f"{source}: not the result of a fold ({type(error).__name__}: {error}); delete it and evaluate this fold again"
-            ) from error
-
-    def write(self, path: Path) -> None:
-        """Replace the file ``path`` atomically. Raises ``StorageError`` if the disk refuses."""
-        artifact.write_text(path, self.to_json())
-
-    @classmethod
-    def read(cls, path: Path) -> "FoldResult":
-        """The result in the file ``path``. Raises ``ArtifactError`` if it is missing or damaged."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ArtifactError(f"{path}: the result of a fold cannot be read ({error}); evaluate it again") from error
-        return cls.from_json(text, str(path))

@@ -4,12 +4,12 @@ Nothing is written, and no artifact is needed but where a method says so: a fold
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cddpm import artifact
 from cddpm.campaign import IDENTITY, is_running
 from cddpm.config import ExperimentConfig, parse, resolve_paths, with_values
 from cddpm.errors import CddpmError, SearchError
@@ -172,15 +172,15 @@ def _configuration(folder: Path, entered: Origin | None, folders: Sequence[Path]
     first = next((p / trials.CONFIG for p in folders if (p / trials.CONFIG).exists()), None)
     if first is None:
         raise SearchError(f"{folder}: this sweep has not begun its first trial; there is nothing to report")
-    config: dict[str, Any] = _json(first)
-    return config
+    return _json(first)
 
 
 def _trial(folder: Path, running: bool, base: ExperimentConfig) -> TrialRecord:
     number, result = int(folder.name), read_result(folder)
     if result is not None:
-        points = [Point(**row) for row in _json(folder / trials.POINTS)] if (folder / trials.POINTS).exists() else []
-        return TrialRecord(number, "finished", result.params, result, result.objective, points=points)
+        return TrialRecord(
+            number, "finished", result.params, result, result.objective, points=trials.read_points(folder)
+        )
     if stop := read_stop(folder):
         return TrialRecord(number, "stopped early", stop.params, preview=stop.objective, note=stop.note)
     fault = read_ending(folder, trials.FAILED)
@@ -198,10 +198,6 @@ def _searched(path: Path, base: ExperimentConfig) -> dict[str, Any]:
     return {p: functools.reduce(lambda part, name: part[name], p.split("."), tree) for p in base.search.training.space}
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise SearchError(
-            f"{path}: damaged ({error}); delete it, and --resume the sweep if it is to be made again"
-        ) from error
+def _json(path: Path) -> dict[str, Any]:
+    remedy = "delete it, and --resume the sweep if it is to be made again"
+    return artifact.read_json(path, dict[str, Any], "what this program writes", remedy, SearchError)

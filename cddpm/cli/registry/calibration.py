@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from cddpm.cli.registry.options import AsJson, Model, Uri, print_json
 from cddpm.text import Console, Table, command
+from cddpm.text.numbers import percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,17 +124,13 @@ def _rows(found: "ThresholdCalibration") -> dict[str, str]:
         "threshold": f"{found.threshold:.4g}",
         "scans": str(len(found.scans)),
         "brain voxels": f"{found.brain_voxels:,}",
-        "above it": f"{_percent(found.false_positive_rate)} ({_percent(found.healthy_false_positive_rate)} asked for)",
-        "segmented": f"{_percent(found.after_component_filter)}, without small components",
+        "above it": f"{percent(found.false_positive_rate)} ({percent(found.healthy_false_positive_rate)} asked for)",
+        "segmented": f"{percent(found.after_component_filter)}, without small components",
     }
     if found.left_out:
         rates = [one.false_positive_rate for one in found.left_out]
         thresholds = [one.threshold for one in found.left_out]
-        spread = f"{_percent(min(rates))} to {_percent(max(rates))}"
-        rows["in a scan left out"] = f"{_percent(sum(rates) / len(rates))} ({spread})"
+        spread = f"{percent(min(rates))} to {percent(max(rates))}"
+        rows["in a scan left out"] = f"{percent(sum(rates) / len(rates))} ({spread})"
         rows["threshold of the others"] = f"{min(thresholds):.4g} to {max(thresholds):.4g}"
     return rows
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.3g} %"

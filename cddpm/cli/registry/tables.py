@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from cddpm.text import Console, Table, Tree, name, path, whole
+from cddpm.text.numbers import fine_score
 from cddpm.tracking import names
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def versions(
     if dated:
         table.add_column("created", no_wrap=True)
     for version in found:
-        values = [number(version.metrics.get(key)) for key in metrics]
+        values = [fine_score(version.metrics.get(key)) for key in metrics]
         marks = [*version.aliases, *(["(archived)"] if version.archived else [])]
         when = [version.created[:10]] if dated else []
         trial = whole(version.trial_name or version.run_id)
@@ -91,7 +92,7 @@ def comparison(found: "SideBySide", model: str) -> None:
         else f"{escape(model)}: all settings are equal"
     )
     metrics = {
-        key: [number(value) for value in values]
+        key: [fine_score(value) for value in values]
         for key, values in found.metrics.items()
         if not found.scores or key.count("/") < 2 or key.endswith(_OF_HEALTHY)
     }
@@ -135,11 +136,6 @@ def checks(rows: Sequence[tuple["Version", str | None]], title: str) -> None:
         state = "[green]whole[/]" if fault is None else f"[bold red]{escape(fault)}[/]"
         table.add_row(str(version.number), whole(version.trial_name or version.run_id), version.fingerprint, state)
     Console().print(table)
-
-
-def number(value: float | None) -> str:
-    """With four decimals, or a dash."""
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _label(step: "Ancestor") -> str:
