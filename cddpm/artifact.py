@@ -16,10 +16,10 @@ import os
 import shutil
 import struct
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from cddpm.errors import ArtifactError, CddpmError, StorageError
 
@@ -208,7 +208,7 @@ def read_json(path: Path, form: type[T], what: str, remedy: str, error: type[Cdd
         unknown = set(raw) - {one.name for one in fields(form)} if is_dataclass(form) and isinstance(raw, dict) else ()
         if unknown:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
-        found: T = _adapter(form).validate_python(raw)
+        found: T = _adapter(cast(Hashable, form)).validate_python(raw)
     except FileNotFoundError:
         raise error(f"{path}: missing; {remedy}") from None
     except OSError as fault:
@@ -229,7 +229,7 @@ def _reason(fault: ValueError) -> str:
 
 
 @functools.cache
-def _adapter(form: Any) -> "TypeAdapter[Any]":
+def _adapter(form: Hashable) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
 
     return TypeAdapter(form)

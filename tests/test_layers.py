@@ -1,6 +1,4 @@
-"""The layers hold: a folder imports only from rows below its own, modules in no circle, and third-party packages stay in
-their homes.
-"""
+"""The layers hold: folders import only from rows below, modules in no circle, and foreign packages stay in their homes."""
 
 import ast
 import graphlib

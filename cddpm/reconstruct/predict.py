@@ -127,7 +127,7 @@ def predict_volumes(
         yield from _done(under_way)
 
 
-def predict_volume(
+def predict_volume(  # noqa: PLR0913 - what ``Manner`` holds, one by one
     model: "ConditionedDiffusion",
     slices: NDArray[np.floating],
     levels: Sequence[int],

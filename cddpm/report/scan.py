@@ -66,8 +66,9 @@ def names(folders: Sequence[Path]) -> list[str]:
 
 
 def read(folder: Path, truth: Path | None = None, name: str | None = None) -> PredictedScan:
-    """Read a prediction, its scan and ``truth``, a segmentation on the scan's grid, with the labels of the data set whose
-    threshold was used (of the model's only one, if it was that of all); it is called ``name``, or as its folder.
+    """Read a prediction, its scan and ``truth``, a segmentation on the scan's grid; it is called ``name``, or as its folder.
+
+    The labels are those of the data set whose threshold was used, or of the model's only one if that of all was.
 
     Raises ``ArtifactError`` for a folder that is no whole prediction, or a scan that has changed since; ``VolumeFileError``
     for a file that cannot be read or lies on another grid.

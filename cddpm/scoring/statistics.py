@@ -122,8 +122,9 @@ def _by_place(results: Iterable[FoldResult], measure: str) -> dict[tuple[str, in
 
 
 def bootstrap_interval(values: Iterable[float], resamples: int, confidence: float, seed: int = 0) -> Interval:
-    """Bias-corrected and accelerated bootstrap interval of the mean over subjects (Efron 1987, "Better bootstrap
-    confidence intervals"), one value per subject; does not depend on their order.
+    """Bias-corrected and accelerated bootstrap interval of the mean over subjects, one value per subject.
+
+    Efron 1987, "Better bootstrap confidence intervals". It does not depend on the order of ``values``.
 
     One subject gives no interval, equal values give a point; both say so.
     """

@@ -30,8 +30,11 @@ History = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial in whatever state. ``objective``: the best of its search, on validation; ``preview``: what a trial that was
-    stopped early had last, on a few volumes."""
+    """A trial in whatever state.
+
+    ``objective``: the best of its search, on validation; ``preview``: what a trial that was stopped early had last, on a
+    few volumes.
+    """
 
     number: int
     state: State

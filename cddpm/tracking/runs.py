@@ -208,8 +208,9 @@ class LabBook:
         self._write(run, "tags", tags=texts(tags))
 
     def log_artifact(self, run: str, path: Path, folder: str | None = None) -> None:
-        """Keep a file or directory with the run, below ``folder``. Up to 8 MiB are copied at once, so that the original may
-        change; larger ones are read when they are sent and must stay. Raises ``TrackingError`` if ``path`` does not exist.
+        """Keep a file or directory with the run, below ``folder``. Raises ``TrackingError`` if ``path`` does not exist.
+
+        Up to 8 MiB are copied at once, so that the original may change; larger ones are read when they are sent and must stay.
         """
         if not path.exists():
             raise TrackingError(f"{path}: no such file to keep with run '{run}'")
@@ -236,8 +237,9 @@ class LabBook:
         self._write(run, "dict", value=dict(value), file=file)
 
     def log_table(self, run: str, path: Path) -> None:
-        """Keep a JSON file ``{"columns": [...], "data": [[...], ...]}`` as a table of the run: ``mlflow.load_table`` and
-        MLflow's pages show it. Raises as ``log_artifact``.
+        """Keep a JSON file ``{"columns": [...], "data": [[...], ...]}`` as a table of the run. Raises as ``log_artifact``.
+
+        ``mlflow.load_table`` and MLflow's pages show it.
         """
         self.log_artifact(run, path)
         self._name_table(run, path.name)

@@ -120,7 +120,7 @@ def settled(
 
 
 def _format_line(asked: ExperimentConfig, chosen: ExperimentConfig, nodes: Mapping[str, precision.Hardware]) -> str:
-    """``float32 (auto: a CPU without AMX-BF16 or AVX512-BF16)``"""
+    """``float32 (auto: a CPU without AMX-BF16 or AVX512-BF16)``."""
     formats = precision.formats(chosen)
     training, reconstruction = formats.values()
     words = training if training == reconstruction else f"{training}, reconstruction {reconstruction}"

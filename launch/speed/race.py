@@ -147,6 +147,7 @@ class PlainWay:
         self._unhealthy = {name: unhealthy[name] for name in objective_datasets(config)}
 
     def __call__(self, proposals: Sequence[Proposal]) -> list[Point]:
+        """Score ``proposals``, one after the other."""
         return [self._point(number, params) for number, params in proposals]
 
     def _point(self, number: int, params: Params) -> Point:
