@@ -232,7 +232,7 @@ def _reason(fault: ValueError) -> str:
 def _adapter(form: Hashable) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
 
-    return TypeAdapter(form)
+    return TypeAdapter(cast(Any, form))
 
 
 @contextlib.contextmanager

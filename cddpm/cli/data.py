@@ -103,9 +103,6 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Read every split file and every scan, and list all faults. Exit code 1 if there are errors."""
-    from cddpm.data import check as checking
-    from cddpm.data.layout import root_of
-
     given = {
         **_places(data_dir, table),
         "data.modality": modality,
@@ -115,6 +112,9 @@ def check(
         "data.splits": splits,
     }
     data = _data_config(config, {name: value for name, value in given.items() if value is not None})
+    from cddpm.data import check as checking  # slow to import: a wrong setting is told at once
+    from cddpm.data.layout import root_of
+
     report = checking.check(data, root_of(data), parallel=os.cpu_count() or 1)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2, sort_keys=True))
@@ -140,9 +140,6 @@ def splits(
     as_json: AsJson = False,
 ) -> None:
     """Tell repeated rows and subjects in two splits, as the splits are and clean; the scans need not be there."""
-    from cddpm.data import split_report
-    from cddpm.data.layout import root_of
-
     given = {
         **_places(data_dir, table),
         "data.modality": modality,
@@ -150,6 +147,9 @@ def splits(
         "data.unhealthy": unhealthy or None,
     }
     data = _data_config(None, {name: value for name, value in given.items() if value is not None})
+    from cddpm.data import split_report  # slow to import: a wrong setting is told at once
+    from cddpm.data.layout import root_of
+
     root = root_of(data)
     if not unhealthy and table is None:
         found = split_report.unhealthy_in(root / "splits", data.healthy)
@@ -177,13 +177,14 @@ def build(
     """Check every scan, and prepare it, as Ray tasks, into the slice store that trainings read."""
     from cddpm import cluster
     from cddpm.config import load
-    from cddpm.data import check as checking
+
+    values = {**_places(data_dir, table), "output_dir": str(output_dir) if output_dir else None}
+    settings = load(config, {name: value for name, value in values.items() if value is not None})
+    cluster.check_answers(address)
+    from cddpm.data import check as checking  # slow to import: a wrong setting is told at once
     from cddpm.data.layout import read_layout, root_of
     from cddpm.data.store import SliceStore, build_store
 
-    cluster.check_answers(address)
-    values = {**_places(data_dir, table), "output_dir": str(output_dir) if output_dir else None}
-    settings = load(config, {name: value for name, value in values.items() if value is not None})
     root = root_of(settings.data)
     report = checking.check(settings.data, root, parallel=os.cpu_count() or 1)
     _print_report(report)

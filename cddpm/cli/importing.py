@@ -54,9 +54,10 @@ def import_checkpoint(
     Nothing in the file is run. A tensor that is missing, unknown or misshapen is refused.
     """
     from cddpm.config import load
-    from cddpm.published import lightning_file, weights
 
     settings = load(config, overrides({"output_dir": output_dir, **_fixed(threshold)}, setting or []))
+    from cddpm.published import lightning_file, weights  # with torch: a wrong setting is told at once
+
     source = lightning_file.read(file)
     candidate = weights.examine(source, settings, ema, ignore or ())
     if threshold is not None:

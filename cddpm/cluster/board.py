@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from cddpm.cluster.session import HEAD
 
@@ -14,7 +15,7 @@ class Board:
     def __init__(self) -> None:
         import ray
 
-        self._actor = ray.remote(num_cpus=0, resources={HEAD: 1})(_BoardActor).remote()
+        self._actor: Any = ray.remote(num_cpus=0, resources={HEAD: 1})(_BoardActor).remote()
         self._last = 0.0
         self._read = 0
 

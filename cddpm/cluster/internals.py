@@ -5,6 +5,7 @@ import functools
 import logging
 import threading
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,9 @@ def abandoned_placement_groups() -> Iterable[str]:
         from ray.core.generated import gcs_pb2
 
         table = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
-        groups = [gcs_pb2.PlacementGroupTableData.FromString(row) for row in table]
-        removed = gcs_pb2.PlacementGroupTableData.PlacementGroupState.REMOVED
+        data: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]  # made when it is imported
+        groups = [data.FromString(row) for row in table]
+        removed = data.PlacementGroupState.REMOVED
         return [
             g.placement_group_id.hex()
             for g in groups

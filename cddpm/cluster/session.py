@@ -1,5 +1,6 @@
 """Join a Ray cluster or start one on this machine, and leave it; what its processes are told through their environment."""
 
+import logging
 import os
 from typing import Any
 
@@ -51,7 +52,7 @@ def connect(address: str | None = None) -> None:
     else:
         door.check_answers(address)
     with door.told(address, instead):
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
 
 
 def connected() -> bool:

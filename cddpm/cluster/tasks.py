@@ -17,7 +17,7 @@ def parallel_map(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """``function`` of each item as Ray tasks of one CPU, results in order. Errors of a task are raised as they were."""
     import ray
 
-    task = ray.remote(num_cpus=1, max_retries=2)(_apply)
+    task: Any = ray.remote(num_cpus=1, max_retries=2)(_apply)
     window = max(2, 2 * int(capacity().get("CPU", 1)))
     pending = [task.remote(function, item) for item in items[:window]]
     for started in range(window, len(items) + window):
@@ -44,7 +44,7 @@ def drive(
     """
     import ray
 
-    task = ray.remote(num_cpus=0, resources={HEAD: 1}, max_retries=1)(_apply)
+    task: Any = ray.remote(num_cpus=0, resources={HEAD: 1}, max_retries=1)(_apply)
     waiting = list(items)
     running: dict[Any, T] = {}
     while waiting or running:
@@ -77,7 +77,7 @@ def on_each_node(
         for node in ray.nodes()
         if node["Alive"] and all(node["Resources"].get(name, 0.0) >= amount for name, amount in (needed or {}).items())
     ]
-    task = ray.remote(num_cpus=0, max_retries=2)(_apply_all)
+    task: Any = ray.remote(num_cpus=0, max_retries=2)(_apply_all)
     answers = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
             function, arguments
@@ -123,8 +123,10 @@ class ActorPool(Generic[T, R]):
     def __init__(self, factory: Callable[[], Callable[[T], R]], count: int, gpus: float = 0) -> None:
         import ray
 
-        resources = {"num_cpus": 1, "num_gpus": gpus, "scheduling_strategy": "DEFAULT"}
-        actor = ray.remote(max_restarts=-1, max_task_retries=1, **resources)(_PoolActor)
+        options = ray.remote(
+            max_restarts=-1, max_task_retries=1, num_cpus=1, num_gpus=gpus, scheduling_strategy="DEFAULT"
+        )
+        actor: Any = options(_PoolActor)
         # held as long as the pool: a process that is started again reads it once more
         self._packed = ray.put(ray.cloudpickle.dumps(factory))
         self._actors = [actor.remote(self._packed) for _ in range(count)]

@@ -56,7 +56,7 @@ class Delivery:
         self._connect, self._uri = client, uri
         self._client: MlflowClient | None = None
         self._experiment = experiment
-        self._experiment_id: str | None = None
+        self._experiment_id = ""
         self._run_ids: dict[str, str] = {}
         self._last_step: dict[tuple[str, str], int] = {}
         self._created: set[str] = set()
@@ -67,7 +67,7 @@ class Delivery:
         """The client, with the experiment there."""
         if self._client is None:
             self._client = self._connect()
-        if self._experiment_id is None:
+        if not self._experiment_id:
             self._experiment_id = connection.experiment(self._client, self._experiment, book_files.folder(self._uri))
         return self._client
 
