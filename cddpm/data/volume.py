@@ -43,7 +43,7 @@ from nibabel.wrapstruct import WrapStructError
 from scipy import ndimage
 
 from cddpm import artifact
-from cddpm.data import blank_voxels, volume_file
+from cddpm.data import volume_file
 from cddpm.data.volume_file import VolumeFileError, fault, line
 from cddpm.labels import Labels
 from cddpm.text.numbers import extent
@@ -113,7 +113,7 @@ class Description:
 
 def read_image(path: Path) -> Volume:
     """Read an image as float32 (X, Y, Z). Raises ``VolumeFileError`` when it cannot be used (also all zero, constant)."""
-    volume = _read(path, blank_voxels.background)
+    volume = _read(path, volume_file.background)
     low, high = float(volume.data.min()), float(volume.data.max())
     if low == high:
         code, found = ("all-zero", "all voxels are 0") if low == 0 else ("constant", f"all voxels are {low:g}")
@@ -256,7 +256,7 @@ def _read(path: Path, fill: _Fill | None = None) -> Volume:
     if not blank.any():
         return Volume(data, affine, path, notes, header)
     if fill is None or blank.all():
-        blank_voxels.refuse(path, blank)
+        volume_file.refuse(path, blank)
     value = data[blank] = np.float32(fill(data, blank))
     notes += (f"{np.count_nonzero(blank)} voxels are NaN or infinite; taken for background ({value:g})",)
     return Volume(data, affine, path, notes, header, blank)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cddpm.data.contrast import apply_power
+from cddpm.evaluation.shift import apply_power
 
 IMAGE = np.random.default_rng(0).uniform(-0.03, 1.01, (3, 8, 9)).astype(np.float32)
 MASK = np.random.default_rng(1).random(IMAGE.shape) > 0.4

@@ -5,7 +5,7 @@ from math import log
 import numpy as np
 import pytest
 
-from cddpm.scoring.divergence import BINS, divergences
+from cddpm.evaluation.shift import BINS, divergences
 
 
 def values(seed: int, shift: float = 0.0) -> np.ndarray:
