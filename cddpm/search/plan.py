@@ -269,4 +269,4 @@ def _point_seconds(config: ExperimentConfig, store: str | None) -> Iterator[floa
         entered = origin.read(sweep)
         if entered is not None and entered.store == store:
             for path in sorted(sweep.glob(f"trials/*/{trials.POINTS}")):
-                yield from (float(row["seconds"]) for row in json.loads(path.read_text()))
+                yield from (point.seconds for point in trials.read_points(path.parent))
