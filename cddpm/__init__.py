@@ -1,0 +1,1 @@
+"""Conditioned diffusion models on brain MRI: trained, searched and evaluated on Ray, from split files to anomaly maps."""

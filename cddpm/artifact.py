@@ -8,6 +8,7 @@ refused by name.
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -15,14 +16,19 @@ import os
 import shutil
 import struct
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
-from cddpm.errors import ArtifactError, StorageError
+from cddpm.errors import ArtifactError, CddpmError, StorageError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 _FLOCK = "hhqqi4x"
@@ -190,6 +196,43 @@ def _damage(path: Path, kind: str) -> ArtifactError | None:
     except ArtifactError as error:
         return error
     return None
+
+
+def read_json(path: Path, form: type[T], what: str, remedy: str, error: type[CddpmError] = ArtifactError) -> T:
+    """The content of the file ``path`` as a ``form``: a dataclass, or a type such as ``list[int]`` (pydantic decides).
+
+    Raises ``error`` for a file that is missing, cannot be read, or is no such thing: "PATH: not WHAT (why); REMEDY".
+    """
+    try:
+        raw = json.loads(path.read_text())
+        unknown = set(raw) - {one.name for one in fields(form)} if is_dataclass(form) and isinstance(raw, dict) else ()
+        if unknown:
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+        found: T = _adapter(cast(Hashable, form)).validate_python(raw)
+    except FileNotFoundError:
+        raise error(f"{path}: missing; {remedy}") from None
+    except OSError as fault:
+        raise error(f"{path}: cannot be read ({fault.strerror or fault})") from fault
+    except ValueError as fault:  # pydantic's ValidationError is one
+        raise error(f"{path}: not {what} ({_reason(fault)}); {remedy}") from fault
+    return found
+
+
+def _reason(fault: ValueError) -> str:
+    from pydantic import ValidationError  # slow to import
+
+    if not isinstance(fault, ValidationError):
+        return str(fault)
+    first = fault.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+@functools.cache
+def _adapter(form: Hashable) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cast(Any, form))
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ A sweep is one, an evaluation another.
 """
 
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -75,7 +74,7 @@ class Campaign:
             try:
                 stack.enter_context(artifact.lock(self.folder / LOCK, wait=False))
             except BlockingIOError:
-                other = json.loads(holder.read_text()) if holder.exists() else {}
+                other = self._holder()
                 raise SearchError(
                     f"{self.kind} '{self.name}' is running already (process {other.get('pid', 'unknown')} on "
                     f"{other.get('host', 'unknown')}); wait for it, or give this one another name"
@@ -102,7 +101,7 @@ class Campaign:
                 f"{self.folder}: {self.kind} '{self.name}' exists; continue it with --resume, or give this one another "
                 "name (--name)"
             )
-        return self.changes("configuration", json.loads(path.read_text()), self.identity, force)
+        return self.changes("configuration", self._kept(IDENTITY), self.identity, force)
 
     def same(self, what: str, now: Mapping[str, Any], force: bool = False) -> list[str]:
         """What of ``now`` was otherwise at the start before, kept in ``<what>.json``; it is kept anew.
@@ -110,10 +109,21 @@ class Campaign:
         Raises ``SearchError`` that lists it, unless ``force``.
         """
         path = self.folder / f"{what}.json"
-        before = json.loads(path.read_text()) if path.exists() and (self.folder / IDENTITY).exists() else now
+        before = self._kept(path.name) if path.exists() and (self.folder / IDENTITY).exists() else now
         changed = self.changes(what, before, now, force)
         artifact.write_json(path, dict(now))
         return changed
+
+    def _holder(self) -> Mapping[str, Any]:
+        """Process and host of who has it; empty where that cannot be told."""
+        try:
+            return self._kept(HOLDER)
+        except SearchError:
+            return {}
+
+    def _kept(self, name: str) -> dict[str, Any]:
+        remedy = f"restore it, or give this {self.kind} another name (--name)"
+        return artifact.read_json(self.folder / name, dict[str, Any], "what this program writes", remedy, SearchError)
 
     def changes(self, what: str, before: Mapping[str, Any], now: Mapping[str, Any], force: bool) -> list[str]:
         """What of ``before`` is another ``now``, a line each. Raises ``SearchError`` that lists it, unless ``force``."""

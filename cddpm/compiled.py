@@ -8,5 +8,6 @@ __all__ = ["njit"]
 
 _FOLDER = settle_cache("NUMBA_CACHE_DIR")
 if _FOLDER is not None:
-    numba.config.CACHE_DIR = str(_FOLDER)  # it may have been imported, and have looked, before
+    # it may have been imported, and have looked, before; its settings are made when it is imported, so no type knows them
+    numba.config.CACHE_DIR = str(_FOLDER)  # type: ignore[attr-defined]
 njit = numba.njit

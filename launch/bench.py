@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from cddpm.shell import guarded_app
+from cddpm.cli.shell import guarded_app
 from cddpm.text import Console, Table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cddpm.shell import (
+from cddpm.cli.shell import (
     Address,
     DataDir,
     Folds,
@@ -54,9 +54,12 @@ def _benchmark(
     address: str | None,
     console: Console,
 ) -> None:
-    from cddpm.evaluation import driver, plan
+    from cddpm.evaluation import plan
 
-    driver.run_in_terminal(plan.benchmark(config, values, modality), resume, address, console)
+    planned = plan.benchmark(config, values, modality)
+    from cddpm.evaluation import driver  # with torch: a wrong setting is told at once
+
+    driver.run_in_terminal(planned, resume, address, console)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cddpm.shell import (
+from cddpm.cli.shell import (
     Address,
     DataDir,
     Folds,
@@ -47,9 +47,12 @@ def main(
 
 
 def _evaluate(config: Path, values: dict[str, Any], resume: bool, address: str | None, console: Console) -> None:
-    from cddpm.evaluation import driver, plan
+    from cddpm.evaluation import plan
 
-    driver.run_in_terminal(plan.evaluation(config, values), resume, address, console)
+    planned = plan.evaluation(config, values)
+    from cddpm.evaluation import driver  # with torch: a wrong setting is told at once
+
+    driver.run_in_terminal(planned, resume, address, console)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
+from cddpm.cli.shell import Address, DataDir, OutputDir, Resume, Settings, TrackingUri, guarded, overrides
 from cddpm.config import ExperimentConfig, load
-from cddpm.shell import Address, DataDir, OutputDir, Resume, Settings, TrackingUri, guarded, overrides
 from cddpm.text import Console
 
 

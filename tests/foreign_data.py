@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from cddpm.data.phantom_subject import Dataset, Subject, draw
+from cddpm.data.phantom.subject import Dataset, Subject, draw
 from cddpm.data.volume import write_volume
 
 Array = npt.NDArray[np.generic]

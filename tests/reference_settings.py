@@ -14,9 +14,9 @@ from torch import Tensor
 
 from cddpm.config import DataConfig, EncoderConfig, ModelConfig, NoiseConfig, RescaleGrid
 from cddpm.models.encoder import ResNetEncoder
-from cddpm.models.published import encoder_settings, spark_settings, unet_settings
 from cddpm.models.spark import SparK
 from cddpm.models.unet import UNet
+from cddpm.published.networks import encoder_settings, spark_settings, unet_settings
 
 State = dict[str, Tensor]
 Arrays = Mapping[str, np.ndarray]

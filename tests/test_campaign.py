@@ -34,6 +34,23 @@ def test_a_second_process_is_told_who_holds_it(tmp_path: Path) -> None:
         pass
 
 
+def test_damaged_files_are_told_and_do_not_hide_that_it_runs(tmp_path: Path) -> None:
+    with campaign(tmp_path).held(False, nothing):
+        campaign(tmp_path).begin()
+        (tmp_path / "one" / "holder.json").write_text("{")
+        with (
+            pytest.raises(SearchError, match=r"running already \(process unknown on unknown\)"),
+            campaign(tmp_path).held(True, nothing),
+        ):
+            pass
+    (tmp_path / "one" / "identity.json").write_text("[]")
+    with (
+        pytest.raises(SearchError, match=r"identity\.json: not what this program writes .* another name \(--name\)"),
+        campaign(tmp_path).held(True, nothing),
+    ):
+        pass
+
+
 def test_what_has_begun_goes_on_only_when_asked_and_only_as_it_was(tmp_path: Path) -> None:
     with campaign(tmp_path).held(False, nothing):
         campaign(tmp_path).begin()

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from launched import ROOT
 
-from cddpm import host, shell
-from cddpm.cli import app
+from cddpm import host
+from cddpm.cli import app, shell
 from cddpm.errors import StorageError
 
 KINDS = sorted(errno.errorcode)

@@ -1,6 +1,8 @@
-"""The layers hold: a module imports from its own row or below, and third-party packages stay in their homes."""
+"""The layers hold: folders import only from rows below, modules in no circle, and foreign packages stay in their homes."""
 
 import ast
+import graphlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,22 +10,41 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-ROWS = (  # lowest first; a name stands for the module or the whole package cddpm.<name>
-    ("errors", "labels", "place", "text", "host", "compiled"),
-    ("config", "artifact"),
-    ("data",),
-    ("models",),
-    ("reconstruct", "scoring"),
-    ("training", "cluster", "cluster_door", "cluster_file", "ray_internals"),
-    ("tracking",),
-    ("search", "predict", "evaluation", "campaign", "inventory"),
-    ("report",),
-    ("cli", "__main__", "shell", "*_commands", "launch"),
+ROWS = (  # lowest first: modules and folders of cddpm, and launch; each imports from rows below and from itself
+    "errors",
+    "labels",
+    "seeds",
+    "text",
+    "place",
+    "host",
+    "compiled",
+    "artifact",
+    "events",
+    "config",
+    "data",
+    "models",
+    "reconstruct",
+    "scoring",
+    "cluster",
+    "training",
+    "published",
+    "tracking",
+    "campaign",
+    "search",
+    "evaluation",
+    "publishing",
+    "predict",
+    "inventory",
+    "report",
+    "cli",
+    "__main__",
+    "launch",
 )
-COMMAND_LINES = ("cddpm.cli", "cddpm.shell", "cddpm.*_commands", "cddpm.*_commands.*", "launch.*")
+COMMAND_LINES = ("cddpm.cli.*", "launch.*")
 HOMES = {
-    "ray": ("cddpm.cluster", "cddpm.ray_internals", "cddpm.training.worker", "cddpm.search.tuning"),
+    "ray": ("cddpm.cluster.*", "cddpm.training.worker", "cddpm.search.tuning"),
     "cddpm.cluster": (
+        "cddpm.cluster.*",
         "cddpm.training.worker",
         "cddpm.search.*",
         "cddpm.evaluation.*",
@@ -35,7 +56,7 @@ HOMES = {
     "mlflow": ("cddpm.tracking.*",),
     "nibabel": ("cddpm.data.volume",),
     "numba": ("cddpm.compiled",),
-    "grpc": ("cddpm.cluster_door",),
+    "grpc": ("cddpm.cluster.door",),
     "optuna": ("cddpm.search.*",),
     "plotly": ("cddpm.report.*",),
     "jinja2": ("cddpm.report.document",),
@@ -76,10 +97,8 @@ def row(name: str) -> int | None:
     part = parts[1] if parts[0] == "cddpm" and len(parts) > 1 else parts[0]
     if parts[0] not in ("cddpm", "launch") or part == "cddpm":
         return None
-    for index, names in enumerate(ROWS):
-        if any(Path(part).match(pattern) for pattern in names):
-            return index
-    raise AssertionError(f"{name}: stands in no row; put it where it belongs in ROWS")
+    assert part in ROWS, f"{name}: stands in no row; put it where it belongs in ROWS"
+    return ROWS.index(part)
 
 
 def within(name: str, patterns: tuple[str, ...]) -> bool:
@@ -98,11 +117,50 @@ def faults(name: str, source: str, known: set[str]) -> Iterator[str]:
                 yield f"{name} imports {imported}; homes of {package}: {', '.join(homes)}"
 
 
+def circle(sources: dict[str, str]) -> list[str]:
+    """Modules of which each imports the one before, the first the last; imports inside functions and for types count too."""
+    graph = {name: {i for i in imports(name, source, set(sources)) if i in sources} for name, source in sources.items()}
+    try:
+        graphlib.TopologicalSorter({name: found - {name} for name, found in graph.items()}).prepare()
+    except graphlib.CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
+
+
 @pytest.mark.slow
 def test_no_module_breaks_the_order_or_leaves_a_home() -> None:
     sources = modules()
     found = [fault for name, source in sources.items() for fault in faults(name, source, set(sources))]
     assert not found, "\n".join(found)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circle(modules()) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import a",
+        "def f() -> None:\n    from a import x",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from a import X",
+    ],
+)
+def test_a_circle_is_found(back: str) -> None:
+    assert set(circle({"a": "import b", "b": "from c import x", "c": back, "d": "import a"})) == {"a", "b", "c"}
+
+
+def test_the_picture_of_the_layers_is_true() -> None:
+    """In cddpm/README.md: a line for each row, highest first, that names only modules which are there."""
+    text = (ROOT / "cddpm" / "README.md").read_text()
+    (picture,) = re.findall(r"^```text\n(launch/.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = [line.partition("  ") for line in picture.splitlines()]
+    assert [name.removesuffix("/") for name, _, _ in lines] == [name for name in reversed(ROWS) if name != "__main__"]
+    for name, _, said in lines:
+        folder = ROOT / name if name == "launch/" else ROOT / "cddpm" / name
+        named = re.sub(r" \(.*?\)", "", said.rpartition(": ")[2]).strip().split(", ") if name.endswith("/") else []
+        assert not [one for one in named if not (folder / f"{one}.py").exists() and not (folder / one).is_dir()]
 
 
 def test_every_home_that_is_one_module_exists() -> None:
@@ -119,7 +177,13 @@ def test_every_home_that_is_one_module_exists() -> None:
         ("cddpm.training.loop", "from cddpm import tracking"),
         ("cddpm.config", "from cddpm.data.volume import read_volume"),
         ("cddpm.errors", "from cddpm import config"),
-        ("cddpm.search.sweep", "from cddpm import shell"),
+        ("cddpm.search.sweep", "from cddpm.cli import shell"),
+        ("cddpm.search.sweep", "from cddpm.evaluation import plan"),
+        ("cddpm.scoring.score", "from cddpm.training import loop"),
+        (
+            "cddpm.reconstruct.cache",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import cddpm.scoring.score",
+        ),
         ("cddpm.training.loop", "import ray"),
         ("cddpm.training.loop", "from cddpm import cluster"),
         ("cddpm.scoring.score", "from cddpm.cluster import connect"),
@@ -128,7 +192,7 @@ def test_every_home_that_is_one_module_exists() -> None:
         ("cddpm.search.record", "import fcntl"),
         ("cddpm.data.geometry", "from nibabel.affines import voxel_sizes"),
         ("cddpm.training.stages", "import optuna.trial"),
-        ("cddpm.registry_commands.tables", "from rich.console import Console"),
+        ("cddpm.cli.registry.tables", "from rich.console import Console"),
     ],
 )
 def test_a_wrong_import_is_found(name: str, source: str) -> None:
@@ -141,8 +205,8 @@ def test_a_wrong_import_is_found(name: str, source: str) -> None:
         ("cddpm.models.unet", "from cddpm.data import slices\nimport torch"),
         ("cddpm.training.worker", "import ray.train\nfrom cddpm import cluster"),
         ("cddpm.search.tuning", "from ray import tune\nimport optuna"),
-        ("cddpm.registry_commands", "import typer\nfrom cddpm.search import sweep"),
-        ("launch.sweep", "import typer\nfrom cddpm.shell import guarded"),
+        ("cddpm.cli.registry", "import typer\nfrom cddpm.search import sweep"),
+        ("launch.sweep", "import typer\nfrom cddpm.cli.shell import guarded"),
         ("cddpm.data.store", "import raytracer"),
     ],
 )

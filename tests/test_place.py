@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from cddpm import cli, shell
+from cddpm import cli
+from cddpm.cli import shell
 from cddpm.config import BenchmarkConfig, DataConfig, ExperimentConfig, MethodConfig, load
 from cddpm.data import check, split
 from cddpm.errors import ConfigError, DataError

@@ -13,12 +13,12 @@ import typer
 import yaml
 from readme_pages import FOLDERS, ROOT, SHELL, Command, Page, pages, read
 
-from cddpm import errors, registry_commands
-from cddpm.cli import app
+from cddpm import errors
+from cddpm.cli import app, registry
+from cddpm.cli.shell import overrides
 from cddpm.config import FIELDS, BenchmarkConfig, DataConfig, field_paths, load, parse
 from cddpm.data.layout import scan_layout
 from cddpm.data.pattern import Patterns
-from cddpm.shell import overrides
 from cddpm.tracking import guard, version_condition
 
 PAGES = pages()
@@ -271,7 +271,7 @@ def codes(page: str) -> set[int]:
 def test_exit_codes_are_those_of_the_program() -> None:
     own = {error.exit_code for error in vars(errors).values() if isinstance(error, type)}
     assert codes("launch/README.md") == {0, *own}
-    assert codes("cddpm/tracking/README.md") == {int(n) for n in re.findall(r"\d+", registry_commands.EXIT_CODES)}
+    assert codes("cddpm/tracking/README.md") == {int(n) for n in re.findall(r"\d+", registry.EXIT_CODES)}
 
 
 def test_the_first_page_stays_short() -> None:

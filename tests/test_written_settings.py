@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from cddpm.cli.shell import overrides
 from cddpm.config import FIELDS, ExperimentConfig, load, setting, value_at
 from cddpm.config.annotation import takes
 from cddpm.config.paths import annotation_at
 from cddpm.data.pattern import DatasetPattern
 from cddpm.errors import ConfigError
-from cddpm.shell import overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED = re.compile(

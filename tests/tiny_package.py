@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cddpm.config import ExperimentConfig, ScoringConfig, parse, with_values
-from cddpm.data.phantom_subject import Subject, draw
+from cddpm.data.phantom.subject import Subject, draw
 from cddpm.data.volume import Volume, read_image, read_mask, write_volume
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.precision import settled_for

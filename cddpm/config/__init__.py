@@ -19,7 +19,7 @@ from cddpm.config.loading import (
     to_dict,
     with_values,
 )
-from cddpm.config.paths import changed, did_you_mean, field_paths, value_at
+from cddpm.config.paths import changed, field_paths, value_at
 from cddpm.config.scoring import ScoringConfig
 from cddpm.config.sections import (
     SSIM_WINDOW,
@@ -94,7 +94,6 @@ __all__ = [
     "TrainingConfig",
     "active",
     "changed",
-    "did_you_mean",
     "explain",
     "field_paths",
     "load",

@@ -2,20 +2,19 @@
 
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from cddpm.config.paths import annotation_at, did_you_mean, field_paths, shown, value_at
+from cddpm.config.paths import annotation_at, field_paths, shown, value_at
 from cddpm.config.search_faults import condition_faults, sampler_faults, searched_at_start, warm_start_faults
 from cddpm.config.sections import SSIM_WINDOW
+from cddpm.config.settings import Settings
 from cddpm.config.space import Choice, Float, Integer, LevelConfig, Parameter
-
-if TYPE_CHECKING:
-    from cddpm.config.experiment import ExperimentConfig
+from cddpm.text.likeness import did_you_mean
 
 
-def faults(config: "ExperimentConfig") -> Iterator[str]:
+def faults(config: Settings) -> Iterator[str]:
     """Every combination that cannot be, with dotted path, value and what is allowed."""
     yield from _shape_faults(config)
     yield from _pretraining_faults(config)
@@ -33,7 +32,7 @@ def _fields(model: type[BaseModel]) -> frozenset[str]:
     return frozenset(field_paths(model))
 
 
-def _shape_faults(config: "ExperimentConfig") -> Iterator[str]:
+def _shape_faults(config: Settings) -> Iterator[str]:
     height, width = config.data.slice_shape
     unet = 2 ** (len(config.model.width_multipliers) - 1)
     factor = config.encoder.downsampling if config.model.conditioned else unet
@@ -52,7 +51,7 @@ def _shape_faults(config: "ExperimentConfig") -> Iterator[str]:
         )
 
 
-def _pretraining_faults(config: "ExperimentConfig") -> Iterator[str]:
+def _pretraining_faults(config: Settings) -> Iterator[str]:
     if not (config.pretraining.enabled and config.model.conditioned):
         return
     factor, ratio, width = config.encoder.downsampling, config.pretraining.mask_ratio, config.pretraining.decoder_width
@@ -68,7 +67,7 @@ def _pretraining_faults(config: "ExperimentConfig") -> Iterator[str]:
         )
 
 
-def _artifact_faults(config: "ExperimentConfig") -> Iterator[str]:
+def _artifact_faults(config: Settings) -> Iterator[str]:
     encoder, model = config.pretraining.artifact, config.training.artifact
     if encoder and not (config.pretraining.enabled and config.model.conditioned):
         yield (
@@ -85,7 +84,7 @@ def _artifact_faults(config: "ExperimentConfig") -> Iterator[str]:
         yield f"search.training.trials: {config.search.training.trials} trials of the one training.artifact are all the same"
 
 
-def _noise_faults(config: "ExperimentConfig") -> Iterator[str]:
+def _noise_faults(config: Settings) -> Iterator[str]:
     levels, last = config.reconstruction.noise_levels, config.diffusion.timesteps
     for level in levels:
         if level > last:
@@ -95,7 +94,7 @@ def _noise_faults(config: "ExperimentConfig") -> Iterator[str]:
             yield f"scoring.noise_levels: {level} is not reconstructed; allowed are {list(levels)} (reconstruction.noise_levels)"
 
 
-def _mahalanobis_faults(config: "ExperimentConfig") -> Iterator[str]:
+def _mahalanobis_faults(config: Settings) -> Iterator[str]:
     levels, seeds = config.scoring.noise_levels or config.reconstruction.noise_levels, config.reconstruction.noise_seeds
     few = len(set(levels)) * len(set(seeds)) < 2
     if few and config.scoring.residual == "mahalanobis":
@@ -105,7 +104,7 @@ def _mahalanobis_faults(config: "ExperimentConfig") -> Iterator[str]:
         )
 
 
-def _guidance_faults(config: "ExperimentConfig") -> Iterator[str]:
+def _guidance_faults(config: Settings) -> Iterator[str]:
     dropout, conditioned = config.diffusion.condition_dropout, config.model.conditioned
     if not conditioned and dropout:
         yield f"diffusion.condition_dropout: {dropout}: a model without condition (model.conditioned: false) has nothing to drop"
@@ -123,7 +122,7 @@ def _guidance_faults(config: "ExperimentConfig") -> Iterator[str]:
         )
 
 
-def _method_faults(config: "ExperimentConfig") -> Iterator[str]:
+def _method_faults(config: Settings) -> Iterator[str]:
     diffusion, patch = config.diffusion, config.diffusion.patch
     if diffusion.loss == "ssim-l1" and diffusion.objective != "x0":
         yield "diffusion.loss: 'ssim-l1' compares pictures; with diffusion.objective 'eps' only l1 and l2 are allowed"
@@ -141,7 +140,7 @@ def _method_faults(config: "ExperimentConfig") -> Iterator[str]:
         yield f"diffusion.patch.overlap: {patch.overlap}: allowed is less than diffusion.patch.size ({patch.size})"
 
 
-def _batch_faults(config: "ExperimentConfig") -> Iterator[str]:
+def _batch_faults(config: Settings) -> Iterator[str]:
     workers = config.compute.workers
     for section, batch in (("pretraining", config.pretraining.batch_size), ("training", config.training.batch_size)):
         if batch % workers:
@@ -152,7 +151,7 @@ def _batch_faults(config: "ExperimentConfig") -> Iterator[str]:
         yield f"training.images: {config.training.images} is less than one batch ({config.training.batch_size})"
 
 
-def _search_faults(config: "ExperimentConfig") -> Iterator[str]:
+def _search_faults(config: Settings) -> Iterator[str]:
     for dataset in config.search.datasets:
         if dataset not in config.data.unhealthy:
             yield f"search.datasets: '{dataset}' is not among data.unhealthy ({', '.join(config.data.unhealthy)})"
@@ -172,7 +171,7 @@ def _search_faults(config: "ExperimentConfig") -> Iterator[str]:
         )
 
 
-def _level_faults(config: "ExperimentConfig", level: str) -> Iterator[str]:
+def _level_faults(config: Settings, level: str) -> Iterator[str]:
     section: LevelConfig = getattr(config.search, level)
     for path, parameter in section.space.items():
         yield from _parameter_faults(type(config), level, path)
@@ -187,7 +186,7 @@ def _level_faults(config: "ExperimentConfig", level: str) -> Iterator[str]:
             yield from _value_faults(type(config), f"search.{level}.start.{path}", path, [point[path]])
 
 
-def _start_faults(config: "ExperimentConfig") -> Iterator[str]:
+def _start_faults(config: Settings) -> Iterator[str]:
     """The first trial is the configuration as it is, so its own values must lie in the space."""
     fields = _fields(type(config))
     for path in searched_at_start(config, fields):
@@ -209,7 +208,7 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _combination_faults(config: "ExperimentConfig") -> Iterator[str]:
+def _combination_faults(config: Settings) -> Iterator[str]:
     """Values of the space that fit their own setting, but not the rest of the configuration."""
     training, scoring = config.search.training.space, config.search.scoring.space
     for path in ("training.batch_size", "pretraining.batch_size"):
@@ -254,7 +253,7 @@ def _value_faults(root: type[BaseModel], where: str, path: str, values: list[Any
             yield f"{where}: {error.errors(include_url=False)[0]['msg']} (found {shown(value)})"
 
 
-def _may_drop_condition(config: "ExperimentConfig") -> bool:
+def _may_drop_condition(config: Settings) -> bool:
     return (
         config.diffusion.condition_dropout > 0
         or "diffusion.condition_dropout" in config.search.training.space

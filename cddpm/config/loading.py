@@ -9,9 +9,10 @@ from pydantic import BaseModel, ValidationError
 
 from cddpm.config.annotation import takes
 from cddpm.config.experiment import FIELDS, ExperimentConfig
-from cddpm.config.paths import annotation_at, did_you_mean, section_of, shown
+from cddpm.config.paths import annotation_at, section_of, shown
 from cddpm.errors import ConfigError
 from cddpm.place import home
+from cddpm.text.likeness import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -1,8 +1,7 @@
 """Settings by dotted path."""
 
-import difflib
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -59,12 +58,6 @@ def changed(config: BaseModel, default: BaseModel) -> dict[str, Any]:
                 value = holder.model_dump(mode="json", include={name}, by_alias=True, exclude_defaults=True)[name]
             found |= {f"{path}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {path: value}
     return found
-
-
-def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` for the most similar of ``allowed``, or nothing."""
-    near = difflib.get_close_matches(word, sorted(allowed), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def shown(value: Any) -> str:

@@ -2,21 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cddpm.config.condition import All, Test, asked, is_number
-from cddpm.config.paths import did_you_mean, shown, value_at
+from cddpm.config.paths import shown, value_at
+from cddpm.config.settings import Settings
 from cddpm.config.space import Choice, Float, Integer, LevelConfig, Parameter, active, ordered
-
-if TYPE_CHECKING:
-    from cddpm.config.experiment import ExperimentConfig
+from cddpm.text.likeness import did_you_mean
 
 GRID_POINTS = 100_000
 """A larger grid is a mistake."""
 
 
 def condition_faults(
-    config: "ExperimentConfig",
+    config: Settings,
     level: str,
     fields: frozenset[str],
     refused: Callable[[str, str, list[Any]], Iterator[str]],
@@ -46,7 +45,7 @@ def condition_faults(
             yield from _ignored_faults(config, level, section, point, fields)
 
 
-def sampler_faults(config: "ExperimentConfig", level: str) -> Iterator[str]:
+def sampler_faults(config: Settings, level: str) -> Iterator[str]:
     """Samplers that cannot search this space, or not so long."""
     section: LevelConfig = getattr(config.search, level)
     where = f"search.{level}.sampler"
@@ -64,7 +63,7 @@ def sampler_faults(config: "ExperimentConfig", level: str) -> Iterator[str]:
         yield from _grid_faults(section, where, level)
 
 
-def warm_start_faults(config: "ExperimentConfig") -> Iterator[str]:
+def warm_start_faults(config: Settings) -> Iterator[str]:
     """Earlier sweeps that nobody could learn from."""
     names, level = config.search.warm_start, config.search.training
     if config.name in names:
@@ -91,9 +90,7 @@ def _span(parameter: Parameter) -> tuple[int, int, int]:
     return parameter.int[0], parameter.int[1] + 1, parameter.step
 
 
-def _test_faults(
-    config: "ExperimentConfig", level: str, other: str, test: Test, fields: frozenset[str]
-) -> Iterator[str]:
+def _test_faults(config: Settings, level: str, other: str, test: Test, fields: frozenset[str]) -> Iterator[str]:
     if other not in fields:
         yield f"'{other}' is no setting{did_you_mean(other, fields)}"
     elif level == "training" and other in config.search.scoring.space:
@@ -102,7 +99,7 @@ def _test_faults(
         yield f"'{other}' is {shown(value_at(config, other))}, which is neither above nor below a number"
 
 
-def _possible(config: "ExperimentConfig", path: str) -> list[Any]:
+def _possible(config: Settings, path: str) -> list[Any]:
     """The configuration's own value, and the choices or ends of the space that searches it."""
     found = [value_at(config, path)]
     for space in (config.search.training.space, config.search.scoring.space):
@@ -118,7 +115,7 @@ def _ends(parameter: Parameter) -> tuple[float, float]:
     return parameter.float if isinstance(parameter, Float) else parameter.int
 
 
-def _may_hold(config: "ExperimentConfig", tests: All) -> bool:
+def _may_hold(config: Settings, tests: All) -> bool:
     """Whether each test can hold for its own setting; whether all can together is not asked."""
     return all(
         any(test.holds(v) for v in _possible(config, path)) or _inside(config, path, test)
@@ -126,7 +123,7 @@ def _may_hold(config: "ExperimentConfig", tests: All) -> bool:
     )
 
 
-def _inside(config: "ExperimentConfig", path: str, test: Test) -> bool:
+def _inside(config: Settings, path: str, test: Test) -> bool:
     """Whether a searched range holds numbers as ``test`` asks, between its ends."""
     for space in (config.search.training.space, config.search.scoring.space):
         parameter = space.get(path)
@@ -140,7 +137,7 @@ def _inside(config: "ExperimentConfig", path: str, test: Test) -> bool:
     return False
 
 
-def searched_at_start(config: "ExperimentConfig", fields: frozenset[str]) -> list[str]:
+def searched_at_start(config: Settings, fields: frozenset[str]) -> list[str]:
     """Training settings that the first trial, the configuration as it is, would search; empty if conditions are faulty."""
     space = {path: parameter for path, parameter in config.search.training.space.items() if path in fields}
     if any(other not in fields for parameter in space.values() for other, _ in asked(parameter.only_if)):
@@ -152,7 +149,7 @@ def searched_at_start(config: "ExperimentConfig", fields: frozenset[str]) -> lis
 
 
 def _ignored_faults(
-    config: "ExperimentConfig", level: str, section: LevelConfig, point: Mapping[str, Any], fields: frozenset[str]
+    config: Settings, level: str, section: LevelConfig, point: Mapping[str, Any], fields: frozenset[str]
 ) -> Iterator[str]:
     """Values of a start point whose own condition does not hold there, as far as the point says."""
     elsewhere = set(config.search.training.space) if level == "scoring" else set()

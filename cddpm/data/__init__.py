@@ -1,0 +1,1 @@
+"""From split files and NIfTI to memory-mapped slices."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cddpm.config import AugmentationConfig
+from cddpm.seeds import uniform
 
 Floats = npt.NDArray[np.float64]
 
@@ -107,7 +108,7 @@ def along_axis(x: Tensor, axis: int, matrices: Floats) -> Tensor:
 
 def _draws(seeds: Tensor) -> Floats:
     """(B, 20) uniform numbers. All are always drawn, so a change of one setting leaves all else of each slice as it was."""
-    return np.stack([np.random.default_rng(seed % 2**64).random(_DRAWS) for seed in seeds.tolist()])
+    return uniform(seeds.tolist(), _DRAWS)
 
 
 def _exponents(draws: Floats, config: AugmentationConfig) -> Tensor:

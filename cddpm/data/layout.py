@@ -20,9 +20,10 @@ from cddpm.data.finding import Finding, refuse_errors
 from cddpm.data.leaks import divisions, key_of, mixtures, names, treat_leaks
 from cddpm.data.scheme import Division
 from cddpm.data.sheet import SheetError
-from cddpm.data.split import ScanRow, SplitFile, available_names, nearest, read_split
+from cddpm.data.split import ScanRow, SplitFile, available_names, read_split
 from cddpm.data.table import read_table
 from cddpm.errors import DataError
+from cddpm.text.likeness import did_you_mean
 
 __all__ = [
     "Layout",
@@ -144,7 +145,7 @@ def _find_files(data: DataConfig, root: Path) -> tuple[list[SplitFile], list[Fin
             "split-missing",
             str(p),
             "no such split file",
-            f"there are {', '.join(there) or 'none'}{nearest(p.name, there)}",
+            f"there are {', '.join(there) or 'none'}{did_you_mean(p.name, there)}",
         )
         for p in missing
     ]

@@ -31,10 +31,11 @@ from cddpm.config import DataConfig, Frozen
 from cddpm.config.loading import read_yaml
 from cddpm.config.sections import Fraction, Name, Positive
 from cddpm.data.finding import Finding
-from cddpm.data.split import ScanRow, Split, existing_form, fill_modality, label_of, nearest
+from cddpm.data.split import ScanRow, Split, existing_form, fill_modality, label_of
 from cddpm.errors import ConfigError
 from cddpm.labels import Labels
 from cddpm.place import ON_DISK, address
+from cddpm.text.likeness import did_you_mean
 
 
 class Shares(Frozen):
@@ -224,4 +225,4 @@ def _allowed(place: tuple[Any, ...]) -> str:
     if len(place) == 3:
         section = DatasetPattern
     fields = list(section.model_fields)
-    return f"allowed are {', '.join(fields)}{nearest(str(place[-1]), fields)}"
+    return f"allowed are {', '.join(fields)}{did_you_mean(str(place[-1]), fields)}"

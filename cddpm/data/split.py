@@ -4,7 +4,6 @@ Each row of ``splits/*.csv`` names one scan by paths relative to DATA_DIR, writt
 that is asked for. Faults become findings, so that one bad row hides no other.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from cddpm.data.finding import Finding
 from cddpm.data.sheet import Sheet, SheetError, read_rows, read_sheet
 from cddpm.labels import Labels
 from cddpm.place import ON_DISK, address
+from cddpm.text.likeness import did_you_mean
 
 Split = Literal["train", "val", "test"]
 COLUMNS = ("img_name", "age", "label", "img_path", "mask_path", "seg_path")
@@ -141,16 +141,10 @@ def existing_form(path: Path) -> Path:
         return path
 
 
-def nearest(word: str, allowed: list[str]) -> str:
-    """``; did you mean 'x'?`` for the most similar of ``allowed``, or nothing."""
-    near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
-
-
 def _missing_columns(path: Path, sheet: Sheet) -> Iterator[Finding]:
     missing = [column for column in COLUMNS if column not in sheet.columns]
     if missing:
-        near = "".join(nearest(column, list(sheet.columns)) for column in missing[:1])
+        near = "".join(did_you_mean(column, sheet.columns) for column in missing[:1])
         allowed = f"needed are {', '.join(COLUMNS)}{near}"
         yield Finding("error", "columns", str(path), sheet.without(missing), allowed)
 

@@ -21,13 +21,13 @@ from cddpm.data.split import (
     existing_form,
     fill_modality,
     label_of,
-    nearest,
     number,
     split_of,
     value_faults,
 )
 from cddpm.labels import Labels
 from cddpm.place import ON_DISK, address
+from cddpm.text.likeness import did_you_mean
 
 NEEDED = ("dataset", "subject", "split", "image", "mask")
 OPTIONAL = ("segmentation", "fold", "label", "age", "modality", "lesion_labels", "ignored_labels")
@@ -98,7 +98,7 @@ def _column_faults(path: Path, sheet: Sheet) -> Iterator[Finding]:
         return
     for column in found:
         if column and column not in allowed:  # an index column without a name is no harm
-            near = nearest(column, allowed)
+            near = did_you_mean(column, allowed)
             told = f"allowed besides {', '.join(NEEDED)} are {', '.join(OPTIONAL)}{near}"
             yield Finding("error", "columns", str(path), f"unknown column '{column}'", told)
         if column and found.count(column) > 1:
@@ -150,7 +150,7 @@ def _record_faults(source: str, text: dict[str, str]) -> Iterator[Finding]:
         found = f"subject '{text['subject']}'"
         yield Finding("error", "row", source, found, "a name without slashes that does not begin with a dot is needed")
     if text["split"] and split_of(text["split"]) is None:
-        near = nearest(text["split"], ["train", "val", "test"])
+        near = did_you_mean(text["split"], ["train", "val", "test"])
         yield Finding("error", "row", source, f"split '{text['split']}'", f"allowed are train, val and test{near}")
     for column in ("lesion_labels", "ignored_labels"):
         if not _LABELS.fullmatch(text[column]):
@@ -167,7 +167,7 @@ def _absent(data: DataConfig, path: Path, there: set[str]) -> Iterator[Finding]:
     for setting, names in (("data.healthy", (data.healthy,)), ("data.unhealthy", data.unhealthy)):
         for name in names:
             if name not in there:
-                shown = f"there are {', '.join(sorted(there))}{nearest(name, sorted(there))}"
+                shown = f"there are {', '.join(sorted(there))}{did_you_mean(name, sorted(there))}"
                 yield Finding("error", "no-dataset", str(path), f"no data set '{name}' ({setting})", shown)
 
 

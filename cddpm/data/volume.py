@@ -43,9 +43,10 @@ from nibabel.wrapstruct import WrapStructError
 from scipy import ndimage
 
 from cddpm import artifact
-from cddpm.data import blank_voxels, volume_file
+from cddpm.data import volume_file
 from cddpm.data.volume_file import VolumeFileError, fault, line
 from cddpm.labels import Labels
+from cddpm.text.numbers import extent
 
 __all__ = [
     "Description",
@@ -112,7 +113,7 @@ class Description:
 
 def read_image(path: Path) -> Volume:
     """Read an image as float32 (X, Y, Z). Raises ``VolumeFileError`` when it cannot be used (also all zero, constant)."""
-    volume = _read(path, blank_voxels.background)
+    volume = _read(path, volume_file.background)
     low, high = float(volume.data.min()), float(volume.data.max())
     if low == high:
         code, found = ("all-zero", "all voxels are 0") if low == 0 else ("constant", f"all voxels are {low:g}")
@@ -221,7 +222,7 @@ def voxel_digest(volume: Volume) -> str:
 def require_same_grid(volume: Volume, other: Volume) -> None:
     """Raises ``VolumeFileError`` (about ``other``) when two volumes differ in shape or by over a quarter voxel in space."""
     if other.data.shape != volume.data.shape:
-        found = f"shape {_times(other.data.shape)}, but {volume.path.name} has {_times(volume.data.shape)}"
+        found = f"shape {extent(other.data.shape)}, but {volume.path.name} has {extent(volume.data.shape)}"
         fault(other.path, "shape", found, "both must lie on one grid; resample this file to the image")
     apart = affine_distance_mm(volume.affine, other.affine, volume.data.shape)
     if apart > 0.25 * min(volume.voxel_size_mm):
@@ -255,7 +256,7 @@ def _read(path: Path, fill: _Fill | None = None) -> Volume:
     if not blank.any():
         return Volume(data, affine, path, notes, header)
     if fill is None or blank.all():
-        blank_voxels.refuse(path, blank)
+        volume_file.refuse(path, blank)
     value = data[blank] = np.float32(fill(data, blank))
     notes += (f"{np.count_nonzero(blank)} voxels are NaN or infinite; taken for background ({value:g})",)
     return Volume(data, affine, path, notes, header, blank)
@@ -340,10 +341,10 @@ def _check_dtype(path: Path, header: Any) -> None:
 def _spatial_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
     kept = shape[:3] + tuple(n for n in shape[3:] if n != 1)
     if len(kept) != 3 or min(kept) < 2:
-        found = f"shape {_times(shape)} ({sum(n > 1 for n in shape)}-D)"
+        found = f"shape {extent(shape)} ({sum(n > 1 for n in shape)}-D)"
         fault(path, "dimensions", found, "one 3-D volume with at least 2 voxels along each axis is needed")
     if math.prod(kept) > MOST_VOXELS:
-        found = f"{_times(kept)} voxels by its header, {math.prod(kept):,} in all"
+        found = f"{extent(kept)} voxels by its header, {math.prod(kept):,} in all"
         fault(path, "too-large", found, f"at most {MOST_VOXELS:,} are read; resample the scan or correct the header")
     return kept[0], kept[1], kept[2]
 
@@ -423,7 +424,3 @@ def _qform_distance_mm(header: Any, affine: npt.NDArray[np.float64], shape: tupl
 
 def _with_data(volume: Volume, inside: npt.NDArray[np.bool_]) -> Volume:
     return Volume(inside.astype(np.uint8), volume.affine, volume.path, volume.notes, volume.header, volume.blank)
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(str(n) for n in shape)

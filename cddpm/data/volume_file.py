@@ -1,4 +1,7 @@
-"""The bytes of a volume's file, unpacked no further than its header announces, and the error for whatever is wrong with it."""
+"""A volume's file: its bytes, unpacked no further than its header announces, and the error for whatever is wrong with it.
+
+What its NaN and infinite voxels are taken for, too, and the error where they cannot be.
+"""
 
 import errno
 import gzip
@@ -7,6 +10,10 @@ import logging
 import zlib
 from pathlib import Path
 from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
 
 from cddpm.errors import VolumeError
 
@@ -112,3 +119,19 @@ def unpacked(path: Path, raw: bytes, announced: int) -> bytes:
         found = f"over {TAIL_BYTES >> 20} MiB follow the {announced} bytes that its header announces"
         fault(path, "trailing", found, "copy the file again from its source, or correct the header")
     return content
+
+
+def background(data: npt.NDArray[np.float32], blank: npt.NDArray[np.bool_]) -> float:
+    """The value of most voxels beside ``blank`` ones; without one 0, if all are brighter, else what is darker than all."""
+    values, counts = np.unique(data[ndimage.binary_dilation(blank) & ~blank], return_counts=True)
+    if 2 * counts.max() > counts.sum():
+        return float(values[counts.argmax()])
+    low, middle = float(data[~blank].min()), float(np.median(data[~blank]))
+    return 0.0 if low > 0 else low - (middle - low) / 2
+
+
+def refuse(path: Path, blank: npt.NDArray[np.bool_]) -> NoReturn:
+    """Raises ``VolumeFileError`` with the first of them."""
+    first = tuple(int(i) for i in np.argwhere(blank)[0])
+    found = f"{np.count_nonzero(blank)} voxels are NaN or infinite, the first at {first}"
+    fault(path, "non-finite", found, "finite numbers are needed; fill or export again")

@@ -1,0 +1,1 @@
+"""A benchmark: methods on folds and data sets, measured, compared and tabled."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from cddpm import cluster, cluster_door, events
+from cddpm import cluster, events
 from cddpm.campaign import Campaign
 from cddpm.config import ExperimentConfig, to_dict, with_values
 from cddpm.errors import CddpmError, SearchError
@@ -51,7 +51,7 @@ def run_in_terminal(plan: Plan, resume: bool, address: str | None, console: Cons
 
 def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summary:
     """Make every run of ``plan``, then the tables. Raises ``SearchError`` if a run failed (after the others are done)."""
-    cluster_door.check_answers(address)
+    cluster.check_answers(address)
     campaign = Campaign(plan.kind, plan.name, plan.folder, plan.identity)
     with campaign.held(resume, display.stop):
         roots = _roots(plan, display)

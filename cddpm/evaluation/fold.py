@@ -17,10 +17,10 @@ from cddpm import artifact
 from cddpm.config import ExperimentConfig, ScoringConfig, parse, recorded, to_dict
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
-from cddpm.evaluation.result import FoldResult
 from cddpm.evaluation.shift import UNSHIFTED, Shift, shifted
+from cddpm.published import scoring as reference
 from cddpm.reconstruct.cache import ReconstructionCache
-from cddpm.scoring import reference
+from cddpm.scoring.fold_result import FoldResult
 from cddpm.scoring.measures import Measured, measure
 from cddpm.scoring.score import HEALTHY, Scorer
 from cddpm.scoring.score_book import ScoreBook

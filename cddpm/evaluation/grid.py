@@ -8,10 +8,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from cddpm.evaluation.published import RERUN_SOURCE, SOURCE, Published
-from cddpm.evaluation.statistics import Interval
 from cddpm.evaluation.table import Cell, ResultTable, in_percent, shown_unit
+from cddpm.published.numbers import RERUN_SOURCE, SOURCE, Published
 from cddpm.scoring.glossary import describe
+from cddpm.scoring.statistics import Interval
 
 NOTHING = "-"
 DIFFERS = "†"

@@ -5,8 +5,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from cddpm.evaluation.grid import Grid, Line, Text, details, headline
-from cddpm.evaluation.provenance import header
 from cddpm.evaluation.table import HEADLINE, ResultTable
+from cddpm.tracking.provenance import header
 
 WIDTH = 120
 """Characters of a line; wider tables are cut between data sets."""

@@ -11,12 +11,14 @@ from rich.markup import escape
 
 from cddpm import artifact
 from cddpm.config import DataConfig
-from cddpm.data import phantom
-from cddpm.evaluation import markdown, provenance, table, terminal
+from cddpm.data.phantom.folder import LABEL
+from cddpm.evaluation import markdown, table, terminal
 from cddpm.evaluation.fold import Outcome, all_results
 from cddpm.evaluation.plan import Plan
 from cddpm.evaluation.table import ResultTable
 from cddpm.text import Console
+from cddpm.text.numbers import fine_score
+from cddpm.tracking import provenance
 from cddpm.tracking.address import to_publish
 
 SHIFT_COLUMNS = ("dice", "oracle_dice", "auprc", "l1_ratio", "jensen_shannon", "wasserstein")
@@ -57,7 +59,7 @@ def write(plan: Plan, outcomes: Sequence[Outcome]) -> Files:
 def _is_real(data: DataConfig) -> bool:
     """Whether the scans are not a phantom of ours, made here or by ``cddpm data phantom``."""
     folders = [data.data_dir] if data.data_dir else [data.table.parent] if data.table else []
-    return bool(folders) and not any((folder / phantom.LABEL).exists() for folder in folders)
+    return bool(folders) and not any((folder / LABEL).exists() for folder in folders)
 
 
 def _data(data: DataConfig) -> str:
@@ -106,7 +108,7 @@ def _shift_section(shifts: Sequence[Mapping[str, Any]]) -> str:
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     values = [row[name] for row in rows if row.get(name) is not None]
-    return f"{sum(values) / len(values):.4f}" if values else "-"
+    return fine_score(sum(values) / len(values) if values else None)
 
 
 def opening(plan: Plan, console: Console) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 
 from cddpm.config import EvaluationConfig
 from cddpm.errors import DataError
-from cddpm.evaluation.provenance import Provenance
-from cddpm.evaluation.published import Published, published, rerun
-from cddpm.evaluation.result import FoldResult
-from cddpm.evaluation.statistics import (
+from cddpm.published.numbers import Published, published, rerun
+from cddpm.scoring.fold_result import FoldResult
+from cddpm.scoring.glossary import MEASURES, describe
+from cddpm.scoring.metrics import mean
+from cddpm.scoring.statistics import (
     Comparison,
     Interval,
     Spread,
@@ -23,8 +24,7 @@ from cddpm.evaluation.statistics import (
     paired,
     subject_means,
 )
-from cddpm.scoring.glossary import MEASURES, describe
-from cddpm.scoring.metrics import mean
+from cddpm.tracking.provenance import Provenance
 
 HEADLINE = ("dice", "auprc")
 """Measures of the preprint's table."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text as RichText
 
 from cddpm.evaluation.grid import Grid, details, headline
-from cddpm.evaluation.provenance import header
 from cddpm.evaluation.table import HEADLINE, ResultTable
 from cddpm.text import Console, Table
+from cddpm.tracking.provenance import header
 
 
 def show(table: ResultTable, console: Console, measures: Sequence[str] = HEADLINE) -> None:

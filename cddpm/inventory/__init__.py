@@ -1,0 +1,1 @@
+"""What is kept in an output folder, what needs it, and what may be freed."""

@@ -1,6 +1,5 @@
 """What sweeps and evaluations refer to: which artifacts their results name, and which an unfinished one still needs."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,15 +94,8 @@ def _identities(config: ExperimentConfig, store: str) -> Iterator[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-        if isinstance(content, dict):
-            return content
-        raise ValueError(f"holds {type(content).__name__}, not an object")
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path}: cannot be read ({error}), so it is unknown what is needed here; delete it, and resume with --resume"
-        ) from error
+    remedy = "it is unknown what is needed here: delete it, and resume with --resume"
+    return artifact.read_json(path, dict[str, Any], "what this program writes", remedy)
 
 
 def _config(path: Path) -> ExperimentConfig:

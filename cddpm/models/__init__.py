@@ -1,0 +1,1 @@
+"""Networks, noise and diffusion: mathematics that knows neither Ray, nor MLflow, nor files."""

@@ -17,6 +17,7 @@ from cddpm.config import EncoderConfig
 from cddpm.errors import ArtifactError
 from cddpm.models.batch_norm import BatchNorm
 from cddpm.models.sparse import VisibleSites, normalise
+from cddpm.seeds import uniform
 
 BLOCKS = {
     "resnet18": (2, 2, 2, 2),
@@ -63,7 +64,7 @@ def draw_paths(module: nn.Module, seeds: Sequence[int], device: torch.device) ->
     layers = [layer for layer in module.modules() if isinstance(layer, DropPath) and layer.p > 0]
     if not layers:
         return
-    draws = np.stack([np.random.default_rng(seed).random(len(layers)) for seed in seeds], 1)
+    draws = uniform(seeds, len(layers)).T
     kept = torch.from_numpy(draws >= np.array([[layer.p] for layer in layers])).to(device)
     for layer, row in zip(layers, kept, strict=True):
         layer.kept = row

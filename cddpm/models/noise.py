@@ -1,7 +1,5 @@
 """Noise with one seed per slice, so that a slice's noise never depends on its batch, its worker or the run's length."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,17 +8,11 @@ import torch
 from torch import Tensor
 
 from cddpm.config import NoiseConfig
-from cddpm.models.pyramid import generator, pyramid_noise
+from cddpm.models.pyramid import pyramid_noise
 from cddpm.models.simplex import simplex_noise
+from cddpm.seeds import generator
 
 Seeds = Sequence[int] | npt.NDArray[np.int64] | Tensor
-
-
-def slice_seed(seed: int, *ids: int | str) -> int:
-    """A stable 63-bit hash of the experiment's ``seed`` and what names the slice (volume, slice number, level, ...)."""
-    text = json.dumps([int(seed), *(i if isinstance(i, str) else int(i) for i in ids)])
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def noise(config: NoiseConfig, seeds: Seeds, shape: tuple[int, int]) -> Tensor:

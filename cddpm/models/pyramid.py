@@ -14,14 +14,11 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from cddpm.seeds import generator
+
 Floats = npt.NDArray[np.float32]
 Taps = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]
 """Per pixel: the two coarse pixels beside it, and the weight of the second."""
-
-
-def generator(seed: int) -> np.random.Generator:
-    """Draws of one slice: Philox, a counter-based generator keyed by the 64-bit ``seed`` (Salmon et al. 2011)."""
-    return np.random.Generator(np.random.Philox(key=np.int64(seed).view(np.uint64)))
 
 
 def pyramid_noise(seeds: npt.NDArray[np.int64], shape: tuple[int, int], discount: float) -> Floats:

@@ -54,7 +54,7 @@ def _shuffle(seed: int, table: Integers) -> None:
 def permutation(seed: int) -> Integers:
     """The permutation table (256,) int64 of a 64-bit ``seed``; every seed, 0 too, is a seed like any other."""
     table = np.empty(256, dtype=np.int64)
-    _shuffle(np.int64(seed), table)
+    _shuffle(np.int64(seed), table)  # type: ignore[arg-type]  # Numba's "int" wraps around as this does
     return table
 
 

@@ -10,7 +10,6 @@ predicts the slice; the loss counts hidden patches. Afterwards the decoder is th
 from collections import OrderedDict
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from cddpm.errors import ConfigError
 from cddpm.models.batch_norm import BatchNorm
 from cddpm.models.encoder import ResNetTrunk
 from cddpm.models.sparse import VisibleSites, normalise
+from cddpm.seeds import uniform
 
 UNREAD = ("imn_m", "imn_s", "norm_black")
 """Display constants in published states; nothing computes with them."""
@@ -188,9 +188,9 @@ def draw_masks(count: int, grid: tuple[int, int], visible: int, generator: torch
 
 def seeded_masks(seeds: Tensor, grid: tuple[int, int], visible: int) -> Tensor:
     """As ``draw_masks``, but slice i from ``seeds[i]`` ((B,) int64) alone, so it is the same in every batch."""
-    # NumPy's seeding reads all 64 bits; a CPU generator of torch ignores the upper 32.
-    draws = [np.random.default_rng(seed % 2**64).random(grid[0] * grid[1]) for seed in seeds.tolist()]
-    return _lowest(torch.from_numpy(np.stack(draws)), visible).view(len(seeds), 1, *grid)
+    # not torch's: its CPU generator ignores the upper 32 bits of a seed
+    draws = uniform(seeds.tolist(), grid[0] * grid[1])
+    return _lowest(torch.from_numpy(draws), visible).view(len(seeds), 1, *grid)
 
 
 def _lowest(values: Tensor, count: int) -> Tensor:

@@ -73,6 +73,7 @@ class ResidualBlock(nn.Module):
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """The block's output (B, C_out, H', W'); the embedding scales and shifts what is normalised."""
         norm, activation, convolution = self.in_layers
         hidden = convolution(_resampled(activation(norm(x)), self.resampling))
         scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
@@ -104,6 +105,7 @@ class AttentionBlock(nn.Module):
         self.proj_out = _zeroed(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add to ``x`` (B, C, H, W) what its pixels look up in each other."""
         batch, channels, height, width = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         qkv = F.linear(tokens, self.qkv.weight.squeeze(-1), self.qkv.bias)
@@ -129,6 +131,7 @@ class CrossAttentionBlock(nn.Module):
         self.proj_out = _zeroed(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Add to ``x`` (B, C, H, W) what its pixels look up in ``tokens`` (B, N, F)."""
         query = self.query(self.norm(x).flatten(2).transpose(1, 2)).unflatten(2, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
@@ -139,6 +142,7 @@ class Stage(nn.Sequential):
     """Layers in a row, of which the residual blocks also get the embedding, cross-attention the condition's tokens."""
 
     def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Pass ``x`` (B, C, H, W) through all layers; ``embedding`` (B, E), ``tokens`` (B, N, F) for those that take them."""
         for layer in self:
             if isinstance(layer, ResidualBlock):
                 x = layer(x, embedding)

@@ -51,6 +51,7 @@ class Work:
     """Whether the results become files."""
 
     def __call__(self) -> Callable[[Job], Outcome]:
+        """The model, loaded in this process, as a function of one job."""
         return functools.partial(work_on, Predictor(self.package, self.device), self)
 
 

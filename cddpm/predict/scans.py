@@ -13,7 +13,6 @@ A **table** has one row per scan and the columns ``COLUMNS``, of which only ``sc
 table's folder, an empty cell says nothing.
 """
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from cddpm.data.sheet import read_sheet
 from cddpm.errors import DataError
 from cddpm.place import ON_DISK, address
 from cddpm.text import printable
+from cddpm.text.likeness import did_you_mean
 
 COLUMNS = {
     "scan": "path of the scan",
@@ -249,8 +249,7 @@ def _column_faults(found: Sequence[str]) -> Iterator[str]:
         yield f"no column 'scan' (there are {there}); allowed are {', '.join(COLUMNS)}, separated by commas"
     for column in found:
         if column and column not in COLUMNS:  # an index column without a name is no harm
-            near = difflib.get_close_matches(column, COLUMNS, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
+            hint = did_you_mean(column, COLUMNS)
             yield f"unknown column '{column}'; allowed are {', '.join(COLUMNS)}{hint}"
         if column and found.count(column) > 1:
             yield f"column '{column}' is there twice; keep one of them"

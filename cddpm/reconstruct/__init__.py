@@ -1,0 +1,1 @@
+"""What a model makes of a volume, predicted once per noise level, seed and branch, and kept."""

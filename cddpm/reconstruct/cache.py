@@ -189,7 +189,7 @@ class ReconstructionCache:
         return self._array(volume, ("d", level, seed))
 
     def x0(self, volume: str, level: int, seed: int, guidance_scale: float = 1.0) -> NDArray[np.float32]:
-        """x0(s) = c + (s - 1) d, (S, H, W), computed anew.
+        """The prediction of x0 at guidance scale s, c + (s - 1) d: (S, H, W), computed anew.
 
         For s <= 4 within 1e-3 of what the unrounded predictions give, if those are in [0, 1]: c and d are then off by 2^-12
         at most, each.

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from cddpm.config import NoiseConfig, PatchConfig
 from cddpm.models.condition import Condition
 from cddpm.models.diffusion import level_index
-from cddpm.models.noise import noise, slice_seed
+from cddpm.models.noise import noise
 from cddpm.models.patches import Corner, Size, coverage, grid
 from cddpm.models.precision import Format, autocast
 from cddpm.reconstruct.part import Key
+from cddpm.seeds import seed_of
 
 if TYPE_CHECKING:
     from cddpm.models.cddpm import ConditionedDiffusion
@@ -126,7 +127,7 @@ def predict_volumes(
         yield from _done(under_way)
 
 
-def predict_volume(
+def predict_volume(  # noqa: PLR0913 - what ``Manner`` holds, one by one
     model: "ConditionedDiffusion",
     slices: NDArray[np.floating],
     levels: Sequence[int],
@@ -263,4 +264,4 @@ def _noise(manner: Manner, part: Sequence[_Piece], shape: Sequence[int]) -> Tens
 
 def _noise_seed(manner: Manner, piece: _Piece) -> int:
     number = [] if manner.noise.shared else [piece.slice]
-    return slice_seed(manner.seed, piece.volume.request.key, *number, piece.level, piece.noise_seed)
+    return seed_of(manner.seed, piece.volume.request.key, *number, piece.level, piece.noise_seed)

@@ -1,0 +1,1 @@
+"""Sweeps and scans as HTML pages that open anywhere."""

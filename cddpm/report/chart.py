@@ -93,8 +93,11 @@ def mark(x: ArrayLike, y: ArrayLike, tips: Iterable[str], name: str) -> go.Scatt
 
 
 def line(x: ArrayLike, y: ArrayLike, name: str, colour: str, hover: str = "", **look: Any) -> go.Scatter:
-    """A line, with gaps where a value is not finite. ``hover`` is plotly's template of a tooltip; without it there is none.
-    ``look``: as plotly has it, such as ``line_shape="hv"`` for steps."""
+    """A line, with gaps where a value is not finite.
+
+    ``hover`` is plotly's template of a tooltip; without it there is none. ``look``: as plotly has it, such as
+    ``line_shape="hv"`` for steps.
+    """
     return go.Scatter(
         x=np.asarray(x, float),
         y=np.asarray(y, float),

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from cddpm.report.chart import GREY, MARK, SERIES, Chart, bars, chart, dots, line, mark
-from cddpm.report.document import Cell, Charts, Section, Table, Words, cell, duration
+from cddpm.report.document import Cell, Charts, Section, Table, Words, cell
 from cddpm.search.record import History, SweepRecord, TrialRecord
+from cddpm.text.numbers import duration
 from cddpm.tracking import names
 from cddpm.training import stages
 

@@ -15,41 +15,10 @@ from plotly.offline import get_plotlyjs
 
 from cddpm.report.chart import Chart
 from cddpm.text import printable
+from cddpm.text.numbers import number
 
 PAGE = "report.html"
 """Where a page goes that was not told where."""
-NOTHING = "-"
-"""What stands for a missing value; a sorted table has it last."""
-
-
-def number(value: Any) -> str:
-    """A value as a person reads it: three significant digits, thousands apart, lists by commas, a dash for nothing."""
-    if value is None:
-        return NOTHING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(number(part) for part in value) or "none"
-    return str(value)
-
-
-def score(value: float | None) -> str:
-    """A metric in [0, 1]: three decimals."""
-    return NOTHING if value is None else f"{value:.3f}"
-
-
-def duration(seconds: float | None) -> str:
-    """``42 s``, ``3.5 min``, ``1.2 h``; a dash for nothing."""
-    if seconds is None:
-        return NOTHING
-    for limit, unit, size in ((120.0, "s", 1.0), (7200.0, "min", 60.0)):
-        if seconds < limit:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 3600:,.1f} h"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""A volume as a page carries it: one byte per voxel for what is only looked at, and scores that lose nothing at any threshold
-on offer.
+"""A volume as a page carries it: one byte per voxel; scores lose nothing at any threshold on offer.
 
 A slider has up to 255 thresholds, its **stops**. A voxel's score is kept as the number of stops strictly below it, its
 **level**: "score > stop i" is then exactly "level > i", so that every count in the page, and every Dice of counts, is the one
@@ -47,8 +46,9 @@ class Exhibit:
 
 
 def stops(anomaly_map: NDArray[np.floating], threshold: float) -> NDArray[np.float64]:
-    """Thresholds on offer, rising: even steps from 0 to the largest score (or ``threshold``, if that is larger), and
-    ``threshold`` itself to the last bit. The even ones are float32 numbers.
+    """Thresholds on offer, rising: even steps, and ``threshold`` itself to the last bit.
+
+    The steps go from 0 to the largest score, or to ``threshold`` if that is larger, and are float32 numbers.
     """
     top = max(float(anomaly_map.max(initial=0.0)), threshold)
     even = np.linspace(0.0, top, MOST_STOPS - 1).astype(np.float32).astype(np.float64)

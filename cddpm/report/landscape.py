@@ -191,8 +191,10 @@ def _points(
 
 
 def _positions(parameter: Parameter, values: Sequence[Any]) -> np.ndarray:
-    """Where values stand on the axis: choices by their index, numbers as they are; NaN for what is no choice, and for what a
-    logarithmic axis cannot show."""
+    """Where values stand on the axis: choices by their index, numbers as they are.
+
+    NaN for what is no choice, and for what a logarithmic axis cannot show.
+    """
     if isinstance(parameter, Choice):
         places = {spaces.encode(value): float(i) for i, value in enumerate(parameter.choice)}
         return np.array([places.get(spaces.encode(value), np.nan) for value in values])

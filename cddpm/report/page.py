@@ -16,15 +16,13 @@ from cddpm.report.document import (
     Table,
     Tiles,
     Words,
-    duration,
-    number,
     page,
-    score,
 )
 from cddpm.report.setting import described
 from cddpm.search import record as records
 from cddpm.search.record import SweepRecord, TrialRecord
 from cddpm.search.scoring_search import objective_datasets
+from cddpm.text.numbers import duration, number, score
 
 
 def write(folder: Path, path: Path) -> Path:

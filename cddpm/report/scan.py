@@ -16,11 +16,12 @@ from cddpm.data.volume import Volume
 from cddpm.errors import ArtifactError
 from cddpm.labels import Labels
 from cddpm.predict.result import ANOMALY_MAP, RECONSTRUCTION, RESULT, SEGMENTATION
-from cddpm.report.document import Block, Cell, Facts, Heading, Section, Table, Words, cell, page, score
+from cddpm.report.document import Block, Cell, Facts, Heading, Section, Table, Words, cell, page
 from cddpm.report.exhibit import Exhibit
 from cddpm.report.viewer import described, viewer
 from cddpm.scoring import metrics
 from cddpm.text import printable
+from cddpm.text.numbers import score
 
 MOST_BYTES = 200_000_000
 """A larger page is refused: browsers do not open it in reasonable time."""
@@ -65,8 +66,9 @@ def names(folders: Sequence[Path]) -> list[str]:
 
 
 def read(folder: Path, truth: Path | None = None, name: str | None = None) -> PredictedScan:
-    """Read a prediction, its scan and ``truth``, a segmentation on the scan's grid, with the labels of the data set whose
-    threshold was used (of the model's only one, if it was that of all); it is called ``name``, or as its folder.
+    """Read a prediction, its scan and ``truth``, a segmentation on the scan's grid; it is called ``name``, or as its folder.
+
+    The labels are those of the data set whose threshold was used, or of the model's only one if that of all was.
 
     Raises ``ArtifactError`` for a folder that is no whole prediction, or a scan that has changed since; ``VolumeFileError``
     for a file that cannot be read or lies on another grid.

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from cddpm.report.document import number
+from cddpm.text.numbers import number
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:

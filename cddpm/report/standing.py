@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from cddpm.report.chart import GREY, HEIGHT, SERIES, Chart, chart, dots, line, mark, told
-from cddpm.report.document import NOTHING, Block, Cell, Charts, Section, Table, Words, cell, duration, score
+from cddpm.report.document import Block, Cell, Charts, Section, Table, Words, cell
 from cddpm.report.setting import short_names, shown
 from cddpm.scoring.glossary import describe
 from cddpm.search.champion import Contender
 from cddpm.search.record import SweepRecord
 from cddpm.search.scoring_search import objective_datasets
+from cddpm.text.numbers import NOTHING, duration, score
 
 MEASURES = ("dice", "oracle_dice", "auprc", "auroc", "precision", "recall", "false_positive_rate")
 """Of the table of test scores."""

@@ -7,11 +7,12 @@ import numpy as np
 
 from cddpm.errors import SearchError
 from cddpm.report.chart import MARK, SERIES, Chart, a_part, chart, dots, line, mark
-from cddpm.report.document import NOTHING, Cell, Charts, Section, Table, Words, cell
+from cddpm.report.document import Cell, Charts, Section, Table, Words, cell
 from cddpm.report.setting import described, short_names, shown
 from cddpm.scoring.glossary import describe
 from cddpm.search.pareto import FRONT, Aim, front
 from cddpm.search.record import SweepRecord
+from cddpm.text.numbers import NOTHING
 
 ANCHOR, TITLE = "pareto", "Trade-offs"
 FALSE_POSITIVES = "false_positive_rate"

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from cddpm.config import ScoringConfig
-from cddpm.report.document import Viewer, number
+from cddpm.report.document import Viewer
 from cddpm.report.exhibit import Exhibit, packed
+from cddpm.text.numbers import number
 
 
 def viewer(exhibits: Sequence[Exhibit]) -> Viewer:

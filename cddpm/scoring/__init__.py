@@ -1,0 +1,1 @@
+"""From reconstructions to scores: residuals, thresholds, metrics and how sure they are."""

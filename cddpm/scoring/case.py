@@ -18,22 +18,38 @@ class VolumeStore(Protocol):
     """The part of the slice store that scoring reads; (S, H, W) arrays by volume index."""
 
     @property
-    def volumes(self) -> Sequence[Any]: ...
-    def image(self, v: int) -> NDArray[np.float16]: ...
-    def mask(self, v: int) -> NDArray[np.uint8]: ...
-    def segmentation(self, v: int) -> NDArray[np.uint8]: ...
-    def ignored(self, v: int) -> NDArray[np.int64]: ...
+    def volumes(self) -> Sequence[Any]:
+        """What is known of each volume: ``id``, ``dataset``, ..."""
+
+    def image(self, v: int) -> NDArray[np.float16]:
+        """Intensities in [0, 1]."""
+
+    def mask(self, v: int) -> NDArray[np.uint8]:
+        """Brain mask, 0 or 1."""
+
+    def segmentation(self, v: int) -> NDArray[np.uint8]:
+        """Lesions, 0 or 1."""
+
+    def ignored(self, v: int) -> NDArray[np.int64]:
+        """Flat indices (N,) of voxels that count neither way."""
 
 
 class Reconstructions(Protocol):
     """The part of a reconstruction cache that scoring reads; (S, H, W) arrays by volume id, noise level and seed."""
 
     @property
-    def levels(self) -> tuple[int, ...]: ...
+    def levels(self) -> tuple[int, ...]:
+        """Noise levels, 1 to T."""
+
     @property
-    def seeds(self) -> tuple[int, ...]: ...
-    def c(self, volume: str, level: int, seed: int) -> NDArray[np.float16]: ...
-    def d(self, volume: str, level: int, seed: int) -> NDArray[np.float16]: ...
+    def seeds(self) -> tuple[int, ...]:
+        """Noise seeds."""
+
+    def c(self, volume: str, level: int, seed: int) -> NDArray[np.float16]:
+        """The conditional prediction of x0."""
+
+    def d(self, volume: str, level: int, seed: int) -> NDArray[np.float16]:
+        """The conditional minus the unconditional prediction. Raises ``ArtifactError`` without one."""
 
 
 @dataclass(frozen=True)

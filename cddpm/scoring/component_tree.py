@@ -124,7 +124,7 @@ def _root(parents: Any, v: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _flood(
+def _flood(  # noqa: PLR0913 - arrays that a compiled loop shares
     shape: Any,
     order: Any,
     ends: Any,
@@ -181,7 +181,7 @@ def _keep(root: int, voxels: Any, lesions: Any, kept: Any, found: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _join(
+def _join(  # noqa: PLR0913 - arrays that a compiled loop shares
     one: int,
     other: int,
     parents: Any,

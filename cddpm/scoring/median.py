@@ -189,7 +189,7 @@ def _sort_columns(padded: Any, s: int, columns: Any, column: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _filter(
+def _filter(  # noqa: PLR0913 - arrays that a compiled loop shares
     padded: Any,
     k: int,
     width: int,

@@ -43,10 +43,12 @@ class Histogram:
 
     @property
     def lesion_voxels(self) -> int:
+        """How many lesion voxels were counted."""
         return int(self.lesion.sum())
 
     @property
     def normal_voxels(self) -> int:
+        """How many other voxels were counted."""
         return int(self.normal.sum())
 
 

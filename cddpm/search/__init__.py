@@ -1,0 +1,1 @@
+"""A sweep: what is tried, in which order, and what came of it."""

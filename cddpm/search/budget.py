@@ -4,7 +4,6 @@ Spent amounts lie in ``<sweep>/budget.json``. A driver that dies loses at most t
 """
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -49,11 +48,7 @@ def read(sweep: Path) -> Spent:
     path = sweep / FILE
     if not path.exists():
         return Spent()
-    try:
-        raw = {name: float(value) for name, value in json.loads(path.read_text()).items()}
-        return Spent(**raw)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise SearchError(f"{path}: not a record of what was spent ({error}); delete it to begin at zero") from error
+    return artifact.read_json(path, Spent, "a record of what was spent", "delete it to begin at zero", SearchError)
 
 
 @dataclass

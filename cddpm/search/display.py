@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from cddpm.text import Console, whole
+from cddpm.text.numbers import clock, setting
 from cddpm.tracking import names
 
 Look = Callable[[], dict[int, tuple[str, int, int, float]]]
@@ -96,7 +97,7 @@ class Display:
     def started(self, number: int, params: dict[str, Any]) -> None:
         """A trial starts, or is continued."""
         self._trials[number] = "starting workers"
-        settings = ", ".join(whole(f"{path.split('.', 1)[1]} {_short(value)}") for path, value in params.items())
+        settings = ", ".join(whole(f"{path.split('.', 1)[1]} {setting(value)}") for path, value in params.items())
         self._say(f"{self.unit} {number:04d} starts: {settings or 'settings as configured'}")
 
     def reported(self, number: int, metrics: dict[str, Any]) -> None:
@@ -122,7 +123,7 @@ class Display:
         self._say(text)
 
     def _say(self, text: str) -> None:
-        stamp = _clock(time.monotonic() - self.start)
+        stamp = clock(time.monotonic() - self.start)
         self.console.print(f"[dim]{stamp}[/] {text}", hang=len(stamp) + 1)
 
     def _pass_on(self) -> None:
@@ -163,7 +164,7 @@ class Display:
 
     def _summary(self) -> Text:
         best = f"best so far {self._best[0]:.3f} ({self.unit} {self._best[1]:04d})" if self._best else "no result yet"
-        elapsed = _clock(time.monotonic() - self.start)
+        elapsed = clock(time.monotonic() - self.start)
         return Text(
             f"{self._done} of {self._total} {self.unit}s done · {best} · {elapsed} elapsed{self._sweep_left()}", "bold"
         )
@@ -180,7 +181,7 @@ class Display:
         if done <= 0.1:
             return ""
         rate = (time.monotonic() - self._tuning_start) / done
-        return f" · about {_clock(rate * max(0.0, self._total - self._done_before - done))} left"
+        return f" · about {clock(rate * max(0.0, self._total - self._done_before - done))} left"
 
 
 _HOW = {
@@ -195,12 +196,3 @@ def _where(stage: str, seen: int, budget: int, loss: float) -> str:
     title, unit = STAGES.get(stage, (stage, "steps"))
     value = {"search": f", best {loss:.3f}", "reconstruction": ""}.get(stage, f", loss {loss:.4f}")
     return f"{title}: {seen:,} of {budget:,} {unit}{value}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}"

@@ -1,6 +1,5 @@
 """More trials for a finished sweep: its configuration stays what it was, and beside it stands what was added."""
 
-import json
 from pathlib import Path
 
 from cddpm import artifact
@@ -42,7 +41,4 @@ def _read(sweep: Path) -> list[int]:
     path = sweep / FILE
     if not path.exists():
         return []
-    try:
-        return [int(more) for more in json.loads(path.read_text())]
-    except (ValueError, TypeError) as error:
-        raise SearchError(f"{path}: not a record of extensions ({error}); restore it, or use another name") from error
+    return artifact.read_json(path, list[int], "a record of extensions", "restore it, or use another name", SearchError)

@@ -9,6 +9,7 @@ from cddpm.config import Choice, Conditional, Float, Integer, LevelConfig, Param
 from cddpm.search.plan import Plan
 from cddpm.search.sampler import point_count
 from cddpm.text import Console, Table, name, whole
+from cddpm.text.numbers import about, counted
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -27,7 +28,7 @@ def show(plan: Plan, console: Console) -> None:
 
 def _space(plan: Plan, level: str, section: LevelConfig) -> Table:
     count = point_count(section, plan.config)
-    table = Table(f"{level}: {_many(count, 'trial')} by {section.sampler}")
+    table = Table(f"{level}: {counted(count, 'trial')} by {section.sampler}")
     for column in ("setting", "searched", "own value", "only if"):
         table.add_column(column)
     for path, parameter in sorted(section.space.items()):
@@ -72,8 +73,8 @@ def _how(plan: Plan) -> Iterator[str]:
     rungs = "; ".join(", ".join(f"{images:,}" for images in bracket) or "none" for bracket in plan.rungs)
     yield f"scheduler: {search.scheduler}" + (f", trials are compared after images: {rungs}" if plan.rungs else "")
     if search.preview_trials > 1 and plan.work.preview_points:
-        tried = _many(min(search.preview_trials, point_count(search.scoring, plan.config)), "scoring setting")
-        volumes = _many(plan.config.training.validation_volumes, "volume")
+        tried = counted(min(search.preview_trials, point_count(search.scoring, plan.config)), "scoring setting")
+        volumes = counted(plan.config.training.validation_volumes, "volume")
         yield f"  by the best of {tried} on up to {volumes} of each data set"
     if search.warm_start:
         yield f"warm start: {', '.join(map(whole, search.warm_start))}"
@@ -94,29 +95,20 @@ def _cost(plan: Plan) -> Iterator[str]:
         f"[bold]cost[/], at most (trials that are stopped early or find their stages cost less; {plan.validation_volumes} "
         "validation volumes):"
     )
-    trials = _many(config.search.training.trials, "trial")
+    trials = counted(config.search.training.trials, "trial")
     yield f"  training: {work.training_images:,} images in {trials}, {_time(seconds['training'])}"
     yield f"  pretraining: {work.pretraining_images:,} images, {_time(seconds['pretraining'])}"
     yield f"  reconstruction: {work.predicted_slices:,} forward passes of slices"
     if config.search.preview_trials > 1:
         yield f"  previews: {work.preview_points:,} points on fewer volumes"
-    yield f"  scoring: {_many(work.scoring_points, 'point')}, {_time(seconds['scoring'])}"
+    yield f"  scoring: {counted(work.scoring_points, 'point')}, {_time(seconds['scoring'])}"
     known = [value for value in seconds.values() if value]
     if known:
-        yield f"  what is known of it: {_clock(sum(known))}, one training at a time, without validations and start-up"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+        yield f"  what is known of it: {about(sum(known))}, one training at a time, without validations and start-up"
 
 
 def _time(seconds: float | None) -> str:
-    return "time unknown: nothing like it was run here yet" if seconds is None else _clock(seconds)
-
-
-def _clock(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"about {hours} h {rest // 60} min" if hours else f"about {rest // 60} min {rest % 60} s"
+    return "time unknown: nothing like it was run here yet" if seconds is None else about(seconds)
 
 
 def _there(plan: Plan) -> Iterator[str]:

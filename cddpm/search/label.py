@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cddpm.config import ExperimentConfig
-from cddpm.evaluation import statistics
-from cddpm.evaluation.result import FoldResult
-from cddpm.evaluation.statistics import Interval
-from cddpm.evaluation.version_comparison import CONFIDENCE, HEALTHY, MEASURES, RESAMPLES
+from cddpm.scoring import statistics
+from cddpm.scoring.fold_result import FoldResult
+from cddpm.scoring.statistics import Interval
 from cddpm.search.trial import TrialResult
+from cddpm.text.numbers import counted, setting
 from cddpm.tracking import names
 from cddpm.tracking.mirror import finite
 from cddpm.tracking.surroundings import noted
+from cddpm.tracking.version_comparison import CONFIDENCE, HEALTHY, MEASURES, RESAMPLES
 
 MOST_SETTINGS = 12
 Rows = Sequence[Mapping[str, Any]]
@@ -64,12 +65,12 @@ def _interval(found: Interval | None) -> str:
     if found is None or found.mean is None:
         return "-"
     bounds = f" [{found.low:.3f}, {found.high:.3f}]" if found.low is not None and found.high is not None else ""
-    return f"{found.mean:.3f}{bounds}, {found.subjects} subject{'s' if found.subjects != 1 else ''}"
+    return f"{found.mean:.3f}{bounds}, {counted(found.subjects, 'subject')}"
 
 
 def _settings(values: Mapping[str, Any]) -> str:
     """The first ``MOST_SETTINGS``; a label is no dump."""
-    shown = [f"`{path}` {f'{value:.3g}' if isinstance(value, float) else value}" for path, value in values.items()]
+    shown = [f"`{path}` {setting(value)}" for path, value in values.items()]
     left = len(shown) - MOST_SETTINGS
     more = [f"and {left} more in the package's `config.json`"] if left > 0 else []
     return ", ".join([*shown[:MOST_SETTINGS], *more]) or "nothing"

@@ -13,8 +13,11 @@ from cddpm.search.trial import FAILED, Stop, TrialResult, read_ending
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the leaderboard. ``validation`` is the best objective of a search over scoring settings, so only finished
-    trials have one; ``test`` only of what was scored on test."""
+    """A line of the leaderboard.
+
+    ``validation`` is the best objective of a search over scoring settings, so only finished trials have one; ``test`` only
+    what was scored on test.
+    """
 
     name: str
     state: str

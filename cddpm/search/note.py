@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from cddpm.config import ExperimentConfig
 from cddpm.search.leaderboard import Row
 from cddpm.text import command
+from cddpm.text.numbers import score, setting
 from cddpm.tracking import names
 
 MOST_TRIALS = 10
-_NOTHING = "-"
 
 
 def markdown(config: ExperimentConfig, rows: Sequence[Row]) -> str:
@@ -22,9 +22,9 @@ def markdown(config: ExperimentConfig, rows: Sequence[Row]) -> str:
     head = ["trial", f"validation {objective}", *(f"test {objective}: {name}" for name in tested), "state", "settings"]
     lines = [head, ["---", *("---:" for _ in range(1 + len(tested))), "---", "---"]]
     for row in shown:
-        test = [_score((row.test or {}).get(name)) for name in tested]
-        settings = ", ".join(f"{_leaf(path)} {_value(value)}" for path, value in row.settings.items())
-        lines.append([row.name, _score(row.validation), *test, row.state, settings or "as configured"])
+        test = [score((row.test or {}).get(name)) for name in tested]
+        settings = ", ".join(f"{_leaf(path)} {setting(value)}" for path, value in row.settings.items())
+        lines.append([row.name, score(row.validation), *test, row.state, settings or "as configured"])
     table = "\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in lines)
     left = len(rows) - len(shown)
     parts = [
@@ -37,14 +37,6 @@ def markdown(config: ExperimentConfig, rows: Sequence[Row]) -> str:
         f"'{names.KIND_TRIAL}'``",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _score(value: float | None) -> str:
-    return _NOTHING if value is None else f"{value:.3f}"
-
-
-def _value(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _leaf(path: str) -> str:

@@ -1,6 +1,5 @@
 """Where a sweep comes from: its configuration, the fingerprint of its data, and code and machine of each start."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -10,9 +9,9 @@ from typing import Any
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, recorded
 from cddpm.errors import SearchError
-from cddpm.evaluation import provenance
 from cddpm.reconstruct import cache
 from cddpm.scoring import score_book
+from cddpm.tracking import provenance
 from cddpm.training import stages
 
 ORIGIN = "origin.json"
@@ -57,17 +56,8 @@ def read(sweep: Path) -> Origin | None:
     path = sweep / ORIGIN
     if not path.exists():
         return None
-    try:
-        raw = json.loads(path.read_text())
-        return Origin(raw["config"], raw["store"], tuple(map(_start, raw["starts"])))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise SearchError(
-            f"{path}: not the origin of a sweep ({error}); delete it, the next start writes it"
-        ) from error
-
-
-def _start(raw: dict[str, Any]) -> Start:
-    return Start(**{**raw, "forced": tuple(raw.get("forced", ()))})
+    remedy = "delete it, the next start writes it"
+    return artifact.read_json(path, Origin, "the origin of a sweep", remedy, SearchError)
 
 
 def versions() -> dict[str, Any]:

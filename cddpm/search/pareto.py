@@ -1,6 +1,5 @@
 """The Pareto front: points that no other point beats in one objective without losing in another."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +43,12 @@ def members(sweep: Path, config: ExperimentConfig, results: Sequence[TrialResult
 
     Points of a trial that were made before there were several objectives are left out.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for result in results:
-        path = trials.folder_of(sweep, result.number) / trials.POINTS
-        for row in json.loads(path.read_text()):
-            if all(aim.metric in row.get("values", {}) for aim in config.search.aims):
-                params = {**result.params, **row["params"]}
-                found.append(
-                    {"trial": result.number, "number": row["number"], "params": params, "values": row["values"]}
-                )
+        for point in trials.read_points(trials.folder_of(sweep, result.number)):
+            if all(aim.metric in point.values for aim in config.search.aims):
+                params = {**result.params, **point.params}
+                found.append({"trial": result.number, "number": point.number, "params": params, "values": point.values})
     return [found[i] for i in front([member["values"] for member in found], config.search.aims)]
 
 

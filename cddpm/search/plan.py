@@ -11,7 +11,7 @@ from typing import Any
 from cddpm import artifact
 from cddpm.config import Choice, ExperimentConfig, Float, Integer, Parameter, to_dict, value_at
 from cddpm.data.layout import read_layout, root_of
-from cddpm.data.phantom import LABEL
+from cddpm.data.phantom.folder import LABEL
 from cddpm.data.split import ScanRow
 from cddpm.data.store import SliceStore, store_fingerprint
 from cddpm.models import precision
@@ -269,4 +269,4 @@ def _point_seconds(config: ExperimentConfig, store: str | None) -> Iterator[floa
         entered = origin.read(sweep)
         if entered is not None and entered.store == store:
             for path in sorted(sweep.glob(f"trials/*/{trials.POINTS}")):
-                yield from (float(row["seconds"]) for row in json.loads(path.read_text()))
+                yield from (point.seconds for point in trials.read_points(path.parent))

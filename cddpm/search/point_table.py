@@ -45,8 +45,9 @@ def record(folder: Path, points: Sequence[Point], config: ExperimentConfig) -> N
 
 
 def columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Flat columns of ``Point.row()``s: number, objective, values, settings by dotted path, ``threshold/Brats21``,
-    ``Brats21/dice``.
+    """Flat columns of ``Point.row()``s.
+
+    They are number, objective, values, settings by dotted path, ``threshold/Brats21``, ``Brats21/dice``.
 
     A setting that has lists or several kinds of values is JSON text throughout; None says that a point does not have it.
     """

@@ -3,14 +3,13 @@
 Nothing is written, and no artifact is needed but where a method says so: a folder that was copied away can still be read.
 """
 
-import difflib
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cddpm import artifact
 from cddpm.campaign import IDENTITY, is_running
 from cddpm.config import ExperimentConfig, parse, resolve_paths, with_values
 from cddpm.errors import CddpmError, SearchError
@@ -22,6 +21,7 @@ from cddpm.search.origin import Origin
 from cddpm.search.pareto import FRONT
 from cddpm.search.scoring_search import Point
 from cddpm.search.trial import TrialResult, read_ending, read_result, read_stop
+from cddpm.text.likeness import nearest
 from cddpm.training import checkpoint, stages
 
 State = Literal["finished", "stopped early", "failed", "running", "interrupted"]
@@ -30,8 +30,11 @@ History = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial in whatever state. ``objective``: the best of its search, on validation; ``preview``: what a trial that was
-    stopped early had last, on a few volumes."""
+    """A trial in whatever state.
+
+    ``objective``: the best of its search, on validation; ``preview``: what a trial that was stopped early had last, on a
+    few volumes.
+    """
 
     number: int
     state: State
@@ -143,7 +146,7 @@ def find(sweep: str, output_dir: Path) -> Path:
             f"{sweep}: not the folder of a sweep (no {IDENTITY}); a sweep is kept in OUTPUT_DIR/sweeps/NAME"
         )
     there = sorted(p.parent.name for p in (output_dir / "sweeps").glob(f"*/{IDENTITY}"))
-    near = difflib.get_close_matches(sweep, there, n=3, cutoff=0.5)
+    near = nearest(sweep, there)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"there are {', '.join(there[:10])}"
     raise SearchError(
         f"{output_dir / 'sweeps'}: no sweep '{sweep}'; {hint if there else 'there is none; --output-dir names another folder'}"
@@ -172,15 +175,15 @@ def _configuration(folder: Path, entered: Origin | None, folders: Sequence[Path]
     first = next((p / trials.CONFIG for p in folders if (p / trials.CONFIG).exists()), None)
     if first is None:
         raise SearchError(f"{folder}: this sweep has not begun its first trial; there is nothing to report")
-    config: dict[str, Any] = _json(first)
-    return config
+    return _json(first)
 
 
 def _trial(folder: Path, running: bool, base: ExperimentConfig) -> TrialRecord:
     number, result = int(folder.name), read_result(folder)
     if result is not None:
-        points = [Point(**row) for row in _json(folder / trials.POINTS)] if (folder / trials.POINTS).exists() else []
-        return TrialRecord(number, "finished", result.params, result, result.objective, points=points)
+        return TrialRecord(
+            number, "finished", result.params, result, result.objective, points=trials.read_points(folder)
+        )
     if stop := read_stop(folder):
         return TrialRecord(number, "stopped early", stop.params, preview=stop.objective, note=stop.note)
     fault = read_ending(folder, trials.FAILED)
@@ -198,10 +201,6 @@ def _searched(path: Path, base: ExperimentConfig) -> dict[str, Any]:
     return {p: functools.reduce(lambda part, name: part[name], p.split("."), tree) for p in base.search.training.space}
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise SearchError(
-            f"{path}: damaged ({error}); delete it, and --resume the sweep if it is to be made again"
-        ) from error
+def _json(path: Path) -> dict[str, Any]:
+    remedy = "delete it, and --resume the sweep if it is to be made again"
+    return artifact.read_json(path, dict[str, Any], "what this program writes", remedy, SearchError)

@@ -15,6 +15,7 @@ from cddpm.search.leaderboard import Row
 from cddpm.search.scoring_search import objective_datasets
 from cddpm.search.sweep import Summary
 from cddpm.text import Console, Table, command, near, whole
+from cddpm.text.numbers import score, setting
 from cddpm.tracking.address import to_publish
 
 COLUMNS = 110
@@ -66,9 +67,9 @@ def leaderboard(config: ExperimentConfig, rows: list[Row], with_settings: bool) 
     if with_settings:
         table.add_column("settings")
     for row in rows:
-        test = [_number((row.test or {}).get(name)) for name in names]
+        test = [score((row.test or {}).get(name), "") for name in names]
         style = "bold green" if row.name.startswith("champion") else "cyan" if row.state == "for comparison" else ""
-        cells = [row.name, row.state, _number(row.validation), *test, *([_settings(row)] if with_settings else [])]
+        cells = [row.name, row.state, score(row.validation, ""), *test, *([_settings(row)] if with_settings else [])]
         table.add_row(*cells, style=style)
     return table
 
@@ -83,7 +84,7 @@ def pareto_front(config: ExperimentConfig, front: list[dict[str, Any]]) -> Table
         table.add_column(f"{aim.metric} ({'higher' if aim.goal == 'maximize' else 'lower'} is better)", justify="right")
     table.add_column("settings")
     for member in front[::step]:
-        values = [_short(member["values"][aim.metric]) for aim in config.search.aims]
+        values = [setting(member["values"][aim.metric]) for aim in config.search.aims]
         table.add_row(f"{member['trial']:04d}", *values, ", ".join(_parts(member["params"])))
     return table
 
@@ -94,15 +95,7 @@ def _settings(row: Row) -> str:
 
 def _parts(settings: Mapping[str, Any]) -> list[str]:
     """Each setting with its value, as markup that is not broken between the two."""
-    return [whole(f"{place.rsplit('.', 1)[-1]} {_short(value)}") for place, value in settings.items()]
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return [whole(f"{place.rsplit('.', 1)[-1]} {setting(value)}") for place, value in settings.items()]
 
 
 def _verdict(config: ExperimentConfig, contenders: list[Contender]) -> Iterator[str]:

@@ -20,9 +20,9 @@ from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSamp
 from optuna.trial import FrozenTrial, TrialState
 
 from cddpm.config import Choice, ExperimentConfig, Float, LevelConfig, Space, active, ordered, value_at
-from cddpm.models.noise import slice_seed
 from cddpm.search import space as spaces
 from cddpm.search import spread
+from cddpm.seeds import seed_of
 
 POPULATION = 20
 """Points of one generation of NSGA-II."""
@@ -42,7 +42,7 @@ class Sampler(BaseSampler):
     def _of(self, trial: FrozenTrial) -> BaseSampler:
         if trial.number != self._number:
             self._number = trial.number
-            self._inner = made(self.level, slice_seed(self.seed, "trial", trial.number) % 2**32)
+            self._inner = made(self.level, seed_of(self.seed, "trial", trial.number) % 2**32)
         return self._inner
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -63,7 +63,7 @@ class Sampler(BaseSampler):
         if not _begins(inner, study, trial):
             return inner.sample_independent(study, trial, param_name, param_distribution)
         before = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number]
-        random = np.random.default_rng(slice_seed(self.seed, "spread", trial.number, param_name))
+        random = np.random.default_rng(seed_of(self.seed, "spread", trial.number, param_name))
         return spread.value(param_name, param_distribution, trial, before, random)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import optuna
 
 from cddpm.config import ExperimentConfig, LevelConfig, with_values
-from cddpm.models.noise import slice_seed
 from cddpm.scoring.score import Scorer
 from cddpm.scoring.score_book import ScoreBook
 from cddpm.search import objectives
 from cddpm.search import space as spaces
 from cddpm.search.point import Params, Point, ScorePoints, in_process, objective_datasets, scoring_with
 from cddpm.search.sampler import Sampler, first_points, point_count
+from cddpm.seeds import seed_of
 from cddpm.training.loop import Interrupted
 
 __all__ = ["GUIDANCE", "Point", "best", "objective_datasets", "preview", "scoring_with", "search"]
@@ -26,7 +26,7 @@ class _Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._score, self._config = score, config
         self.level = _level(config, guided)
-        seed = slice_seed(config.seed, "scoring search")
+        seed = seed_of(config.seed, "scoring search")
         directions = [aim.goal for aim in config.search.aims]
         self._study = optuna.create_study(directions=directions, sampler=Sampler(self.level, seed))
         own = spaces.point(self.level.space, spaces.defaults(self.level.space, config))

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial
 MOST_CANDIDATES, FEWEST_CANDIDATES = 64, 8
 MOST_VALUES = 1024
 """Whole numbers of longer ranges are drawn as real ones and rounded."""
+Range = FloatDistribution | IntDistribution
 Places = NDArray[np.float64]
 
 
@@ -69,31 +70,35 @@ def place_of(distribution: BaseDistribution, param: Any) -> float:
     if isinstance(distribution, CategoricalDistribution):
         return distribution.to_internal_repr(param)
     low, high = _limits(distribution)
-    at = math.log(param) if distribution.log else param
+    at = math.log(param) if _range(distribution).log else param
     return min(1.0, max(0.0, (at - low) / (high - low)))
+
+
+def _range(distribution: BaseDistribution) -> Range:
+    """Raises ``TypeError`` for what has no range."""
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        return distribution
+    raise TypeError(f"{type(distribution).__name__}: allowed are float, int and categorical distributions")
 
 
 def _limits(distribution: BaseDistribution) -> tuple[float, float]:
     """Ends of a range; whole numbers have room of half a step around them, so that the ends are as likely as the rest."""
-    if isinstance(distribution, FloatDistribution):
-        low, high = distribution.low, distribution.high
-    elif isinstance(distribution, IntDistribution):
-        low, high = distribution.low - 0.5 * distribution.step, distribution.high + 0.5 * distribution.step
-    else:
-        raise TypeError(f"{type(distribution).__name__}: allowed are float, int and categorical distributions")
-    return (math.log(low), math.log(high)) if distribution.log else (low, high)
+    found = _range(distribution)
+    room = 0.5 * found.step if isinstance(found, IntDistribution) else 0.0
+    low, high = found.low - room, found.high + room
+    return (math.log(low), math.log(high)) if found.log else (low, high)
 
 
 def _value_at(distribution: BaseDistribution, place: float) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[int(place)]
-    low, high = _limits(distribution)
+    found, (low, high) = _range(distribution), _limits(distribution)
     at = low + place * (high - low)
-    at = math.exp(at) if distribution.log else at
-    if isinstance(distribution, IntDistribution):
-        at = distribution.low + distribution.step * round((at - distribution.low) / distribution.step)
-        return int(min(distribution.high, max(distribution.low, at)))
-    return float(min(distribution.high, max(distribution.low, at)))
+    at = math.exp(at) if found.log else at
+    if isinstance(found, IntDistribution):
+        at = found.low + found.step * round((at - found.low) / found.step)
+        return int(min(found.high, max(found.low, at)))
+    return float(min(found.high, max(found.low, at)))
 
 
 def _candidates(distribution: BaseDistribution, tried: Places, random: np.random.Generator) -> Places:

@@ -14,12 +14,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cddpm.config import ExperimentConfig, SearchConfig
 from cddpm.errors import SearchError
-from cddpm.models.noise import slice_seed
 from cddpm.search import pruner
 from cddpm.search import space as spaces
 from cddpm.search import trial as trials
 from cddpm.search.sampler import Sampler, first_points
 from cddpm.search.warm_start import Trial
+from cddpm.seeds import seed_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def open_study(path: Path, config: ExperimentConfig, earlier: Sequence[Trial] = 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = _storage(path)
     level = config.search.training
-    seed = slice_seed(config.seed, "training search")
+    seed = seed_of(config.seed, "training search")
     study = optuna.create_study(
         storage=storage,
         study_name=STUDY,

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from rich.markup import escape
 
-from cddpm import artifact, cluster, cluster_door
+from cddpm import artifact, cluster
 from cddpm.campaign import Campaign, flat
 from cddpm.config import ExperimentConfig, recorded, to_dict, with_values
 from cddpm.data.check import check
 from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import read_layout, root_of
-from cddpm.data.phantom import GENERATOR_VERSION, make_phantom
+from cddpm.data.phantom.folder import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError
 from cddpm.models import precision
@@ -110,7 +110,7 @@ def run(
     sweep of this name exists and ``resume`` is not asked for (or the other way round), if any of them was another, or if
     another process is running it; ``StoppedError`` when it was stopped and can be resumed.
     """
-    cluster_door.check_answers(address)
+    cluster.check_answers(address)
     folder = folder_of(config)
     campaign = Campaign("sweep", config.name, folder, _identity(config), forceable=True)
     with campaign.held(resume or extend != 0, display.stop, force) as changed:

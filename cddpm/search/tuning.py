@@ -55,7 +55,7 @@ class StudySearch(Searcher):
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is on the disk, and a run of Tune is never restored."""
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # as Ray takes it: FINISHED is text
         """The next trial: its number and its settings by dotted path; ``FINISHED`` once the sweep shall end."""
         spent = budget.read(self._folder).exceeded(self._config.search)
         if stop_requested(self._folder) or self._failures.met or spent:

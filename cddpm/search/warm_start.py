@@ -12,13 +12,14 @@ from typing import Any
 
 from cddpm import artifact
 from cddpm.campaign import IDENTITY, flat
-from cddpm.config import ExperimentConfig, active, did_you_mean, parse, to_dict, value_at, with_values
+from cddpm.config import ExperimentConfig, active, parse, to_dict, value_at, with_values
 from cddpm.errors import ConfigError, SearchError
 from cddpm.search import leaderboard, origin
 from cddpm.search import space as spaces
 from cddpm.search import trial as trials
 from cddpm.search.point import objective_datasets
 from cddpm.search.trial import TrialResult
+from cddpm.text.likeness import did_you_mean
 
 FILE = "warm_start.json"
 SCORING_POINTS = 5
@@ -55,11 +56,7 @@ def earlier(sweep: Path, config: ExperimentConfig, store: str) -> Earlier:
     path = sweep / FILE
     if not path.exists():
         artifact.write_json(path, asdict(gathered(sweep.parent, config, store)))
-    try:
-        raw = json.loads(path.read_text())
-        return Earlier([Trial(**one) for one in raw["trials"]], raw["scoring"], raw["said"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise SearchError(f"{path}: not a record of a warm start ({error}); delete it to look again") from error
+    return artifact.read_json(path, Earlier, "a record of a warm start", "delete it to look again", SearchError)
 
 
 def gathered(sweeps: Path, config: ExperimentConfig, store: str) -> Earlier:
@@ -83,7 +80,8 @@ def gathered(sweeps: Path, config: ExperimentConfig, store: str) -> Earlier:
 
 def _other_task(folder: Path, config: ExperimentConfig, store: str) -> str | None:
     """Why nothing of an earlier sweep can be compared with this one."""
-    before = json.loads((folder / IDENTITY).read_text())
+    identity = "the settings that a sweep began with"
+    before = artifact.read_json(folder / IDENTITY, dict[str, Any], identity, "restore it", SearchError)
     now, entered = flat(to_dict(config)), origin.read(folder)
     pairs = {
         "search.objective": (before.get("search.objective"), config.search.objective),

@@ -17,8 +17,9 @@ HANG = 2
 
 
 def printable(text: str, but: str = "") -> str:
-    """``text`` with what no terminal and no file of UTF-8 takes as a backslash escape: control characters, other than those in
-    ``but``, and the bytes of a file's name in another encoding.
+    """``text`` with what no terminal and no file of UTF-8 takes as a backslash escape.
+
+    That is control characters, other than those in ``but``, and the bytes of a file's name in another encoding.
     """
     return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in but else _escaped(ord(found[0])), text)
 

@@ -193,4 +193,4 @@ def as_global(uri: str) -> Iterator[None]:
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)  # None unsets it
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cddpm.errors import ConfigError
+from cddpm.text.likeness import nearest
 from cddpm.tracking import names
-from cddpm.tracking.reference import nearest
 from cddpm.tracking.version import Version
 from cddpm.tracking.version_condition import Comparison, is_about_test, metric_key, parse
 

@@ -121,7 +121,7 @@ def _signature() -> Any:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array
 
-    kinds = {"string": DataType.string, "double": DataType.double, "strings": Array(DataType.string)}
+    kinds: dict[str, Any] = {"string": DataType.string, "double": DataType.double, "strings": Array(DataType.string)}
     return ModelSignature(
         Schema([ColSpec(DataType.string, name, required) for name, required in INPUTS.items()]),
         Schema([ColSpec(kinds[kind], name) for name, kind in OUTPUTS.items()]),

@@ -1,9 +1,9 @@
 """References: how a person names a version, and what was meant by a name that is none."""
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from cddpm.errors import TrackingError
+from cddpm.text.likeness import nearest
 from cddpm.tracking.version import Version
 
 ALLOWED = "a version number, an alias, a run id or <sweep>/<trial>"
@@ -30,8 +30,3 @@ def references(version: Version) -> list[str]:
     """All names of a version."""
     trial = [version.trial_name] if version.trial_name else []
     return [*version.aliases, *trial, str(version.number), version.run_id]
-
-
-def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The ``count`` names that look most like ``name``; none if nothing does."""
-    return difflib.get_close_matches(name, list(dict.fromkeys(known)), n=count, cutoff=0.4)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cddpm.errors import ConfigError, TrackingError
+from cddpm.text.likeness import nearest
 from cddpm.tracking import names
-from cddpm.tracking.reference import nearest
 from cddpm.tracking.version import Version
 from cddpm.tracking.version_condition import Comparison, fulfilled, full_name
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cddpm.errors import ConfigError, TrackingError
-from cddpm.tracking.reference import nearest
+from cddpm.text.likeness import nearest
 
 KINDS = ("metrics", "params", "tags")
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {

@@ -1,0 +1,1 @@
+"""One plain loop, its stages, and the worker that Ray Train runs."""

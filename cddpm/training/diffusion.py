@@ -10,9 +10,10 @@ from cddpm.config import ExperimentConfig
 from cddpm.data.augment import augment
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
-from cddpm.models.noise import noise, slice_seed
+from cddpm.models.noise import noise
 from cddpm.models.patches import training_corner
 from cddpm.models.precision import certain
+from cddpm.seeds import seed_of
 from cddpm.training.best import Criterion
 from cddpm.training.loop import Recipe
 from cddpm.training.order import Rows, evenly_spaced
@@ -32,7 +33,7 @@ def recipe(config: ExperimentConfig) -> Recipe:
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         evaluations=settings.evaluations,
-        seed=slice_seed(config.seed, STAGE),
+        seed=seed_of(config.seed, STAGE),
         optimizer="adam",
         warmup_images=settings.warmup_images,
         decay=settings.learning_rate_decay,
@@ -67,7 +68,7 @@ class DiffusionObjective:
         preview: Preview,
         device: torch.device,
     ) -> None:
-        torch.manual_seed(slice_seed(config.seed, STAGE, "weights"))
+        torch.manual_seed(seed_of(config.seed, STAGE, "weights"))
         self.model = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
         self.module: nn.Module = self.model
         self.config, self.store, self.device, self.preview = config, store, device, preview
@@ -81,13 +82,13 @@ class DiffusionObjective:
         seed, diffusion = self.config.seed, self.config.diffusion
         slices = torch.from_numpy(self.store.images(rows)).unsqueeze(1)
         if self.config.training.augmentation.enabled:
-            seeds = torch.tensor([slice_seed(seed, "augmentation", int(p)) for p in positions])
+            seeds = torch.tensor([seed_of(seed, "augmentation", int(p)) for p in positions])
             voxel_size_mm = (self.config.data.voxel_size_mm or 1.0) * self.config.data.rescale_factor
             slices = augment(slices, seeds, self.config.training.augmentation, voxel_size_mm)
-        levels = torch.tensor([slice_seed(seed, "level", int(p)) % diffusion.timesteps for p in positions])
+        levels = torch.tensor([seed_of(seed, "level", int(p)) % diffusion.timesteps for p in positions])
         dropped = None
         if diffusion.condition_dropout:
-            draws = [slice_seed(seed, "dropout", int(p)) / 2**63 for p in positions]
+            draws = [seed_of(seed, "dropout", int(p)) / 2**63 for p in positions]
             dropped = (torch.tensor(draws) < diffusion.condition_dropout).to(self.device)
         noised = self._noised(slices, levels, [self._noise_seed(int(p)) for p in positions])
         return (*noised, dropped, *self._corners([("box", int(p)) for p in positions]))
@@ -96,15 +97,15 @@ class DiffusionObjective:
         """Shared noise is that of the whole batch over all workers, whatever their number."""
         seed, batch_size = self.config.seed, self.config.training.batch_size
         if self.config.diffusion.noise.shared:
-            return slice_seed(seed, "noise", "batch", position // batch_size)
-        return slice_seed(seed, "noise", position)
+            return seed_of(seed, "noise", "batch", position // batch_size)
+        return seed_of(seed, "noise", position)
 
     def _corners(self, names: list[tuple[str | int, ...]]) -> list[Tensor]:
         """The boxes' corners (B, 2), one per name; nothing for a model that is not patched."""
         patch, shape = self.config.diffusion.patch, self.config.data.slice_shape
         if not patch.enabled:
             return []
-        corners = [training_corner(patch, slice_seed(self.config.seed, *name), shape) for name in names]
+        corners = [training_corner(patch, seed_of(self.config.seed, *name), shape) for name in names]
         return [torch.tensor(corners, device=self.device)]
 
     def _noised(self, slices: Tensor, levels: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,7 +131,7 @@ class DiffusionObjective:
             part = mine[start : start + batch]
             slices = torch.from_numpy(self.store.images(rows[part])).unsqueeze(1)
             shared = self.config.diffusion.noise.shared
-            seeds = [slice_seed(self.config.seed, *name, 0 if shared else int(i)) for i in part]
+            seeds = [seed_of(self.config.seed, *name, 0 if shared else int(i)) for i in part]
             corners = self._corners([(*name, "box", int(i)) for i in part])
             loss = module(*self._noised(slices, levels[part], seeds), None, *corners)
             sums += torch.tensor([float(loss) * len(part), len(part)], dtype=torch.float64)
@@ -150,7 +151,7 @@ class DiffusionObjective:
             data = self.config.data
             volumes = [self.store.slice_ids([v]) for v in self.store.cohort(data.healthy, "val", data.fold)]
             name = ("validation", "images", images)
-            rows = [ids[slice_seed(seed, *name, "slice", i) % len(ids)] for i, ids in enumerate(volumes)]
-            levels = [slice_seed(seed, *name, "level", i) % timesteps for i in range(len(rows))]
+            rows = [ids[seed_of(seed, *name, "slice", i) % len(ids)] for i, ids in enumerate(volumes)]
+            levels = [seed_of(seed, *name, "level", i) % timesteps for i in range(len(rows))]
             return np.array(rows), torch.tensor(levels), name
         raise ValueError(f"training.validation_draw: {draw!r}; allowed are fixed and random")

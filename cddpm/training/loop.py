@@ -22,9 +22,9 @@ from cddpm.config import ExperimentConfig
 from cddpm.errors import CddpmError
 from cddpm.models.cddpm import memory_format
 from cddpm.models.encoder import draw_paths
-from cddpm.models.noise import slice_seed
 from cddpm.models.precision import Format, autocast
 from cddpm.scoring.score import Scorer
+from cddpm.seeds import seed_of, step_seed
 from cddpm.training import best, checkpoint
 from cddpm.training.order import Rows, batch_rows
 from cddpm.training.ranks import Ranks
@@ -166,8 +166,8 @@ class Trainer:
         recipe, ranks = self.recipe, self.ranks
         rows = batch_rows(self.rows, recipe.seed, self.images, recipe.batch_size)[ranks.rank :: ranks.world]
         positions = np.arange(self.images, self.images + recipe.batch_size)[ranks.rank :: ranks.world]
-        torch.manual_seed((recipe.seed * 1_000_003 + int(positions[0])) % 2**63)  # dropout: the one draw of each rank
-        draw_paths(self.module, [slice_seed(recipe.seed, "depth", int(p)) for p in positions], ranks.device)
+        torch.manual_seed(step_seed(recipe.seed, int(positions[0])))  # dropout: the one draw of each rank
+        draw_paths(self.module, [seed_of(recipe.seed, "depth", int(p)) for p in positions], ranks.device)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(self.images)
         parallel.train()

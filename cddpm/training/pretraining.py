@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import memory_format
-from cddpm.models.noise import slice_seed
 from cddpm.models.precision import certain
 from cddpm.models.spark import SparK, seeded_masks
+from cddpm.seeds import seed_of
 from cddpm.training.loop import Recipe
 from cddpm.training.order import Rows, evenly_spaced
 from cddpm.training.ranks import Ranks
@@ -26,7 +26,7 @@ def recipe(config: ExperimentConfig) -> Recipe:
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         evaluations=settings.evaluations,
-        seed=slice_seed(config.seed, STAGE),
+        seed=seed_of(config.seed, STAGE),
         optimizer="adamw",
         decay="cosine",
         precision=certain(config.training.precision),
@@ -40,7 +40,7 @@ class PretrainingObjective:
         self, config: ExperimentConfig, store: SliceStore, validation_rows: Rows, device: torch.device
     ) -> None:
         settings = config.pretraining
-        torch.manual_seed(slice_seed(config.seed, STAGE, "weights"))
+        torch.manual_seed(seed_of(config.seed, STAGE, "weights"))
         self.spark = SparK(config.encoder, settings.decoder_width, settings.mask_ratio)
         self.module: nn.Module = self.spark
         self.store, self.seed, self.device = store, config.seed, device
@@ -49,7 +49,7 @@ class PretrainingObjective:
 
     def batch(self, rows: Rows, positions: Rows) -> tuple[Tensor, Tensor]:
         """Slices (B, 1, H, W) and masks (B, 1, h, w), True = visible, each drawn for its position in the data stream."""
-        return self._batch(rows, [slice_seed(self.seed, STAGE, int(p)) for p in positions])
+        return self._batch(rows, [seed_of(self.seed, STAGE, int(p)) for p in positions])
 
     def _batch(self, rows: Rows, seeds: list[int]) -> tuple[Tensor, Tensor]:
         slices = torch.from_numpy(self.store.images(rows)).unsqueeze(1)
@@ -63,7 +63,7 @@ class PretrainingObjective:
         sums = torch.zeros(2, dtype=torch.float64)
         for start in range(0, len(mine), self.validation_batch):
             part = mine[start : start + self.validation_batch]
-            seeds = [slice_seed(self.seed, STAGE, "validation", int(i)) for i in part]
+            seeds = [seed_of(self.seed, STAGE, "validation", int(i)) for i in part]
             loss = module(*self._batch(self.validation_rows[part], seeds))
             sums += torch.tensor([float(loss) * len(part), len(part)], dtype=torch.float64)
         total, count = ranks.total(sums).tolist()

@@ -120,7 +120,7 @@ def settled(
 
 
 def _format_line(asked: ExperimentConfig, chosen: ExperimentConfig, nodes: Mapping[str, precision.Hardware]) -> str:
-    """``float32 (auto: a CPU without AMX-BF16 or AVX512-BF16)``"""
+    """``float32 (auto: a CPU without AMX-BF16 or AVX512-BF16)``."""
     formats = precision.formats(chosen)
     training, reconstruction = formats.values()
     words = training if training == reconstruction else f"{training}, reconstruction {reconstruction}"
@@ -167,7 +167,7 @@ def run(assignment: Assignment, name: str, folder: Path, gpus: float, forward_re
 
     compute = parse(assignment.config, "trial").compute
     trainer = TorchTrainer(
-        work,
+        work,  # type: ignore[arg-type]  # Ray Train's types are those of its older trainer, which returned nothing
         train_loop_config={"assignment": assignment},
         scaling_config=ScalingConfig(
             num_workers=compute.workers,
@@ -182,7 +182,7 @@ def run(assignment: Assignment, name: str, folder: Path, gpus: float, forward_re
         ),
     )
     try:
-        outcome: Outcome | None = trainer.fit().return_value
+        outcome: Outcome | None = trainer.fit().return_value  # type: ignore[attr-defined]
     except TrainingFailedError as error:
         raise _cause(error) from error
     return outcome

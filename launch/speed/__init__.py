@@ -1,0 +1,1 @@
+"""What runs how fast: measurements that ``launch/bench.py`` prints."""

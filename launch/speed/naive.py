@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.published.scoring import ReferenceVolume, reference_anomaly_map
 from cddpm.reconstruct.predict import predict_volume
 from cddpm.scoring.metrics import dice
 from cddpm.scoring.operating_point import ten_step_search
 from cddpm.scoring.postprocess import remove_small_components
-from cddpm.scoring.reference import ReferenceVolume, reference_anomaly_map
 from speed.cohort import LEVELS, Cohort
 from speed.timing import seconds
 

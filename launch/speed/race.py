@@ -23,10 +23,10 @@ from cddpm.config import ExperimentConfig, ScoringConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
 from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.published.scoring import search_array
 from cddpm.reconstruct.cache import ReconstructionCache, cache_path
 from cddpm.scoring.metrics import dice, mean
 from cddpm.scoring.postprocess import component_rule, remove_small_components
-from cddpm.scoring.reference import search_array
 from cddpm.scoring.residual import eroded_mask
 from cddpm.scoring.score import Scorer
 from cddpm.search import scoring_search
@@ -147,6 +147,7 @@ class PlainWay:
         self._unhealthy = {name: unhealthy[name] for name in objective_datasets(config)}
 
     def __call__(self, proposals: Sequence[Proposal]) -> list[Point]:
+        """Score ``proposals``, one after the other."""
         return [self._point(number, params) for number, params in proposals]
 
     def _point(self, number: int, params: Params) -> Point:

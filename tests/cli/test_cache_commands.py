@@ -8,7 +8,7 @@ import pytest
 from shelf import Shelf, full
 from typer.testing import CliRunner, Result
 
-from cddpm.cache_commands import app
+from cddpm.cli.cache import app
 from cddpm.errors import ArtifactError, ConfigError, TrackingError
 
 pytestmark = pytest.mark.slow

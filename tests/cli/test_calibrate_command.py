@@ -12,13 +12,13 @@ from tiny_package import EXPERIMENT, Scan
 from typer.testing import CliRunner, Result
 
 from cddpm.cli import app
+from cddpm.cli.shell import guarded_app
 from cddpm.config import with_values
 from cddpm.data.volume import read_segmentation
 from cddpm.errors import ArtifactError, CddpmError, ConfigError, DataError, TrackingError
 from cddpm.predict import threshold_calibration
 from cddpm.predict.predictor import Predictor
 from cddpm.predict.scans import Job
-from cddpm.shell import guarded_app
 from cddpm.tracking.address import default_uri
 from cddpm.tracking.package import Package, write_package
 from cddpm.tracking.registry import Registry

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from cddpm.cli import app
+from cddpm.cli.glossary import ARROWS, entry
 from cddpm.errors import ConfigError
-from cddpm.glossary_commands import ARROWS, entry
 from cddpm.scoring.glossary import MEASURES
 
 

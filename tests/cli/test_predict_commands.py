@@ -14,10 +14,10 @@ from tiny_package import Scan, turned
 from typer.testing import CliRunner, Result
 
 from cddpm.cli import app
+from cddpm.cli.shell import guarded_app
 from cddpm.data.volume import describe, read_image, read_segmentation, write_volume
 from cddpm.errors import ArtifactError, ConfigError, DataError, TrackingError
 from cddpm.predict.predictor import Prediction
-from cddpm.shell import guarded_app
 from cddpm.tracking.address import default_uri
 from cddpm.tracking.package import Package
 from cddpm.tracking.registry import Registry

@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 from launched import ROOT
 from typer.testing import CliRunner
 
-from cddpm import cache_commands, import_commands
-from cddpm.cli import app
+from cddpm.cli import app, cache, importing
+from cddpm.cli.registry import calibration
 from cddpm.config import parse
 from cddpm.inventory.pruning import Policy
 from cddpm.predict import threshold_calibration
-from cddpm.registry_commands import calibration
 from cddpm.search import note, report
 from cddpm.search.sweep import Summary
 from cddpm.text import Console, command
@@ -74,13 +73,13 @@ def _candidate(kind: str) -> Any:
 def test_after_an_import(study: Path) -> None:
     for kind, script in ((ENCODER, "sweep"), (CHECKPOINT, "evaluate")):
         place = study / "out" / kind / "f00d"
-        line = import_commands._next(_candidate(kind), place, None)
+        line = importing._next(_candidate(kind), place, None)
         assert f"launch/{script}.py" in line
         found = parsed(line)
         assert inside(found["config"], study) == place / "config.json"
         assert found["data_dir"] == Path("DATA_DIR")
         assert found["setting"][0].endswith(".artifact=f00d")
-    line = import_commands._next(_candidate(CHECKPOINT), study, study / "out" / "a package")
+    line = importing._next(_candidate(CHECKPOINT), study, study / "out" / "a package")
     assert inside(parsed(line)["model"], study) == study / "out" / "a package"
 
 
@@ -142,7 +141,7 @@ def test_to_calibrate_again() -> None:
 
 
 def test_after_freeing_space(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cache_commands._print_freed(9, [], Policy(None, 1, False), study / "my outputs", True, False)
+    cache._print_freed(9, [], Policy(None, 1, False), study / "my outputs", True, False)
     (line,) = re.findall(r"\((cddpm .*) shows", capsys.readouterr().out)
     assert inside(parsed(line)["output_dir"], study) == study / "my outputs"
 
@@ -208,13 +207,13 @@ def _calls(name: str) -> set[str]:
 @pytest.mark.slow
 def test_every_place_that_makes_a_command_is_in_this_file() -> None:
     known: dict[str, Callable[..., None]] = {
-        "import_commands": test_after_an_import,
-        "registry_commands.calibration": test_after_a_calibration,
+        "cli.importing": test_after_an_import,
+        "cli.registry.calibration": test_after_a_calibration,
         "search.report": test_after_a_sweep,
         "search.note": test_in_the_note_of_a_sweep,
         "tracking.address": test_of_the_registry,
         "predict.threshold_calibration": test_to_calibrate_again,
-        "cache_commands": test_after_freeing_space,
-        "glossary_commands": test_for_an_unknown_number,
+        "cli.cache": test_after_freeing_space,
+        "cli.glossary": test_for_an_unknown_number,
     }
     assert _calls("command") == set(known)

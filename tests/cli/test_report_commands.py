@@ -7,8 +7,7 @@ import pytest
 from tiny_package import Scan
 from typer.testing import CliRunner
 
-from cddpm import report_commands
-from cddpm.cli import app
+from cddpm.cli import app, report
 from cddpm.errors import SearchError
 from cddpm.tracking.package import Package
 
@@ -32,7 +31,7 @@ def test_by_name_into_the_sweeps_folder(output_dir: Path) -> None:
 
 def test_by_folder_into_a_file_and_a_browser(output_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(report_commands.webbrowser, "open", lambda address: bool(opened.append(address)) or True)
+    monkeypatch.setattr(report.webbrowser, "open", lambda address: bool(opened.append(address)) or True)
     command = ["report", str(output_dir / "sweeps/drawn"), "--output", str(tmp_path / "page.html"), "--open"]
     assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
     assert opened == [(tmp_path / "page.html").resolve().as_uri()]

@@ -24,8 +24,7 @@ from screen import lost, too_long
 from shelf import full
 from typer.testing import CliRunner
 
-from cddpm import shell
-from cddpm.cli import app
+from cddpm.cli import app, shell
 from cddpm.tracking import connection
 
 WIDTH = 80

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 from screen import broken_words, too_long
 
-from cddpm import shell
+from cddpm.cli import shell
 from cddpm.errors import SearchError, StoppedError
 from cddpm.text import Console
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from cddpm.data import brain
-from cddpm.data.phantom_subject import Subject, draw
+from cddpm.data.phantom.subject import Subject, draw
 from cddpm.data.volume import Volume, VolumeFileError
 
 

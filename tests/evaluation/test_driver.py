@@ -11,7 +11,7 @@ import yaml
 from launched import Here, Launched
 
 from cddpm.config import PhantomConfig
-from cddpm.data.phantom import make_phantom
+from cddpm.data.phantom.folder import make_phantom
 from cddpm.tracking import names
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]

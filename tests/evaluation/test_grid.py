@@ -4,8 +4,8 @@ import pytest
 from fold_results import SUBJECTS, fold_result, shifted, table_of
 
 from cddpm.evaluation.grid import Grid, Line, Text, _letter, details, headline
-from cddpm.evaluation.published import CDDPM, DDPM
-from cddpm.evaluation.result import FoldResult
+from cddpm.published.numbers import CDDPM, DDPM
+from cddpm.scoring.fold_result import FoldResult
 
 
 def texts(grid: Grid) -> dict[str, list[str]]:

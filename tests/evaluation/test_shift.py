@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from tiny_training import make_store, tiny_config
 
-from cddpm.data.contrast import apply_power
 from cddpm.data.store import SliceStore
-from cddpm.evaluation.shift import contrast_store, shifted
+from cddpm.evaluation.shift import apply_power, contrast_store, shifted
 from cddpm.scoring.score import HEALTHY, Scorer
 from cddpm.training import stages
 

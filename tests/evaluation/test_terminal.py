@@ -3,8 +3,8 @@
 import pytest
 from fold_results import full_table
 
-from cddpm.evaluation.published import CDDPM_ENSEMBLE
 from cddpm.evaluation.terminal import show, show_details
+from cddpm.published.numbers import CDDPM_ENSEMBLE
 from cddpm.text import Console
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cddpm.cluster_file import check, faults
+from cddpm.cluster.file import check, faults
 from cddpm.errors import ConfigError
 
 PROJECT = Path(__file__).resolve().parents[2]

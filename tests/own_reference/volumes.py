@@ -15,10 +15,7 @@ from cddpm.data.augment import along_axis, apply_bias, apply_gamma, blur_matrice
 from cddpm.data.prepare import prepare
 from cddpm.data.volume import read_image, read_mask, write_volume
 from cddpm.models.simplex import noise2, octave_field, permutation
-from cddpm.scoring.metrics import confusion, dice
-from cddpm.scoring.operating_point import Optimum, area_under_roc, average_precision, histogram
-from cddpm.scoring.postprocess import remove_small_components
-from cddpm.scoring.reference import (
+from cddpm.published.scoring import (
     ReferenceVolume,
     healthy_reference_metrics,
     reference_anomaly_map,
@@ -26,6 +23,9 @@ from cddpm.scoring.reference import (
     reference_threshold,
     search_array,
 )
+from cddpm.scoring.metrics import confusion, dice
+from cddpm.scoring.operating_point import Optimum, area_under_roc, average_precision, histogram
+from cddpm.scoring.postprocess import remove_small_components
 from cddpm.scoring.residual import eroded_mask
 from cddpm.scoring.surface import hausdorff_mm
 from own_reference.sizes import Shape, Sizes

@@ -24,10 +24,10 @@ from cddpm.models.schedule import schedule_buffers
 from cddpm.models.simplex import octave_field, permutation, simplex_noise
 from cddpm.models.spark import SparK
 from cddpm.models.unet import UNet
+from cddpm.published.scoring import ReferenceVolume, reference_metrics
 from cddpm.scoring.metrics import confusion
 from cddpm.scoring.operating_point import area_under_roc, average_precision, best_dice, histogram, seed_search
 from cddpm.scoring.postprocess import anomaly_map, remove_small_components
-from cddpm.scoring.reference import ReferenceVolume, reference_metrics
 from cddpm.scoring.residual import eroded_mask, residual_map
 
 Arrays = dict[str, np.ndarray]

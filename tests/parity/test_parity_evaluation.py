@@ -12,8 +12,7 @@ from own_reference.volumes import degenerate_cases, reference_volume
 from reference_settings import Arrays, load_arrays, turned
 
 from cddpm.config import ScoringConfig
-from cddpm.scoring.operating_point import histogram, seed_search
-from cddpm.scoring.reference import (
+from cddpm.published.scoring import (
     ReferenceVolume,
     healthy_reference_metrics,
     reference_anomaly_map,
@@ -21,6 +20,7 @@ from cddpm.scoring.reference import (
     reference_threshold,
     search_array,
 )
+from cddpm.scoring.operating_point import histogram, seed_search
 
 pytestmark = pytest.mark.parity
 SCORING = ScoringConfig()

@@ -8,8 +8,8 @@ import pytest
 from reference_settings import Arrays, load_arrays, noise_config, noise_shape, radial_power
 from scipy import stats
 
-from cddpm.models.noise import slice_seed
 from cddpm.models.simplex import simplex_noise
+from cddpm.seeds import seed_of
 
 pytestmark = pytest.mark.parity
 FALSE_ALARM = 1e-4
@@ -23,7 +23,7 @@ def arrays(reference_dir: Path) -> Arrays:
 
 def own_seeds(arrays: Arrays) -> list[int]:
     """As many seeds as the arrays have, as training draws them."""
-    return [slice_seed(0, "parity", i) for i in range(len(arrays["stat_seeds"]))]
+    return [seed_of(0, "parity", i) for i in range(len(arrays["stat_seeds"]))]
 
 
 def own_fields(arrays: Arrays, persistence: float = 1.0) -> np.ndarray:

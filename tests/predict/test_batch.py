@@ -48,7 +48,7 @@ def test_what_a_folder_needs_is_imported_and_no_more() -> None:
     """Each of these takes a second or more, and none is needed to predict with a package."""
     slow = ("ray", "mlflow", "monai", "torchio", "optuna", "sklearn")
     code = (
-        "import sys, cddpm.predict_commands, cddpm.predict.batch, cddpm.predict.source, cddpm.scoring.figures\n"
+        "import sys, cddpm.cli.predict, cddpm.predict.batch, cddpm.predict.source, cddpm.scoring.figures\n"
         f"sys.exit(' '.join(name for name in {slow} if name in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=False)

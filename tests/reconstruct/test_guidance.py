@@ -16,10 +16,11 @@ from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig, NoiseConfi
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.condition import Condition
 from cddpm.models.diffusion import to_signed, to_unit
-from cddpm.models.noise import noise, slice_seed
+from cddpm.models.noise import noise
 from cddpm.reconstruct import cache
 from cddpm.reconstruct.predict import predict_volume
 from cddpm.scoring.score import Scorer
+from cddpm.seeds import seed_of
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +42,7 @@ def network(dropout: float = 0.2, conditioning: str = "cross-attention", **setti
 
 
 def field(s: int, level: int, seed: int) -> torch.Tensor:
-    return noise(NOISE, [slice_seed(7, "A/0", s, level, seed)], (32, 32))
+    return noise(NOISE, [seed_of(7, "A/0", s, level, seed)], (32, 32))
 
 
 class Direct:

@@ -8,9 +8,10 @@ from torch import nn
 from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig, NoiseConfig, PatchConfig
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.condition import Condition
-from cddpm.models.noise import noise, slice_seed
+from cddpm.models.noise import noise
 from cddpm.models.patches import grid
 from cddpm.reconstruct.predict import Manner, Request, predict_volume, predict_volumes
+from cddpm.seeds import seed_of
 
 NOISE = NoiseConfig(kind="gaussian")
 
@@ -52,7 +53,7 @@ def test_every_branch_level_and_seed_is_what_the_model_says(slices):
     for (branch, level, seed), volume in found.items():
         assert volume.dtype == np.float32
         for s, plane in enumerate(slices.astype(np.float32)):
-            field = noise(NOISE, [slice_seed(11, "A/1", s, level, seed)], (8, 6))[0, 0].numpy()
+            field = noise(NOISE, [seed_of(11, "A/1", s, level, seed)], (8, 6))[0, 0].numpy()
             shift = plane.mean() if branch == "c" else 5
             assert np.allclose(volume[s], 2 * plane + (level - 1) * field / 1000 + shift, atol=1e-5)
 

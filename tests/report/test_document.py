@@ -27,32 +27,6 @@ class Reader(html.parser.HTMLParser):
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (None, "-"),
-        (True, "yes"),
-        (12345, "12,345"),
-        (0.00012345, "0.000123"),
-        (2.0, "2"),
-        (20000.0, "20,000"),
-        (1123.6, "1,124"),
-        ([250, 500], "250, 500"),
-        ([], "none"),
-        ("l1", "l1"),
-    ],
-)
-def test_numbers_are_short(value: object, shown: str) -> None:
-    assert document.number(value) == shown
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(None, "-"), (0.25, "0.25 s"), (119.0, "119 s"), (150.0, "2.5 min"), (9000.0, "2.5 h")]
-)
-def test_durations_have_a_unit(seconds: float | None, shown: str) -> None:
-    assert document.duration(seconds) == shown
-
-
-@pytest.mark.parametrize(
     "block",
     [
         Words(EVIL),

@@ -8,13 +8,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cddpm.config import EvaluationConfig, ScoringConfig
 from cddpm.errors import DataError
+from cddpm.published.scoring import ReferenceVolume, healthy_reference_metrics, reference_metrics
 from cddpm.scoring.component_tree import filtered_counts
 from cddpm.scoring.figures import overview_rows
 from cddpm.scoring.measures import measure
 from cddpm.scoring.metrics import dice
 from cddpm.scoring.operating_point import histogram, threshold_value
 from cddpm.scoring.postprocess import ComponentRule, remove_small_components
-from cddpm.scoring.reference import ReferenceVolume, healthy_reference_metrics, reference_metrics
 from cddpm.scoring.score import HEALTHY, Scorer
 
 COHORT, HEALTHY_VOLUMES = {"A": [0, 1, 2], "B": [3, 4]}, [5, 6]

@@ -15,10 +15,10 @@ from scipy import ndimage
 
 from cddpm.config import ScoringConfig
 from cddpm.errors import ArtifactError, DataError
+from cddpm.published.scoring import reference_metrics, reference_threshold, reference_volumes, search_array
 from cddpm.reconstruct import cache
 from cddpm.scoring.metrics import dice
 from cddpm.scoring.postprocess import component_rule, remove_small_components
-from cddpm.scoring.reference import reference_metrics, reference_threshold, reference_volumes, search_array
 from cddpm.scoring.score import Evaluation, Scorer, evaluate
 
 COHORT = {"A": [0, 1, 2], "B": [3, 4]}

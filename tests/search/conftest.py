@@ -8,7 +8,7 @@ from small_sweep import CONFIG
 from tiny_training import make_store, tiny_config
 
 from cddpm.config import ExperimentConfig, PhantomConfig
-from cddpm.data.phantom import make_phantom
+from cddpm.data.phantom.folder import make_phantom
 from cddpm.data.store import SliceStore
 from cddpm.reconstruct import cache
 from cddpm.scoring.score import Scorer

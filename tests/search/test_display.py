@@ -103,11 +103,6 @@ def test_time_left_follows_the_rate(display: Display, monkeypatch: pytest.Monkey
     assert display._sweep_left() == ""
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (61.9, "1:01"), (3661, "61:01")])
-def test_clock(seconds: float, shown: str) -> None:
-    assert displays._clock(seconds) == shown
-
-
 def test_markup_in_settings_is_shown_as_it_is(display: Display, text: io.StringIO) -> None:
     display.started(0, {"reconstruction.noise_levels": [10, 25]})
     assert "noise_levels [10, 25]" in text.getvalue()

@@ -9,13 +9,13 @@ import pytest
 from tiny_training import tiny_config
 
 from cddpm.config import ExperimentConfig
-from cddpm.models.noise import slice_seed
 from cddpm.scoring.score import Scorer
 from cddpm.search import scoring_search
 from cddpm.search import space as spaces
 from cddpm.search.point import Point, Proposal, in_process, scoring_with
 from cddpm.search.sampler import Sampler
 from cddpm.search.scoring_search import GUIDANCE
+from cddpm.seeds import seed_of
 from cddpm.training.loop import Interrupted
 
 SPACE = {
@@ -135,7 +135,7 @@ def test_who_scores_a_batch_and_in_which_order_changes_nothing(scorers: dict[boo
 def test_a_batch_of_one_is_the_search_one_by_one(scorers: dict[bool, Scorer]) -> None:
     """The sampler's own loop, written out."""
     settings, space = config(level={"trials": 13}), config().search.scoring.space
-    sampler = Sampler(settings.search.scoring, slice_seed(settings.seed, "scoring search"))
+    sampler = Sampler(settings.search.scoring, seed_of(settings.seed, "scoring search"))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.enqueue_trial(spaces.point(space, spaces.defaults(space, settings)))
     expected = []

@@ -16,10 +16,11 @@ from ray import tune
 from ray.util.placement_group import placement_group
 from small_sweep import ONE_PROCESS
 
-from cddpm import artifact, cluster, ray_internals
+from cddpm import artifact, cluster
+from cddpm.cluster import internals
 from cddpm.config import override, parse
 from cddpm.data.layout import find_root, read_layout
-from cddpm.data.phantom import make_phantom
+from cddpm.data.phantom.folder import make_phantom
 from cddpm.data.store import build_store
 from cddpm.models.precision import settled_for
 from cddpm.search import study as studies
@@ -172,13 +173,13 @@ def test_the_janitor_frees_a_pending_group_of_a_dead_actor_only(shared_ray: str)
     creator = ray.remote(num_cpus=0)(Creator).remote()
     ours = placement_group([{"CPU": 1}])
     theirs = ray.get(creator.reserve.remote())
-    assert list(ray_internals.abandoned_placement_groups()) == []
+    assert list(internals.abandoned_placement_groups()) == []
     ray.kill(creator)
     end = time.monotonic() + 10
-    while not (found := list(ray_internals.abandoned_placement_groups())) and time.monotonic() < end:
+    while not (found := list(internals.abandoned_placement_groups())) and time.monotonic() < end:
         time.sleep(0.1)
     assert found == [theirs]
-    assert ray_internals.free_abandoned() == 1
+    assert internals.free_abandoned() == 1
     assert ray.util.placement_group_table(ours)["state"] != "REMOVED"
     ray.util.remove_placement_group(ours)
 

@@ -6,8 +6,8 @@ import torch
 from speed.cohort import Cohort, experiment
 from speed.naive import NaiveTrial
 
+from cddpm.published.scoring import reference_anomaly_map
 from cddpm.scoring.operating_point import area_under_roc, average_precision, histogram
-from cddpm.scoring.reference import reference_anomaly_map
 
 SHAPE = (12, 64, 64)
 

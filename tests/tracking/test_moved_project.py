@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cddpm import artifact, events
+from cddpm.cli.registry import app
 from cddpm.config import ExperimentConfig, parse, recorded, resolve_paths
 from cddpm.predict import source
-from cddpm.registry_commands import app
 from cddpm.search import trial
 from cddpm.tracking import book_files
 from cddpm.tracking.address import file_uri

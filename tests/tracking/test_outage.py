@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow_process import Gate, Server, postgresql, running
 from typer.testing import CliRunner
 
-from cddpm import registry_commands
+from cddpm.cli.registry import app as registry_app
 from cddpm.config import ExperimentConfig, ScoringConfig, TrackingConfig
 from cddpm.errors import ArtifactError, AwayError, RefusedError, TrackingError
 from cddpm.tracking import names
@@ -230,7 +230,7 @@ def test_a_killed_driver_loses_and_doubles_nothing(tmp_path: Path, images: int) 
 def _registry(server: Server, *arguments: str) -> Any:
     """``cddpm registry ... --json`` over HTTP."""
     command = [*arguments, "--json", "--tracking-uri", server.uri]
-    done = CliRunner().invoke(registry_commands.app, command, catch_exceptions=False)
+    done = CliRunner().invoke(registry_app, command, catch_exceptions=False)
     assert done.exit_code == 0
     return json.loads(done.stdout)
 
@@ -296,7 +296,7 @@ def test_what_a_server_has_lost_is_named(filled: Server, tmp_path: Path) -> None
             shutil.rmtree(package.parents[1])
     command = ["verify", "--tracking-uri", filled.uri]
     with pytest.raises(ArtifactError, match="2 of 3 registered packages are damaged or gone") as caught:
-        CliRunner().invoke(registry_commands.app, command, catch_exceptions=False)
+        CliRunner().invoke(registry_app, command, catch_exceptions=False)
     assert caught.value.exit_code == 4
     for number in (2, 3):
         assert f"version {number} of 'cddpm': its registered package is damaged or gone" in str(caught.value)

@@ -10,9 +10,9 @@ from typer.testing import CliRunner, Result
 
 from cddpm import artifact, cli
 from cddpm.campaign import LOCK
+from cddpm.cli.registry import app
 from cddpm.config import with_values
 from cddpm.errors import ArtifactError, ConfigError, RefusedError, TrackingError, UndeliveredError
-from cddpm.registry_commands import app
 from cddpm.tracking import connection, names
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.logged_model import PACKAGE

@@ -3,7 +3,7 @@
 import pytest
 
 from cddpm.errors import TrackingError
-from cddpm.tracking.reference import find, nearest
+from cddpm.tracking.reference import find
 from cddpm.tracking.version import Version
 
 RUN = "0123456789abcdef" * 2
@@ -44,9 +44,3 @@ def test_a_wrong_one_gets_the_nearest(ref: str, told: str) -> None:
 def test_nothing_there() -> None:
     with pytest.raises(TrackingError, match="there are none yet"):
         find("1", [], "'cddpm'")
-
-
-def test_the_nearest_are_few_and_named_once() -> None:
-    assert nearest("dise", ["dice", "dice", "auprc"]) == ["dice"]
-    assert len(nearest("dice", ["dice1", "dice2", "dice3", "dice4"])) == 3
-    assert nearest("x", ["dice"]) == []

@@ -14,7 +14,7 @@ import numpy as np
 
 from cddpm import artifact
 from cddpm.data.geometry import Geometry, crop_or_pad
-from cddpm.data.phantom_subject import Subject, draw
+from cddpm.data.phantom.subject import Subject, draw
 from cddpm.data.slices import KIND, write_store
 
 HEALTHY, UNHEALTHY, MODALITY = "IXI", "Brats21", "t2"

@@ -15,7 +15,7 @@ from cddpm.data.augment import augment
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.models.diffusion import level_index
-from cddpm.models.noise import noise, slice_seed
+from cddpm.models.noise import noise
 from cddpm.models.simplex import octave_field
 from cddpm.reconstruct.part import Key
 from cddpm.reconstruct.predict import Manner, Request, predict_volumes
@@ -24,6 +24,7 @@ from cddpm.scoring.median import median_filter
 from cddpm.scoring.metrics import dice
 from cddpm.scoring.postprocess import anomaly_map, remove_small_components
 from cddpm.scoring.residual import eroded_mask, residual_map
+from cddpm.seeds import seed_of
 from gpu_check import device as devices
 from gpu_check import networks
 from gpu_check.agreement import EXACT, FLOAT32_LIMIT, HALF, apart, doubled
@@ -58,7 +59,7 @@ class Piece:
 
 def noise_fields(edge: int, record: Record) -> None:
     """Simplex fields against the slow sum of octaves in float64."""
-    config, seeds = NoiseConfig(), [slice_seed(0, "check", i) for i in range(3)]
+    config, seeds = NoiseConfig(), [seed_of(0, "check", i) for i in range(3)]
     found = noise(config, seeds, (edge, edge))[:, 0]
     fields = [octave_field(s, (edge, edge), config.octaves, config.persistence, config.frequency) for s in seeds]
     record.compare("noise fields", apart(found, torch.from_numpy(np.stack(fields))), FLOAT32_LIMIT)
@@ -68,7 +69,7 @@ def augmentation(scale: Scale, record: Record, device: torch.device) -> None:
     """Every change of every slice, on the device against float64 on the CPU."""
     always = {f"{name}_probability": 1.0 for name in ("gamma", "bias", "blur", "ghosting")}
     config, slices = AugmentationConfig(enabled=True, **always), scale.slices()
-    seeds = torch.tensor([slice_seed(0, "augmentation", i) for i in range(len(slices))])
+    seeds = torch.tensor([seed_of(0, "augmentation", i) for i in range(len(slices))])
     found = augment(slices.to(device), seeds, config, 2.0)
     record.compare("augmentation", apart(found, augment(slices.double(), seeds, config, 2.0)), FLOAT32_LIMIT)
 
@@ -106,7 +107,7 @@ def plainly(model: ConditionedDiffusion, config: ExperimentConfig, image: Array)
     with torch.inference_mode():
         conditions = {"c": network.condition(slices), "u": network.null(len(slices))}
         for level in LEVELS:
-            seeds = [slice_seed(config.seed, "check", s, level, 0) for s in range(len(slices))]
+            seeds = [seed_of(config.seed, "check", s, level, 0) for s in range(len(slices))]
             fields = noise(config.diffusion.noise, seeds, image.shape[1:]).double()
             t = torch.full((len(slices),), level_index(level))
             for branch, condition in conditions.items():

@@ -1,0 +1,24 @@
+"""Ray, as thin as it can be: connect, spread plain functions over tasks, and watch what trainings do."""
+
+from cddpm.cluster.board import Board
+from cddpm.cluster.door import check_answers
+from cddpm.cluster.internals import janitor
+from cddpm.cluster.session import HEAD, WORKER_ENVIRONMENT, capacity, connect, connected, kill
+from cddpm.cluster.tasks import ActorPool, check_shared, drive, on_each_node, parallel_map
+
+__all__ = [
+    "HEAD",
+    "WORKER_ENVIRONMENT",
+    "ActorPool",
+    "Board",
+    "capacity",
+    "check_answers",
+    "check_shared",
+    "connect",
+    "connected",
+    "drive",
+    "janitor",
+    "kill",
+    "on_each_node",
+    "parallel_map",
+]

@@ -1,0 +1,98 @@
+"""What the trainings of a cluster are doing now, and what they have to say to the person at the driver."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from cddpm.cluster.session import HEAD
+
+
+class Board:
+    """What the trainings are doing now, in one actor: workers post, the driver looks. Posting never waits or fails."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self._actor: Any = ray.remote(num_cpus=0, resources={HEAD: 1})(_BoardActor).remote()
+        self._last = 0.0
+        self._read = 0
+
+    def post(self, trial: int, stage: str, images: int, budget: int, loss: float, every_seconds: float = 0.5) -> None:
+        """Tell where ``trial`` is; at most once in ``every_seconds``, and always at the end of a stage."""
+        now = time.monotonic()
+        if now - self._last < every_seconds and images < budget:
+            return
+        self._last = now
+        self._actor.post.remote(trial, stage, images, budget, loss)
+
+    def look(self, timeout_seconds: float = 2.0) -> dict[int, tuple[str, int, int, float]]:
+        """(stage, images, budget, loss) by trial; empty if the actor does not answer in time."""
+        import ray
+
+        try:
+            state: dict[int, tuple[str, int, int, float]] = ray.get(self._actor.look.remote(), timeout=timeout_seconds)
+        except (ray.exceptions.RayError, TimeoutError):
+            return {}
+        return state
+
+    def clear(self, trial: int) -> None:
+        """Forget a trial that has ended."""
+        self._actor.clear.remote(trial)
+
+    def tell(self, line: str) -> None:
+        """Leave a line for the person at the driver; the same line comes once."""
+        self._actor.tell.remote(line)
+
+    def told(self, timeout_seconds: float = 2.0) -> list[str]:
+        """Lines that were left since the last answer; none if the actor does not answer in time: they come with the next."""
+        import ray
+
+        try:
+            lines: list[str] = ray.get(self._actor.told.remote(self._read), timeout=timeout_seconds)
+        except (ray.exceptions.RayError, TimeoutError):
+            return []
+        self._read += len(lines)
+        return lines
+
+    @contextlib.contextmanager
+    def warnings(self, name: str) -> Iterator[None]:
+        """Leave every warning of this program's own for the person, until the block ends; a worker's output is seen by nobody."""
+        handler, source = _Warnings(self, name), logging.getLogger("cddpm")
+        source.addHandler(handler)
+        try:
+            yield
+        finally:
+            source.removeHandler(handler)
+
+
+class _Warnings(logging.Handler):
+    def __init__(self, board: Board, name: str) -> None:
+        super().__init__(logging.WARNING)
+        self._board, self._name = board, name
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As ``logging`` asks."""
+        self._board.tell(f"{self._name}: {record.getMessage()}")
+
+
+class _BoardActor:
+    def __init__(self) -> None:
+        self.state: dict[int, tuple[str, int, int, float]] = {}
+        self.lines: dict[str, None] = {}  # in the order in which they were left
+
+    def post(self, trial: int, stage: str, images: int, budget: int, loss: float) -> None:
+        self.state[trial] = (stage, images, budget, loss)
+
+    def look(self) -> dict[int, tuple[str, int, int, float]]:
+        return self.state
+
+    def clear(self, trial: int) -> None:
+        self.state.pop(trial, None)
+
+    def tell(self, line: str) -> None:
+        self.lines.setdefault(line)
+
+    def told(self, after: int) -> list[str]:
+        return list(self.lines)[after:]

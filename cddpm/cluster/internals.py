@@ -1,0 +1,95 @@
+"""Names that Ray keeps to itself, each used for what no public one gives; where a version of Ray lacks them, we do without."""
+
+import contextlib
+import functools
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+def address_here() -> str:
+    """Address of the cluster that runs on this machine, as Ray finds it; ``local`` if that cannot be told here.
+
+    Public is only ``ray.init("auto")``, which tries for minutes. Raises ``ConnectionError`` when none runs.
+    """
+    try:
+        from ray._private.services import canonicalize_bootstrap_address
+    except ImportError:
+        return "local"
+    return str(canonicalize_bootstrap_address("auto"))
+
+
+def abandoned_placement_groups() -> Iterable[str]:
+    """Placement groups whose creator is dead and which still hold, or wait for, resources (hex ids).
+
+    Ray Train's own cleaner misses groups that were still pending when their trial was stopped. The creator's state is
+    only in the control store's table, which is private: where Ray changes it, nothing is found and that is logged.
+    """
+    import ray
+
+    try:
+        from ray._raylet import ActorID
+        from ray.core.generated import gcs_pb2
+
+        table = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
+        data: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]  # made when it is imported
+        groups = [data.FromString(row) for row in table]
+        removed = data.PlacementGroupState.REMOVED
+        return [
+            g.placement_group_id.hex()
+            for g in groups
+            if g.state != removed
+            and g.creator_actor_dead
+            and not g.is_detached
+            # a group made by a driver has no creating actor, and its "actor" counts as dead
+            and not ActorID(g.creator_actor_id).is_nil()
+        ]
+    except (AttributeError, ImportError, TypeError) as error:
+        _warn_once(f"this version of Ray hides its placement groups ({error}); abandoned ones are not looked for")
+        return []
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+def free_abandoned() -> int:
+    """Remove placement groups that a stopped trial left behind; returns how many."""
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    count = 0
+    for name in abandoned_placement_groups():
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+        count += 1
+    return count
+
+
+@contextlib.contextmanager
+def janitor(every_seconds: float = 5.0) -> Iterator[None]:
+    """Free what stopped trainings left behind, every few seconds until the block ends."""
+    import ray
+
+    over = threading.Event()
+
+    def clean() -> None:
+        while not over.wait(every_seconds) and ray.is_initialized():
+            try:
+                freed = free_abandoned()
+            except (ray.exceptions.RayError, RuntimeError, ConnectionError) as error:  # the cluster ends, or stammers
+                logger.info("placement groups could not be looked at (%s)", error)
+                continue
+            if freed:
+                logger.info("freed %d placement groups of stopped trainings", freed)
+
+    thread = threading.Thread(target=clean, name="janitor", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=every_seconds)

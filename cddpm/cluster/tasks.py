@@ -1,0 +1,195 @@
+"""Plain functions spread over the tasks and processes of a cluster; errors come back as they were raised."""
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+from cddpm.cluster.session import HEAD, capacity
+from cddpm.errors import SearchError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def parallel_map(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """``function`` of each item as Ray tasks of one CPU, results in order. Errors of a task are raised as they were."""
+    import ray
+
+    task: Any = ray.remote(num_cpus=1, max_retries=2)(_apply)
+    window = max(2, 2 * int(capacity().get("CPU", 1)))
+    pending = [task.remote(function, item) for item in items[:window]]
+    for started in range(window, len(items) + window):
+        if not pending:
+            return
+        try:
+            yield ray.get(pending.pop(0))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        if started < len(items):
+            pending.append(task.remote(function, items[started]))
+
+
+def _apply(function: Callable[[T], R], item: T) -> R:
+    return function(item)
+
+
+def drive(
+    function: Callable[[T], R], items: Sequence[T], at_once: int, started: Callable[[T], None]
+) -> Iterator[tuple[T, R | BaseException]]:
+    """Run drivers of worker groups: ``function`` of each item in a process on the head that takes no CPU itself.
+
+    ``at_once`` run abreast; each pair (item, result, or the error that it raised) comes as soon as it is there.
+    """
+    import ray
+
+    task: Any = ray.remote(num_cpus=0, resources={HEAD: 1}, max_retries=1)(_apply)
+    waiting = list(items)
+    running: dict[Any, T] = {}
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            item = waiting.pop(0)
+            started(item)
+            running[task.remote(function, item)] = item
+        (done, *_), _ = ray.wait(list(running), num_returns=1)
+        item = running.pop(done)
+        try:
+            yield item, ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            yield item, error.cause
+        except ray.exceptions.RayError as error:
+            yield item, error
+
+
+def on_each_node(
+    function: Callable[..., R], *arguments: Any, needed: Mapping[str, float] | None = None
+) -> dict[str, R]:
+    """``function(*arguments)`` by address of each living node that has the ``needed`` resources; it books none of them.
+
+    Nodes that share an address share an answer. Errors of the function are raised as they were.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [
+        node
+        for node in ray.nodes()
+        if node["Alive"] and all(node["Resources"].get(name, 0.0) >= amount for name, amount in (needed or {}).items())
+    ]
+    task: Any = ray.remote(num_cpus=0, max_retries=2)(_apply_all)
+    answers = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            function, arguments
+        )
+        for node in nodes
+    ]
+    try:
+        return {n["NodeManagerAddress"]: answer for n, answer in zip(nodes, ray.get(answers), strict=True)}
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
+def _apply_all(function: Callable[..., R], arguments: tuple[Any, ...]) -> R:
+    return function(*arguments)
+
+
+def check_shared(folder: Path) -> None:
+    """Every node must see ``folder`` as the same place. Raises ``SearchError`` naming the nodes that do not."""
+    import ray
+
+    if sum(node["Alive"] for node in ray.nodes()) < 2:
+        return
+    token = folder / ".shared"
+    token.write_text(str(os.getpid()))
+    blind = [address for address, seen in on_each_node(_sees, str(token)).items() if not seen]
+    if blind:
+        raise SearchError(
+            f"output_dir: {folder} is not the same folder on node(s) {', '.join(blind)}; it must be shared (NFS, say)"
+        )
+
+
+def _sees(token: str) -> bool:
+    return Path(token).exists()
+
+
+class ActorPool(Generic[T, R]):
+    """``count`` processes of one CPU and ``gpus`` GPUs; ``factory()`` makes in each, once, the function that is applied.
+
+    A context manager that ends them. A process that dies is started again, with the item it was at, once. They lie outside
+    of the placement group of a Tune trial that opens the pool: that group holds no CPU.
+    """
+
+    def __init__(self, factory: Callable[[], Callable[[T], R]], count: int, gpus: float = 0) -> None:
+        import ray
+
+        options = ray.remote(
+            max_restarts=-1, max_task_retries=1, num_cpus=1, num_gpus=gpus, scheduling_strategy="DEFAULT"
+        )
+        actor: Any = options(_PoolActor)
+        # held as long as the pool: a process that is started again reads it once more
+        self._packed = ray.put(ray.cloudpickle.dumps(factory))
+        self._actors = [actor.remote(self._packed) for _ in range(count)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def map(self, items: Sequence[T]) -> list[R]:
+        """The function of each item, in their order. Errors of the function, or of ``factory``, are raised as they were.
+
+        Raises ``SearchError`` when a process dies a second time with the same item.
+        """
+        results: dict[int, R] = {}
+        for number, result in self.each(items):
+            if isinstance(result, SearchError):
+                raise result
+            results[number] = result
+        return [results[number] for number in range(len(items))]
+
+    def each(self, items: Sequence[T]) -> Iterator[tuple[int, R | SearchError]]:
+        """(number of an item, the function of it), as soon as it is there; errors are raised as with ``map``.
+
+        An item with which a process died twice comes as ``SearchError``, and the others go on.
+        """
+        import ray
+
+        waiting, idle = list(enumerate(items))[::-1], list(self._actors)
+        running: dict[Any, tuple[int, Any]] = {}
+        while waiting or running:
+            while waiting and idle:
+                (number, item), actor = waiting.pop(), idle.pop()
+                running[actor.apply.remote(item)] = (number, actor)
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            number, actor = running.pop(done)
+            idle.append(actor)
+            yield number, _result_of(done)
+
+
+def _result_of(done: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayActorError as error:
+        return SearchError(f"a process of a pool died twice ({error}); give its node more memory")
+
+
+class _PoolActor:
+    """Makes its function at the first item, not at its start: an error of the factory then reaches the caller whole."""
+
+    def __init__(self, packed: bytes) -> None:
+        self.packed = packed
+        self.function: Callable[[Any], Any] | None = None
+
+    def apply(self, item: Any) -> Any:
+        if self.function is None:
+            self.function = pickle.loads(self.packed)()
+        return self.function(item)
