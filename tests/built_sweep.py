@@ -19,6 +19,7 @@ from cddpm.search import champion, leaderboard, origin, trial
 from cddpm.search.lab import Lab
 from cddpm.search.scoring_search import Point
 from cddpm.search.sweep import trial_config
+from cddpm.tracking.surroundings import surroundings
 from cddpm.training import ledger, stages, worker
 from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks
@@ -68,7 +69,7 @@ def begin(settings: ExperimentConfig, store: str = "tiny") -> Path:
     """The folder of a sweep that has begun and has no trial yet."""
     folder = settings.output_dir / "sweeps" / settings.name
     artifact.write_json(folder / IDENTITY, {"name": settings.name})
-    events.start(folder)
+    events.start(folder, surroundings=surroundings())
     origin.enter(folder, settings, store)
     return folder
 
@@ -158,6 +159,7 @@ def drawn(output_dir: Path, trials: int = 100, points: int = 400, name: str = "d
             )
         else:
             _drawn_result(place, number, params, [_point(random, n, base) for n in range(points)])
+        ended(folder, number, params, trial.ending(place))
     return folder
 
 

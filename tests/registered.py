@@ -72,8 +72,10 @@ def register(
     output_dir: Path, package: Path, key: str = "demo/0000", params: dict[str, Any] | None = None, **more: Any
 ) -> int:
     """A package as a version of a trial of its own."""
-    one = run(key, params=texts(params or {}), registration=registration(package, **{"metrics": {}, **more}))
-    version = publish(output_dir, run(key.partition("/")[0], names.KIND_SWEEP), one).version(one)
+    sweep, _, number = key.partition("/")
+    own = {names.TRIAL: str(int(number))}
+    one = run(key, tags=own, params=texts(params or {}), registration=registration(package, **{"metrics": {}, **more}))
+    version = publish(output_dir, run(sweep, names.KIND_SWEEP), one).version(one)
     assert version is not None
     return version
 

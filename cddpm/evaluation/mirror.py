@@ -97,6 +97,7 @@ class EvaluationMirror:
         return resolve_paths(parse(record.config, str(self.folder / FILE)), self.folder.resolve().parents[2])
 
     def _parent(self, key: str, record: Record, life: Life) -> MirroredRun:
+        stores = record.stores.values()
         config = parse(record.config, str(self.folder / FILE))
         return MirroredRun(
             key=key,
@@ -106,7 +107,7 @@ class EvaluationMirror:
             status=life.status,
             began=life.whole.began,
             ended=life.whole.ended,
-            tags=texts(life.whole.what.get("surroundings", {})),
+            tags=texts({**life.whole.what.get("surroundings", {}), names.FINGERPRINT_STORE: next(iter(stores), "")}),
             params=texts(noted(config)),
             files=[json_file("config.json", record.config), *present(self.folder, _TABLES)],
             data=record.stores,

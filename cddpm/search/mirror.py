@@ -9,6 +9,7 @@ from typing import Any
 from cddpm import events
 from cddpm.campaign import is_running
 from cddpm.config import ExperimentConfig, parse, resolve_paths, with_values
+from cddpm.errors import ConfigError
 from cddpm.events import Life, Span
 from cddpm.scoring.metrics import mean
 from cddpm.search import budget, champion, leaderboard, note, origin, pareto, point_table, scoring_search, showcase
@@ -107,7 +108,7 @@ class SweepMirror:
 
     def _parent(self, sweep: "_Sweep", life: Life, contenders: list[Contender]) -> MirroredRun:
         config, own = sweep.config, {}
-        tags = dict(life.whole.what.get("surroundings", {}))
+        tags = {**life.whole.what.get("surroundings", {}), names.FINGERPRINT_STORE: sweep.origin.store}
         files = [json_file("config.json", sweep.origin.config)]
         if contenders:
             winner = contenders[0]
@@ -168,7 +169,7 @@ class SweepMirror:
         how = "running" if span.ended is None else trials.ending(folder)
         result = trials.read_result(folder) if how == "finished" else None
         params = result.params if result else span.what.get("params", {})
-        config = with_values(sweep.config, params, f"trial {number}")
+        config = self._trial_config(sweep, number, params)
         points, flags = self._curves(config, sweep.origin.store, span)
         tags = {names.TRIAL: str(number), names.FINGERPRINT_STORE: sweep.origin.store, **flags}
         return MirroredRun(
@@ -189,6 +190,16 @@ class SweepMirror:
             made_of=fingerprints(result, sweep.origin.store) if result else {},
             registration=self._registration(life, number),
         )
+
+    def _trial_config(self, sweep: "_Sweep", number: int, params: Mapping[str, Any]) -> ExperimentConfig:
+        """What it ran under; of one that has not come so far, or whose settings are impossible, as far as is known."""
+        folder = trials.folder_of(self.folder, number)
+        if (folder / trials.CONFIG).exists():
+            return trials.read_config(folder)
+        try:
+            return with_values(sweep.config, params, f"trial {number}")
+        except ConfigError:
+            return sweep.config
 
     def _endings(self, how: str, number: int, result: TrialResult | None, store: str) -> dict[str, str]:
         ending = {} if how == "running" else {names.ENDING: how}
@@ -271,7 +282,7 @@ class SweepMirror:
             tags=texts(tags),
             params=texts(point.params),
             metrics=_finite({names.OBJECTIVE: point.objective, **chosen(_named("val", point.datasets))}),
-            step=with_values(sweep.config, result.params, f"trial {result.number}").training.images,
+            step=self._trial_config(sweep, result.number, result.params).training.images,
         )
 
 

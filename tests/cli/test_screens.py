@@ -24,6 +24,7 @@ from screen import lost, too_long
 from shelf import full
 from typer.testing import CliRunner
 
+from cddpm import publishing
 from cddpm.cli import app, shell
 from cddpm.tracking import connection
 
@@ -84,6 +85,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     registered.filled(folder / "outputs", folder / "empty" / "mlflow.db")
     _long_named(folder / "outputs")
     built_sweep.drawn(folder / "outputs", trials=3, points=4, name=SWEEP)
+    list(publishing.publish_all(folder / "outputs"))
     save(folder / "published.ckpt", diffusion_state(network(whole()), whole()))
     (folder / "experiment.yaml").write_text(yaml.safe_dump(TINY))
     assert (

@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cddpm import artifact, events
+from cddpm import events
 from cddpm.cli.registry import app
 from cddpm.config import ExperimentConfig, parse, recorded, resolve_paths
 from cddpm.predict import source
-from cddpm.search import trial
 from cddpm.tracking import book_files
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.lineage import registered as made_from
@@ -52,7 +51,6 @@ def original(tmp_path_factory: pytest.TempPathFactory, database: Path) -> tuple[
     shutil.copytree(made := registered.make_package(outputs, 7), folder / "packages" / "0000")
     what = {"package": "packages/0000", "fingerprint": verify_package(made).fingerprint, "model": "cddpm"}
     events.append(folder, "register", number=0, **what, metrics={"val/dice": 0.7}, tags={})
-    artifact.write_text(folder / "trials" / "0000" / trial.CONFIG, "{}")
     return place, Path(shutil.copytree(place, tmp_path_factory.mktemp("kept") / "project"))
 
 
@@ -121,7 +119,7 @@ def test_what_is_written_lies_in_the_project(project: Path) -> None:
     _run("verify")
     registry = Registry.open(file_uri(outputs / "mlflow.db"))
     assert {v.trial_name: v.number for v in registry.versions()}["late/0000"] == 4
-    assert list((outputs / "mlartifacts").glob("*/*/artifacts/config.json"))
+    assert list((outputs / "mlartifacts").glob("*/artifacts/config.json"))
     for place in _places(outputs / "mlflow.db"):
         assert place.startswith((outputs / book_files.FOLDER).as_uri())
 

@@ -102,7 +102,8 @@ def _work_through_an_outage(server: Server, folder: Path) -> None:
                 )
                 files = [MirroredFile("note.txt", f"note {step}")]
                 key = f"demo/{step:04d}"
-                desk.late[step] = registered.run(key, params={"b": str(step)}, files=files, registration=own)
+                tags = {names.TRIAL: str(step)}
+                desk.late[step] = registered.run(key, tags=tags, params={"b": str(step)}, files=files, registration=own)
             publisher.wake()
             slowest = max(slowest, time.monotonic() - start)
             time.sleep(0.05)

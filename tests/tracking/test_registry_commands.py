@@ -261,11 +261,11 @@ def test_sync_brings_what_folders_say_and_tells_what_is_missing(here: Path) -> N
 def test_a_lab_book_that_was_lost_is_made_anew(here: Path) -> None:
     """All of it, but what people did in it: aliases, archives."""
     folder = built_sweep.begin(built_sweep.config(here / "outputs", "late"))
-    built_sweep.ended(folder, 0, {"training.learning_rate": 0.5}, "finished")
-    before = _run("sync")
-    (here / "outputs" / "mlflow.db").unlink()
-    assert _run("sync") == before
-    client = connection.connect(file_uri(here / "outputs" / "mlflow.db"), create=False)
+    built_sweep.ended(folder, 0, {"training.learning_rate": 1e-3}, "finished")
+    before, rest = _run("sync"), here / "rest"
+    shutil.copytree(here / "outputs", rest, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    assert _run("sync", "--output-dir", str(rest)) == before
+    client = connection.connect(file_uri(rest / "mlflow.db"), create=False)
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert {run.data.tags[names.RUN] for run in runs} == {"late", "late/0000"}
 
