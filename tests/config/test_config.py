@@ -11,7 +11,7 @@ from cddpm import config as configuration
 from cddpm.config import Choice, ExperimentConfig, Float, Integer, load, parse, with_values
 from cddpm.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(p for p in (ROOT / "tune_configs").glob("*.yaml") if not p.name.startswith("benchmark"))
 
 
