@@ -43,7 +43,7 @@ def members(sweep: Path, config: ExperimentConfig, results: Sequence[TrialResult
 
     Points of a trial that were made before there were several objectives are left out.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for result in results:
         for point in trials.read_points(trials.folder_of(sweep, result.number)):
             if all(aim.metric in point.values for aim in config.search.aims):
