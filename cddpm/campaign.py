@@ -172,11 +172,3 @@ class Campaign:
 def is_running(folder: Path) -> bool:
     """Whether a process holds the campaign in ``folder`` now. Looking is in nobody's way."""
     return artifact.is_locked(folder / LOCK)
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted path."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-    return found

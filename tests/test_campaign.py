@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cddpm import events
-from cddpm.campaign import FINISHED, Campaign, flat, is_running
+from cddpm.campaign import FINISHED, Campaign, is_running
 from cddpm.errors import SearchError, StoppedError
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -178,10 +178,6 @@ def test_a_killed_campaign_runs_no_more(tmp_path: Path) -> None:
     assert not is_running(tmp_path / "one")
     with campaign(tmp_path).held(True, nothing):
         assert is_running(tmp_path / "one")
-
-
-def test_settings_by_dotted_path() -> None:
-    assert flat({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}
 
 
 def test_the_holder_is_written_for_others_to_read(tmp_path: Path) -> None:

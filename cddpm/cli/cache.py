@@ -1,6 +1,5 @@
 """``cddpm cache``: what is kept of earlier work, whether it is sound, and freeing space."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from cddpm.cli.shell import print_json
 from cddpm.errors import ArtifactError, ConfigError, TrackingError
 from cddpm.text import Console, Table, command, numbers, whole
 
@@ -65,7 +65,7 @@ def list_command(output_dir: OutputDir = Path("outputs"), uri: Uri = None, as_js
         note = f"Registered models are not shown: {error}"
     known = _Known(entries, campaigns, models)
     if as_json:
-        _print_json({"artifacts": [_plain(entry, known) for entry in entries], "note": note})
+        print_json({"artifacts": [_plain(entry, known) for entry in entries], "note": note})
         return
     _print_entries(known, artifacts)
     if note:
@@ -80,7 +80,7 @@ def verify(output_dir: OutputDir = Path("outputs"), as_json: AsJson = False) -> 
     entries = survey(_artifacts(output_dir))
     faults = [fault for entry in entries for fault in damage(entry)]
     if as_json:
-        _print_json({"artifacts": len(entries), "faults": faults})
+        print_json({"artifacts": len(entries), "faults": faults})
     if faults:
         raise ArtifactError(
             "\n".join(
@@ -182,10 +182,6 @@ def _plain(entry: "Entry", known: _Known) -> dict[str, Any]:
     }
 
 
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, sort_keys=True))
-
-
 def _print_entries(known: _Known, artifacts: Path) -> None:
     total = sum(entry.bytes for entry in known.entries)
     console = Console()
@@ -243,7 +239,7 @@ def _print_freed(
     freed = sum(size for _, size in done)
     rows = _by_artifact(done)
     if as_json:
-        _print_json({"dry_run": dry_run, "bytes_before": before, "bytes_freed": freed, "freed": rows})
+        print_json({"dry_run": dry_run, "bytes_before": before, "bytes_freed": freed, "freed": rows})
         return
     console = Console()
     for row in rows:

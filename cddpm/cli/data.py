@@ -1,6 +1,5 @@
 """``cddpm data``: make a phantom, check a DATA_DIR or a table, tell its leaks, build its slice store."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
+from cddpm.cli.shell import print_json
 from cddpm.text import Console, Table, whole
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def check(
 
     report = checking.check(data, root_of(data), parallel=os.cpu_count() or 1)
     if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2, sort_keys=True))
+        print_json(report.to_dict())
     else:
         _print_report(report)
     if report.errors:
@@ -156,7 +156,7 @@ def splits(
         data = data.model_copy(update={"unhealthy": found})
     report = split_report.write_clean(data, root, write) if write else split_report.report_splits(data, root)
     if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2, sort_keys=True))
+        print_json(report.to_dict())
     else:
         _print_splits(report, write)
 

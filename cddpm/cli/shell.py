@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import json
 import logging
 import sys
 import warnings
@@ -57,6 +58,11 @@ def whole_numbers(option: str, text: str | None) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(f"{option} {text}: allowed are whole numbers separated by commas, as in 0,1,2") from None
+
+
+def print_json(value: Any) -> None:
+    """Print ``value`` as JSON, its keys in order."""
+    typer.echo(json.dumps(value, indent=2, sort_keys=True))
 
 
 def guarded(function: Callable[..., Any]) -> None:

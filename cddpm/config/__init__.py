@@ -19,7 +19,7 @@ from cddpm.config.loading import (
     to_dict,
     with_values,
 )
-from cddpm.config.paths import changed, field_paths, value_at
+from cddpm.config.paths import changed, field_paths, flat, value_at
 from cddpm.config.scoring import ScoringConfig
 from cddpm.config.sections import (
     SSIM_WINDOW,
@@ -96,6 +96,7 @@ __all__ = [
     "changed",
     "explain",
     "field_paths",
+    "flat",
     "load",
     "ordered",
     "override",

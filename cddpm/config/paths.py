@@ -1,7 +1,7 @@
 """Settings by dotted path."""
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -36,6 +36,14 @@ def annotation_at(model: type[BaseModel], path: str) -> Any:
     if inner is None:
         raise KeyError(path)
     return annotation_at(inner, rest)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted path."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return found
 
 
 def value_at(config: BaseModel, path: str) -> Any:

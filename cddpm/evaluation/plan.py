@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cddpm.campaign import flat
 from cddpm.config import (
     BenchmarkConfig,
     CohortConfig,
@@ -15,6 +14,7 @@ from cddpm.config import (
     Frozen,
     MethodConfig,
     explain,
+    flat,
     load,
     override,
     parse,

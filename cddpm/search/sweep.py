@@ -11,8 +11,8 @@ import torch
 from rich.markup import escape
 
 from cddpm import artifact, cluster
-from cddpm.campaign import Campaign, flat
-from cddpm.config import ExperimentConfig, recorded, to_dict, with_values
+from cddpm.campaign import Campaign
+from cddpm.config import ExperimentConfig, flat, recorded, to_dict, with_values
 from cddpm.data.check import check
 from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import read_layout, root_of

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cddpm import artifact
-from cddpm.campaign import IDENTITY, flat
-from cddpm.config import ExperimentConfig, active, parse, to_dict, value_at, with_values
+from cddpm.campaign import IDENTITY
+from cddpm.config import ExperimentConfig, active, flat, parse, to_dict, value_at, with_values
 from cddpm.errors import ConfigError, SearchError
 from cddpm.search import leaderboard, origin
 from cddpm.search import space as spaces

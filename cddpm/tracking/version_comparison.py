@@ -18,7 +18,7 @@ from cddpm.scoring.statistics import Comparison, Interval
 from cddpm.tracking import names
 from cddpm.tracking.package_files import CONFIG, PIPELINE
 from cddpm.tracking.registry import Registry
-from cddpm.tracking.settings import flat
+from cddpm.tracking.settings import texts
 from cddpm.tracking.version import Version
 
 MEASURES = ("dice", "auprc")
@@ -84,7 +84,7 @@ def _settings(registry: Registry, version: Version) -> dict[str, str]:
     """Of the package: its configuration with the scoring that was found best."""
     files = _package_files(registry, version)
     config = {**files[CONFIG], "scoring": files[PIPELINE]["scoring"]}
-    return {path: value for path, value in flat(config).items() if not path.startswith(_PLACES)}
+    return {path: value for path, value in texts(config).items() if not path.startswith(_PLACES)}
 
 
 def _package_files(registry: Registry, version: Version) -> dict[str, Any]:

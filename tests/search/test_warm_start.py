@@ -9,8 +9,8 @@ from optuna.trial import TrialState
 from tiny_training import tiny_config
 
 from cddpm import artifact
-from cddpm.campaign import IDENTITY, flat
-from cddpm.config import ExperimentConfig, to_dict, with_values
+from cddpm.campaign import IDENTITY
+from cddpm.config import ExperimentConfig, flat, to_dict, with_values
 from cddpm.errors import SearchError
 from cddpm.search import origin, warm_start
 from cddpm.search import study as studies

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.registry import Registry
-from cddpm.tracking.settings import flat
+from cddpm.tracking.settings import texts
 
 
 def test_the_trials_stand_over_the_sweeps_and_those_over_the_defaults(three_versions: Path) -> None:
@@ -26,7 +26,7 @@ def test_of_a_run_that_is_gone_nothing_is_known(three_versions: Path) -> None:
 
 
 def test_flat() -> None:
-    assert flat({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": "text", "f": None, "g": {}}) == {
+    assert texts({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": "text", "f": None, "g": {}}) == {
         "a.b": "1",
         "a.c.d": "[1, 2]",
         "e": "text",

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from cddpm.cli.registry.options import AsJson, Model, Uri, print_json
+from cddpm.cli.registry.options import AsJson, Model, Uri
+from cddpm.cli.shell import print_json
 from cddpm.text import Console, Table, command
 from cddpm.text.numbers import percent
 

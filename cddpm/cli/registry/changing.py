@@ -19,9 +19,9 @@ from cddpm.cli.registry.options import (
     Uri,
     Who,
     opened,
-    print_json,
     say_loudly,
 )
+from cddpm.cli.shell import print_json
 from cddpm.errors import ConfigError, UndeliveredError
 from cddpm.text import Console, path, whole
 

@@ -1,8 +1,7 @@
 """Options that the commands of ``cddpm registry`` share."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -59,11 +58,6 @@ def opened(uri: str | None, model: str) -> "Registry":
     from cddpm.tracking.registry import Registry
 
     return Registry.open(uri or default_uri(Path("outputs")), model)
-
-
-def print_json(value: Any) -> None:
-    """Print ``value`` as JSON."""
-    typer.echo(json.dumps(value, indent=2, sort_keys=True))
 
 
 def say_loudly(what: str) -> None:

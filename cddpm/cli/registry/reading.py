@@ -22,9 +22,9 @@ from cddpm.cli.registry.options import (
     Uri,
     Where,
     opened,
-    print_json,
     say_loudly,
 )
+from cddpm.cli.shell import print_json
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.text import Console, whole
 

@@ -8,10 +8,10 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from cddpm import config as configuration
-from cddpm.config import Choice, ExperimentConfig, Float, Integer, load, parse, with_values
+from cddpm.config import Choice, ExperimentConfig, Float, Integer, flat, load, parse, with_values
 from cddpm.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(p for p in (ROOT / "tune_configs").glob("*.yaml") if not p.name.startswith("benchmark"))
 
 
@@ -420,3 +420,7 @@ def test_hand_worked_shapes() -> None:
     assert configuration.DataConfig(**tiny, rescale_grid="published").working_shape == (15, 2, 1)
     assert configuration.EncoderConfig(max_pool=False).downsampling == 16
     assert configuration.ModelConfig(base_width=64).condition_channels == 256
+
+
+def test_settings_by_dotted_path() -> None:
+    assert flat({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}

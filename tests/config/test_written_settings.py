@@ -20,7 +20,7 @@ from cddpm.config.paths import annotation_at
 from cddpm.data.pattern import DatasetPattern
 from cddpm.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NAMED = re.compile(
     r"(?<![\w.])(" + "|".join(re.escape(p) for p in sorted(FIELDS, key=len, reverse=True)) + r")(: |=)(\S+)"
 )

@@ -10,7 +10,7 @@ import yaml
 
 from cddpm.config import Choice, ExperimentConfig, Float, active, load, parse, to_dict, value_at, with_values
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(p for p in (ROOT / "tune_configs").glob("*.yaml") if not p.name.startswith("benchmark"))
 
 
