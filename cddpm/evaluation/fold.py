@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cddpm import artifact
-from cddpm.config import ExperimentConfig, ScoringConfig, parse, recorded, to_dict
+from cddpm.config import ExperimentConfig, ScoringConfig, recorded, to_dict
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
 from cddpm.evaluation.result import FoldResult
@@ -37,25 +37,20 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class FoldRun:
-    """What is to be done, in plain picklable data. ``config.data.fold`` says which fold."""
+    """What is to be done; pickles. ``config.data.fold`` says which fold."""
 
     number: int
     method: str
-    config: dict[str, Any]
+    config: ExperimentConfig
     campaign: Path
     place: stages.Place
     shifts: tuple[Shift, ...]
     gpus: float
 
     @property
-    def parsed(self) -> ExperimentConfig:
-        """The experiment."""
-        return parse(self.config, self.method)
-
-    @property
     def name(self) -> str:
         """Of its folder: ``cddpm-pretrained-t2-fold0``."""
-        data = self.parsed.data
+        data = self.config.data
         words = re.sub(r"[^a-z0-9]+", "-", self.method.lower()).strip("-")
         return f"{words}-{data.modality}-fold{data.fold}"
 
@@ -97,7 +92,7 @@ def evaluate(run: FoldRun, board: Any = None) -> Outcome | None:
     found = read_outcome(run.folder)
     if found is not None:
         return found
-    config = run.parsed
+    config = run.config
     artifact.write_json(run.folder / CONFIG, recorded(config))
     try:
         outcome = _image(run, config) if config.method == "intensity-threshold" else _model(run, config, board)
@@ -122,7 +117,7 @@ def _plain_scorer(config: ExperimentConfig, store: SliceStore, split: str) -> Sc
 
 def _model(run: FoldRun, config: ExperimentConfig, board: Any) -> Outcome | None:
     start = time.monotonic()
-    assignment = worker.assignment(config, run.place, run.number, run.stop_file, board, scoring_search.preview)
+    assignment = worker.Assignment(config, run.place, run.number, run.stop_file, board, scoring_search.preview)
     attempts = run.folder / "ray"
     name = f"attempt-{len(list(attempts.glob('attempt-*'))):02d}"
     trained = worker.run(assignment, name, attempts, run.gpus, forward_reports=False)
@@ -152,7 +147,7 @@ def _test_scorer(
     store = SliceStore.open(place.store, verify=False)
     unhealthy, healthy = stages.cohorts(config, store, "test")
     volumes = [v for group in unhealthy.values() for v in group] + healthy
-    job = worker.assignment(config, place, run.number, run.stop_file, board)
+    job = worker.Assignment(config, place, run.number, run.stop_file, board)
     path = worker.predict_cohort(job, checkpoint, volumes, run.gpus)
     cache, calibrated = ReconstructionCache.open(path), validation.calibration
     return Scorer(store, cache, unhealthy, healthy, threads=THREADS, calibrated=calibrated)

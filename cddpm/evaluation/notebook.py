@@ -33,7 +33,7 @@ class Notebook:
         """Open the lab book and the evaluation's run. Raises as ``LabBook.open``."""
         book = LabBook.open(config.tracking, config.output_dir, config.output_dir / "spool")
         key = book.parent(f"{kind}-{name}", recorded(config), surroundings(), names.KIND_EVALUATION, noted(config))
-        for store, modality in {(r.place.store, r.parsed.data.modality): None for r in runs}:
+        for store, modality in {(r.place.store, r.config.data.modality): None for r in runs}:
             fingerprint = SliceStore.open(store, verify=False).fingerprint
             book.log_dataset_inputs(key, fingerprint, name=f"slices {modality}")
         folder = config.output_dir / FOLDER / name
@@ -62,7 +62,7 @@ class Notebook:
     def started(self, number: int) -> None:
         """A run starts, or is continued."""
         run = self.runs[number]
-        data = run.parsed.data
+        data = run.config.data
         params = {"method": run.method, "data.modality": data.modality, "data.fold": data.fold}
         tags = {names.FOLD_RUN: run.name, names.TRIAL: str(number)}
         self._keys[number] = self.book.child(self.run, f"{number:04d}", names.KIND_FOLD, run.name, params, tags)
@@ -85,7 +85,7 @@ class Notebook:
             names.SECONDS: sum(outcome.seconds.values()),
             names.GPU_SECONDS: self.stages.gpu_seconds(outcome.number),
         }
-        step = run.parsed.training.images
+        step = run.config.training.images
         self.book.log_metrics(key, {names.OBJECTIVE: outcome.validation, **_measures(outcome), **cost}, step)
         self.book.log_artifact(key, run.folder / RESULT)
         self.book.log_rows(key, [row for result in outcome.results for row in result.rows], TEST_VOLUMES)

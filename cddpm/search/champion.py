@@ -78,7 +78,7 @@ class Final:
     def _scorer(self, result: TrialResult, point: Point, config: ExperimentConfig) -> Scorer:
         """Of the test volumes under the settings of ``point``."""
         volumes = [v for group in self.unhealthy.values() for v in group] + self.healthy
-        job = worker.assignment(config, self.place, result.number, self.stop_file, self.board)
+        job = worker.Assignment(config, self.place, result.number, self.stop_file, self.board)
         path = worker.predict_cohort(
             job, self.place.artifacts / stages.CHECKPOINT / result.checkpoint, volumes, self.gpus
         )

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,13 @@ class Stop:
 
 @dataclass(frozen=True)
 class TrialJob:
-    """A trial in plain picklable data."""
+    """A trial; pickles."""
 
     sweep: Path
     number: int
     params: dict[str, Any]
-    base: dict[str, Any]
+    base: ExperimentConfig
+    """The sweep's configuration."""
     place: stages.Place
     gpus: float
 
@@ -89,10 +91,10 @@ class TrialJob:
         """Where this trial keeps its files."""
         return folder_of(self.sweep, self.number)
 
-    @property
+    @cached_property
     def config(self) -> ExperimentConfig:
         """The sweep's configuration with this trial's settings. Raises ``ConfigError`` for an impossible combination."""
-        return with_values(parse(self.base, "sweep"), self.params, f"trial {self.number}")
+        return with_values(self.base, self.params, f"trial {self.number}")
 
     @property
     def stop_file(self) -> Path:
@@ -120,7 +122,7 @@ def _run(job: TrialJob, board: Any) -> TrialResult | None:
     start, config = time.monotonic(), job.config
     artifact.write_json(job.folder / CONFIG, recorded(config))
     place, stop = job.place, job.stop_file
-    assignment = worker.assignment(config, place, job.number, stop, board, scoring_search.preview, job.folder / STOPPED)
+    assignment = worker.Assignment(config, place, job.number, stop, board, scoring_search.preview, job.folder / STOPPED)
     attempts = job.folder / "ray"
     name = f"attempt-{len(list(attempts.glob('attempt-*'))):02d}"
     outcome = worker.run(assignment, name, attempts, job.gpus, forward_reports=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cddpm.cluster import Board, capacity, on_each_node
-from cddpm.config import ComputeConfig, ExperimentConfig, parse, to_dict
+from cddpm.config import ComputeConfig, ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError, SearchError
 from cddpm.models import precision
@@ -34,9 +34,9 @@ def stop_asked(stop_file: Path, of_trial: Path | None = None) -> bool:
 
 @dataclass(frozen=True)
 class Assignment:
-    """One trial's training, in plain picklable data."""
+    """One trial's training; pickles."""
 
-    config: dict[str, Any]
+    config: ExperimentConfig
     place: stages.Place
     trial: int
     stop_file: Path
@@ -165,7 +165,7 @@ def run(assignment: Assignment, name: str, folder: Path, gpus: float, forward_re
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    compute = parse(assignment.config, "trial").compute
+    compute = assignment.config.compute
     trainer = TorchTrainer(
         work,
         train_loop_config={"assignment": assignment},
@@ -230,8 +230,7 @@ def work(job: dict[str, Any]) -> Outcome | None:
     from ray.train.torch import get_device
 
     assignment: Assignment = job["assignment"]
-    config = parse(assignment.config, "trial")
-    context = train.get_context()
+    config, context = assignment.config, train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
     torch.set_num_threads(config.compute.threads_per_worker or max(1, int(config.compute.cpus_per_worker)))
     hooks = Hooks(
@@ -325,7 +324,7 @@ def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int],
     """Predict ``volumes`` with a checkpoint in as many Ray tasks as the cluster holds; returns the reconstruction cache."""
     import ray
 
-    config = parse(assignment.config, "trial")
+    config = assignment.config
     needed = resources_per_worker(config.compute, gpus)
     task = ray.remote(_predict).options(num_cpus=needed["CPU"], num_gpus=needed.get("GPU", 0), max_retries=2)
     count = max(1, min(int(capacity().get(name, 0.0) // amount) for name, amount in needed.items()))
@@ -344,19 +343,6 @@ def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int],
 
 
 def _predict(assignment: Assignment, checkpoint: Path, part: list[int], gpu: bool) -> None:
-    config = parse(assignment.config, "trial")
+    config = assignment.config
     torch.set_num_threads(config.compute.threads_per_worker or max(1, int(config.compute.cpus_per_worker)))
     stages.predict_part(config, assignment.place, checkpoint, part, torch.device("cuda" if gpu else "cpu"))
-
-
-def assignment(
-    config: ExperimentConfig,
-    place: stages.Place,
-    trial: int,
-    stop: Path,
-    board: Board | None,
-    search: InnerSearch | None = None,
-    stop_of_trial: Path | None = None,
-) -> Assignment:
-    """Plain data for a worker group."""
-    return Assignment(to_dict(config), place, trial, stop, board, search, stop_of_trial)

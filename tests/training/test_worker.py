@@ -148,7 +148,7 @@ def test_errors_cross_processes(error: CddpmError) -> None:
 
 
 def test_an_assignment_is_plain_data(finished: Any, tmp_path: Path) -> None:
-    job = worker.assignment(finished.config, finished.place, 3, tmp_path / "stop", None)
+    job = worker.Assignment(finished.config, finished.place, 3, tmp_path / "stop", None)
     assert pickle.loads(pickle.dumps(job)) == job
     assert worker.parse(job.config, "trial") == finished.config
 
