@@ -19,7 +19,8 @@ from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
 from cddpm.evaluation.result import FoldResult
 from cddpm.evaluation.shift import UNSHIFTED, Shift, shifted
-from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring import reference
 from cddpm.scoring.measures import Measured, measure
 from cddpm.scoring.score import HEALTHY, Scorer
@@ -106,13 +107,9 @@ def evaluate(run: FoldRun, board: Any = None) -> Outcome | None:
 def _image(run: FoldRun, config: ExperimentConfig) -> Outcome:
     """A threshold on the image itself: no training, no reconstruction."""
     store = SliceStore.open(run.place.store, verify=False)
-    validation, test = (_plain_scorer(config, store, split) for split in ("val", "test"))
+    validation, test = (Cohort.of(store, config.data, split).scorer(None, threads=THREADS) for split in ("val", "test"))
     book = ScoreBook.open(validation, run.place.artifacts, None, store.fingerprint)
     return _measured(run, config, book, test, {}, None, {})
-
-
-def _plain_scorer(config: ExperimentConfig, store: SliceStore, split: str) -> Scorer:
-    return Scorer(store, None, *stages.cohorts(config, store, split), threads=THREADS)
 
 
 def _model(run: FoldRun, config: ExperimentConfig, board: Any) -> Outcome | None:
@@ -125,8 +122,8 @@ def _model(run: FoldRun, config: ExperimentConfig, board: Any) -> Outcome | None
         return None
     seconds = {"training": time.monotonic() - start}
     store = SliceStore.open(run.place.store, verify=False)
-    cohort = stages.cohorts(config, store, "val")
-    validation = Scorer(store, ReconstructionCache.open(trained.reconstruction), *cohort, threads=THREADS)
+    reconstruction = Reconstruction.open(trained.reconstruction)
+    validation = Cohort.of(store, config.data, "val").scorer(reconstruction, threads=THREADS)
     book = ScoreBook.open(validation, run.place.artifacts, trained.reconstruction.name, store.fingerprint)
     start = time.monotonic()
     test = _test_scorer(run, config, run.place, trained.made.checkpoint, validation, board)
@@ -144,13 +141,10 @@ def _model(run: FoldRun, config: ExperimentConfig, board: Any) -> Outcome | None
 def _test_scorer(
     run: FoldRun, config: ExperimentConfig, place: stages.Place, checkpoint: Path, validation: Scorer, board: Any
 ) -> Scorer:
-    store = SliceStore.open(place.store, verify=False)
-    unhealthy, healthy = stages.cohorts(config, store, "test")
-    volumes = [v for group in unhealthy.values() for v in group] + healthy
+    cohort = Cohort.of(SliceStore.open(place.store, verify=False), config.data, "test")
     job = worker.Assignment(config, place, run.number, run.stop_file, board)
-    path = worker.predict_cohort(job, checkpoint, volumes, run.gpus)
-    cache, calibrated = ReconstructionCache.open(path), validation.calibration
-    return Scorer(store, cache, unhealthy, healthy, threads=THREADS, calibrated=calibrated)
+    path = worker.predict_cohort(job, checkpoint, cohort.volumes, run.gpus)
+    return cohort.scorer(Reconstruction.open(path), threads=THREADS, calibrated=validation.calibration)
 
 
 def _measured(

@@ -6,7 +6,7 @@ the scorer's (on the same kind of device).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,27 +15,27 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cddpm.config import ExperimentConfig, ReconstructionConfig, to_dict
+from cddpm.config import ExperimentConfig, to_dict
 from cddpm.data import brain
 from cddpm.data.alignment import aligned
 from cddpm.data.geometry import Geometry, field_of_view, reorient, to_input_grid
 from cddpm.data.prepare import Prepared, prepare
+from cddpm.data.slices import OneScan, ScanRecord, axial, volumetric
 from cddpm.data.suspicion import suspicions
 from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.errors import ConfigError
 from cddpm.models import precision
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.predict.scans import stem
-from cddpm.reconstruct.part import Key, rounded
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.predict import Networks
 from cddpm.scoring.calibration import given
-from cddpm.scoring.ensemble import levels_of
 from cddpm.scoring.figures import OverviewRow, slice_to_show
 from cddpm.scoring.postprocess import bounding_box
 from cddpm.scoring.score import ALL, Scorer
 from cddpm.tracking.package import WEIGHTS, Package
 from cddpm.training.checkpoint import fill_module
 from cddpm.training.guide import guide_config, unpacked
-from cddpm.training.preview import predict
 
 INTENSITIES = "the scan's own, smoothed, between the percentiles that became 0 and 1"
 IMPLAUSIBLE_FRACTION = 0.3
@@ -158,14 +158,11 @@ class Predictor:
 
     def _scorer(self, prepared: Prepared, key: str) -> Scorer:
         """The scorer of a cohort of this one scan, as a healthy one."""
-        scoring, image = self.package.pipeline.scoring, _axial(prepared.image.astype(np.float16))
-        config, guided = self.config, scoring.guidance_scale != 1
-        # only the levels that scoring combines: each is the same bit for bit without the others
-        levels = levels_of(scoring, config.reconstruction.noise_levels)
-        wanted = config.reconstruction.model_copy(update={"noise_levels": levels})
-        arrays = predict(self._model, config, wanted, image, key, self.device, guided, self._guide)
-        one = _OneScan(key, image, _axial(prepared.mask), wanted, rounded(key, arrays))
-        return Scorer(one, one, {}, [0], calibrated=given(self.package.pipeline.healthy_statistics))
+        pipeline, image = self.package.pipeline, axial(prepared.image.astype(np.float16))
+        cohort = Cohort(OneScan(ScanRecord(key, prepared.geometry), image, axial(prepared.mask)), healthy=[0])
+        networks = Networks(self.config, self._model, self._guide, self.device)
+        reconstruction = cohort.reconstruct(networks, pipeline.scoring)
+        return cohort.scorer(reconstruction, calibrated=given(pipeline.healthy_statistics))
 
 
 def threshold_of(package: Package, dataset: str) -> float:
@@ -211,7 +208,7 @@ def overview_rows(prediction: Prediction) -> list[OverviewRow]:
     working = prediction.working
     code = working.geometry.working_orientation
     image, reconstruction, anomaly, segmentation = (
-        _axial(reorient(_volume(a), code, "LPS"))
+        axial(reorient(volumetric(a), code, "LPS"))
         for a in (working.image, working.reconstruction, working.anomaly_map, working.segmentation)
     )
     brain_slices = np.flatnonzero((image > 0).any((1, 2)))
@@ -236,68 +233,14 @@ def overview_rows(prediction: Prediction) -> list[OverviewRow]:
     ]
 
 
-@dataclass(frozen=True)
-class _Record:
-    id: str
-
-
-@dataclass(frozen=True)
-class _OneScan:
-    """A slice store and a reconstruction cache of one volume, held in memory, as the scorer reads them."""
-
-    key: str
-    slices: NDArray[np.float16]
-    brain: NDArray[np.uint8]
-    config: ReconstructionConfig
-    rows: Mapping[Key, NDArray[np.float16]]
-
-    @property
-    def volumes(self) -> Sequence[_Record]:
-        return [_Record(self.key)]
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        return tuple(sorted(set(self.config.noise_levels)))
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(sorted(set(self.config.noise_seeds)))
-
-    def image(self, v: int) -> NDArray[np.float16]:
-        return self.slices
-
-    def mask(self, v: int) -> NDArray[np.uint8]:
-        return self.brain
-
-    def segmentation(self, v: int) -> NDArray[np.uint8]:
-        return np.zeros_like(self.brain)
-
-    def ignored(self, v: int) -> NDArray[np.int64]:
-        return np.empty(0, np.int64)
-
-    def c(self, volume: str, level: int, seed: int) -> NDArray[np.float16]:
-        return self.rows["c", level, seed]
-
-    def d(self, volume: str, level: int, seed: int) -> NDArray[np.float16]:
-        return self.rows["d", level, seed]
-
-
-def _axial(array: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(array.transpose(2, 0, 1))
-
-
-def _volume(array: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(array.transpose(1, 2, 0))
-
-
 def _on_input_grid(
     image: Volume, mask: Volume, prepared: Prepared, working: WorkingGrid, key: str, threshold: float, package: Package
 ) -> Prediction:
     geometry, (low, high) = prepared.geometry, prepared.intensities
     inside = (mask.data > 0) & field_of_view(geometry)
-    segmentation = to_input_grid(_volume(working.segmentation).astype(np.uint8), geometry, 0) * inside
-    anomaly = to_input_grid(_volume(working.anomaly_map).astype(np.float32), geometry, 1)
-    reconstruction = low + (high - low) * to_input_grid(_volume(working.reconstruction), geometry, 1)
+    segmentation = to_input_grid(volumetric(working.segmentation).astype(np.uint8), geometry, 0) * inside
+    anomaly = to_input_grid(volumetric(working.anomaly_map).astype(np.float32), geometry, 1)
+    reconstruction = low + (high - low) * to_input_grid(volumetric(working.reconstruction), geometry, 1)
     scores = _scores(working, prepared, segmentation, mask)
     warnings = suspicions(image, mask, geometry, package.config.data.modality)
     if scores["segmented_fraction_of_brain"] > IMPLAUSIBLE_FRACTION:
@@ -321,7 +264,7 @@ def _on_input_grid(
 def _scores(
     working: WorkingGrid, prepared: Prepared, segmentation: NDArray[np.uint8], mask: Volume
 ) -> dict[str, float]:
-    in_brain = working.anomaly_map[_axial(prepared.mask) > 0].astype(np.float64)
+    in_brain = working.anomaly_map[axial(prepared.mask) > 0].astype(np.float64)
     _, components = ndimage.label(working.segmentation, _TOUCHING)
     voxels = int(np.count_nonzero(segmentation))
     return {

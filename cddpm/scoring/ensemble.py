@@ -185,7 +185,7 @@ class Ensemble:
 
         return _guided(read, scale)
 
-    def _read(self, branch: Literal["c", "d"]) -> Callable[[str, int, int], NDArray[np.float16]]:
+    def _read(self, branch: Literal["c", "d"]) -> Callable[[str, int, int], NDArray[np.floating[Any]]]:
         return self.cache.c if branch == "c" else self.cache.d
 
     def _mean(

@@ -178,6 +178,21 @@ class Scorer:
         """``segmentation`` without the voxels that count neither way: what is measured."""
         return case.counted(self.segmentation(case.index, scoring, threshold))
 
+    def histograms(self, dataset: str, scoring: ScoringConfig) -> list[Histogram]:
+        """Anomaly scores of each volume of a data set, over all voxels; of ``healthy`` ones over brain voxels.
+
+        Raises as ``cases``.
+        """
+        nothing = np.empty(0, np.int64)
+
+        def of(case: Case) -> Histogram:
+            scores = self.anomaly_map(case.index, scoring)
+            if dataset == HEALTHY:
+                return operating_point.histogram(scores.ravel()[case.brain], nothing)
+            return operating_point.histogram(scores, case.lesion, case.ignored)
+
+        return self._map(of, self.cases(dataset))
+
     def statistics(self, scoring: ScoringConfig) -> Statistics | None:
         """Statistics of healthy residuals under ``scoring``; none if it does not ask for them (``normalise``).
 
@@ -226,7 +241,7 @@ class Scorer:
         """
         names = self._chosen(datasets)
         if scoring.operating_point in ("val-dice", "seed-search"):
-            groups = {name: self._histograms(self._unhealthy[name], scoring) for name in names}
+            groups = {name: self.histograms(name, scoring) for name in names}
             exact = scoring.operating_point == "val-dice"
             search = operating_point.thresholds_by_dice if exact else operating_point.thresholds_by_seed_search
             return search(groups)
@@ -343,12 +358,6 @@ class Scorer:
         with ThreadPoolExecutor(self._threads) as pool:
             return list(pool.map(function, items))
 
-    def _histograms(self, cases: Sequence[Case], scoring: ScoringConfig) -> list[Histogram]:
-        return self._map(
-            lambda case: operating_point.histogram(self.anomaly_map(case.index, scoring), case.lesion, case.ignored),
-            cases,
-        )
-
     def _filtered_counts(self, dataset: str, scoring: ScoringConfig) -> list[FilteredCounts]:
         with_lesion = [case for case in self._unhealthy[dataset] if case.lesion.size]
         return self._map(lambda case: self.kept(case, scoring), with_lesion)
@@ -362,12 +371,9 @@ class Scorer:
     def _healthy_threshold(self, scoring: ScoringConfig) -> float:
         if not self._healthy:
             raise DataError("operating_point 'healthy-fpr' needs healthy validation volumes; this cohort has none")
-        nothing = np.empty(0, np.int64)
-        brains = self._map(
-            lambda case: operating_point.histogram(self.anomaly_map(case.index, scoring).ravel()[case.brain], nothing),
-            self._healthy,
+        return operating_point.quantile_threshold(
+            self.histograms(HEALTHY, scoring), scoring.healthy_false_positive_rate
         )
-        return operating_point.quantile_threshold(brains, scoring.healthy_false_positive_rate)
 
     def _upstream(self, scoring: ScoringConfig) -> tuple[Any, ...]:
         """The settings on which the residual depends."""

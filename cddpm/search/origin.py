@@ -11,7 +11,7 @@ from cddpm import artifact
 from cddpm.config import ExperimentConfig, recorded
 from cddpm.errors import SearchError
 from cddpm.evaluation import provenance
-from cddpm.reconstruct import cache
+from cddpm.reconstruct import reconstruction
 from cddpm.scoring import score_book
 from cddpm.training import stages
 
@@ -72,5 +72,9 @@ def _start(raw: dict[str, Any]) -> Start:
 
 def versions() -> dict[str, Any]:
     """What a number depends on beside configuration and data: this method's own versions, and those of its packages."""
-    own = {"method": stages.METHOD_VERSION, "reconstruction": cache.VERSION, "scoring": score_book.SCORING_VERSION}
+    own = {
+        "method": stages.METHOD_VERSION,
+        "reconstruction": reconstruction.VERSION,
+        "scoring": score_book.SCORING_VERSION,
+    }
     return {f"version of {name}": version for name, version in {**provenance.versions(PACKAGES), **own}.items()}

@@ -15,8 +15,8 @@ from cddpm import artifact
 from cddpm.config import ExperimentConfig, parse, recorded, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
-from cddpm.reconstruct.cache import ReconstructionCache
-from cddpm.scoring.score import Scorer
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.score_book import ScoreBook
 from cddpm.search import point_table, point_workers, scoring_search, showcase
 from cddpm.search.point import Point
@@ -154,12 +154,13 @@ def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, bo
         if board is not None:
             board.post(job.number, "search", done, total, best)
 
-    cache, store = ReconstructionCache.open(outcome.reconstruction), SliceStore.open(job.place.store, verify=False)
-    cohorts, threads = stages.cohorts(config, store, "val"), point_workers.cpus(config)
-    scorer = Scorer(store, cache, *cohorts, threads=threads, seconds_per_pass=outcome.pass_seconds)
-    book = ScoreBook.open(scorer, job.place.artifacts, cache.fingerprint, store.fingerprint)
+    reconstruction, store = Reconstruction.open(outcome.reconstruction), SliceStore.open(job.place.store, verify=False)
+    scorer = Cohort.of(store, config.data, "val").scorer(
+        reconstruction, threads=point_workers.cpus(config), seconds_per_pass=outcome.pass_seconds
+    )
+    book = ScoreBook.open(scorer, job.place.artifacts, reconstruction.fingerprint, store.fingerprint)
     with point_workers.point_workers(book, config) as score:
-        points = scoring_search.search(score, config, cache.guided, progress, job.stop_asked)
+        points = scoring_search.search(score, config, reconstruction.guided, progress, job.stop_asked)
     return points, showcase.keep(job.folder, scorer, config, scoring_search.best(points))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
-from cddpm.training.preview import predict
+from cddpm.reconstruct.predict import Networks, Request
 from cddpm.training.stages import Place, load_model
 
 
@@ -24,15 +24,14 @@ def pass_seconds(config: ExperimentConfig, place: Place, path: Path, volume: int
     other levels and volumes there are none. Raises ``ArtifactError`` for a damaged checkpoint.
     """
     store, (model, _) = SliceStore.open(place.store, verify=False), load_model(path, device)
-    image, name, own = store.image(volume), store.volumes[volume].id, config.reconstruction
+    image, own = store.image(volume), config.reconstruction
     batch = min(own.batch_size, len(image))
-    one = {"noise_levels": own.noise_levels[:1], "noise_seeds": own.noise_seeds[:1], "batch_size": batch}
-    settings = own.model_copy(update=one)
+    settings = own.model_copy(update={"batch_size": batch})
+    networks = Networks(config.model_copy(update={"reconstruction": settings}), model, device=device)
+    request = Request(store.volumes[volume].id, image, ((own.noise_levels[0], own.noise_seeds[0]),))
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()
-        predict(
-            model, config, settings, image, name, device, unconditional=False
-        )  # comes back as an array: all is done
+        list(networks.predict([request], unconditional=False))  # comes back as an array: all is done
         seconds = time.perf_counter() - start
     return seconds * len(image) / (math.ceil(len(image) / batch) * batch)

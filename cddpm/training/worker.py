@@ -14,7 +14,8 @@ from cddpm.config import ComputeConfig, ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError, SearchError
 from cddpm.models import precision
-from cddpm.training import ledger, speed, stages
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.training import ledger, prediction, speed, stages
 from cddpm.training.loop import Hooks, InnerSearch, Interrupted
 from cddpm.training.preview import OBJECTIVE
 from cddpm.training.ranks import Ranks
@@ -280,8 +281,7 @@ def _reporter(
 def run_stages(config: ExperimentConfig, place: stages.Place, ranks: Ranks, hooks: Hooks) -> Outcome:
     """Train (or find) the model and predict (or find) its validation volumes."""
     made = stages.train(config, place, ranks, hooks)
-    unhealthy, healthy = stages.cohorts(config, SliceStore.open(place.store, verify=False), "val")
-    volumes = [v for group in unhealthy.values() for v in group] + healthy
+    volumes = Cohort.of(SliceStore.open(place.store, verify=False), config.data, "val").volumes
     path = stages.reconstruct(config, place, made.checkpoint, volumes, ranks, hooks)
     timed = speed.wanted(config) and ranks.first
     seconds = speed.pass_seconds(config, place, made.checkpoint, volumes[0], ranks.device) if timed else None
@@ -321,7 +321,7 @@ def _warnings(assignment: Assignment) -> AbstractContextManager[None]:
 
 
 def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int], gpus: float) -> Path:
-    """Predict ``volumes`` with a checkpoint in as many Ray tasks as the cluster holds; returns the reconstruction cache."""
+    """Predict ``volumes`` with a checkpoint in as many Ray tasks as the cluster holds; returns their reconstruction."""
     import ray
 
     config = assignment.config
@@ -345,4 +345,5 @@ def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int],
 def _predict(assignment: Assignment, checkpoint: Path, part: list[int], gpu: bool) -> None:
     config = assignment.config
     torch.set_num_threads(config.compute.threads_per_worker or max(1, int(config.compute.cpus_per_worker)))
-    stages.predict_part(config, assignment.place, checkpoint, part, torch.device("cuda" if gpu else "cpu"))
+    wanted = stages.wanted_of(config, assignment.place, checkpoint, part)
+    prediction.complete(wanted, Ranks(device=torch.device("cuda" if gpu else "cpu")), Hooks())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from one_volume import predict_volume
 from torch import nn
 
 from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig, NoiseConfig, PatchConfig
@@ -10,7 +11,7 @@ from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.condition import Condition
 from cddpm.models.noise import noise, slice_seed
 from cddpm.models.patches import grid
-from cddpm.reconstruct.predict import Manner, Request, predict_volume, predict_volumes
+from cddpm.reconstruct.predict import Manner, Request, predict_volumes
 
 NOISE = NoiseConfig(kind="gaussian")
 

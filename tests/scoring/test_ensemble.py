@@ -7,7 +7,7 @@ import pytest
 
 from cddpm.config import ScoringConfig
 from cddpm.errors import ArtifactError, ConfigError, DataError
-from cddpm.reconstruct import cache
+from cddpm.reconstruct import part, reconstruction
 from cddpm.scoring.calibration import given
 from cddpm.scoring.fidelity import ssim_map
 from cddpm.scoring.mahalanobis import SHRINKAGE, SMALLEST_DEVIATION
@@ -207,9 +207,9 @@ def test_the_reconstruction_is_weighted_whatever_is_combined(scorer, store, pred
 def test_one_reconstruction_has_no_distribution(scorer, store, predictions, tmp_path):
     path = tmp_path / "cache"
     arrays = {("c", 250, 0): predictions["A/0"]["c", 250, 0]}
-    cache.write_part(cache.parts_directory(path), "A/0", arrays)
-    cache.finish(path, ["A/0"], "x", {"volumes": ["A/0"]})
-    alone = Scorer(store, cache.ReconstructionCache.open(path), {"A": [0]})
+    part.write_part(reconstruction.parts_directory(path), "A/0", arrays)
+    reconstruction.finish(path, ["A/0"], "x", {"volumes": ["A/0"]})
+    alone = Scorer(store, reconstruction.Reconstruction.open(path), {"A": [0]})
     with pytest.raises(ConfigError, match="'mahalanobis' needs two reconstructions or more"):
         alone.anomaly_map(0, ScoringConfig(residual="mahalanobis"))
 

@@ -86,7 +86,7 @@ def test_a_point_that_cannot_be_is_refused(scorers: dict[bool, Scorer]) -> None:
 def test_scoring_needs_no_network_and_no_sampler() -> None:
     """A process that scores points must stay small."""
     code = (
-        "import sys, cddpm.search.point, cddpm.data.slices, cddpm.reconstruct.cache\n"
+        "import sys, cddpm.search.point, cddpm.data.slices, cddpm.reconstruct.reconstruction\n"
         "print([name for name in ('torch', 'optuna', 'ray', 'mlflow') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

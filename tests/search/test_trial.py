@@ -8,7 +8,7 @@ import pytest
 from tiny_training import tiny_config
 
 from cddpm.errors import ConfigError, SearchError
-from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.search import trial
 from cddpm.search.scoring_search import Point
 from cddpm.search.trial import TrialJob
@@ -26,7 +26,7 @@ def job(tmp_path: Path, tiny_store_path: Path) -> TrialJob:
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch, caches: dict[bool, ReconstructionCache]) -> list[worker.Assignment]:
+def trained(monkeypatch: pytest.MonkeyPatch, caches: dict[bool, Reconstruction]) -> list[worker.Assignment]:
     """Stands for the worker group; notes what it was given."""
     given: list[worker.Assignment] = []
 

@@ -11,7 +11,9 @@ from tiny_training import tiny_config, train
 
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
-from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.predict import Networks
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.score import Scorer
 from cddpm.search import scoring_search
 from cddpm.training import stages
@@ -29,11 +31,9 @@ def model(finished: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def scorer(finished: Any, store: SliceStore) -> Scorer:
-    unhealthy, healthy = stages.cohorts(finished.config, store, "val")
-    volumes = [v for group in unhealthy.values() for v in group] + healthy
-    stop = stages.Hooks()
-    path = stages.reconstruct(finished.config, finished.place, finished.made.checkpoint, volumes, Ranks(), stop)
-    return Scorer(store, ReconstructionCache.open(path), unhealthy, healthy)
+    cohort, stop = Cohort.of(store, finished.config.data, "val"), stages.Hooks()
+    path = stages.reconstruct(finished.config, finished.place, finished.made.checkpoint, cohort.volumes, Ranks(), stop)
+    return cohort.scorer(Reconstruction.open(path))
 
 
 @pytest.mark.parametrize("objective", ["dice", "auprc"])
@@ -123,7 +123,8 @@ def test_ranks_share_the_predictions_of_a_searched_preview(model: Any, store: Sl
     preview = Preview(config, store, search=scoring_search.preview)
     volumes = [*(v for _, v in preview.volumes), *store.cohort("IXI", "val")]
     ranks = TwoRanks(0, 2)
-    object.__setattr__(ranks, "other", preview._predictions(model, volumes[1::2], ranks.device))
+    there = Cohort(store, healthy=volumes[1::2]).reconstruct(Networks(config, model))
+    object.__setattr__(ranks, "other", there)
     # other volumes share a forward pass, which moves some float16 by their last digit
     assert preview.score(model, ranks) == pytest.approx(preview.score(model, Ranks()), abs=5e-3)
 
