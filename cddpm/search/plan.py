@@ -199,13 +199,13 @@ def _stages(config: ExperimentConfig, store: str) -> Iterator[Stage]:
 
 def _prediction(config: ExperimentConfig, artifacts: Path, store: str, model: str, guide: str | None) -> Stage:
     """Which of the wanted noise levels the first trial's model has predicted, of all validation volumes."""
-    reconstruction, diffusion = config.reconstruction, config.diffusion
+    settings, diffusion = config.reconstruction, config.diffusion
     name = reconstruction.prediction_identity(
-        model, store, reconstruction, diffusion.noise, config.seed, diffusion.patch, guide
+        model, store, settings, diffusion.noise, config.seed, diffusion.patch, guide
     )[0]
     volumes = _volume_ids(config, artifacts / STORE / store)
     steps = [parts_of(reconstruction.prediction_path(artifacts, name), volume).keys() for volume in volumes]
-    wanted, seeds = set(reconstruction.noise_levels), reconstruction.noise_seeds
+    wanted, seeds = set(settings.noise_levels), settings.noise_seeds
     done = {level for level in wanted if steps and all((level, seed) in s for s in steps for seed in seeds)}
     return Stage(reconstruction.PREDICTION, name, wanted == done, f"{len(done)} of {len(wanted)} noise levels")
 
