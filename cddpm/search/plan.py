@@ -15,6 +15,7 @@ from cddpm.data.phantom import LABEL
 from cddpm.data.split import ScanRow
 from cddpm.data.store import SliceStore, store_fingerprint
 from cddpm.models import precision
+from cddpm.reconstruct import reconstruction
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.part import parts_of
 from cddpm.search import budget, leaderboard, origin, pruner, sampler

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from cddpm.config import ExperimentConfig, ScoringConfig, to_dict, with_values
+from cddpm.config import ExperimentConfig, to_dict, with_values
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.precision import certain
@@ -112,57 +112,31 @@ def _grouped(volumes: Sequence[tuple[str, int]]) -> Mapping[str, list[int]]:
 
 def preview_settings(config: ExperimentConfig) -> dict[str, Any]:
     """All settings that a preview's value depends on, beside those of the model, as plain JSON data."""
-    reconstruction, scoring = config.reconstruction, config.scoring
-    return {
-        "objective": config.search.objective,
+    search, reconstruction, scoring = config.search, config.reconstruction, config.scoring
+    settings = {
+        "objective": search.objective,
         "datasets": list(_datasets(config)),
-        "noise_levels": list(_levels(config)),
+        "residual": list(ensemble.upstream(scoring, ensemble.levels_of(scoring, reconstruction.noise_levels))),
+        "erosion_divisor": scoring.erosion_divisor,
+        "median_kernel": scoring.median_kernel,
         "embedding_scale": reconstruction.embedding_scale,
         "guide": reconstruction.guide,
         "precision": certain(reconstruction.precision),
-        "guidance_scale": scoring.guidance_scale,
-        "residual": scoring.residual,
-        "erosion_divisor": scoring.erosion_divisor,
-        "median_kernel": scoring.median_kernel,
-        **_others(scoring),
-        **_searched_settings(config),
     }
-
-
-def _searched_settings(config: ExperimentConfig) -> dict[str, Any]:
-    """What a search depends on beside them."""
-    search, reconstruction = config.search, config.reconstruction
     if search.preview_trials == 1:
-        return {}
+        return settings
     return {
+        **settings,
         "trials": search.preview_trials,
-        "scoring": to_dict(config.scoring),
+        "scoring": to_dict(scoring),
         "space": to_dict(search.scoring),
-        "all_noise_levels": sorted(set(reconstruction.noise_levels)),
+        "noise_levels": sorted(set(reconstruction.noise_levels)),
         "noise_seeds": sorted(set(reconstruction.noise_seeds)),
     }
 
 
-def _others(scoring: ScoringConfig) -> dict[str, Any]:
-    """Settings that came later: only where they are not what they were before they could be set."""
-    found = {
-        "level_weights": scoring.level_weights and list(scoring.level_weights),
-        "combine": scoring.combine,
-        "match_histogram": scoring.match_histogram,
-        "ssim_window": scoring.ssim_window if scoring.residual == "ssim" else None,
-    }
-    usual = {"level_weights": None, "combine": "reconstructions", "match_histogram": False, "ssim_window": None}
-    return {name: value for name, value in found.items() if value != usual[name]}
-
-
 def _datasets(config: ExperimentConfig) -> tuple[str, ...]:
     return config.search.datasets or config.data.unhealthy
-
-
-def _levels(config: ExperimentConfig) -> tuple[int, ...]:
-    scoring, made = config.scoring, config.reconstruction.noise_levels
-    combined = ensemble.levels_of(scoring, made)
-    return tuple(level for level in dict.fromkeys(scoring.noise_levels or made) if level in combined)
 
 
 def _seeds(config: ExperimentConfig) -> tuple[int, ...]:

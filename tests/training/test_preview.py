@@ -153,13 +153,18 @@ def test_a_search_of_previews_names_the_weights_only_where_it_chooses_them() -> 
     assert name(**{**SEARCHED, "search__preview_trials": 9}, **best) != name(**SEARCHED, **best)
 
 
-def test_settings_at_their_defaults_leave_the_name_of_a_preview_alone() -> None:
+def test_settings_that_a_preview_does_not_read_are_none_of_its_settings() -> None:
     usual = preview_settings(tiny_config())
-    assert "combine" not in usual
-    assert preview_settings(tiny_config(scoring__ssim_window=7)) == usual  # nothing reads it
-    assert preview_settings(tiny_config(scoring__combine="mean")) == {**usual, "combine": "mean"}
-    ssim = preview_settings(tiny_config(scoring__residual="ssim"))
-    assert ssim["ssim_window"] == 11
+    for unread in ({"scoring__ssim_window": 7}, {"scoring__minimum_component_voxels": 9}, {"seed": 5}):
+        assert preview_settings(tiny_config(**unread)) == usual
+    ssim = {"scoring__residual": "ssim"}
+    for read in (
+        {"scoring__combine": "mean"},
+        ssim,
+        {**ssim, "scoring__ssim_window": 7},
+        {"scoring__median_kernel": 5},
+    ):
+        assert preview_settings(tiny_config(**read)) != usual
 
 
 def test_preview_is_fixed_and_leaves_the_mode_alone(model: Any, store: SliceStore) -> None:
