@@ -25,7 +25,6 @@ from cddpm.data.suspicion import suspicions
 from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.errors import ConfigError
 from cddpm.models import precision
-from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.predict.scans import stem
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.predict import Networks
@@ -34,7 +33,7 @@ from cddpm.scoring.figures import OverviewRow, slice_to_show
 from cddpm.scoring.postprocess import bounding_box
 from cddpm.scoring.score import ALL, Scorer
 from cddpm.tracking.package import WEIGHTS, Package
-from cddpm.training.checkpoint import fill_module
+from cddpm.training.checkpoint import trained
 from cddpm.training.guide import guide_config, unpacked
 
 INTENSITIES = "the scan's own, smoothed, between the percentiles that became 0 and 1"
@@ -88,17 +87,10 @@ class Predictor:
     def __init__(self, package: Package, device: torch.device | str = "cpu") -> None:
         """Raises ``ArtifactError`` if the weights are of another architecture than the package's configuration says."""
         self.package, self.device = package, torch.device(device)
-        config = self.config
-        own, guiding = unpacked(package.weights)
-        guide = guide_config(config)
-        self._model = self._network(config, own if guide else package.weights)
-        self._guide = self._network(guide, guiding) if guide else None
-
-    def _network(self, config: ExperimentConfig, weights: Mapping[str, torch.Tensor]) -> ConditionedDiffusion:
-        network = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
-        fill_module(network, weights, str(self.package.directory / WEIGHTS))
-        network.to(self.device).to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
-        return network.eval()
+        guide, source = guide_config(self.config), str(package.directory / WEIGHTS)
+        own, guiding = unpacked(package.weights) if guide else (package.weights, {})
+        self._model = trained(self.config, own, source, self.device)
+        self._guide = trained(guide, guiding, source, self.device) if guide else None
 
     def predict_scan(
         self, image: Volume, mask: Volume | None = None, volume_key: str | None = None, dataset: str = ALL
@@ -120,8 +112,36 @@ class Predictor:
             segmentation=scorer.segmentation(0, scoring, threshold),
             geometry=prepared.geometry,
         )
-        predicted = _on_input_grid(image, brain_mask, prepared, working, key, threshold, self.package)
-        return dataclasses.replace(predicted, warnings=(*predicted.warnings, *self._here[1]))
+        geometry, (low, high) = prepared.geometry, prepared.intensities
+        inside = (brain_mask.data > 0) & field_of_view(geometry)
+        segmentation = to_input_grid(volumetric(working.segmentation).astype(np.uint8), geometry, 0) * inside
+        anomaly = to_input_grid(volumetric(working.anomaly_map).astype(np.float32), geometry, 1)
+        reconstruction = low + (high - low) * to_input_grid(volumetric(working.reconstruction), geometry, 1)
+        scores = _scores(working, prepared, segmentation, brain_mask)
+        return Prediction(
+            anomaly_map=np.where(inside, anomaly, np.float32(0)),
+            reconstruction=np.where(inside, reconstruction, np.float32(0)).astype(np.float32),
+            segmentation=segmentation,
+            working=working,
+            volume_key=key,
+            threshold=threshold,
+            scores=scores,
+            intensities=(low, high),
+            warnings=self._warnings(image, brain_mask, geometry, scores),
+        )
+
+    def _warnings(
+        self, image: Volume, brain_mask: Volume, geometry: Geometry, scores: Mapping[str, float]
+    ) -> tuple[str, ...]:
+        """What speaks against a scan or its result, each once."""
+        found = suspicions(image, brain_mask, geometry, self.package.config.data.modality)
+        fraction = scores.get("segmented_fraction_of_brain", 0.0)
+        if fraction > IMPLAUSIBLE_FRACTION:
+            found.append(
+                f"{fraction:.0%} of the brain is above the threshold; this scan is probably of another kind than those that the "
+                "model was made from"
+            )
+        return tuple(dict.fromkeys([*found, *self._here[1]]))
 
     def brain_scores(self, image: Volume, mask: Volume | None = None, volume_key: str | None = None) -> BrainScores:
         """The anomaly map of a scan, as ``predict_scan`` makes it, without a threshold. Raises as that does."""
@@ -130,8 +150,9 @@ class Predictor:
         scores, inside = scorer.anomaly_map(0, self.package.pipeline.scoring), scorer.store.mask(0) > 0
         box = bounding_box(inside | (scores > 0))  # the median filter may score beside the brain
         assert box is not None  # there is a brain
-        warnings = suspicions(image, brain_mask, prepared.geometry, self.package.config.data.modality)
-        return BrainScores(scores[box].copy(), inside[box].copy(), tuple(dict.fromkeys([*warnings, *self._here[1]])))
+        return BrainScores(
+            scores[box].copy(), inside[box].copy(), self._warnings(image, brain_mask, prepared.geometry, {})
+        )
 
     def _prepared(self, image: Volume, mask: Volume | None) -> tuple[Volume, Prepared]:
         """The brain mask, estimated without one, and both as the network sees them."""
@@ -231,34 +252,6 @@ def overview_rows(prediction: Prediction) -> list[OverviewRow]:
         )
         for i, label in shown.items()
     ]
-
-
-def _on_input_grid(
-    image: Volume, mask: Volume, prepared: Prepared, working: WorkingGrid, key: str, threshold: float, package: Package
-) -> Prediction:
-    geometry, (low, high) = prepared.geometry, prepared.intensities
-    inside = (mask.data > 0) & field_of_view(geometry)
-    segmentation = to_input_grid(volumetric(working.segmentation).astype(np.uint8), geometry, 0) * inside
-    anomaly = to_input_grid(volumetric(working.anomaly_map).astype(np.float32), geometry, 1)
-    reconstruction = low + (high - low) * to_input_grid(volumetric(working.reconstruction), geometry, 1)
-    scores = _scores(working, prepared, segmentation, mask)
-    warnings = suspicions(image, mask, geometry, package.config.data.modality)
-    if scores["segmented_fraction_of_brain"] > IMPLAUSIBLE_FRACTION:
-        warnings.append(
-            f"{scores['segmented_fraction_of_brain']:.0%} of the brain is above the threshold; this scan is probably of "
-            "another kind than those that the model was made from"
-        )
-    return Prediction(
-        anomaly_map=np.where(inside, anomaly, np.float32(0)),
-        reconstruction=np.where(inside, reconstruction, np.float32(0)).astype(np.float32),
-        segmentation=segmentation,
-        working=working,
-        volume_key=key,
-        threshold=threshold,
-        scores=scores,
-        intensities=(low, high),
-        warnings=tuple(dict.fromkeys(warnings)),
-    )
 
 
 def _scores(

@@ -19,7 +19,7 @@ from cddpm import artifact
 from cddpm.config import ExperimentConfig, parse, recorded, to_dict, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, ConfigError
-from cddpm.models.cddpm import ConditionedDiffusion, memory_format
+from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.precision import certain
 from cddpm.reconstruct import reconstruction
 from cddpm.reconstruct.predict import Networks
@@ -302,10 +302,7 @@ def load_model(path: Path, device: torch.device) -> tuple[ConditionedDiffusion, 
     """
     artifact.verify(path, CHECKPOINT)
     config = parse(checkpoint.read_config(path), str(path / checkpoint.CONFIG))
-    model = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
-    checkpoint.fill_module(model, checkpoint.load_weights(path / checkpoint.WEIGHTS), str(path))
-    model.to(device).to(memory_format=memory_format(device))  # type: ignore[call-overload]
-    return model.eval(), config
+    return checkpoint.trained(config, checkpoint.load_weights(path / checkpoint.WEIGHTS), str(path), device), config
 
 
 def guide_path(config: ExperimentConfig, place: Place, path: Path) -> Path | None:

@@ -129,9 +129,7 @@ def _course(score: ScorePoints, config: ExperimentConfig, guided: bool, over: Ca
 def network(record: SweepRecord, name: str, config: ExperimentConfig) -> ConditionedDiffusion:
     """The model of checkpoint ``name`` of a sweep, on the CPU. Raises ``ArtifactError`` for weights that are gone."""
     weights = checkpoint.load_weights(record.artifacts / stages.CHECKPOINT / name / checkpoint.WEIGHTS)
-    model = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
-    checkpoint.fill_module(model, weights, name)
-    return model.eval()
+    return checkpoint.trained(config, weights, name)
 
 
 class PlainWay:
