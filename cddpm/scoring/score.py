@@ -128,6 +128,11 @@ class Scorer:
         return tuple(self._unhealthy)
 
     @property
+    def guided(self) -> bool:
+        """Whether there are unconditional predictions too, so that a guidance scale can be chosen."""
+        return self._ensemble is not None and self._ensemble.cache.guided
+
+    @property
     def reconstructs(self) -> bool:
         """False for a scorer without cache, whose ``reconstruction`` says nothing."""
         return self._ensemble is not None

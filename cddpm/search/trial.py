@@ -160,7 +160,7 @@ def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, bo
     )
     book = ScoreBook.open(scorer, job.place.artifacts, reconstruction.fingerprint, store.fingerprint)
     with point_workers.point_workers(book, config) as score:
-        points = scoring_search.search(score, config, reconstruction.guided, progress, job.stop_asked)
+        points = scoring_search.search(score, config, scorer.guided, progress, job.stop_asked)
     return points, showcase.keep(job.folder, scorer, config, scoring_search.best(points))
 
 
