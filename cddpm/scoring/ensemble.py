@@ -4,7 +4,7 @@ Either their mean is compared with the image, or each of them is and the residua
 all of them together are the distribution from which the image is told apart (residual ``mahalanobis``).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -123,20 +123,8 @@ def joined(
     return anomaly_scores(combined(maps, scoring.combine, weights))
 
 
-def members_of(groups: Mapping[int, Sequence[Array]], scoring: ScoringConfig) -> list[Member]:
-    """The reconstructions that are compared with the image, of those of each chosen noise level (one per seed)."""
-    weights = weights_of(scoring, tuple(groups))
-    if compares_mean(scoring):
-        return [Member(AS_ONE, 1.0, _average(list(groups.values()), weights))]
-    return [
-        Member(str(level), weight, x0)
-        for (level, group), weight in zip(groups.items(), weights, strict=True)
-        for x0 in group
-    ]
-
-
 class Ensemble:
-    """Reads the reconstructions of a cache as a scoring asks for them, and keeps means in a memo."""
+    """Reads reconstructions as a scoring asks for them, and keeps means in a memo."""
 
     def __init__(self, cache: Reconstructions, memo: ArrayMemo) -> None:
         self.cache, self._memo = cache, memo
@@ -153,11 +141,12 @@ class Ensemble:
         """The reconstructions that are compared with the image, inside the box of ``case``."""
         if compares_mean(scoring):
             return [Member(AS_ONE, 1.0, self.mean(case, scoring))]
-        scale = scoring.guidance_scale
-        groups = {
-            level: [self._one(case, level, seed, scale) for seed in self.cache.seeds] for level in self.levels(scoring)
-        }
-        return members_of(groups, scoring)
+        levels, scale = self.levels(scoring), scoring.guidance_scale
+        return [
+            Member(str(level), weight, self._one(case, level, seed, scale))
+            for level, weight in zip(levels, weights_of(scoring, levels), strict=True)
+            for seed in self.cache.seeds
+        ]
 
     def mean(self, case: Case, scoring: ScoringConfig) -> Array:
         """Mean over levels and seeds inside the box: guidance is affine, so the means of c and d are kept, for any s."""
