@@ -145,7 +145,10 @@ class Scorer:
 
     def each(self, function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
         """``function`` of every item, in their order, worked on by the scorer's threads."""
-        return self._map(function, items)
+        if self._threads == 1:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(self._threads) as pool:
+            return list(pool.map(function, items))
 
     def anomaly_map(self, volume: int, scoring: ScoringConfig) -> NDArray[np.float16]:
         """Anomaly map (S, H, W) of a volume, >= 0, read-only. Raises ``ArtifactError`` for what was not reconstructed."""
@@ -196,7 +199,7 @@ class Scorer:
                 return operating_point.histogram(scores.ravel()[case.brain], nothing)
             return operating_point.histogram(scores, case.lesion, case.ignored)
 
-        return self._map(of, self.cases(dataset))
+        return self.each(of, self.cases(dataset))
 
     def statistics(self, scoring: ScoringConfig) -> Statistics | None:
         """Statistics of healthy residuals under ``scoring``; none if it does not ask for them (``normalise``).
@@ -235,7 +238,7 @@ class Scorer:
             found = [(m.level, m.values) for m in self._residuals(case, scoring)]
             return calibration.sums(found, image, brain, count)
 
-        return calibration.statistics(self._map(sums, self._healthy))
+        return calibration.statistics(self.each(sums, self._healthy))
 
     def thresholds(self, scoring: ScoringConfig, datasets: Sequence[str] | None = None) -> dict[str, float]:
         """Threshold per data set, and for ``all`` of them together, at the operating point of ``scoring`` on this cohort.
@@ -312,7 +315,7 @@ class Scorer:
         """
         groups = {name: self._unhealthy[name] for name in datasets} | {HEALTHY: self._healthy}
         work = [(case, _threshold(thresholds, name)) for name, group in groups.items() for case in group]
-        return self._map(
+        return self.each(
             lambda item: self._row(item[0], item[1], scoring) | (self._oracle(item[0], scoring) if oracle else {}), work
         )
 
@@ -357,15 +360,9 @@ class Scorer:
                 raise DataError(f"data set '{name}' is not in this cohort; there are {', '.join(self.datasets)}")
         return names
 
-    def _map(self, function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
-        if self._threads == 1:
-            return [function(item) for item in items]
-        with ThreadPoolExecutor(self._threads) as pool:
-            return list(pool.map(function, items))
-
     def _filtered_counts(self, dataset: str, scoring: ScoringConfig) -> list[FilteredCounts]:
         with_lesion = [case for case in self._unhealthy[dataset] if case.lesion.size]
-        return self._map(lambda case: self.kept(case, scoring), with_lesion)
+        return self.each(lambda case: self.kept(case, scoring), with_lesion)
 
     def kept(self, case: Case, scoring: ScoringConfig) -> FilteredCounts:
         """What the component filter keeps of a volume at every threshold."""
