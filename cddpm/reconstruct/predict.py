@@ -8,9 +8,11 @@ up with copies. Kernels round otherwise for another batch shape, but within one 
 alone (tested): so a prediction is the same bit for bit whatever is asked for beside it.
 """
 
+import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice, product
 from typing import TYPE_CHECKING, Self
 
@@ -156,6 +158,23 @@ def predict_volumes(
             yield from ((volume.request, volume.result()) for volume in under_way[:done])
             del under_way[:done]
         yield from ((volume.request, volume.result()) for volume in under_way)  # of which nothing is wanted
+
+
+def pass_seconds(networks: Networks, slices: NDArray[np.floating]) -> float:
+    """Wall-clock seconds of one branch of a volume, (S, H, W), at one noise level and seed.
+
+    The second of two predictions counts: the first one warms up. Copies that fill up the last batch do not count: next to
+    other levels and volumes there are none.
+    """
+    own = networks.config.reconstruction
+    batch = min(own.batch_size, len(slices))
+    config = networks.config.model_copy(update={"reconstruction": own.model_copy(update={"batch_size": batch})})
+    request, seconds = Request("timed", slices, ((own.noise_levels[0], own.noise_seeds[0]),)), 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        list(replace(networks, config=config).predict([request], unconditional=False))  # an array: all is done
+        seconds = time.perf_counter() - start
+    return seconds * len(slices) / (math.ceil(len(slices) / batch) * batch)
 
 
 def _begin(

@@ -15,7 +15,8 @@ from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError, SearchError
 from cddpm.models import precision
 from cddpm.reconstruct.cohort import Cohort
-from cddpm.training import ledger, prediction, speed, stages
+from cddpm.reconstruct.predict import Networks, pass_seconds
+from cddpm.training import ledger, prediction, stages
 from cddpm.training.loop import Hooks, InnerSearch, Interrupted
 from cddpm.training.preview import OBJECTIVE
 from cddpm.training.ranks import Ranks
@@ -61,7 +62,7 @@ class Outcome:
     made: stages.Made
     reconstruction: Path
     pass_seconds: float | None = None
-    """See ``speed.pass_seconds``; measured only if the search asks for it."""
+    """See ``reconstruct.predict.pass_seconds``; measured only if the search asks for it."""
 
 
 def on_gpu(compute: ComputeConfig, gpus: float) -> bool:
@@ -281,11 +282,13 @@ def _reporter(
 def run_stages(config: ExperimentConfig, place: stages.Place, ranks: Ranks, hooks: Hooks) -> Outcome:
     """Train (or find) the model and predict (or find) its validation volumes."""
     made = stages.train(config, place, ranks, hooks)
-    volumes = Cohort.of(SliceStore.open(place.store, verify=False), config.data, "val").volumes
+    store = SliceStore.open(place.store, verify=False)
+    volumes = Cohort.of(store, config.data, "val").volumes
     path = stages.reconstruct(config, place, made.checkpoint, volumes, ranks, hooks)
-    timed = speed.wanted(config) and ranks.first
-    seconds = speed.pass_seconds(config, place, made.checkpoint, volumes[0], ranks.device) if timed else None
-    return Outcome(made, path, seconds)
+    if not ranks.first or not any(aim.metric == "seconds_per_volume" for aim in config.search.aims):
+        return Outcome(made, path)
+    model, _ = stages.load_model(made.checkpoint, ranks.device)
+    return Outcome(made, path, pass_seconds(Networks(config, model, device=ranks.device), store.image(volumes[0])))
 
 
 def plain_metrics(metrics: Mapping[str, Any], objective: str, final: bool) -> dict[str, float]:

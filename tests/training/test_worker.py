@@ -150,7 +150,6 @@ def test_errors_cross_processes(error: CddpmError) -> None:
 def test_an_assignment_is_plain_data(finished: Any, tmp_path: Path) -> None:
     job = worker.Assignment(finished.config, finished.place, 3, tmp_path / "stop", None)
     assert pickle.loads(pickle.dumps(job)) == job
-    assert worker.parse(job.config, "trial") == finished.config
 
 
 @pytest.mark.slow
@@ -161,6 +160,15 @@ def test_the_stages_end_with_the_whole_validation_cohort(finished: Any, store: S
     wanted = [v for name in ("A", "B", "IXI") for v in store.cohort(name, "val", 0)]
     assert sorted(cache.volumes) == sorted(store.volumes[v].id for v in wanted)
     assert (cache.levels, cache.guided) == ((10, 25), True)
+    assert outcome.pass_seconds is None
+
+
+@pytest.mark.slow
+def test_a_pass_is_timed_where_the_search_weighs_it(finished: Any) -> None:
+    aims = [{"metric": "dice", "goal": "maximize"}, {"metric": "seconds_per_volume", "goal": "minimize"}]
+    outcome = worker.run_stages(tiny_config(search__objectives=aims), finished.place, Ranks(), Hooks())
+    assert outcome.made.made == ()
+    assert 0 < outcome.pass_seconds < 30
 
 
 @pytest.mark.slow
