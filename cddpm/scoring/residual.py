@@ -4,16 +4,14 @@ Letters: K reconstructions (noise levels x seeds), S slices, P voxels of a slice
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 Residual = Literal["l1", "l2", "positive", "negative"]
-VOXELWISE: tuple[str, ...] = get_args(Residual)
-"""Residuals of a voxel that depend on nothing but its two intensities."""
-
+"""Those of a voxel that depend on nothing but its two intensities."""
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 _IN_PLANE_CROSS = ndimage.generate_binary_structure(2, 1)[None]
 

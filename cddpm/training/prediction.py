@@ -30,7 +30,7 @@ WAIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Wanted:
     """What is wanted of one model on one slice store, and the folder in which all who want any of it gather it."""
 
     store: SliceStore
@@ -62,55 +62,55 @@ class Prediction:
         return finish(cache_path(artifacts, name), self.view.volumes, name, made_from, self.parts, self.view)
 
 
-def complete(prediction: Prediction, ranks: Ranks, hooks: Hooks) -> None:
-    """Predict all that is missing or damaged of ``prediction``; all ranks share the work and come back together.
+def complete(wanted: Wanted, ranks: Ranks, hooks: Hooks) -> None:
+    """Predict all that is missing or damaged of ``wanted``; all ranks share the work and come back together.
 
     Raises ``Interrupted`` when asked to stop; what was predicted until then stays.
     """
     if ranks.first:
-        found_prediction(prediction.parts, prediction.made_from)
-        prediction.view.without_damaged(prediction.parts)
-    volumes, busy = prediction.volumes, False
-    while missing := ranks.share(prediction.missing(volumes) if ranks.first else None):
+        found_prediction(wanted.parts, wanted.made_from)
+        wanted.view.without_damaged(wanted.parts)
+    volumes, busy = wanted.volumes, False
+    while missing := ranks.share(wanted.missing(volumes) if ranks.first else None):
         if ranks.share(hooks.stop() if ranks.first else None):
-            raise Interrupted(f"{STAGE}: stopped with {len(missing)} of {len(prediction.volumes)} volumes to predict")
+            raise Interrupted(f"{STAGE}: stopped with {len(missing)} of {len(wanted.volumes)} volumes to predict")
         if busy:  # short waits of all: a long one of the first rank alone would let the others' broadcast time out
             time.sleep(WAIT_SECONDS)
-        predict(prediction, missing[ranks.rank :: ranks.world], ranks, hooks)
+        predict(wanted, missing[ranks.rank :: ranks.world], ranks, hooks)
         ranks.barrier()
         volumes, busy = missing, True
 
 
-def predict(prediction: Prediction, volumes: Sequence[int], ranks: Ranks, hooks: Hooks) -> None:
+def predict(wanted: Wanted, volumes: Sequence[int], ranks: Ranks, hooks: Hooks) -> None:
     """Predict what is missing of ``volumes``, but for those that another process is predicting.
 
     A volume's claim ends when its last part is written. Ends early when asked to stop.
     """
     with ExitStack() as stack:
         claims: dict[str, ExitStack] = {}
-        requests = _requests(prediction, volumes, claims, stack, hooks)
+        requests = _requests(wanted, volumes, claims, stack, hooks)
         first = next(requests, None)
         if first is None:
             return
-        found = prediction.networks(ranks.device).predict(chain([first], requests))
+        found = wanted.networks(ranks.device).predict(chain([first], requests))
         for number, (request, arrays) in enumerate(found):
-            write_part(prediction.parts, request.key, arrays)
+            write_part(wanted.parts, request.key, arrays)
             claims.pop(request.key).close()
             if ranks.first:
                 hooks.progress(STAGE, number + 1, len(volumes), 0.0)
 
 
 def _requests(
-    prediction: Prediction, volumes: Sequence[int], claims: dict[str, ExitStack], stack: ExitStack, hooks: Hooks
+    wanted: Wanted, volumes: Sequence[int], claims: dict[str, ExitStack], stack: ExitStack, hooks: Hooks
 ) -> Iterator[Request]:
     """What is missing of each volume that nobody else has; its claim is kept in ``claims`` until it is written."""
     for v in volumes:
         if hooks.stop():
             return
-        name, parts = prediction.id(v), prediction.parts
+        name, parts = wanted.id(v), wanted.parts
         own = stack.enter_context(ExitStack())
-        if own.enter_context(claim(parts, name)) and (wanted := prediction.view.missing(parts, name)):
+        if own.enter_context(claim(parts, name)) and (steps := wanted.view.missing(parts, name)):
             claims[name] = own
-            yield Request(name, prediction.store.image(v), wanted)
+            yield Request(name, wanted.store.image(v), steps)
         else:
             own.close()

@@ -354,7 +354,7 @@ def unpredicted(config: ExperimentConfig, place: Place, path: Path, volumes: Seq
     return wanted.missing(volumes)
 
 
-def wanted_of(config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int]) -> prediction.Prediction:
+def wanted_of(config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int]) -> prediction.Wanted:
     """What ``config`` asks of ``volumes`` and the checkpoint ``path``; nothing is predicted yet. Raises as ``reconstruct``."""
     store, guide = (
         SliceStore.open(place.store, verify=False),
@@ -371,7 +371,7 @@ def wanted_of(config: ExperimentConfig, place: Place, path: Path, volumes: Seque
     )
     view = reconstruction.View.of([store.volumes[v].id for v in volumes], config.reconstruction)
     parts = reconstruction.prediction_path(place.artifacts, name)
-    return prediction.Prediction(
+    return prediction.Wanted(
         store,
         tuple(volumes),
         view,
