@@ -4,7 +4,6 @@ Several trials, on this node or on others, may want the same at once. Each claim
 of it, and predicts only that; what another is making it leaves for later, and takes it when it is there.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -21,8 +20,6 @@ from cddpm.reconstruct.predict import Networks, Request
 from cddpm.reconstruct.reconstruction import View, cache_path, finish, found_prediction
 from cddpm.training.loop import Hooks, Interrupted
 from cddpm.training.ranks import Ranks
-
-logger = logging.getLogger(__name__)
 
 STAGE = "reconstruction"
 WAIT_SECONDS = 1.0
