@@ -14,7 +14,7 @@ import tiny_training
 
 from cddpm import artifact, events
 from cddpm.campaign import IDENTITY
-from cddpm.config import ExperimentConfig, parse, to_dict
+from cddpm.config import ExperimentConfig, to_dict
 from cddpm.search import champion, leaderboard, origin, trial
 from cddpm.search.lab import Lab
 from cddpm.search.scoring_search import Point
@@ -86,10 +86,10 @@ def _in_process(patch: pytest.MonkeyPatch) -> None:
     def run(assignment: Any, name: str, folder: Path, gpus: float, forward_reports: bool) -> Any:
         (folder / name).mkdir(parents=True)
         hooks = Hooks(made=lambda record: ledger.enter(assignment.campaign, record, assignment.trial))
-        return worker.run_stages(parse(assignment.config, "test"), assignment.place, Ranks(), hooks)
+        return worker.run_stages(assignment.config, assignment.place, Ranks(), hooks)
 
     def predict(assignment: Any, checkpoint: Path, volumes: list[int], gpus: float) -> Path:
-        settings = parse(assignment.config, "test")
+        settings = assignment.config
         return stages.reconstruct(settings, assignment.place, checkpoint, volumes, Ranks(), Hooks())
 
     patch.setattr(worker, "run", run)
@@ -106,7 +106,7 @@ def trained(output_dir: Path, trials: int = 2, finish: bool = True, book: bool =
         folder = begin(settings)
         for number in range(trials):
             params = {"training.learning_rate": 1e-3 / (number + 1), "training.batch_size": 4, "diffusion.loss": "l1"}
-            job = trial.TrialJob(folder, number, params, to_dict(settings), place, 0.0)
+            job = trial.TrialJob(folder, number, params, settings, place, 0.0)
             assert trial.run(job, None, lambda metrics: None) is not None
             ended(folder, number, params, "finished")
         if finish:

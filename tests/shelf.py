@@ -12,8 +12,8 @@ import numpy as np
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, ReconstructionConfig, ScoringConfig, to_dict
 from cddpm.inventory.entry import SEALED, Kind
-from cddpm.reconstruct.cache import View, cache_path, finish, found_prediction, prediction_path
 from cddpm.reconstruct.part import parts_of, write_part
+from cddpm.reconstruct.reconstruction import View, cache_path, finish, found_prediction, prediction_path
 from cddpm.scoring import score_book
 
 

@@ -32,6 +32,11 @@ def _fields(model: type[BaseModel]) -> frozenset[str]:
     return frozenset(field_paths(model))
 
 
+@functools.cache  # an adapter takes a millisecond to make
+def _setting(root: type[BaseModel], path: str) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation_at(root, path))
+
+
 def _shape_faults(config: Settings) -> Iterator[str]:
     height, width = config.data.slice_shape
     unet = 2 ** (len(config.model.width_multipliers) - 1)
@@ -245,7 +250,7 @@ def _value_faults(root: type[BaseModel], where: str, path: str, values: list[Any
     """Searched values that the setting at ``path`` itself would refuse."""
     if path not in _fields(root):
         return
-    setting: TypeAdapter[Any] = TypeAdapter(annotation_at(root, path))
+    setting = _setting(root, path)
     for value in values:
         try:
             setting.validate_python(value)

@@ -132,8 +132,15 @@ def setting(path: str, text: str, source: str) -> Any:
 
 
 def with_values(config: ExperimentConfig, values: Mapping[str, Any], source: str = "trial") -> ExperimentConfig:
-    """``config`` with some settings replaced by dotted path, validated again. Raises ``ConfigError``."""
-    return parse(override(to_dict(config), values, source), source)
+    """``config`` with some settings replaced by dotted path. Raises ``ConfigError``.
+
+    Of the sections only those that change are validated again, and how all fit together.
+    """
+    raw = {name: getattr(config, name) for name in type(config).model_fields}
+    for name in {path.split(".")[0] for path in values}:
+        section = raw.get(name)
+        raw[name] = to_dict(section) if isinstance(section, BaseModel) else section
+    return parse(override(raw, values, source), source)
 
 
 def to_dict(config: BaseModel) -> dict[str, Any]:

@@ -163,6 +163,55 @@ class SliceStore:
         return batch
 
 
+@dataclass(frozen=True)
+class ScanRecord:
+    """What is known of a scan by itself."""
+
+    id: str
+    """Seeds its noise."""
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class OneScan:
+    """A store of one volume, held in memory: a scan that nobody has segmented. Arrays are (S, H, W)."""
+
+    record: ScanRecord
+    slices: npt.NDArray[np.float16]
+    brain: npt.NDArray[np.uint8]
+
+    @property
+    def volumes(self) -> list[ScanRecord]:
+        """Its one record."""
+        return [self.record]
+
+    def image(self, volume: int) -> npt.NDArray[np.float16]:
+        """Intensities in [0, 1]."""
+        return self.slices
+
+    def mask(self, volume: int) -> npt.NDArray[np.uint8]:
+        """Brain mask."""
+        return self.brain
+
+    def segmentation(self, volume: int) -> npt.NDArray[np.uint8]:
+        """Zeros."""
+        return np.zeros_like(self.brain)
+
+    def ignored(self, volume: int) -> npt.NDArray[np.int64]:
+        """None."""
+        return np.empty(0, np.int64)
+
+
+def axial(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(X, Y, Z) as contiguous slices (S, H, W) = (Z, X, Y)."""
+    return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def volumetric(slices: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The way back from ``axial``."""
+    return np.ascontiguousarray(slices.transpose(1, 2, 0))
+
+
 def write_store(directory: Path, volumes: Iterable[dict[str, Any]], cohorts: list[dict[str, Any]]) -> None:
     """Fill ``directory``; ``volumes`` are consumed one by one, so memory holds one of them.
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cddpm import artifact
 from cddpm.config import DataConfig
 from cddpm.data.layout import ScanRow
-from cddpm.data.slices import KIND, SliceStore, VolumeRecord, write_store
+from cddpm.data.slices import KIND, SliceStore, VolumeRecord, axial, write_store
 from cddpm.data.split import labels_of
 from cddpm.errors import DataError, VolumeError
 
@@ -146,19 +145,14 @@ def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
     for one in (image, *labels):
         for note in one.notes:
             logger.warning("%s: %s", one.path, note)
-    truth = _axial(np.zeros_like(done.mask) if done.segmentation is None else done.segmentation)
+    truth = axial(np.zeros_like(done.mask) if done.segmentation is None else done.segmentation)
     return {
-        "image": _axial(done.image.astype(np.float16)),
-        "mask": _axial(done.mask),
+        "image": axial(done.image.astype(np.float16)),
+        "mask": axial(done.mask),
         "segmentation": (truth == 1).astype(np.uint8),
         "ignored": np.flatnonzero(truth == volume.IGNORED).astype(np.int32),
         "geometry": json.dumps(done.geometry.to_dict()),
     }
-
-
-def _axial(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(X, Y, Z) as contiguous slices (S, H, W) = (Z, X, Y)."""
-    return np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def _records(

@@ -123,7 +123,7 @@ def _runs(plan: Plan, roots: Mapping[str, Path], gpus: float, display: Display) 
             for config in configs:
                 own = config.model_copy(update={"data": config.data.model_copy(update={"fold": k})})
                 shifts = _shifts(own, place)
-                runs.append(FoldRun(len(runs), label, to_dict(own), plan.folder, place(own), shifts, gpus))
+                runs.append(FoldRun(len(runs), label, own, plan.folder, place(own), shifts, gpus))
     return runs
 
 
@@ -147,7 +147,7 @@ def _carry_out(runs: list[FoldRun], fits: int, notebook: Notebook, display: Disp
     board, faults = cluster.Board(), list[str]()
 
     def started(run: FoldRun) -> None:
-        data = run.parsed.data
+        data = run.config.data
         display.started(run.number, {"run.method": run.method, "run.modality": data.modality, "run.fold": data.fold})
         notebook.started(run.number)
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from cddpm import artifact
-from cddpm.config import ExperimentConfig, ScoringConfig, parse, recorded, to_dict
+from cddpm.config import ExperimentConfig, ScoringConfig, recorded, to_dict
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
 from cddpm.evaluation.shift import UNSHIFTED, Shift, shifted
 from cddpm.published import scoring as reference
-from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.fold_result import FoldResult
 from cddpm.scoring.measures import Measured, measure
 from cddpm.scoring.score import HEALTHY, Scorer
@@ -37,25 +38,20 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class FoldRun:
-    """What is to be done, in plain picklable data. ``config.data.fold`` says which fold."""
+    """What is to be done; pickles. ``config.data.fold`` says which fold."""
 
     number: int
     method: str
-    config: dict[str, Any]
+    config: ExperimentConfig
     campaign: Path
     place: stages.Place
     shifts: tuple[Shift, ...]
     gpus: float
 
     @property
-    def parsed(self) -> ExperimentConfig:
-        """The experiment."""
-        return parse(self.config, self.method)
-
-    @property
     def name(self) -> str:
         """Of its folder: ``cddpm-pretrained-t2-fold0``."""
-        data = self.parsed.data
+        data = self.config.data
         words = re.sub(r"[^a-z0-9]+", "-", self.method.lower()).strip("-")
         return f"{words}-{data.modality}-fold{data.fold}"
 
@@ -97,10 +93,9 @@ def evaluate(run: FoldRun, board: Any = None) -> Outcome | None:
     found = read_outcome(run.folder)
     if found is not None:
         return found
-    config = run.parsed
-    artifact.write_json(run.folder / CONFIG, recorded(config))
+    artifact.write_json(run.folder / CONFIG, recorded(run.config))
     try:
-        outcome = _image(run, config) if config.method == "intensity-threshold" else _model(run, config, board)
+        outcome = _image(run) if run.config.method == "intensity-threshold" else _model(run, board)
     except Interrupted:
         return None
     if outcome is not None:
@@ -108,21 +103,17 @@ def evaluate(run: FoldRun, board: Any = None) -> Outcome | None:
     return outcome
 
 
-def _image(run: FoldRun, config: ExperimentConfig) -> Outcome:
+def _image(run: FoldRun) -> Outcome:
     """A threshold on the image itself: no training, no reconstruction."""
-    store = SliceStore.open(run.place.store, verify=False)
-    validation, test = (_plain_scorer(config, store, split) for split in ("val", "test"))
+    store, data = SliceStore.open(run.place.store, verify=False), run.config.data
+    validation, test = (Cohort.of(store, data, split).scorer(None, threads=THREADS) for split in ("val", "test"))
     book = ScoreBook.open(validation, run.place.artifacts, None, store.fingerprint)
-    return _measured(run, config, book, test, {}, None, {})
+    return _measured(run, book, test, {}, None, {})
 
 
-def _plain_scorer(config: ExperimentConfig, store: SliceStore, split: str) -> Scorer:
-    return Scorer(store, None, *stages.cohorts(config, store, split), threads=THREADS)
-
-
-def _model(run: FoldRun, config: ExperimentConfig, board: Any) -> Outcome | None:
-    start = time.monotonic()
-    assignment = worker.assignment(config, run.place, run.number, run.stop_file, board, scoring_search.preview)
+def _model(run: FoldRun, board: Any) -> Outcome | None:
+    start, config = time.monotonic(), run.config
+    assignment = worker.Assignment(config, run.place, run.number, run.stop_file, board, scoring_search.preview)
     attempts = run.folder / "ray"
     name = f"attempt-{len(list(attempts.glob('attempt-*'))):02d}"
     trained = worker.run(assignment, name, attempts, run.gpus, forward_reports=False)
@@ -130,46 +121,39 @@ def _model(run: FoldRun, config: ExperimentConfig, board: Any) -> Outcome | None
         return None
     seconds = {"training": time.monotonic() - start}
     store = SliceStore.open(run.place.store, verify=False)
-    cohort = stages.cohorts(config, store, "val")
-    validation = Scorer(store, ReconstructionCache.open(trained.reconstruction), *cohort, threads=THREADS)
+    reconstruction = Reconstruction.open(trained.reconstruction)
+    validation = Cohort.of(store, config.data, "val").scorer(reconstruction, threads=THREADS)
     book = ScoreBook.open(validation, run.place.artifacts, trained.reconstruction.name, store.fingerprint)
     start = time.monotonic()
-    test = _test_scorer(run, config, run.place, trained.made.checkpoint, validation, board)
+    test = _test_scorer(run, run.place, trained.made.checkpoint, validation, board)
     seconds["test reconstruction"] = time.monotonic() - start
     moved = {UNSHIFTED: test} if run.shifts else {}
     moved |= {
         shift.label: _test_scorer(
-            run, config, stages.Place(run.place.artifacts, shift.store), trained.made.checkpoint, validation, board
+            run, stages.Place(run.place.artifacts, shift.store), trained.made.checkpoint, validation, board
         )
         for shift in run.shifts
     }
-    return _measured(run, config, book, test, moved, trained.made, seconds)
+    return _measured(run, book, test, moved, trained.made, seconds)
 
 
-def _test_scorer(
-    run: FoldRun, config: ExperimentConfig, place: stages.Place, checkpoint: Path, validation: Scorer, board: Any
-) -> Scorer:
-    store = SliceStore.open(place.store, verify=False)
-    unhealthy, healthy = stages.cohorts(config, store, "test")
-    volumes = [v for group in unhealthy.values() for v in group] + healthy
-    job = worker.assignment(config, place, run.number, run.stop_file, board)
-    path = worker.predict_cohort(job, checkpoint, volumes, run.gpus)
-    cache, calibrated = ReconstructionCache.open(path), validation.calibration
-    return Scorer(store, cache, unhealthy, healthy, threads=THREADS, calibrated=calibrated)
+def _test_scorer(run: FoldRun, place: stages.Place, checkpoint: Path, validation: Scorer, board: Any) -> Scorer:
+    cohort = Cohort.of(SliceStore.open(place.store, verify=False), run.config.data, "test")
+    job = worker.Assignment(run.config, place, run.number, run.stop_file, board)
+    path = worker.predict_cohort(job, checkpoint, cohort.volumes, run.gpus)
+    return cohort.scorer(Reconstruction.open(path), threads=THREADS, calibrated=validation.calibration)
 
 
 def _measured(
     run: FoldRun,
-    config: ExperimentConfig,
     book: ScoreBook,
     test: Scorer,
     moved: Mapping[str, Scorer],
     made: stages.Made | None,
     seconds: dict[str, float],
 ) -> Outcome:
-    start, validation = time.monotonic(), book.scorer
-    guided = made is not None and _is_guided(config)
-    point, scoring = _operating_point(run, config, book, guided)
+    start, validation, config = time.monotonic(), book.scorer, run.config
+    point, scoring = _operating_point(run, book)
     seconds = {**seconds, "search": time.monotonic() - start}
     start = time.monotonic()
     measured = measure(test, scoring, point.thresholds, config.evaluation, validation)
@@ -187,7 +171,7 @@ def _measured(
         method=run.method,
         modality=config.data.modality,
         fold=config.data.fold,
-        results=_results(run, config, measured),
+        results=_results(run, measured),
         shifts=[{**row, "dataset": _called(config, row["dataset"])} for row in shifts],
         validation=point.objective,
         thresholds=point.thresholds,
@@ -199,19 +183,13 @@ def _measured(
     )
 
 
-def _is_guided(config: ExperimentConfig) -> bool:
-    return config.diffusion.condition_dropout > 0 or config.reconstruction.guide == "ddpm"
-
-
-def _operating_point(
-    run: FoldRun, config: ExperimentConfig, book: ScoreBook, guided: bool
-) -> tuple[Point, ScoringConfig]:
+def _operating_point(run: FoldRun, book: ScoreBook) -> tuple[Point, ScoringConfig]:
     """Scoring settings and thresholds by validation alone; searched if ``search.scoring`` asks for more than one trial."""
-    with point_workers(book, config) as score:
-        points = scoring_search.search(score, config, guided, stop=run.stop_file.exists)
-    point_table.record(run.folder, points, config)
+    with point_workers(book, run.config) as score:
+        points = scoring_search.search(score, run.config, book.scorer.guided, stop=run.stop_file.exists)
+    point_table.record(run.folder, points, run.config)
     best = scoring_search.best(points)
-    return best, scoring_search.scoring_with(config, best.params)
+    return best, scoring_search.scoring_with(run.config, best.params)
 
 
 def _called(config: ExperimentConfig, dataset: str) -> str:
@@ -244,12 +222,12 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _results(run: FoldRun, config: ExperimentConfig, measured: Measured) -> list[FoldResult]:
+def _results(run: FoldRun, measured: Measured) -> list[FoldResult]:
     def of(dataset: str) -> list[dict[str, Any]]:
         return [row for row in measured.rows if row["dataset"] == dataset]
 
     return [
-        FoldResult(run.method, _called(config, dataset), config.data.fold, of(dataset), dict(values))
+        FoldResult(run.method, _called(run.config, dataset), run.config.data.fold, of(dataset), dict(values))
         for dataset, values in measured.datasets.items()
     ]
 

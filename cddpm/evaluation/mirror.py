@@ -38,7 +38,7 @@ class Record:
 
 def keep(folder: Path, kind: str, name: str, config: ExperimentConfig, runs: Sequence[FoldRun]) -> None:
     """Write the record down. Raises ``StorageError`` if the disk refuses."""
-    parsed = [(run, run.parsed) for run in runs]
+    parsed = [(run, run.config) for run in runs]
     record = Record(
         kind,
         name,

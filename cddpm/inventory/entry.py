@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 from cddpm import artifact
 from cddpm.errors import ArtifactError
-from cddpm.reconstruct import cache, part
-from cddpm.reconstruct.cache import MADE_FROM, View, read_view
+from cddpm.reconstruct import part, reconstruction
+from cddpm.reconstruct.reconstruction import MADE_FROM, View, read_view
 from cddpm.scoring import score_book
 from cddpm.tracking.package_files import KIND as MODEL
 from cddpm.training.stages import CHECKPOINT, ENCODER
@@ -34,7 +34,7 @@ SEALED: dict[Kind, str] = {
     "store": "slice store",
     "encoder": ENCODER,
     "checkpoint": CHECKPOINT,
-    "reconstruction": cache.KIND,
+    "reconstruction": reconstruction.KIND,
     "model": MODEL,
 }
 """Kinds that lie in a folder of their name under a manifest, and what that says."""
@@ -80,7 +80,7 @@ class Entry:
 def survey(artifacts: Path) -> list[Entry]:
     """Every artifact below the folder ``artifacts``, by kind and oldest first; empty without such a folder."""
     found = [entry for kind in SEALED for entry in _sealed(artifacts / kind, kind)]
-    found += [_prediction(path) for path in _folders(artifacts / cache.PREDICTION)]
+    found += [_prediction(path) for path in _folders(artifacts / reconstruction.PREDICTION)]
     found += [_score(path) for path in _folders(artifacts / score_book.KIND)]
     found += [_plain("unfinished", path) for path in _folders(artifacts, "*/.work/*") if path.is_dir()]
     found += [_plain("leftover", path) for path in _folders(artifacts, "*/.*.partial")]

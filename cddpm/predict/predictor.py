@@ -6,7 +6,7 @@ the scorer's (on the same kind of device).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,27 +15,26 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cddpm.config import ExperimentConfig, ReconstructionConfig, to_dict
+from cddpm.config import ExperimentConfig, to_dict
 from cddpm.data import brain
 from cddpm.data.alignment import aligned
 from cddpm.data.geometry import Geometry, field_of_view, reorient, to_input_grid
 from cddpm.data.prepare import Prepared, prepare
+from cddpm.data.slices import OneScan, ScanRecord, axial, volumetric
 from cddpm.data.suspicion import suspicions
 from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.errors import ConfigError
 from cddpm.models import precision
-from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.predict.scans import stem
-from cddpm.reconstruct.part import Key, rounded
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.predict import Networks
 from cddpm.scoring.calibration import given
-from cddpm.scoring.ensemble import levels_of
 from cddpm.scoring.figures import OverviewRow, slice_to_show
 from cddpm.scoring.postprocess import bounding_box
 from cddpm.scoring.score import ALL, Scorer
 from cddpm.tracking.package import WEIGHTS, Package
-from cddpm.training.checkpoint import fill_module
+from cddpm.training.checkpoint import trained
 from cddpm.training.guide import guide_config, unpacked
-from cddpm.training.preview import predict
 
 INTENSITIES = "the scan's own, smoothed, between the percentiles that became 0 and 1"
 IMPLAUSIBLE_FRACTION = 0.3
@@ -88,17 +87,10 @@ class Predictor:
     def __init__(self, package: Package, device: torch.device | str = "cpu") -> None:
         """Raises ``ArtifactError`` if the weights are of another architecture than the package's configuration says."""
         self.package, self.device = package, torch.device(device)
-        config = self.config
-        own, guiding = unpacked(package.weights)
-        guide = guide_config(config)
-        self._model = self._network(config, own if guide else package.weights)
-        self._guide = self._network(guide, guiding) if guide else None
-
-    def _network(self, config: ExperimentConfig, weights: Mapping[str, torch.Tensor]) -> ConditionedDiffusion:
-        network = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
-        fill_module(network, weights, str(self.package.directory / WEIGHTS))
-        network.to(self.device).to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
-        return network.eval()
+        guide, source = guide_config(self.config), str(package.directory / WEIGHTS)
+        own, guiding = unpacked(package.weights) if guide else (package.weights, {})
+        self._model = trained(self.config, own, source, self.device)
+        self._guide = trained(guide, guiding, source, self.device) if guide else None
 
     def predict_scan(
         self, image: Volume, mask: Volume | None = None, volume_key: str | None = None, dataset: str = ALL
@@ -120,8 +112,36 @@ class Predictor:
             segmentation=scorer.segmentation(0, scoring, threshold),
             geometry=prepared.geometry,
         )
-        predicted = _on_input_grid(image, brain_mask, prepared, working, key, threshold, self.package)
-        return dataclasses.replace(predicted, warnings=(*predicted.warnings, *self._here[1]))
+        geometry, (low, high) = prepared.geometry, prepared.intensities
+        inside = (brain_mask.data > 0) & field_of_view(geometry)
+        segmentation = to_input_grid(volumetric(working.segmentation).astype(np.uint8), geometry, 0) * inside
+        anomaly = to_input_grid(volumetric(working.anomaly_map).astype(np.float32), geometry, 1)
+        reconstruction = low + (high - low) * to_input_grid(volumetric(working.reconstruction), geometry, 1)
+        scores = _scores(working, prepared, segmentation, brain_mask)
+        return Prediction(
+            anomaly_map=np.where(inside, anomaly, np.float32(0)),
+            reconstruction=np.where(inside, reconstruction, np.float32(0)).astype(np.float32),
+            segmentation=segmentation,
+            working=working,
+            volume_key=key,
+            threshold=threshold,
+            scores=scores,
+            intensities=(low, high),
+            warnings=self._warnings(image, brain_mask, geometry, scores),
+        )
+
+    def _warnings(
+        self, image: Volume, brain_mask: Volume, geometry: Geometry, scores: Mapping[str, float]
+    ) -> tuple[str, ...]:
+        """What speaks against a scan or its result, each once."""
+        found = suspicions(image, brain_mask, geometry, self.package.config.data.modality)
+        fraction = scores.get("segmented_fraction_of_brain", 0.0)
+        if fraction > IMPLAUSIBLE_FRACTION:
+            found.append(
+                f"{fraction:.0%} of the brain is above the threshold; this scan is probably of another kind than those that the "
+                "model was made from"
+            )
+        return tuple(dict.fromkeys([*found, *self._here[1]]))
 
     def brain_scores(self, image: Volume, mask: Volume | None = None, volume_key: str | None = None) -> BrainScores:
         """The anomaly map of a scan, as ``predict_scan`` makes it, without a threshold. Raises as that does."""
@@ -130,8 +150,9 @@ class Predictor:
         scores, inside = scorer.anomaly_map(0, self.package.pipeline.scoring), scorer.store.mask(0) > 0
         box = bounding_box(inside | (scores > 0))  # the median filter may score beside the brain
         assert box is not None  # there is a brain
-        warnings = suspicions(image, brain_mask, prepared.geometry, self.package.config.data.modality)
-        return BrainScores(scores[box].copy(), inside[box].copy(), tuple(dict.fromkeys([*warnings, *self._here[1]])))
+        return BrainScores(
+            scores[box].copy(), inside[box].copy(), self._warnings(image, brain_mask, prepared.geometry, {})
+        )
 
     def _prepared(self, image: Volume, mask: Volume | None) -> tuple[Volume, Prepared]:
         """The brain mask, estimated without one, and both as the network sees them."""
@@ -158,14 +179,11 @@ class Predictor:
 
     def _scorer(self, prepared: Prepared, key: str) -> Scorer:
         """The scorer of a cohort of this one scan, as a healthy one."""
-        scoring, image = self.package.pipeline.scoring, _axial(prepared.image.astype(np.float16))
-        config, guided = self.config, scoring.guidance_scale != 1
-        # only the levels that scoring combines: each is the same bit for bit without the others
-        levels = levels_of(scoring, config.reconstruction.noise_levels)
-        wanted = config.reconstruction.model_copy(update={"noise_levels": levels})
-        arrays = predict(self._model, config, wanted, image, key, self.device, guided, self._guide)
-        one = _OneScan(key, image, _axial(prepared.mask), wanted, rounded(key, arrays))
-        return Scorer(one, one, {}, [0], calibrated=given(self.package.pipeline.healthy_statistics))
+        pipeline, image = self.package.pipeline, axial(prepared.image.astype(np.float16))
+        cohort = Cohort(OneScan(ScanRecord(key, prepared.geometry), image, axial(prepared.mask)), healthy=[0])
+        networks = Networks(self.config, self._model, self._guide, self.device)
+        reconstruction = cohort.reconstruct(networks, pipeline.scoring)
+        return cohort.scorer(reconstruction, calibrated=given(pipeline.healthy_statistics))
 
 
 def threshold_of(package: Package, dataset: str) -> float:
@@ -211,7 +229,7 @@ def overview_rows(prediction: Prediction) -> list[OverviewRow]:
     working = prediction.working
     code = working.geometry.working_orientation
     image, reconstruction, anomaly, segmentation = (
-        _axial(reorient(_volume(a), code, "LPS"))
+        axial(reorient(volumetric(a), code, "LPS"))
         for a in (working.image, working.reconstruction, working.anomaly_map, working.segmentation)
     )
     brain_slices = np.flatnonzero((image > 0).any((1, 2)))
@@ -236,92 +254,10 @@ def overview_rows(prediction: Prediction) -> list[OverviewRow]:
     ]
 
 
-@dataclass(frozen=True)
-class _Record:
-    id: str
-
-
-@dataclass(frozen=True)
-class _OneScan:
-    """A slice store and a reconstruction cache of one volume, held in memory, as the scorer reads them."""
-
-    key: str
-    slices: NDArray[np.float16]
-    brain: NDArray[np.uint8]
-    config: ReconstructionConfig
-    rows: Mapping[Key, NDArray[np.float16]]
-
-    @property
-    def volumes(self) -> Sequence[_Record]:
-        return [_Record(self.key)]
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        return tuple(sorted(set(self.config.noise_levels)))
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(sorted(set(self.config.noise_seeds)))
-
-    def image(self, v: int) -> NDArray[np.float16]:
-        return self.slices
-
-    def mask(self, v: int) -> NDArray[np.uint8]:
-        return self.brain
-
-    def segmentation(self, v: int) -> NDArray[np.uint8]:
-        return np.zeros_like(self.brain)
-
-    def ignored(self, v: int) -> NDArray[np.int64]:
-        return np.empty(0, np.int64)
-
-    def c(self, volume: str, level: int, seed: int) -> NDArray[np.float16]:
-        return self.rows["c", level, seed]
-
-    def d(self, volume: str, level: int, seed: int) -> NDArray[np.float16]:
-        return self.rows["d", level, seed]
-
-
-def _axial(array: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(array.transpose(2, 0, 1))
-
-
-def _volume(array: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(array.transpose(1, 2, 0))
-
-
-def _on_input_grid(
-    image: Volume, mask: Volume, prepared: Prepared, working: WorkingGrid, key: str, threshold: float, package: Package
-) -> Prediction:
-    geometry, (low, high) = prepared.geometry, prepared.intensities
-    inside = (mask.data > 0) & field_of_view(geometry)
-    segmentation = to_input_grid(_volume(working.segmentation).astype(np.uint8), geometry, 0) * inside
-    anomaly = to_input_grid(_volume(working.anomaly_map).astype(np.float32), geometry, 1)
-    reconstruction = low + (high - low) * to_input_grid(_volume(working.reconstruction), geometry, 1)
-    scores = _scores(working, prepared, segmentation, mask)
-    warnings = suspicions(image, mask, geometry, package.config.data.modality)
-    if scores["segmented_fraction_of_brain"] > IMPLAUSIBLE_FRACTION:
-        warnings.append(
-            f"{scores['segmented_fraction_of_brain']:.0%} of the brain is above the threshold; this scan is probably of "
-            "another kind than those that the model was made from"
-        )
-    return Prediction(
-        anomaly_map=np.where(inside, anomaly, np.float32(0)),
-        reconstruction=np.where(inside, reconstruction, np.float32(0)).astype(np.float32),
-        segmentation=segmentation,
-        working=working,
-        volume_key=key,
-        threshold=threshold,
-        scores=scores,
-        intensities=(low, high),
-        warnings=tuple(dict.fromkeys(warnings)),
-    )
-
-
 def _scores(
     working: WorkingGrid, prepared: Prepared, segmentation: NDArray[np.uint8], mask: Volume
 ) -> dict[str, float]:
-    in_brain = working.anomaly_map[_axial(prepared.mask) > 0].astype(np.float64)
+    in_brain = working.anomaly_map[axial(prepared.mask) > 0].astype(np.float64)
     _, components = ndimage.label(working.segmentation, _TOUCHING)
     voxels = int(np.count_nonzero(segmentation))
     return {

@@ -102,6 +102,6 @@ def _of_registry(ref: str, uri: str | None, registered: str) -> Source:
     registry = Registry.open(uri or default_uri(Path("outputs")), registered)
     version = registry.find(ref)
     with tempfile.TemporaryDirectory(prefix="cddpm-") as folder:
-        package = read_package(registry.pull(str(version.number), Path(folder) / "package"))
+        package = read_package(registry.pull(str(version.number), Path(folder) / "package"), compared=True)
     found = {"reference": ref, "registered_model": registered, "version": version.number, "tracking_uri": registry.uri}
     return Source(package, found)

@@ -106,7 +106,8 @@ def rounded(volume_id: str, arrays: Mapping[Key, NDArray[np.floating]]) -> dict[
 
     Raises as ``write_part``.
     """
-    rows = _to_rows(arrays)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows = {key: array.astype(np.float16) for key, array in differences(arrays).items()}
     for (branch, level, seed), values in rows.items():
         if not np.isfinite(values).all():
             raise CddpmError(
@@ -116,20 +117,23 @@ def rounded(volume_id: str, arrays: Mapping[Key, NDArray[np.floating]]) -> dict[
     return rows
 
 
-def _to_rows(arrays: Mapping[Key, NDArray[np.floating]]) -> dict[Key, NDArray[np.float16]]:
+def differences(arrays: Mapping[Key, NDArray[np.floating]]) -> dict[Key, NDArray[np.float32]]:
+    """Branches ``c`` and ``d`` = c - u of predictions with branches ``c`` and ``u``; without ``u`` there is no ``d``.
+
+    Raises ``ValueError`` for an incomplete mapping.
+    """
     conditional = {key[1:]: array for key, array in arrays.items() if key[0] == "c"}
     unconditional = {key[1:]: array for key, array in arrays.items() if key[0] == "u"}
     if not conditional or (unconditional and unconditional.keys() != conditional.keys()):
         raise ValueError(
             f"predictions {sorted(arrays)}: 'c' is needed, and 'u' for all or none of its levels and seeds"
         )
-    rows: dict[Key, NDArray[np.float16]] = {}
-    with np.errstate(over="ignore", invalid="ignore"):  # `rounded` names what overflows
-        for (level, seed), c in sorted(conditional.items()):
-            rows["c", level, seed] = c.astype(np.float16)
-            if unconditional:
-                u = unconditional[level, seed]
-                rows["d", level, seed] = (c.astype(np.float32) - u.astype(np.float32)).astype(np.float16)
+    rows: dict[Key, NDArray[np.float32]] = {}
+    for (level, seed), c in sorted(conditional.items()):
+        rows["c", level, seed] = c.astype(np.float32)
+        if unconditional:
+            with np.errstate(invalid="ignore"):  # `rounded` names what is not finite
+                rows["d", level, seed] = rows["c", level, seed] - unconditional[level, seed].astype(np.float32)
     return rows
 
 

@@ -8,24 +8,25 @@ up with copies. Kernels round otherwise for another batch shape, but within one 
 alone (tested): so a prediction is the same bit for bit whatever is asked for beside it.
 """
 
-from collections import deque
+import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import groupby, product
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from itertools import groupby, islice, product
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cddpm.config import NoiseConfig, PatchConfig
+from cddpm.config import ExperimentConfig, NoiseConfig, PatchConfig
 from cddpm.models.condition import Condition
 from cddpm.models.diffusion import level_index
 from cddpm.models.noise import noise
 from cddpm.models.patches import Corner, Size, coverage, grid
-from cddpm.models.precision import Format, autocast
+from cddpm.models.precision import Format, autocast, certain
 from cddpm.reconstruct.part import Key
 from cddpm.seeds import seed_of
 
@@ -61,8 +62,39 @@ class Manner:
     patch: PatchConfig = _WHOLE
     embedding_scale: float = 1.0
 
+    @classmethod
+    def of(cls, config: ExperimentConfig, device: torch.device | str, unconditional: bool = True) -> Self:
+        """How ``config`` predicts. Raises ``ValueError`` for a precision that is not settled yet."""
+        diffusion, own = config.diffusion, config.reconstruction
+        return cls(
+            diffusion.noise,
+            config.seed,
+            own.batch_size,
+            certain(own.precision),
+            device,
+            unconditional,
+            diffusion.patch,
+            own.embedding_scale,
+        )
 
-@dataclass(eq=False)
+
+@dataclass(frozen=True)
+class Networks:
+    """What predicts: a trained model on ``device``, the DDPM that guides it if one does, and the experiment of both."""
+
+    config: ExperimentConfig
+    model: "ConditionedDiffusion"
+    guide: "ConditionedDiffusion | None" = None
+    device: torch.device | str = "cpu"
+
+    def predict(
+        self, requests: Iterable[Request], unconditional: bool = True
+    ) -> Iterator[tuple[Request, dict[Key, NDArray[np.float32]]]]:
+        """``predict_volumes``, as the experiment says."""
+        return predict_volumes(self.model, requests, Manner.of(self.config, self.device, unconditional), self.guide)
+
+
+@dataclass(frozen=True, eq=False)
 class _Volume:
     """A volume whose predictions are under way."""
 
@@ -73,13 +105,11 @@ class _Volume:
     sums: dict[Key, NDArray[np.float32]]
     size: Size
     corners: list[Corner]
-    left: int = 0
-    """Pieces without result."""
 
     def pieces(self) -> Iterator["_Piece"]:
-        for (level, seed), s, corner in product(self.request.wanted, range(len(self.images)), self.corners):
-            self.left += 1
-            yield _Piece(self, level, seed, s, corner)
+        places = list(product(self.request.wanted, range(len(self.images)), self.corners))
+        for number, ((level, seed), s, corner) in enumerate(places, start=1):
+            yield _Piece(self, level, seed, s, corner, number == len(places))
 
     def result(self) -> dict[Key, NDArray[np.float32]]:
         counts = coverage(self.corners, self.size, self.request.slices.shape[1:3])
@@ -95,6 +125,8 @@ class _Piece:
     noise_seed: int
     slice: int
     corner: Corner
+    is_last: bool
+    """Of its volume."""
 
 
 def predict_volumes(
@@ -112,42 +144,38 @@ def predict_volumes(
     runs once per slice. Models must be on ``device``; they are put back into the mode they were in.
     """
     branches = _branches(model, guide, manner.unconditional)
-    under_way: deque[_Volume] = deque()
-    waiting: deque[_Piece] = deque()
     with _evaluating([model, *filter(None, [guide])]):
-        for request in requests:
-            volume = _begin(model, request, manner, branches)
-            under_way.append(volume)
-            waiting.extend(volume.pieces())
-            while len(waiting) >= manner.batch_size:
-                _pass(branches, [waiting.popleft() for _ in range(manner.batch_size)], manner)
-            yield from _done(under_way)
-        if waiting:
-            _pass(branches, list(waiting), manner)
-        yield from _done(under_way)
+        under_way: list[_Volume] = []
+
+        def pieces() -> Iterator[_Piece]:
+            for request in requests:
+                under_way.append(_begin(model, request, manner, branches))
+                yield from under_way[-1].pieces()
+
+        stream = pieces()
+        while part := list(islice(stream, manner.batch_size)):
+            _pass(branches, part, manner)
+            done = under_way.index(part[-1].volume) + part[-1].is_last  # pieces come volume after volume
+            yield from ((volume.request, volume.result()) for volume in under_way[:done])
+            del under_way[:done]
+        yield from ((volume.request, volume.result()) for volume in under_way)  # of which nothing is wanted
 
 
-def predict_volume(  # noqa: PLR0913 - what ``Manner`` holds, one by one
-    model: "ConditionedDiffusion",
-    slices: NDArray[np.floating],
-    levels: Sequence[int],
-    seeds: Sequence[int],
-    noise_config: NoiseConfig,
-    volume_key: str,
-    seed: int,
-    batch_size: int = 64,
-    precision: Format = "float32",
-    device: torch.device | str = "cpu",
-    unconditional: bool = True,
-    patch: PatchConfig = _WHOLE,
-    embedding_scale: float = 1.0,
-    guide: "ConditionedDiffusion | None" = None,
-) -> dict[Key, NDArray[np.float32]]:
-    """``predict_volumes`` of one volume at every noise level (1..T) and noise seed."""
-    wanted = tuple(product(dict.fromkeys(levels), dict.fromkeys(seeds)))
-    manner = Manner(noise_config, seed, batch_size, precision, device, unconditional, patch, embedding_scale)
-    ((_, arrays),) = predict_volumes(model, [Request(volume_key, slices, wanted)], manner, guide)
-    return arrays
+def pass_seconds(networks: Networks, slices: NDArray[np.floating]) -> float:
+    """Wall-clock seconds of one branch of a volume, (S, H, W), at one noise level and seed.
+
+    The second of two predictions counts: the first one warms up. Copies that fill up the last batch do not count: next to
+    other levels and volumes there are none.
+    """
+    own = networks.config.reconstruction
+    batch = min(own.batch_size, len(slices))
+    config = networks.config.model_copy(update={"reconstruction": own.model_copy(update={"batch_size": batch})})
+    request, seconds = Request("timed", slices, ((own.noise_levels[0], own.noise_seeds[0]),)), 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        list(replace(networks, config=config).predict([request], unconditional=False))  # an array: all is done
+        seconds = time.perf_counter() - start
+    return seconds * len(slices) / (math.ceil(len(slices) / batch) * batch)
 
 
 def _begin(
@@ -163,12 +191,6 @@ def _begin(
     return _Volume(request, images, condition, sums, size, corners)
 
 
-def _done(under_way: deque[_Volume]) -> Iterator[tuple[Request, dict[Key, NDArray[np.float32]]]]:
-    while under_way and not under_way[0].left:
-        volume = under_way.popleft()
-        yield volume.request, volume.result()
-
-
 def _pass(branches: dict[str, "ConditionedDiffusion"], part: list[_Piece], manner: Manner) -> None:
     """One forward pass per branch over ``part``, filled up to the batch size, added to its volumes."""
     full = part + part[-1:] * (manner.batch_size - len(part))
@@ -180,8 +202,6 @@ def _pass(branches: dict[str, "ConditionedDiffusion"], part: list[_Piece], manne
         for branch, network in branches.items():
             x0 = network.predict_x0(images, t, fields, _given(branch, network, groups), *corner)
             _add(branch, part, x0[:, 0].float().cpu().numpy())
-    for piece in part:
-        piece.volume.left -= 1
 
 
 def _boxes(patch: PatchConfig, shape: Size) -> tuple[Size, list[Corner]]:

@@ -6,18 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cddpm.config import ScoringConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError
-from cddpm.reconstruct.cache import ReconstructionCache, cache_path
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.reconstruction import Reconstruction, cache_path
 from cddpm.report.chart import GREY, SERIES, Chart, chart, line, mark, told
 from cddpm.report.document import Charts, Section, Words
 from cddpm.scoring import operating_point
 from cddpm.scoring.operating_point import Histogram
-from cddpm.scoring.score import ALL, HEALTHY, Scorer
+from cddpm.scoring.score import ALL, HEALTHY
 from cddpm.search import scoring_search
 from cddpm.search.record import SweepRecord, TrialRecord
-from cddpm.training import stages
 
 STEPS = 240
 """Points of a drawn curve."""
@@ -40,27 +39,12 @@ def curves_of(record: SweepRecord, trial: TrialRecord) -> Curves:
     """Score the validation reconstructions of ``trial`` once. Raises ``CddpmError`` if they or the store are not there."""
     assert trial.result is not None  # asked for finished trials only
     config = record.trial_config(trial)
-    cache = ReconstructionCache.open(cache_path(record.artifacts, trial.result.reconstruction))
-    store = SliceStore.open(record.artifacts / "store" / str(cache.made_from["store"]), verify=False)
-    unhealthy, healthy = stages.cohorts(config, store, "val")
-    scorer = Scorer(store, cache, unhealthy, healthy, threads=2)
+    reconstruction = Reconstruction.open(cache_path(record.artifacts, trial.result.reconstruction))
+    store = SliceStore.open(record.artifacts / "store" / str(reconstruction.made_from["store"]), verify=False)
+    scorer = Cohort.of(store, config.data, "val").scorer(reconstruction, threads=2)
     scoring = scoring_search.scoring_with(config, trial.result.best.params)
-    groups = {name: _histograms(scorer, name, scoring) for name in scorer.datasets}
-    return Curves(groups, _histograms(scorer, HEALTHY, scoring), trial.result.best.thresholds)
-
-
-def _histograms(scorer: Scorer, dataset: str, scoring: ScoringConfig) -> list[Histogram]:
-    nothing = np.empty(0, np.int64)
-    found = []
-    for case in scorer.cases(dataset):
-        scores = scorer.anomaly_map(case.index, scoring)
-        whole = dataset != HEALTHY
-        found.append(
-            operating_point.histogram(
-                scores if whole else scores.ravel()[case.brain], case.lesion if whole else nothing
-            )
-        )
-    return found
+    groups = {name: scorer.histograms(name, scoring) for name in scorer.datasets}
+    return Curves(groups, scorer.histograms(HEALTHY, scoring), trial.result.best.thresholds)
 
 
 def section(record: SweepRecord) -> Section:

@@ -10,7 +10,8 @@ from cddpm.config import ScoringConfig
 from cddpm.data.geometry import Geometry, reorient, reorient_sizes
 from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, CddpmError
-from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.report.document import Block, Heading, Picture, Section, Viewer, Words
 from cddpm.report.exhibit import Exhibit, packed
 from cddpm.report.viewer import described
@@ -90,12 +91,10 @@ def _scorer(record: SweepRecord, trial: TrialRecord) -> Scorer:
         raise ArtifactError(f"{record.folder}: this sweep does not say which slice store it was made from")
     config = record.trial_config(trial)
     place = stages.Place(record.artifacts, record.artifacts / "store" / record.origin.store)
-    store = SliceStore.open(place.store, verify=False)
-    unhealthy, healthy = stages.cohorts(config, store, "test")
-    volumes = [v for group in unhealthy.values() for v in group] + healthy
+    cohort = Cohort.of(SliceStore.open(place.store, verify=False), config.data, "test")
     checkpoint = place.artifacts / stages.CHECKPOINT / trial.result.checkpoint
-    cache = ReconstructionCache.open(stages.reconstruction_path(config, place, checkpoint, volumes))
-    return Scorer(store, cache, unhealthy, healthy, calibrated=given(trial.result.best.statistics))
+    path = stages.wanted_of(config, place, checkpoint, cohort.volumes).reconstruction(place.artifacts)
+    return cohort.scorer(Reconstruction.open(path), calibrated=given(trial.result.best.statistics))
 
 
 def _exhibit(row: OverviewRow, geometry: Geometry, scoring: ScoringConfig) -> Exhibit:

@@ -35,7 +35,7 @@ class VolumeStore(Protocol):
 
 
 class Reconstructions(Protocol):
-    """The part of a reconstruction cache that scoring reads; (S, H, W) arrays by volume id, noise level and seed."""
+    """The part of a reconstruction that scoring reads; (S, H, W) arrays by volume id, noise level and seed."""
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -45,10 +45,14 @@ class Reconstructions(Protocol):
     def seeds(self) -> tuple[int, ...]:
         """Noise seeds."""
 
-    def c(self, volume: str, level: int, seed: int) -> NDArray[np.float16]:
+    @property
+    def guided(self) -> bool:
+        """Whether there are unconditional predictions."""
+
+    def c(self, volume: str, level: int, seed: int) -> NDArray[np.floating[Any]]:
         """The conditional prediction of x0."""
 
-    def d(self, volume: str, level: int, seed: int) -> NDArray[np.float16]:
+    def d(self, volume: str, level: int, seed: int) -> NDArray[np.floating[Any]]:
         """The conditional minus the unconditional prediction. Raises ``ArtifactError`` without one."""
 
 

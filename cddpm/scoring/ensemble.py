@@ -4,7 +4,7 @@ Either their mean is compared with the image, or each of them is and the residua
 all of them together are the distribution from which the image is told apart (residual ``mahalanobis``).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,14 +15,12 @@ from cddpm.config import ScoringConfig
 from cddpm.errors import ConfigError
 from cddpm.scoring.calibration import Statistics, standardised
 from cddpm.scoring.case import Case, Reconstructions
-from cddpm.scoring.combination import combined
-from cddpm.scoring.histogram_matching import matched
-from cddpm.scoring.mahalanobis import mahalanobis_map
 from cddpm.scoring.memo import ArrayMemo
-from cddpm.scoring.residual import anomaly_scores, difference
+from cddpm.scoring.residual import anomaly_scores, difference, mahalanobis_map, matched
 from cddpm.scoring.similarity import ENSEMBLE_WINDOWS, dissimilarity
 
 Array = NDArray[np.float32]
+Combine = Literal["mean", "median", "geometric-mean", "minimum"]
 AS_ONE = "all"
 """Name of what stands for all levels."""
 
@@ -125,20 +123,8 @@ def joined(
     return anomaly_scores(combined(maps, scoring.combine, weights))
 
 
-def members_of(groups: Mapping[int, Sequence[Array]], scoring: ScoringConfig) -> list[Member]:
-    """The reconstructions that are compared with the image, of those of each chosen noise level (one per seed)."""
-    weights = weights_of(scoring, tuple(groups))
-    if compares_mean(scoring):
-        return [Member(AS_ONE, 1.0, _average(list(groups.values()), weights))]
-    return [
-        Member(str(level), weight, x0)
-        for (level, group), weight in zip(groups.items(), weights, strict=True)
-        for x0 in group
-    ]
-
-
 class Ensemble:
-    """Reads the reconstructions of a cache as a scoring asks for them, and keeps means in a memo."""
+    """Reads reconstructions as a scoring asks for them, and keeps means in a memo."""
 
     def __init__(self, cache: Reconstructions, memo: ArrayMemo) -> None:
         self.cache, self._memo = cache, memo
@@ -155,11 +141,12 @@ class Ensemble:
         """The reconstructions that are compared with the image, inside the box of ``case``."""
         if compares_mean(scoring):
             return [Member(AS_ONE, 1.0, self.mean(case, scoring))]
-        scale = scoring.guidance_scale
-        groups = {
-            level: [self._one(case, level, seed, scale) for seed in self.cache.seeds] for level in self.levels(scoring)
-        }
-        return members_of(groups, scoring)
+        levels, scale = self.levels(scoring), scoring.guidance_scale
+        return [
+            Member(str(level), weight, self._one(case, level, seed, scale))
+            for level, weight in zip(levels, weights_of(scoring, levels), strict=True)
+            for seed in self.cache.seeds
+        ]
 
     def mean(self, case: Case, scoring: ScoringConfig) -> Array:
         """Mean over levels and seeds inside the box: guidance is affine, so the means of c and d are kept, for any s."""
@@ -185,7 +172,7 @@ class Ensemble:
 
         return _guided(read, scale)
 
-    def _read(self, branch: Literal["c", "d"]) -> Callable[[str, int, int], NDArray[np.float16]]:
+    def _read(self, branch: Literal["c", "d"]) -> Callable[[str, int, int], NDArray[np.floating[Any]]]:
         return self.cache.c if branch == "c" else self.cache.d
 
     def _mean(
@@ -212,3 +199,47 @@ def _average(groups: Sequence[Sequence[NDArray[np.floating[Any]]]], weights: tup
             total += array if same else np.float32(weight) * array.astype(np.float32)
     total /= sum(map(len, groups)) if same else len(groups[0])
     return total
+
+
+def combined(residuals: Sequence[Array], how: Combine, weights: Sequence[float] | None = None) -> Array:
+    """One map of K maps of one shape, voxel by voxel, in float32.
+
+    ``mean`` sum w_k r_k, ``geometric-mean`` exp(sum w_k ln r_k), 0 where a map is 0 (maps must be >= 0); the ``weights``
+    (> 0; none: all the same) are divided by their sum. ``median`` and ``minimum`` take no weights; the median of an even number
+    is the mean of the middle two. Raises ``ValueError`` for another way, weights where there are none, or no map.
+    """
+    if not residuals or (weights is not None and how in ("median", "minimum")):
+        raise ValueError(f"{len(residuals)} residuals combined by {how!r} with weights {weights}")
+    shares = np.full(len(residuals), 1.0) if weights is None else np.asarray(weights, np.float64)
+    shares = shares / shares.sum()
+    if len(residuals) == 1:
+        return residuals[0]
+    if how == "mean":
+        return _weighted_sum(residuals, shares)
+    if how == "geometric-mean":
+        with np.errstate(divide="ignore"):  # ln 0 = -inf, and exp(-inf) = 0
+            return np.exp(_weighted_sum([np.log(r) for r in residuals], shares))
+    if how == "minimum":
+        return np.minimum.reduce(list(residuals))
+    if how == "median":
+        return _median(residuals)
+    raise ValueError(f"combine: {how!r}; allowed are 'mean', 'median', 'geometric-mean' and 'minimum'")
+
+
+def _weighted_sum(arrays: Sequence[Array], shares: NDArray[np.float64]) -> Array:
+    total = np.float32(shares[0]) * arrays[0]
+    for share, array in zip(shares[1:], arrays[1:], strict=True):
+        total += np.float32(share) * array
+    return total
+
+
+def _median(arrays: Sequence[Array]) -> Array:
+    """Sorted by compare-exchanges of whole maps: for the few maps there are, ten times faster than a sort per voxel."""
+    wires = [array.copy() for array in arrays]
+    for step in range(len(wires)):
+        for i in range(step % 2, len(wires) - 1, 2):
+            low = np.minimum(wires[i], wires[i + 1])
+            np.maximum(wires[i], wires[i + 1], out=wires[i + 1])
+            wires[i] = low
+    middle = len(wires) // 2
+    return wires[middle] if len(wires) % 2 else (wires[middle - 1] + wires[middle]) / np.float32(2)

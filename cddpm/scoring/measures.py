@@ -103,16 +103,12 @@ def thresholds_at_rates(validation: Scorer, scoring: ScoringConfig, rates: Seque
 
     Raises ``DataError`` if there are rates but no healthy volumes.
     """
-    cases = validation.cases(HEALTHY)
-    if rates and not cases:
+    if rates and not validation.cases(HEALTHY):
         raise DataError(
             "evaluation.healthy_false_positive_rates: thresholds come from healthy validation volumes, and this cohort has "
             "none; add some to the validation split of data.healthy or set the rates to []"
         )
-    nothing = np.empty(0, np.int64)
-    brains = validation.each(
-        lambda case: histogram(validation.anomaly_map(case.index, scoring).ravel()[case.brain], nothing), cases
-    )
+    brains = validation.histograms(HEALTHY, scoring)
     return {rate: operating_point.quantile_threshold(brains, rate) for rate in rates}
 
 

@@ -132,11 +132,6 @@ def best_dice(groups: Sequence[Sequence[Histogram]]) -> Optimum:
     return Optimum(float(curve[best]), threshold_value(best))
 
 
-def best_pooled_dice(histograms: Sequence[Histogram]) -> Optimum:
-    """Exact optimum of the Dice over all voxels of all volumes taken together."""
-    return best_dice([[pooled(histograms)]])
-
-
 def ten_step_search(dice_above: Callable[[float], float], top: float) -> Optimum:
     """The published search for a threshold: ten halvings of [0, ``top``], each towards the better of its quarter points.
 

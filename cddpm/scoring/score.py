@@ -128,6 +128,11 @@ class Scorer:
         return tuple(self._unhealthy)
 
     @property
+    def guided(self) -> bool:
+        """Whether there are unconditional predictions too, so that a guidance scale can be chosen."""
+        return self._ensemble is not None and self._ensemble.cache.guided
+
+    @property
     def reconstructs(self) -> bool:
         """False for a scorer without cache, whose ``reconstruction`` says nothing."""
         return self._ensemble is not None
@@ -140,7 +145,10 @@ class Scorer:
 
     def each(self, function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
         """``function`` of every item, in their order, worked on by the scorer's threads."""
-        return self._map(function, items)
+        if self._threads == 1:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(self._threads) as pool:
+            return list(pool.map(function, items))
 
     def anomaly_map(self, volume: int, scoring: ScoringConfig) -> NDArray[np.float16]:
         """Anomaly map (S, H, W) of a volume, >= 0, read-only. Raises ``ArtifactError`` for what was not reconstructed."""
@@ -177,6 +185,21 @@ class Scorer:
     def counted_segmentation(self, case: Case, scoring: ScoringConfig, threshold: float) -> NDArray[np.bool_]:
         """``segmentation`` without the voxels that count neither way: what is measured."""
         return case.counted(self.segmentation(case.index, scoring, threshold))
+
+    def histograms(self, dataset: str, scoring: ScoringConfig) -> list[Histogram]:
+        """Anomaly scores of each volume of a data set, over all voxels; of ``healthy`` ones over brain voxels.
+
+        Raises as ``cases``.
+        """
+        nothing = np.empty(0, np.int64)
+
+        def of(case: Case) -> Histogram:
+            scores = self.anomaly_map(case.index, scoring)
+            if dataset == HEALTHY:
+                return operating_point.histogram(scores.ravel()[case.brain], nothing)
+            return operating_point.histogram(scores, case.lesion, case.ignored)
+
+        return self.each(of, self.cases(dataset))
 
     def statistics(self, scoring: ScoringConfig) -> Statistics | None:
         """Statistics of healthy residuals under ``scoring``; none if it does not ask for them (``normalise``).
@@ -215,7 +238,7 @@ class Scorer:
             found = [(m.level, m.values) for m in self._residuals(case, scoring)]
             return calibration.sums(found, image, brain, count)
 
-        return calibration.statistics(self._map(sums, self._healthy))
+        return calibration.statistics(self.each(sums, self._healthy))
 
     def thresholds(self, scoring: ScoringConfig, datasets: Sequence[str] | None = None) -> dict[str, float]:
         """Threshold per data set, and for ``all`` of them together, at the operating point of ``scoring`` on this cohort.
@@ -226,7 +249,7 @@ class Scorer:
         """
         names = self._chosen(datasets)
         if scoring.operating_point in ("val-dice", "seed-search"):
-            groups = {name: self._histograms(self._unhealthy[name], scoring) for name in names}
+            groups = {name: self.histograms(name, scoring) for name in names}
             exact = scoring.operating_point == "val-dice"
             search = operating_point.thresholds_by_dice if exact else operating_point.thresholds_by_seed_search
             return search(groups)
@@ -292,7 +315,7 @@ class Scorer:
         """
         groups = {name: self._unhealthy[name] for name in datasets} | {HEALTHY: self._healthy}
         work = [(case, _threshold(thresholds, name)) for name, group in groups.items() for case in group]
-        return self._map(
+        return self.each(
             lambda item: self._row(item[0], item[1], scoring) | (self._oracle(item[0], scoring) if oracle else {}), work
         )
 
@@ -337,21 +360,9 @@ class Scorer:
                 raise DataError(f"data set '{name}' is not in this cohort; there are {', '.join(self.datasets)}")
         return names
 
-    def _map(self, function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
-        if self._threads == 1:
-            return [function(item) for item in items]
-        with ThreadPoolExecutor(self._threads) as pool:
-            return list(pool.map(function, items))
-
-    def _histograms(self, cases: Sequence[Case], scoring: ScoringConfig) -> list[Histogram]:
-        return self._map(
-            lambda case: operating_point.histogram(self.anomaly_map(case.index, scoring), case.lesion, case.ignored),
-            cases,
-        )
-
     def _filtered_counts(self, dataset: str, scoring: ScoringConfig) -> list[FilteredCounts]:
         with_lesion = [case for case in self._unhealthy[dataset] if case.lesion.size]
-        return self._map(lambda case: self.kept(case, scoring), with_lesion)
+        return self.each(lambda case: self.kept(case, scoring), with_lesion)
 
     def kept(self, case: Case, scoring: ScoringConfig) -> FilteredCounts:
         """What the component filter keeps of a volume at every threshold."""
@@ -362,12 +373,9 @@ class Scorer:
     def _healthy_threshold(self, scoring: ScoringConfig) -> float:
         if not self._healthy:
             raise DataError("operating_point 'healthy-fpr' needs healthy validation volumes; this cohort has none")
-        nothing = np.empty(0, np.int64)
-        brains = self._map(
-            lambda case: operating_point.histogram(self.anomaly_map(case.index, scoring).ravel()[case.brain], nothing),
-            self._healthy,
+        return operating_point.quantile_threshold(
+            self.histograms(HEALTHY, scoring), scoring.healthy_false_positive_rate
         )
-        return operating_point.quantile_threshold(brains, scoring.healthy_false_positive_rate)
 
     def _upstream(self, scoring: ScoringConfig) -> tuple[Any, ...]:
         """The settings on which the residual depends."""

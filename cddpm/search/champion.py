@@ -16,7 +16,8 @@ from cddpm.cluster import Board
 from cddpm.config import ExperimentConfig, ScoringConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
-from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.calibration import given
 from cddpm.scoring.figures import overview, overview_rows
 from cddpm.scoring.score import Evaluation, Scorer, evaluate
@@ -55,7 +56,7 @@ class Final:
     ) -> None:
         self.config, self.place, self.board, self.stop_file, self.gpus = config, place, board, stop_file, gpus
         self.store = SliceStore.open(place.store, verify=False)
-        self.unhealthy, self.healthy = stages.cohorts(config, self.store, "test")
+        self.cohort = Cohort.of(self.store, config.data, "test")
 
     def champion(self, result: TrialResult, config: ExperimentConfig) -> tuple[Contender, Scorer]:
         """The winner with its searched scoring settings; ``config`` is that trial's."""
@@ -73,21 +74,18 @@ class Final:
     def intensity(self) -> Contender:
         """A threshold on the image itself."""
         scoring = self.config.scoring
-        unhealthy, healthy = stages.cohorts(self.config, self.store, "val")
         names = scoring_search.objective_datasets(self.config)
-        score = Scorer(self.store, None, unhealthy, healthy).score(scoring, self.config.search.objective, names)
-        test = evaluate(Scorer(self.store, None, self.unhealthy, self.healthy), scoring, score.thresholds)
+        validation = Cohort.of(self.store, self.config.data, "val").scorer(None)
+        score = validation.score(scoring, self.config.search.objective, names)
+        test = evaluate(self.cohort.scorer(None), scoring, score.thresholds)
         return Contender("intensity threshold", score.objective, score.thresholds, scoring, test)
 
     def _scorer(self, result: TrialResult, point: Point, config: ExperimentConfig) -> Scorer:
         """Of the test volumes under the settings of ``point``."""
-        volumes = [v for group in self.unhealthy.values() for v in group] + self.healthy
-        job = worker.assignment(config, self.place, result.number, self.stop_file, self.board)
-        path = worker.predict_cohort(
-            job, self.place.artifacts / stages.CHECKPOINT / result.checkpoint, volumes, self.gpus
-        )
-        cache, calibrated = ReconstructionCache.open(path), given(point.statistics)
-        return Scorer(self.store, cache, self.unhealthy, self.healthy, threads=2, calibrated=calibrated)
+        job = worker.Assignment(config, self.place, result.number, self.stop_file, self.board)
+        checkpoint = self.place.artifacts / stages.CHECKPOINT / result.checkpoint
+        path = worker.predict_cohort(job, checkpoint, self.cohort.volumes, self.gpus)
+        return self.cohort.scorer(Reconstruction.open(path), threads=2, calibrated=given(point.statistics))
 
 
 def table(config: ExperimentConfig, rows: list[Row], contenders: list[Contender]) -> list[Row]:

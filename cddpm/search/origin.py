@@ -9,7 +9,7 @@ from typing import Any
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, recorded
 from cddpm.errors import SearchError
-from cddpm.reconstruct import cache
+from cddpm.reconstruct import reconstruction
 from cddpm.scoring import score_book
 from cddpm.tracking import provenance
 from cddpm.training import stages
@@ -62,5 +62,9 @@ def read(sweep: Path) -> Origin | None:
 
 def versions() -> dict[str, Any]:
     """What a number depends on beside configuration and data: this method's own versions, and those of its packages."""
-    own = {"method": stages.METHOD_VERSION, "reconstruction": cache.VERSION, "scoring": score_book.SCORING_VERSION}
+    own = {
+        "method": stages.METHOD_VERSION,
+        "reconstruction": reconstruction.VERSION,
+        "scoring": score_book.SCORING_VERSION,
+    }
     return {f"version of {name}": version for name, version in {**provenance.versions(PACKAGES), **own}.items()}

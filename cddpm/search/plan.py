@@ -15,7 +15,8 @@ from cddpm.data.phantom.folder import LABEL
 from cddpm.data.split import ScanRow
 from cddpm.data.store import SliceStore, store_fingerprint
 from cddpm.models import precision
-from cddpm.reconstruct import cache
+from cddpm.reconstruct import reconstruction
+from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.part import parts_of
 from cddpm.search import budget, leaderboard, origin, pruner, sampler
 from cddpm.search import trial as trials
@@ -199,15 +200,15 @@ def _stages(config: ExperimentConfig, store: str) -> Iterator[Stage]:
 
 def _prediction(config: ExperimentConfig, artifacts: Path, store: str, model: str, guide: str | None) -> Stage:
     """Which of the wanted noise levels the first trial's model has predicted, of all validation volumes."""
-    reconstruction, diffusion = config.reconstruction, config.diffusion
-    name = cache.prediction_identity(
-        model, store, reconstruction, diffusion.noise, config.seed, diffusion.patch, guide
+    settings, diffusion = config.reconstruction, config.diffusion
+    name = reconstruction.prediction_identity(
+        model, store, settings, diffusion.noise, config.seed, diffusion.patch, guide
     )[0]
     volumes = _volume_ids(config, artifacts / STORE / store)
-    steps = [parts_of(cache.prediction_path(artifacts, name), volume).keys() for volume in volumes]
-    wanted, seeds = set(reconstruction.noise_levels), reconstruction.noise_seeds
+    steps = [parts_of(reconstruction.prediction_path(artifacts, name), volume).keys() for volume in volumes]
+    wanted, seeds = set(settings.noise_levels), settings.noise_seeds
     done = {level for level in wanted if steps and all((level, seed) in s for s in steps for seed in seeds)}
-    return Stage(cache.PREDICTION, name, wanted == done, f"{len(done)} of {len(wanted)} noise levels")
+    return Stage(reconstruction.PREDICTION, name, wanted == done, f"{len(done)} of {len(wanted)} noise levels")
 
 
 def _volume_ids(config: ExperimentConfig, path: Path) -> list[str]:
@@ -215,8 +216,7 @@ def _volume_ids(config: ExperimentConfig, path: Path) -> list[str]:
     if not artifact.is_complete(path):
         return []
     store = SliceStore.open(path, verify=False)
-    unhealthy, healthy = stages.cohorts(config, store, "val")
-    return [store.volumes[v].id for v in (*(v for group in unhealthy.values() for v in group), *healthy)]
+    return [store.volumes[v].id for v in Cohort.of(store, config.data, "val").volumes]
 
 
 def _speed(config: ExperimentConfig, store: str | None) -> Speed:

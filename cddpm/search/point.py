@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from cddpm.config import ExperimentConfig, ScoringConfig, parse, with_values
+from cddpm.config import ExperimentConfig, ScoringConfig, with_values
 from cddpm.scoring.calibration import Statistics
 from cddpm.scoring.score import Scorer
 from cddpm.scoring.score_book import ScoreBook
@@ -75,8 +75,8 @@ class PointScorer:
     """What a process needs to score points of one trial. Calling it opens store and cache once, for all points."""
 
     scorer: Scorer | ScoreBook
-    config: dict[str, Any]
+    config: ExperimentConfig
 
     def __call__(self) -> Callable[[Proposal], Point]:
         """The function of a proposal. Raises ``ArtifactError`` for a store or cache that is gone."""
-        return partial(score_point, self.scorer, parse(self.config, "trial"))
+        return partial(score_point, self.scorer, self.config)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cddpm.cluster import ActorPool
-from cddpm.config import ExperimentConfig, to_dict
+from cddpm.config import ExperimentConfig
 from cddpm.scoring.score import Scorer
 from cddpm.scoring.score_book import ScoreBook
 from cddpm.search.point import PointScorer, ScorePoints, in_process
@@ -26,5 +26,5 @@ def point_workers(scorer: Scorer | ScoreBook, config: ExperimentConfig) -> Itera
     if count == 1:
         yield in_process(scorer, config)
         return
-    with ActorPool(PointScorer(scorer, to_dict(config)), count) as pool:
+    with ActorPool(PointScorer(scorer, config), count) as pool:
         yield pool.map

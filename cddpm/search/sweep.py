@@ -297,7 +297,7 @@ def _beside(config: ExperimentConfig, results: list[TrialResult], final: champio
 
 def _a_scan(config: ExperimentConfig, root: Path, final: champion.Final) -> Path:
     """An image file of the test cohort of the first unhealthy data set."""
-    record = final.store.volumes[final.unhealthy[config.data.unhealthy[0]][0]]
+    record = final.store.volumes[final.cohort.unhealthy[config.data.unhealthy[0]][0]]
     rows = read_layout(config.data, root).rows
     return next(row.image for row in rows if (row.dataset, row.subject) == (record.dataset, record.subject))
 

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from cddpm import artifact
 from cddpm.config import ExperimentConfig, parse, recorded, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
-from cddpm.reconstruct.cache import ReconstructionCache
-from cddpm.scoring.score import Scorer
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.score_book import ScoreBook
 from cddpm.search import point_table, point_workers, scoring_search, showcase
 from cddpm.search.point import Point
@@ -75,12 +76,13 @@ class Stop:
 
 @dataclass(frozen=True)
 class TrialJob:
-    """A trial in plain picklable data."""
+    """A trial; pickles."""
 
     sweep: Path
     number: int
     params: dict[str, Any]
-    base: dict[str, Any]
+    base: ExperimentConfig
+    """The sweep's configuration."""
     place: stages.Place
     gpus: float
 
@@ -89,10 +91,10 @@ class TrialJob:
         """Where this trial keeps its files."""
         return folder_of(self.sweep, self.number)
 
-    @property
+    @cached_property
     def config(self) -> ExperimentConfig:
         """The sweep's configuration with this trial's settings. Raises ``ConfigError`` for an impossible combination."""
-        return with_values(parse(self.base, "sweep"), self.params, f"trial {self.number}")
+        return with_values(self.base, self.params, f"trial {self.number}")
 
     @property
     def stop_file(self) -> Path:
@@ -120,7 +122,7 @@ def _run(job: TrialJob, board: Any) -> TrialResult | None:
     start, config = time.monotonic(), job.config
     artifact.write_json(job.folder / CONFIG, recorded(config))
     place, stop = job.place, job.stop_file
-    assignment = worker.assignment(config, place, job.number, stop, board, scoring_search.preview, job.folder / STOPPED)
+    assignment = worker.Assignment(config, place, job.number, stop, board, scoring_search.preview, job.folder / STOPPED)
     attempts = job.folder / "ray"
     name = f"attempt-{len(list(attempts.glob('attempt-*'))):02d}"
     outcome = worker.run(assignment, name, attempts, job.gpus, forward_reports=True)
@@ -152,12 +154,13 @@ def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, bo
         if board is not None:
             board.post(job.number, "search", done, total, best)
 
-    cache, store = ReconstructionCache.open(outcome.reconstruction), SliceStore.open(job.place.store, verify=False)
-    cohorts, threads = stages.cohorts(config, store, "val"), point_workers.cpus(config)
-    scorer = Scorer(store, cache, *cohorts, threads=threads, seconds_per_pass=outcome.pass_seconds)
-    book = ScoreBook.open(scorer, job.place.artifacts, cache.fingerprint, store.fingerprint)
+    reconstruction, store = Reconstruction.open(outcome.reconstruction), SliceStore.open(job.place.store, verify=False)
+    scorer = Cohort.of(store, config.data, "val").scorer(
+        reconstruction, threads=point_workers.cpus(config), seconds_per_pass=outcome.pass_seconds
+    )
+    book = ScoreBook.open(scorer, job.place.artifacts, reconstruction.fingerprint, store.fingerprint)
     with point_workers.point_workers(book, config) as score:
-        points = scoring_search.search(score, config, cache.guided, progress, job.stop_asked)
+        points = scoring_search.search(score, config, scorer.guided, progress, job.stop_asked)
     return points, showcase.keep(job.folder, scorer, config, scoring_search.best(points))
 
 

@@ -10,7 +10,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from cddpm import artifact, cluster
-from cddpm.config import ExperimentConfig, to_dict
+from cddpm.config import ExperimentConfig
 from cddpm.errors import CddpmError
 from cddpm.search import budget
 from cddpm.search import space as spaces
@@ -156,7 +156,7 @@ def _last_line(error_file: str | None) -> str:
 
 
 def _trainable(
-    proposal: dict[str, Any], sweep: Path, base: dict[str, Any], place: stages.Place, gpus: float, board: Any
+    proposal: dict[str, Any], sweep: Path, base: ExperimentConfig, place: stages.Place, gpus: float, board: Any
 ) -> None:
     job = trials.TrialJob(sweep, proposal["number"], proposal["params"], base, place, gpus)
     try:
@@ -188,7 +188,7 @@ def run(
         return
     searcher = StudySearch(study, config, sweep, failures)
     gpus = cluster.capacity().get("GPU", 0.0)
-    trainable = tune.with_parameters(_trainable, sweep=sweep, base=to_dict(config), place=place, gpus=gpus, board=board)
+    trainable = tune.with_parameters(_trainable, sweep=sweep, base=config, place=place, gpus=gpus, board=board)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 0, cluster.HEAD: 1}),
         tune_config=tune.TuneConfig(

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from cddpm import artifact
+from cddpm.errors import ArtifactError
 from cddpm.tracking import names
-from cddpm.tracking.package_files import CONFIG, PIPELINE, verify_package
+from cddpm.tracking.package_files import CONFIG, PIPELINE, listed_files, verify_package
 
 KIND = "logged model"
 PACKAGE = Path("data", "package")
@@ -87,10 +88,12 @@ def built(package_dir: Path, run_id: str, model_id: str) -> Iterator[Path]:
 
 
 def verify(folder: Path) -> Path:
-    """The package inside of a logged model, after every digest was compared. Raises ``ArtifactError``."""
-    artifact.verify(folder, KIND)
-    verify_package(folder / PACKAGE)
-    return folder / PACKAGE
+    """The package inside of a logged model, after every file was read once and compared. Raises ``ArtifactError``."""
+    package, found = folder / PACKAGE, artifact.verify(folder, KIND).files
+    for name, digest in listed_files(package).files.items():
+        if found.get(str(PACKAGE / name)) != digest:
+            raise ArtifactError(f"{package / name}: altered or damaged since it was written (its SHA-256 is another)")
+    return package
 
 
 def requirements() -> list[str]:

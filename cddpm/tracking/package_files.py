@@ -17,7 +17,14 @@ FILES = frozenset({WEIGHTS, CONFIG, PIPELINE})
 
 def verify_package(directory: Path) -> artifact.Manifest:
     """Compare the package's files with its manifest; the weights are not loaded. Raises ``ArtifactError``."""
-    listed = set(artifact.read_manifest(directory, KIND).files)
+    listed_files(directory)
+    return artifact.verify(directory, KIND)
+
+
+def listed_files(directory: Path) -> artifact.Manifest:
+    """The package's manifest, if it lists what a package has; no file is read. Raises ``ArtifactError``."""
+    manifest = artifact.read_manifest(directory, KIND)
+    listed = set(manifest.files)
     if listed != FILES:
         raise ArtifactError(
             f"{directory / artifact.MANIFEST}: lists {', '.join(sorted(listed)) or 'nothing'}; a model package has exactly "
@@ -26,4 +33,4 @@ def verify_package(directory: Path) -> artifact.Manifest:
     for name in (*FILES, artifact.MANIFEST):
         if (directory / name).is_symlink():
             raise ArtifactError(f"{directory / name}: is a link; a model package holds its files itself")
-    return artifact.verify(directory, KIND)
+    return manifest

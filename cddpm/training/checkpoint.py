@@ -21,7 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cddpm import artifact
+from cddpm.config import ExperimentConfig
 from cddpm.errors import ArtifactError
+from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +102,16 @@ def fill_module(module: nn.Module, weights: Mapping[str, Tensor], source: str) -
     if faults:
         raise ArtifactError(f"{source}: weights of another architecture: {'; '.join(faults)}")
     module.load_state_dict(dict(weights))
+
+
+def trained(
+    config: ExperimentConfig, weights: Mapping[str, Tensor], source: str, device: torch.device | str = "cpu"
+) -> ConditionedDiffusion:
+    """The network of ``config`` with ``weights``, on ``device`` in evaluation mode. Raises as ``fill_module``."""
+    network = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
+    fill_module(network, weights, source)
+    network.to(device).to(memory_format=memory_format(torch.device(device)))  # type: ignore[call-overload]
+    return network.eval()
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -19,10 +19,11 @@ from cddpm import artifact
 from cddpm.config import ExperimentConfig, parse, recorded, to_dict, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, ConfigError
-from cddpm.models.cddpm import ConditionedDiffusion, memory_format
+from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.precision import certain
-from cddpm.reconstruct import cache as reconstructions
-from cddpm.training import checkpoint, diffusion, pretraining, reconstruction
+from cddpm.reconstruct import reconstruction
+from cddpm.reconstruct.predict import Networks
+from cddpm.training import checkpoint, diffusion, prediction, pretraining
 from cddpm.training.guide import guide_config
 from cddpm.training.loop import Hooks, Interrupted, Objective, Recipe, Trainer
 from cddpm.training.order import Rows
@@ -301,10 +302,7 @@ def load_model(path: Path, device: torch.device) -> tuple[ConditionedDiffusion, 
     """
     artifact.verify(path, CHECKPOINT)
     config = parse(checkpoint.read_config(path), str(path / checkpoint.CONFIG))
-    model = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
-    checkpoint.fill_module(model, checkpoint.load_weights(path / checkpoint.WEIGHTS), str(path))
-    model.to(device).to(memory_format=memory_format(device))  # type: ignore[call-overload]
-    return model.eval(), config
+    return checkpoint.trained(config, checkpoint.load_weights(path / checkpoint.WEIGHTS), str(path), device), config
 
 
 def guide_path(config: ExperimentConfig, place: Place, path: Path) -> Path | None:
@@ -331,13 +329,6 @@ def _load_guide(path: Path | None, device: torch.device) -> ConditionedDiffusion
     return None if path is None else load_model(path, device)[0]
 
 
-def cohorts(config: ExperimentConfig, store: SliceStore, split: str) -> tuple[dict[str, list[int]], list[int]]:
-    """Volumes of ``split`` ('val' or 'test') by unhealthy data set, and the healthy ones."""
-    fold = config.data.fold
-    unhealthy = {name: store.cohort(name, split, fold) for name in config.data.unhealthy}
-    return unhealthy, store.cohort(config.data.healthy, split, fold)
-
-
 def reconstruct(
     config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int], ranks: Ranks, hooks: Hooks
 ) -> Path:
@@ -345,52 +336,31 @@ def reconstruct(
 
     Raises ``ArtifactError`` if ``config`` asks for a guide that was not trained, ``Interrupted`` when asked to stop.
     """
-    cohort, prediction, made_from, networks = _predictions(config, place, path, volumes, ranks.device)
+    wanted = wanted_of(config, place, path, volumes)
+    target = wanted.reconstruction(place.artifacts)
+    missing = bool(wanted.missing(wanted.volumes)) if ranks.first else False  # for the record; ``complete`` looks again
+    with _watched(RECONSTRUCTION, target.name, config, ranks, hooks) if missing else nullcontext():
+        prediction.complete(wanted, ranks, hooks)
     if ranks.first:
-        reconstructions.found_prediction(cohort.parts, made_from)
-    view = cohort.view
-    name, made_from = view.identity(prediction, made_from)
-    missing = bool(cohort.missing(cohort.volumes)) if ranks.first else False  # for the record; ``complete`` looks again
-    with _watched(RECONSTRUCTION, name, config, ranks, hooks) if missing else nullcontext():
-        reconstruction.complete(cohort, networks, ranks, hooks)
-    target = reconstructions.cache_path(place.artifacts, name)
-    if ranks.first:
-        reconstructions.finish(target, view.volumes, name, made_from, cohort.parts, view)
+        wanted.finish(place.artifacts)
     ranks.barrier()
     return target
 
 
 def unpredicted(config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int]) -> list[int]:
     """Those of ``volumes`` of which the checkpoint ``path`` has not predicted all that ``config`` asks for, or it is damaged."""
-    cohort, _, _, _ = _predictions(config, place, path, volumes, torch.device("cpu"))
-    cohort.view.without_damaged(cohort.parts)
-    return cohort.missing(volumes)
+    wanted = wanted_of(config, place, path, volumes)
+    wanted.view.without_damaged(wanted.parts)
+    return wanted.missing(volumes)
 
 
-def reconstruction_path(config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int]) -> Path:
-    """Where ``reconstruct`` leaves the reconstruction of ``volumes``; nothing is predicted. Raises as it does."""
-    cohort, prediction, made_from, _ = _predictions(config, place, path, volumes, torch.device("cpu"))
-    return reconstructions.cache_path(place.artifacts, cohort.view.identity(prediction, made_from)[0])
-
-
-def predict_part(
-    config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int], device: torch.device
-) -> None:
-    """Predict what is missing of ``volumes``; ``reconstruct`` for a cohort with them then finds them done."""
-    cohort, _, made_from, networks = _predictions(config, place, path, volumes, device)
-    reconstructions.found_prediction(cohort.parts, made_from)
-    reconstruction.complete(cohort, networks, Ranks(device=device), Hooks())
-
-
-def _predictions(
-    config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int], device: torch.device
-) -> tuple[reconstruction.Cohort, str, dict[str, Any], reconstruction.Networks]:
-    """Where the predictions of ``volumes`` are gathered, their fingerprint and origin, and how to load what predicts them."""
+def wanted_of(config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int]) -> prediction.Wanted:
+    """What ``config`` asks of ``volumes`` and the checkpoint ``path``; nothing is predicted yet. Raises as ``reconstruct``."""
     store, guide = (
         SliceStore.open(place.store, verify=False),
         guide_path(config, place, path),
     )  # the driver has verified
-    name, made_from = reconstructions.prediction_identity(
+    name, made_from = reconstruction.prediction_identity(
         path.name,
         store.fingerprint,
         config.reconstruction,
@@ -399,6 +369,14 @@ def _predictions(
         config.diffusion.patch,
         guide.name if guide is not None else None,
     )
-    parts = reconstructions.prediction_path(place.artifacts, name)
-    cohort = reconstruction.Cohort(config, store, tuple(volumes), parts)
-    return cohort, name, made_from, lambda: (load_model(path, device)[0], _load_guide(guide, device))
+    view = reconstruction.View.of([store.volumes[v].id for v in volumes], config.reconstruction)
+    parts = reconstruction.prediction_path(place.artifacts, name)
+    return prediction.Wanted(
+        store,
+        tuple(volumes),
+        view,
+        name,
+        made_from,
+        parts,
+        lambda device: Networks(config, load_model(path, device)[0], _load_guide(guide, device), device),
+    )

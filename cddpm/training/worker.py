@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from cddpm.cluster import Board, capacity, on_each_node
-from cddpm.config import ComputeConfig, ExperimentConfig, parse, to_dict
+from cddpm.config import ComputeConfig, ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError, SearchError
 from cddpm.models import precision
-from cddpm.training import ledger, speed, stages
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.predict import Networks, pass_seconds
+from cddpm.training import ledger, prediction, stages
 from cddpm.training.loop import Hooks, InnerSearch, Interrupted
 from cddpm.training.preview import OBJECTIVE
 from cddpm.training.ranks import Ranks
@@ -34,9 +36,9 @@ def stop_asked(stop_file: Path, of_trial: Path | None = None) -> bool:
 
 @dataclass(frozen=True)
 class Assignment:
-    """One trial's training, in plain picklable data."""
+    """One trial's training; pickles."""
 
-    config: dict[str, Any]
+    config: ExperimentConfig
     place: stages.Place
     trial: int
     stop_file: Path
@@ -60,7 +62,7 @@ class Outcome:
     made: stages.Made
     reconstruction: Path
     pass_seconds: float | None = None
-    """See ``speed.pass_seconds``; measured only if the search asks for it."""
+    """See ``reconstruct.predict.pass_seconds``; measured only if the search asks for it."""
 
 
 def on_gpu(compute: ComputeConfig, gpus: float) -> bool:
@@ -165,7 +167,7 @@ def run(assignment: Assignment, name: str, folder: Path, gpus: float, forward_re
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    compute = parse(assignment.config, "trial").compute
+    compute = assignment.config.compute
     trainer = TorchTrainer(
         work,  # type: ignore[arg-type]  # Ray Train's types are those of its older trainer, which returned nothing
         train_loop_config={"assignment": assignment},
@@ -230,8 +232,7 @@ def work(job: dict[str, Any]) -> Outcome | None:
     from ray.train.torch import get_device
 
     assignment: Assignment = job["assignment"]
-    config = parse(assignment.config, "trial")
-    context = train.get_context()
+    config, context = assignment.config, train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
     torch.set_num_threads(config.compute.threads_per_worker or max(1, int(config.compute.cpus_per_worker)))
     hooks = Hooks(
@@ -281,12 +282,13 @@ def _reporter(
 def run_stages(config: ExperimentConfig, place: stages.Place, ranks: Ranks, hooks: Hooks) -> Outcome:
     """Train (or find) the model and predict (or find) its validation volumes."""
     made = stages.train(config, place, ranks, hooks)
-    unhealthy, healthy = stages.cohorts(config, SliceStore.open(place.store, verify=False), "val")
-    volumes = [v for group in unhealthy.values() for v in group] + healthy
+    store = SliceStore.open(place.store, verify=False)
+    volumes = Cohort.of(store, config.data, "val").volumes
     path = stages.reconstruct(config, place, made.checkpoint, volumes, ranks, hooks)
-    timed = speed.wanted(config) and ranks.first
-    seconds = speed.pass_seconds(config, place, made.checkpoint, volumes[0], ranks.device) if timed else None
-    return Outcome(made, path, seconds)
+    if not ranks.first or not any(aim.metric == "seconds_per_volume" for aim in config.search.aims):
+        return Outcome(made, path)
+    model, _ = stages.load_model(made.checkpoint, ranks.device)
+    return Outcome(made, path, pass_seconds(Networks(config, model, device=ranks.device), store.image(volumes[0])))
 
 
 def plain_metrics(metrics: Mapping[str, Any], objective: str, final: bool) -> dict[str, float]:
@@ -322,10 +324,10 @@ def _warnings(assignment: Assignment) -> AbstractContextManager[None]:
 
 
 def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int], gpus: float) -> Path:
-    """Predict ``volumes`` with a checkpoint in as many Ray tasks as the cluster holds; returns the reconstruction cache."""
+    """Predict ``volumes`` with a checkpoint in as many Ray tasks as the cluster holds; returns their reconstruction."""
     import ray
 
-    config = parse(assignment.config, "trial")
+    config = assignment.config
     needed = resources_per_worker(config.compute, gpus)
     task = ray.remote(_predict).options(num_cpus=needed["CPU"], num_gpus=needed.get("GPU", 0), max_retries=2)
     count = max(1, min(int(capacity().get(name, 0.0) // amount) for name, amount in needed.items()))
@@ -344,19 +346,7 @@ def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int],
 
 
 def _predict(assignment: Assignment, checkpoint: Path, part: list[int], gpu: bool) -> None:
-    config = parse(assignment.config, "trial")
+    config = assignment.config
     torch.set_num_threads(config.compute.threads_per_worker or max(1, int(config.compute.cpus_per_worker)))
-    stages.predict_part(config, assignment.place, checkpoint, part, torch.device("cuda" if gpu else "cpu"))
-
-
-def assignment(
-    config: ExperimentConfig,
-    place: stages.Place,
-    trial: int,
-    stop: Path,
-    board: Board | None,
-    search: InnerSearch | None = None,
-    stop_of_trial: Path | None = None,
-) -> Assignment:
-    """Plain data for a worker group."""
-    return Assignment(to_dict(config), place, trial, stop, board, search, stop_of_trial)
+    wanted = stages.wanted_of(config, assignment.place, checkpoint, part)
+    prediction.complete(wanted, Ranks(device=torch.device("cuda" if gpu else "cpu")), Hooks())

@@ -18,7 +18,7 @@ from cddpm import artifact
 from cddpm.config import ExperimentConfig, parse
 from cddpm.data.geometry import Geometry
 from cddpm.data.slices import KIND, SliceStore, write_store
-from cddpm.reconstruct import cache
+from cddpm.reconstruct import part, reconstruction
 from cddpm.scoring.score import Scorer
 
 DATASET, HEALTHY = "Brats21", "IXI"
@@ -44,12 +44,12 @@ class Cohort:
     @property
     def reconstructions(self) -> Path:
         """The reconstruction cache."""
-        return cache.cache_path(self.folder, "drawn")
+        return reconstruction.cache_path(self.folder, "drawn")
 
     def scorer(self, volumes: int, threads: int = 1) -> Scorer:
         """A scorer of the first ``volumes``."""
         store = SliceStore.open(self.store, verify=False)
-        opened = cache.ReconstructionCache.open(self.reconstructions)
+        opened = reconstruction.Reconstruction.open(self.reconstructions)
         return Scorer(store, opened, {DATASET: store.cohort(DATASET, "val")[:volumes]}, threads=threads)
 
 
@@ -90,12 +90,12 @@ def draw(folder: Path, volumes: int, shape: tuple[int, int, int] = FULL) -> Coho
 
 
 def _reconstruct(cohort: Cohort, head: Head, smooth: Field) -> None:
-    store, parts = SliceStore.open(cohort.store, verify=False), cache.parts_directory(cohort.reconstructions)
+    store, parts = SliceStore.open(cohort.store, verify=False), reconstruction.parts_directory(cohort.reconstructions)
     for record in store.volumes:
         image, lesion = store.image(record.index), store.segmentation(record.index)
-        cache.write_part(parts, record.id, _predicted(image, lesion, head, smooth, record.index))
+        part.write_part(parts, record.id, _predicted(image, lesion, head, smooth, record.index))
     ids = [record.id for record in store.volumes]
-    cache.finish(cohort.reconstructions, ids, "drawn", {"volumes": ids})
+    reconstruction.finish(cohort.reconstructions, ids, "drawn", {"volumes": ids})
 
 
 def _head(shape: tuple[int, int, int]) -> Head:
@@ -148,7 +148,7 @@ def _lesion(head: Head, random: np.random.Generator) -> Head:
 
 def _predicted(
     image: NDArray[np.float16], segmentation: NDArray[np.uint8], head: Head, smooth: Field, index: int
-) -> dict[cache.Key, Field]:
+) -> dict[part.Key, Field]:
     """Branches c and u per level: the more noise, the less of the lesion and of the detail is left."""
     random, arrays = np.random.default_rng((1, index)), {}
     for number, level in enumerate(LEVELS, start=1):

@@ -18,7 +18,7 @@ from cddpm.cluster import WORKER_ENVIRONMENT
 from cddpm.config import ScoringConfig
 from cddpm.data.slices import SliceStore
 from cddpm.errors import CddpmError
-from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.score import Scorer
 from speed.cohort import DATASET, LEVELS, Cohort
 
@@ -71,7 +71,7 @@ def score_many(cohort: Cohort, first: int, last: int) -> tuple[Memory, Memory]:
     store = SliceStore.open(cohort.store, verify=False)
     volumes, groups = store.cohort(DATASET, "val"), min(GROUPS, cohort.volumes)
     parts = {f"part{part:02d}": volumes[part::groups] for part in range(groups)}
-    scorer = Scorer(store, ReconstructionCache.open(cohort.reconstructions), parts)
+    scorer = Scorer(store, Reconstruction.open(cohort.reconstructions), parts)
     random, names = np.random.default_rng(0), list(parts)
     for _ in range(first):
         scorer.score(_setting(random), datasets=names)

@@ -16,7 +16,7 @@ from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.published.scoring import ReferenceVolume, reference_anomaly_map
-from cddpm.reconstruct.predict import predict_volume
+from cddpm.reconstruct.predict import Manner, Request, predict_volumes
 from cddpm.scoring.metrics import dice
 from cddpm.scoring.operating_point import ten_step_search
 from cddpm.scoring.postprocess import remove_small_components
@@ -70,7 +70,8 @@ class NaiveTrial:
         middle = len(self.image) // 2
         slices = self.image[middle : middle + SAMPLE_SLICES]
         noise = self.config.diffusion.noise  # larger batches would be filled up with copies
-        predict_volume(self.model, slices, LEVELS, (0,), noise, "naive", 0, batch_size=SAMPLE_SLICES)
+        request = Request("naive", slices, tuple((level, 0) for level in LEVELS))
+        list(predict_volumes(self.model, [request], Manner(noise, 0, SAMPLE_SLICES)))
 
     def detect(self, scores: NDArray[np.float32]) -> tuple[float, float, float]:
         """Dice at the threshold of the ten-step search, area under the ROC curve, average precision."""

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,17 @@ from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.published.scoring import search_array
-from cddpm.reconstruct.cache import ReconstructionCache, cache_path
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.predict import Networks, Request
+from cddpm.reconstruct.reconstruction import Reconstruction, cache_path
 from cddpm.scoring.metrics import dice, mean
 from cddpm.scoring.postprocess import component_rule, remove_small_components
 from cddpm.scoring.residual import eroded_mask
-from cddpm.scoring.score import Scorer
 from cddpm.search import scoring_search
 from cddpm.search.point import Params, Point, Proposal, ScorePoints, in_process, objective_datasets, scoring_with
 from cddpm.search.record import SweepRecord, read
 from cddpm.training import checkpoint, stages
 from cddpm.training.loop import Interrupted
-from cddpm.training.preview import predict
 
 RESIDUALS = ("l1", "l2", "positive")
 Floats = NDArray[np.float32]
@@ -79,22 +80,22 @@ def run(folder: Path, threads: int) -> Race:
     config = record.trial_config(trial)
     check_space(config)
     store = SliceStore.open(record.artifacts / "store" / record.origin.store, verify=False)
-    cache = ReconstructionCache.open(cache_path(record.artifacts, trial.result.reconstruction))
-    unhealthy, healthy = stages.cohorts(config, store, "val")
-    scorer = Scorer(store, cache, unhealthy, healthy, threads=threads)
+    cache = Reconstruction.open(cache_path(record.artifacts, trial.result.reconstruction))
+    cohort = Cohort.of(store, config.data, "val")
+    scorer = cohort.scorer(cache, threads=threads)
     cached = _course(in_process(scorer, config), config, cache.guided, lambda: False)
     model = network(record, trial.result.checkpoint, config)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         end = time.perf_counter() + cached.seconds[-1]
-        way = PlainWay(model, store, unhealthy, config)
+        way = PlainWay(model, cohort, config)
         plain = _course(way, config, cache.guided, lambda: time.perf_counter() > end)
     finally:
         torch.set_num_threads(before)
     names = objective_datasets(config)
     exact = scorer.score(scoring_with(config, plain.params), config.search.objective, names).objective
-    return Race(record.config.name, sum(map(len, unhealthy.values())), cached, plain, exact)
+    return Race(record.config.name, sum(map(len, cohort.unhealthy.values())), cached, plain, exact)
 
 
 def check_space(config: ExperimentConfig) -> None:
@@ -128,9 +129,7 @@ def _course(score: ScorePoints, config: ExperimentConfig, guided: bool, over: Ca
 def network(record: SweepRecord, name: str, config: ExperimentConfig) -> ConditionedDiffusion:
     """The model of checkpoint ``name`` of a sweep, on the CPU. Raises ``ArtifactError`` for weights that are gone."""
     weights = checkpoint.load_weights(record.artifacts / stages.CHECKPOINT / name / checkpoint.WEIGHTS)
-    model = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
-    checkpoint.fill_module(model, weights, name)
-    return model.eval()
+    return checkpoint.trained(config, weights, name)
 
 
 class PlainWay:
@@ -139,12 +138,11 @@ class PlainWay:
     def __init__(
         self,
         model: ConditionedDiffusion,
-        store: SliceStore,
-        unhealthy: dict[str, list[int]],
+        cohort: Cohort,
         config: ExperimentConfig,
     ) -> None:
-        self._model, self._store, self._config = model, store, config
-        self._unhealthy = {name: unhealthy[name] for name in objective_datasets(config)}
+        self._networks, self._store, self._config = Networks(config, model), cohort.store, config
+        self._unhealthy = {name: cohort.unhealthy[name] for name in objective_datasets(config)}
 
     def __call__(self, proposals: Sequence[Proposal]) -> list[Point]:
         """Score ``proposals``, one after the other."""
@@ -171,12 +169,13 @@ class PlainWay:
     def _reconstruction(self, v: int, image: NDArray[np.float16], scoring: ScoringConfig) -> Floats:
         """Mean of x0(s) over levels and seeds, from forward passes of this very setting."""
         levels = scoring.noise_levels or self._config.reconstruction.noise_levels
-        wanted = self._config.reconstruction.model_copy(update={"noise_levels": tuple(sorted(set(levels)))})
-        scale, key = scoring.guidance_scale, self._store.volumes[v].id
-        arrays = predict(self._model, self._config, wanted, image, key, torch.device("cpu"), scale != 1, None)
+        seeds, scale = self._config.reconstruction.noise_seeds, scoring.guidance_scale
+        steps = tuple(product(sorted(set(levels)), sorted(set(seeds))))
+        request = Request(self._store.volumes[v].id, image, steps)
+        ((_, arrays),) = self._networks.predict([request], unconditional=scale != 1)
         found = []
         for level in levels:
-            for seed in wanted.noise_seeds:
+            for seed in seeds:
                 c = arrays["c", level, seed]
                 u = arrays["u", level, seed] if scale != 1 else c
                 found.append(u + np.float32(scale) * (c - u))

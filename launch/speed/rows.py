@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cddpm.config import ExperimentConfig, to_dict
+from cddpm.config import ExperimentConfig
 from cddpm.scoring.median import median_filter
 from cddpm.scoring.operating_point import best_dice, histogram
 from cddpm.scoring.score import Scorer
@@ -182,7 +182,7 @@ def _sharing(cohort: Cohort, sizes: Sizes, cores: int) -> Iterator[Row]:
     alone = sizes.experiment()
     batch = alone.model_copy(update={"search": alone.search.model_copy(update={"scoring_batch": 4 * cores})})
     single, threads = cohort.scorer(sizes.volumes), cohort.scorer(sizes.volumes, cores)
-    with local_processes(PointScorer(single, to_dict(alone)), cores) as processes:
+    with local_processes(PointScorer(single, alone), cores) as processes:
         ways: list[Callable[[], float]] = [
             lambda: _search(single, alone),
             lambda: _search(threads, alone),

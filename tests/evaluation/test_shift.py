@@ -8,8 +8,8 @@ from tiny_training import make_store, tiny_config
 
 from cddpm.data.store import SliceStore
 from cddpm.evaluation.shift import apply_power, contrast_store, shifted
-from cddpm.scoring.score import HEALTHY, Scorer
-from cddpm.training import stages
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.scoring.score import HEALTHY
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_divergence_is_that_of_input_and_reconstruction(home: Path) -> None:
     rows = {}
     for darker in (0.0, 0.25):
         test, validation = (
-            Scorer(store, Copied(store, darker), *stages.cohorts(config, store, split)) for split in ("test", "val")
+            Cohort.of(store, config.data, split).scorer(Copied(store, darker)) for split in ("test", "val")
         )
         found = shifted("power 2", test, config.scoring, {"all": 0.1}, config.evaluation, validation)
         assert [(row["shift"], row["dataset"]) for row in found] == [("power 2", "A"), ("power 2", HEALTHY)]

@@ -15,8 +15,8 @@ from cddpm.errors import ArtifactError, StorageError
 from cddpm.inventory.campaigns import referrers
 from cddpm.inventory.entry import Entry, damage, survey
 from cddpm.inventory.pruning import DAY_SECONDS, Policy, alone, carry_out, plan, protected, total_bytes, with_ancestors
-from cddpm.reconstruct.cache import View
 from cddpm.reconstruct.part import claim, write_part
+from cddpm.reconstruct.reconstruction import View
 from cddpm.training.stages import checkpoint_identity
 
 

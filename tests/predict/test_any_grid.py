@@ -52,11 +52,11 @@ def darker_in_a_ball(predictor: Predictor) -> Any:
     ball = sum((axis + sign * mm) ** 2 for axis, sign, mm in zip(places, (1, 1, -1), LESION_MM, strict=True))
     dark = np.where(ball < LESION_RADIUS_MM**2, np.float32(0.5), np.float32(0)).transpose(2, 0, 1)
 
-    def predict(model: object, config: object, wanted: Any, image: np.ndarray, *_: object) -> dict[Any, np.ndarray]:
-        return {("c", t, s): image.astype(np.float32) - dark for t in wanted.noise_levels for s in wanted.noise_seeds}
+    def predict(model: object, requests: Any, *_: object) -> Any:
+        return ((r, {("c", *step): r.slices.astype(np.float32) - dark for step in r.wanted}) for r in requests)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cddpm.predict.predictor.predict", predict)
+        patch.setattr("cddpm.reconstruct.predict.predict_volumes", predict)
         yield
 
 

@@ -16,7 +16,7 @@ from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import ArtifactError
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.predict.predictor import Predictor
-from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.score import Scorer
 from cddpm.search.champion import weights_of
 from cddpm.search.scoring_search import Point
@@ -77,7 +77,7 @@ def scorer(place: stages.Place) -> Scorer:
     assert GUIDE is not None
     model, _ = trained(CONFIG, place, 0), trained(GUIDE, place, 1)
     path = stages.reconstruct(CONFIG, place, model, [0], Ranks(), Hooks())
-    return Scorer(SliceStore.open(place.store), ReconstructionCache.open(path), {"Brats21": [0]})
+    return Scorer(SliceStore.open(place.store), Reconstruction.open(path), {"Brats21": [0]})
 
 
 @pytest.fixture(scope="module")

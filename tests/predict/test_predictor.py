@@ -15,10 +15,11 @@ from cddpm.data.volume import Volume
 from cddpm.errors import ArtifactError, CddpmError, ConfigError, VolumeError
 from cddpm.models.precision import hardware
 from cddpm.predict.predictor import Prediction, Predictor, overview_rows
-from cddpm.reconstruct import cache
+from cddpm.reconstruct import part, reconstruction
+from cddpm.reconstruct.predict import Networks, Request
+from cddpm.reconstruct.reconstruction import View
 from cddpm.scoring.score import Scorer
 from cddpm.tracking.package import Package, Pipeline
-from cddpm.training.preview import predict
 
 pytestmark = pytest.mark.slow
 
@@ -34,10 +35,11 @@ def scorer(predictor: Predictor, scan: Scan, tmp_path_factory: pytest.TempPathFa
     )
     store = SliceStore.open(build_store(EXPERIMENT.data, scan.image.path.parent, [row], folder, map))
     model = predictor._model
-    arrays = predict(model, EXPERIMENT, EXPERIMENT.reconstruction, store.image(0), KEY, torch.device("cpu"))
-    cache.write_part(cache.parts_directory(folder / "cache"), KEY, arrays)
-    cache.finish(folder / "cache", [KEY], "cache", {"volumes": [KEY]})
-    return Scorer(store, cache.ReconstructionCache.open(folder / "cache"), {"Brats21": [0]})
+    request = Request(KEY, store.image(0), View.of([KEY], EXPERIMENT.reconstruction).steps)
+    ((_, arrays),) = Networks(EXPERIMENT, model).predict([request])
+    part.write_part(reconstruction.parts_directory(folder / "cache"), KEY, arrays)
+    reconstruction.finish(folder / "cache", [KEY], "cache", {"volumes": [KEY]})
+    return Scorer(store, reconstruction.Reconstruction.open(folder / "cache"), {"Brats21": [0]})
 
 
 def test_equals_the_scorer_bit_by_bit(scorer: Scorer, prediction: Prediction) -> None:
@@ -122,7 +124,9 @@ def test_the_reconstruction_is_in_the_scans_intensities(scan: Scan, prediction: 
     low, high = prediction.intensities
     brain = scan.mask.data > 0
     assert low < np.median(scan.image.data[brain]) < high
-    monkeypatch.setattr("cddpm.predict.predictor.predict", lambda model, config, s, image, *_: _perfect(s, image))
+    monkeypatch.setattr(
+        "cddpm.reconstruct.predict.predict_volumes", lambda model, requests, *_: map(_perfect, requests)
+    )
     package = Package(scan.image.path, "x", {}, EXPERIMENT, _pipeline(guidance_scale=1.0))
     perfect = _without_network(package).predict_scan(scan.image, scan.mask)
     seen = brain & (perfect.reconstruction > 0)  # the field of view ends below and above
@@ -146,8 +150,8 @@ def _without_network(package: Package) -> Predictor:
     return predictor
 
 
-def _perfect(settings, image):
-    return {("c", t, s): image.astype(np.float32) for t in settings.noise_levels for s in settings.noise_seeds}
+def _perfect(request):
+    return request, {("c", *step): request.slices.astype(np.float32) for step in request.wanted}
 
 
 @pytest.mark.parametrize(("axes", "flips"), [((0, 1, 2), (0,)), ((0, 1, 2), (0, 1)), ((2, 0, 1), (1,))])

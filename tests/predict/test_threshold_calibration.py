@@ -17,6 +17,7 @@ from cddpm.predict import threshold_calibration
 from cddpm.predict.predictor import BrainScores, Predictor
 from cddpm.predict.scans import Job
 from cddpm.predict.threshold_calibration import FEWEST_ABOVE, Measured, ThresholdCalibration
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring import operating_point
 from cddpm.scoring.score import Scorer
 from cddpm.tracking.package import Package
@@ -49,7 +50,7 @@ def calibration(package: Package, measured: list[Measured]) -> ThresholdCalibrat
 
 
 class Several:
-    """The scans of some predictors' scorers as one store and one cache."""
+    """The scans of some predictors' scorers as one store."""
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         self.parts: list[Any] = [scorer.store for scorer in scorers]
@@ -57,14 +58,6 @@ class Several:
     @property
     def volumes(self) -> list[Any]:
         return [part.volumes[0] for part in self.parts]
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        return tuple(self.parts[0].levels)
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(self.parts[0].seeds)
 
     def image(self, v: int) -> Any:
         return self.parts[v].image(0)
@@ -78,12 +71,6 @@ class Several:
     def ignored(self, v: int) -> np.ndarray:
         return np.empty(0, np.int64)
 
-    def c(self, volume: str, level: int, seed: int) -> Any:
-        return next(part for part in self.parts if part.key == volume).c(volume, level, seed)
-
-    def d(self, volume: str, level: int, seed: int) -> Any:
-        return next(part for part in self.parts if part.key == volume).d(volume, level, seed)
-
 
 @pytest.mark.slow
 def test_it_is_what_the_scorer_finds_on_the_same_scans(
@@ -94,8 +81,8 @@ def test_it_is_what_the_scorer_finds_on_the_same_scans(
         predictor._scorer(predictor._prepared(scan.image, scan.mask)[1], job.key)
         for scan, job in zip(healthy, jobs(healthy), strict=True)
     ]
-    cohort = Several(scorers)
-    scorer = Scorer(cohort, cohort, {}, range(len(healthy)))
+    together = Reconstruction.joined([scorer._ensemble.cache for scorer in scorers])
+    scorer = Scorer(Several(scorers), together, {}, range(len(healthy)))
     scoring = SCORING.model_copy(update={"operating_point": "healthy-fpr", "healthy_false_positive_rate": RATE})
     assert calibration.threshold == scorer.thresholds(scoring)["all"]
     assert calibration.threshold > 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from one_volume import predict_volume
 from torch import nn
 
 from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig, NoiseConfig, ScoringConfig
@@ -17,8 +18,7 @@ from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.condition import Condition
 from cddpm.models.diffusion import to_signed, to_unit
 from cddpm.models.noise import noise
-from cddpm.reconstruct import cache
-from cddpm.reconstruct.predict import predict_volume
+from cddpm.reconstruct import part, reconstruction
 from cddpm.scoring.score import Scorer
 from cddpm.seeds import seed_of
 
@@ -70,7 +70,7 @@ class Direct:
         return np.mean([self.volume(level, seed, scale) for level, seed in product(levels, SEEDS)], axis=0)
 
 
-def predict(model: ConditionedDiffusion, **settings: float) -> dict[cache.Key, np.ndarray]:
+def predict(model: ConditionedDiffusion, **settings: float) -> dict[part.Key, np.ndarray]:
     return predict_volume(model, SLICES, LEVELS, SEEDS, NOISE, "A/0", 7, **settings)
 
 
@@ -121,10 +121,10 @@ class OneVolume:
 
 def test_what_scoring_reads_from_the_float16_cache_is_the_guided_prediction(tmp_path: Path):
     model, path = network(), tmp_path / "cache"
-    cache.write_part(cache.parts_directory(path), "A/0", predict(model))
-    cache.finish(path, ["A/0"], "cache", {"volumes": ["A/0"]})
+    part.write_part(reconstruction.parts_directory(path), "A/0", predict(model))
+    reconstruction.finish(path, ["A/0"], "cache", {"volumes": ["A/0"]})
     direct = Direct(model)
-    scorer = Scorer(OneVolume(), cache.ReconstructionCache.open(path), {"A": [0]})
+    scorer = Scorer(OneVolume(), reconstruction.Reconstruction.open(path), {"A": [0]})
     for scale in SCALES:
         for levels in (LEVELS, LEVELS[:2]):
             found = scorer.reconstruction(0, ScoringConfig(guidance_scale=scale, noise_levels=levels))

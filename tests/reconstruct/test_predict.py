@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from one_volume import predict_volume
+from tiny_training import tiny_config
 from torch import nn
 
 from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig, NoiseConfig, PatchConfig
@@ -10,7 +12,7 @@ from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.condition import Condition
 from cddpm.models.noise import noise
 from cddpm.models.patches import grid
-from cddpm.reconstruct.predict import Manner, Request, predict_volume, predict_volumes
+from cddpm.reconstruct.predict import Manner, Networks, Request, pass_seconds, predict_volumes
 from cddpm.seeds import seed_of
 
 NOISE = NoiseConfig(kind="gaussian")
@@ -335,3 +337,9 @@ def test_the_real_model(dropout):
     assert 0 < np.abs(half - found["c", 250, 0]).max() < 0.1 * scale
     if dropout:
         assert not np.allclose(found["c", 250, 0], found["u", 250, 0])
+
+
+def test_a_pass_takes_time():
+    seconds = pass_seconds(Networks(tiny_config(), Affine()), np.zeros((3, 16, 16), np.float16))
+    assert isinstance(seconds, float)
+    assert 0 < seconds < 30

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from reference_settings import Arrays, load_arrays, turned
 
-from cddpm.reconstruct import cache
+from cddpm.reconstruct import part, reconstruction
 
 SHAPE = (10, 30, 26)
 LEVELS, SEEDS = (250, 500), (0, 7)
@@ -77,12 +77,12 @@ def predictions(store) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="session")
-def reconstructions(store, predictions, tmp_path_factory) -> cache.ReconstructionCache:
+def reconstructions(store, predictions, tmp_path_factory) -> reconstruction.Reconstruction:
     path: Path = tmp_path_factory.mktemp("reconstruction") / "cache"
     for volume, arrays in predictions.items():
-        cache.write_part(cache.parts_directory(path), volume, arrays)
-    cache.finish(path, list(predictions), "cache", {"volumes": list(predictions)})
-    return cache.ReconstructionCache.open(path)
+        part.write_part(reconstruction.parts_directory(path), volume, arrays)
+    reconstruction.finish(path, list(predictions), "cache", {"volumes": list(predictions)})
+    return reconstruction.Reconstruction.open(path)
 
 
 @pytest.fixture(scope="session")

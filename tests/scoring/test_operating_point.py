@@ -9,7 +9,6 @@ from cddpm.scoring.operating_point import (
     area_under_roc,
     average_precision,
     best_dice,
-    best_pooled_dice,
     dice_curve,
     histogram,
     mean_dice_curve,
@@ -61,7 +60,7 @@ def test_pooled_optimum_is_that_of_all_voxels_as_one_volume():
     volumes = [sample(seed) for seed in range(3)]
     as_one = tuple(np.concatenate(part) for part in zip(*volumes, strict=True))
     expected = plain_best([[as_one]])
-    found = best_pooled_dice([histogram(*volume) for volume in volumes])
+    found = best_dice([[pooled([histogram(*volume) for volume in volumes])]])
     assert (found.dice, found.threshold) == (pytest.approx(expected[0]), expected[1])
     both, one = pooled([histogram(*volume) for volume in volumes]), histogram(*as_one)
     assert np.array_equal(both.lesion, one.lesion)

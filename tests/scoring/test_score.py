@@ -16,7 +16,7 @@ from scipy import ndimage
 from cddpm.config import ScoringConfig
 from cddpm.errors import ArtifactError, DataError
 from cddpm.published.scoring import reference_metrics, reference_threshold, reference_volumes, search_array
-from cddpm.reconstruct import cache
+from cddpm.reconstruct import part, reconstruction
 from cddpm.scoring.metrics import dice
 from cddpm.scoring.postprocess import component_rule, remove_small_components
 from cddpm.scoring.score import Evaluation, Scorer, evaluate
@@ -250,9 +250,9 @@ def test_everything_is_plain_and_finite_even_where_nothing_is_found(scorer):
 def test_guidance_moves_the_map_only_where_branches_differ(store, predictions, tmp_path: Path):
     path = tmp_path / "cache"
     arrays = {("c", 250, 0): predictions["A/0"]["c", 250, 0], ("u", 250, 0): predictions["A/0"]["c", 250, 0]}
-    cache.write_part(cache.parts_directory(path), "A/0", arrays)
-    cache.finish(path, ["A/0"], "x", {"volumes": ["A/0"]})
-    scorer = Scorer(store, cache.ReconstructionCache.open(path), {"A": [0]})
+    part.write_part(reconstruction.parts_directory(path), "A/0", arrays)
+    reconstruction.finish(path, ["A/0"], "x", {"volumes": ["A/0"]})
+    scorer = Scorer(store, reconstruction.Reconstruction.open(path), {"A": [0]})
     plain, guided = (scorer.anomaly_map(0, ScoringConfig(guidance_scale=s)) for s in (1.0, 3.0))
     assert np.array_equal(plain, guided)
 
@@ -261,9 +261,9 @@ def test_what_was_not_reconstructed_is_named(store, scorer, predictions, tmp_pat
     with pytest.raises(ArtifactError, match=r"noise level 750 .* there are levels \[250, 500\]"):
         scorer.anomaly_map(0, ScoringConfig(noise_levels=(750,)))
     path = tmp_path / "cache"
-    cache.write_part(cache.parts_directory(path), "A/0", {("c", 250, 0): predictions["A/0"]["c", 250, 0]})
-    cache.finish(path, ["A/0"], "x", {"volumes": ["A/0"]})
-    unguided = Scorer(store, cache.ReconstructionCache.open(path), {"A": [0]})
+    part.write_part(reconstruction.parts_directory(path), "A/0", {("c", 250, 0): predictions["A/0"]["c", 250, 0]})
+    reconstruction.finish(path, ["A/0"], "x", {"volumes": ["A/0"]})
+    unguided = Scorer(store, reconstruction.Reconstruction.open(path), {"A": [0]})
     with pytest.raises(ArtifactError, match="only guidance scale 1 is possible"):
         unguided.anomaly_map(0, ScoringConfig(guidance_scale=2))
 

@@ -10,9 +10,9 @@ from tiny_training import make_store, tiny_config
 from cddpm.config import ExperimentConfig, PhantomConfig
 from cddpm.data.phantom.folder import make_phantom
 from cddpm.data.store import SliceStore
-from cddpm.reconstruct import cache
+from cddpm.reconstruct import part, reconstruction
+from cddpm.reconstruct.cohort import Cohort
 from cddpm.scoring.score import Scorer
-from cddpm.training import stages
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +27,9 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_phantom(tmp_path_factory.mktemp("phantom") / "data", config, ("t2",))
 
 
-def draw_cache(path: Path, store: SliceStore, config: ExperimentConfig, guided: bool) -> cache.ReconstructionCache:
+def draw_cache(path: Path, store: SliceStore, config: ExperimentConfig, guided: bool) -> reconstruction.Reconstruction:
     """Reconstructions as a model might make them: the lesion is half gone, with noise."""
-    unhealthy, healthy = stages.cohorts(config, store, "val")
-    volumes, random = [v for group in unhealthy.values() for v in group] + healthy, np.random.default_rng(0)
+    volumes, random = Cohort.of(store, config.data, "val").volumes, np.random.default_rng(0)
     for v in volumes:
         image, lesion = store.image(v).astype(np.float32), store.segmentation(v)
         arrays = {}
@@ -39,20 +38,21 @@ def draw_cache(path: Path, store: SliceStore, config: ExperimentConfig, guided: 
             arrays["c", level, 0] = c
             if guided:
                 arrays["u", level, 0] = c + 0.1 * lesion
-        cache.write_part(cache.parts_directory(path), store.volumes[v].id, arrays)
+        part.write_part(reconstruction.parts_directory(path), store.volumes[v].id, arrays)
     ids = [store.volumes[v].id for v in volumes]
-    cache.finish(path, ids, path.name, {"volumes": ids})
-    return cache.ReconstructionCache.open(path)
+    reconstruction.finish(path, ids, path.name, {"volumes": ids})
+    return reconstruction.Reconstruction.open(path)
 
 
 @pytest.fixture(scope="session")
-def caches(tiny_store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, cache.ReconstructionCache]:
+def caches(
+    tiny_store_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[bool, reconstruction.Reconstruction]:
     store, folder = SliceStore.open(tiny_store_path), tmp_path_factory.mktemp("caches")
     return {guided: draw_cache(folder / str(guided), store, tiny_config(), guided) for guided in (False, True)}
 
 
 @pytest.fixture
-def scorers(tiny_store_path: Path, caches: dict[bool, cache.ReconstructionCache]) -> dict[bool, Scorer]:
+def scorers(tiny_store_path: Path, caches: dict[bool, reconstruction.Reconstruction]) -> dict[bool, Scorer]:
     store = SliceStore.open(tiny_store_path)
-    unhealthy, healthy = stages.cohorts(tiny_config(), store, "val")
-    return {guided: Scorer(store, caches[guided], unhealthy, healthy) for guided in caches}
+    return {guided: Cohort.of(store, tiny_config().data, "val").scorer(caches[guided]) for guided in caches}

@@ -7,7 +7,7 @@ import pytest
 from tiny_training import tiny_config
 
 from cddpm.errors import DataError, SearchError
-from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.score import Scorer
 from cddpm.search import objectives, pareto, scoring_search
 
@@ -30,7 +30,7 @@ def config(trials: int = 12, **values: Any) -> Any:
 
 
 @pytest.fixture
-def timed(scorers: dict[bool, Scorer], caches: dict[bool, ReconstructionCache]) -> Scorer:
+def timed(scorers: dict[bool, Scorer], caches: dict[bool, Reconstruction]) -> Scorer:
     """Guided, with half a second for a forward pass of a volume."""
     cohort = {name: [case.index for case in scorers[True].cases(name)] for name in ("A", "B")}
     healthy = [case.index for case in scorers[True].cases("healthy")]

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from tiny_training import tiny_config
 
-from cddpm.config import to_dict
 from cddpm.errors import ConfigError, DataError
 from cddpm.scoring import score_book
 from cddpm.scoring.score import Scorer
@@ -40,7 +39,7 @@ def test_a_point_is_the_score_of_its_settings(scorers: dict[bool, Scorer]) -> No
 
 def test_an_unpickled_copy_scores_the_same(scorers: dict[bool, Scorer]) -> None:
     here = in_process(scorers[True], tiny_config())(PROPOSALS)
-    apply = pickle.loads(pickle.dumps(PointScorer(scorers[True], to_dict(tiny_config()))))()
+    apply = pickle.loads(pickle.dumps(PointScorer(scorers[True], tiny_config())))()
     assert timeless([apply(proposal) for proposal in PROPOSALS]) == timeless(list(here))
 
 
@@ -59,7 +58,7 @@ def test_copies_of_a_book_write_files_of_their_own(
 ) -> None:
     monkeypatch.setattr(score_book, "REFRESH_SECONDS", 0.0)
     book = ScoreBook.open(scorers[True], tmp_path, "r", "s")
-    apply = pickle.loads(pickle.dumps(PointScorer(book, to_dict(tiny_config()))))()
+    apply = pickle.loads(pickle.dumps(PointScorer(book, tiny_config())))()
     there = [apply(proposal) for proposal in PROPOSALS]
     assert timeless(list(in_process(book, tiny_config())(PROPOSALS))) == timeless(there)
     assert book.found == len(PROPOSALS)
@@ -71,7 +70,7 @@ def test_copies_of_a_book_write_files_of_their_own(
 def test_another_process_scores_the_same(scorers: dict[bool, Scorer]) -> None:
     here = in_process(scorers[True], tiny_config())(PROPOSALS)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        there = list(pool.map(PointScorer(scorers[True], to_dict(tiny_config()))(), PROPOSALS))
+        there = list(pool.map(PointScorer(scorers[True], tiny_config())(), PROPOSALS))
     assert timeless(there) == timeless(list(here))
 
 
@@ -87,7 +86,7 @@ def test_a_point_that_cannot_be_is_refused(scorers: dict[bool, Scorer]) -> None:
 def test_scoring_needs_no_network_and_no_sampler() -> None:
     """A process that scores points must stay small."""
     code = (
-        "import sys, cddpm.search.point, cddpm.data.slices, cddpm.reconstruct.cache\n"
+        "import sys, cddpm.search.point, cddpm.data.slices, cddpm.reconstruct.reconstruction\n"
         "print([name for name in ('torch', 'optuna', 'ray', 'mlflow') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from tiny_training import tiny_config
 
-from cddpm.config import parse, to_dict
 from cddpm.errors import ConfigError, SearchError
-from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.search import trial
 from cddpm.search.scoring_search import Point
 from cddpm.search.trial import TrialJob
@@ -23,11 +22,11 @@ BASE = tiny_config(search__scoring__trials=5, search__scoring__space={"scoring.g
 @pytest.fixture
 def job(tmp_path: Path, tiny_store_path: Path) -> TrialJob:
     params = {"training.learning_rate": 5e-4}
-    return TrialJob(tmp_path / "sweep", 7, params, to_dict(BASE), stages.Place(tmp_path, tiny_store_path), 0.0)
+    return TrialJob(tmp_path / "sweep", 7, params, BASE, stages.Place(tmp_path, tiny_store_path), 0.0)
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch, caches: dict[bool, ReconstructionCache]) -> list[worker.Assignment]:
+def trained(monkeypatch: pytest.MonkeyPatch, caches: dict[bool, Reconstruction]) -> list[worker.Assignment]:
     """Stands for the worker group; notes what it was given."""
     given: list[worker.Assignment] = []
 
@@ -55,7 +54,7 @@ def test_an_impossible_combination_names_the_trial(job: TrialJob) -> None:
 def test_a_trial_trains_searches_and_keeps_its_result(job: TrialJob, trained: list[worker.Assignment]) -> None:
     reports: list[dict[str, float]] = []
     result = trial.run(job, None, reports.append)
-    assert parse(trained[0].config, "assignment") == job.config
+    assert trained[0].config == job.config
     assert (trained[0].trial, trained[0].stop_file) == (7, job.sweep / "stop")
     assert trial.read_result(job.folder) == result
     assert result.objective == result.best.objective >= result.default.objective

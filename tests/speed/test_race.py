@@ -9,11 +9,10 @@ from speed import race
 from cddpm.config import with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
-from cddpm.reconstruct.cache import ReconstructionCache, cache_path
-from cddpm.scoring.score import Scorer
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.reconstruction import Reconstruction, cache_path
 from cddpm.search.point import Point, score_point
 from cddpm.search.record import read
-from cddpm.training import stages
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +26,12 @@ def both(sweep: Path, params: dict[str, object]) -> tuple[Point, Point]:
     (trial,) = record.finished
     assert trial.result is not None
     config = with_values(record.trial_config(trial), {"scoring.operating_point": "seed-search"})
-    cache = ReconstructionCache.open(cache_path(record.artifacts, trial.result.reconstruction))
+    cache = Reconstruction.open(cache_path(record.artifacts, trial.result.reconstruction))
     store = SliceStore.open(record.artifacts / "store" / "tiny")
-    unhealthy, healthy = stages.cohorts(config, store, "val")
-    cached = score_point(Scorer(store, cache, unhealthy, healthy), config, (1, params))
+    cohort = Cohort.of(store, config.data, "val")
+    cached = score_point(cohort.scorer(cache), config, (1, params))
     network = race.network(record, trial.result.checkpoint, config)
-    (plain,) = race.PlainWay(network, store, unhealthy, config)([(1, params)])
+    (plain,) = race.PlainWay(network, cohort, config)([(1, params)])
     return cached, plain
 
 

@@ -15,12 +15,14 @@ from tiny_training import tiny_config, train
 from cddpm import artifact
 from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError
-from cddpm.reconstruct.cache import ReconstructionCache, rounded
-from cddpm.scoring.score import Scorer
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.part import rounded
+from cddpm.reconstruct.predict import Networks, Request
+from cddpm.reconstruct.reconstruction import Reconstruction, View
 from cddpm.training import checkpoint, diffusion, stages
 from cddpm.training.guide import guide_config, packed, unpacked
 from cddpm.training.loop import Hooks, Interrupted
-from cddpm.training.preview import OBJECTIVE, Preview, predict
+from cddpm.training.preview import OBJECTIVE, Preview
 from cddpm.training.ranks import Ranks
 
 pytestmark = pytest.mark.slow
@@ -141,14 +143,14 @@ def test_a_stop_during_the_guide_is_resumed(made: stages.Made, store_path: Path,
 def test_u_is_what_the_guide_says_of_the_same_noise(made: stages.Made, place: stages.Place, store: SliceStore) -> None:
     config, volumes = tiny_config(**GUIDED), store.cohort("A", "val")
     path = stages.reconstruct(config, place, made.checkpoint, volumes, Ranks(), Hooks())
-    cache, (v, *_), cpu = ReconstructionCache.open(path), volumes, torch.device("cpu")
+    cache, (v, *_) = Reconstruction.open(path), volumes
     assert cache.guided
-    name, image = store.volumes[v].id, store.image(v)
-    c = predict(network(made.checkpoint), config, config.reconstruction, image, name, cpu)
-    alone = tiny_config(**{**GUIDED, "reconstruction__guide": "none", "scoring__guidance_scale": 1.0})
-    unscaled = alone.reconstruction.model_copy(update={"embedding_scale": 1.0})
+    name = store.volumes[v].id
+    request = Request(name, store.image(v), View.of([name], config.reconstruction).steps)
+    ((_, c),) = Networks(config, network(made.checkpoint)).predict([request])
+    unguided = {"reconstruction__guide": "none", "scoring__guidance_scale": 1.0, "reconstruction__embedding_scale": 1.0}
     assert made.guide is not None
-    u = predict(network(made.guide), alone, unscaled, image, name, cpu)
+    ((_, u),) = Networks(tiny_config(**{**GUIDED, **unguided}), network(made.guide)).predict([request])
     expected = rounded(name, {**c, **{("u", *key[1:]): array for key, array in u.items()}})
     for level in config.reconstruction.noise_levels:
         assert np.array_equal(cache.c(name, level, 0), expected["c", level, 0])
@@ -160,11 +162,11 @@ def test_the_cache_knows_its_guide(made: stages.Made, place: stages.Place, store
     volumes, config = store.cohort("A", "test"), tiny_config(**GUIDED)
     guided = stages.reconstruct(config, place, made.checkpoint, volumes, Ranks(), Hooks())
     assert made.guide is not None
-    assert ReconstructionCache.open(guided).made_from["guide"] == made.guide.name
+    assert Reconstruction.open(guided).made_from["guide"] == made.guide.name
     plain = tiny_config(**{**GUIDED, "reconstruction__guide": "none", "scoring__guidance_scale": 1.0})
     other = stages.reconstruct(plain, place, made.checkpoint, volumes, Ranks(), Hooks())
     assert other != guided
-    assert not ReconstructionCache.open(other).guided
+    assert not Reconstruction.open(other).guided
 
 
 def test_a_cohort_of_another_store_has_the_same_guide(made: stages.Made, place: stages.Place, tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_a_cohort_of_another_store_has_the_same_guide(made: stages.Made, place: 
     assert stages.guide_path(tiny_config(**GUIDED), there, made.checkpoint) == made.guide
     volumes = SliceStore.open(copy).cohort("A", "test")
     path = stages.reconstruct(tiny_config(**GUIDED), there, made.checkpoint, volumes, Ranks(), Hooks())
-    assert ReconstructionCache.open(path).guided
+    assert Reconstruction.open(path).guided
 
 
 def test_a_guide_that_was_never_trained_is_told(made: stages.Made, store: SliceStore, tmp_path: Path) -> None:
@@ -189,10 +191,9 @@ def test_a_guide_that_was_never_trained_is_told(made: stages.Made, store: SliceS
 
 def test_the_preview_is_guided_as_the_scorer(made: stages.Made, place: stages.Place, store: SliceStore) -> None:
     config = tiny_config(**{**GUIDED, "training__validation_volumes": 3})
-    unhealthy, healthy = stages.cohorts(config, store, "val")
-    volumes = [v for group in unhealthy.values() for v in group] + healthy
-    path = stages.reconstruct(config, place, made.checkpoint, volumes, Ranks(), Hooks())
-    score = Scorer(store, ReconstructionCache.open(path), unhealthy, healthy).score(config.scoring, "dice", ("A",))
+    cohort = Cohort.of(store, config.data, "val")
+    path = stages.reconstruct(config, place, made.checkpoint, cohort.volumes, Ranks(), Hooks())
+    score = cohort.scorer(Reconstruction.open(path)).score(config.scoring, "dice", ("A",))
     assert made.guide is not None
     preview = Preview(config, store, network(made.guide)).score(network(made.checkpoint), Ranks())
     assert preview[OBJECTIVE] == pytest.approx(score.objective, abs=5e-3)  # the cache keeps float16

@@ -15,8 +15,9 @@ from two_ranks import join, launch
 
 from cddpm.config import ExperimentConfig, ScoringConfig
 from cddpm.data.store import SliceStore
-from cddpm.reconstruct.cache import Key, ReconstructionCache
-from cddpm.scoring.score import Evaluation, Scorer, evaluate
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.reconstruction import Key, Reconstruction
+from cddpm.scoring.score import Evaluation, evaluate
 from cddpm.training import checkpoint, diffusion, pretraining, stages
 from cddpm.training.loop import Hooks, Trainer
 from cddpm.training.order import Rows
@@ -31,13 +32,11 @@ WORKERS = {"model__dropout": 0.0}
 
 
 def validation(store: SliceStore, config: ExperimentConfig) -> list[int]:
-    unhealthy, healthy = stages.cohorts(config, store, "val")
-    return [v for group in unhealthy.values() for v in group] + healthy
+    return Cohort.of(store, config.data, "val").volumes
 
 
 def numbers(store: SliceStore, cache: Path, config: ExperimentConfig, **settings: Any) -> Evaluation:
-    unhealthy, healthy = stages.cohorts(config, store, "val")
-    scorer = Scorer(store, ReconstructionCache.open(cache), unhealthy, healthy, **settings)
+    scorer = Cohort.of(store, config.data, "val").scorer(Reconstruction.open(cache), **settings)
     scoring = ScoringConfig(minimum_component_voxels=2, median_kernel=3, erosion_divisor=None, guidance_scale=1.5)
     return evaluate(scorer, scoring, scorer.score(scoring).thresholds)
 
@@ -47,7 +46,7 @@ def by_volume(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
 
 
 def kept(path: Path) -> dict[str, Arrays]:
-    cache = ReconstructionCache.open(path)
+    cache = Reconstruction.open(path)
     keys = [(level, seed) for level in cache.levels for seed in cache.seeds]
     return {
         volume: {(branch, *key): getattr(cache, branch)(volume, *key) for branch in "cd" for key in keys}

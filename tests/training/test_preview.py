@@ -11,7 +11,9 @@ from tiny_training import tiny_config, train
 
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
-from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.predict import Networks
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.score import Scorer
 from cddpm.search import scoring_search
 from cddpm.training import stages
@@ -29,11 +31,9 @@ def model(finished: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def scorer(finished: Any, store: SliceStore) -> Scorer:
-    unhealthy, healthy = stages.cohorts(finished.config, store, "val")
-    volumes = [v for group in unhealthy.values() for v in group] + healthy
-    stop = stages.Hooks()
-    path = stages.reconstruct(finished.config, finished.place, finished.made.checkpoint, volumes, Ranks(), stop)
-    return Scorer(store, ReconstructionCache.open(path), unhealthy, healthy)
+    cohort, stop = Cohort.of(store, finished.config.data, "val"), stages.Hooks()
+    path = stages.reconstruct(finished.config, finished.place, finished.made.checkpoint, cohort.volumes, Ranks(), stop)
+    return cohort.scorer(Reconstruction.open(path))
 
 
 @pytest.mark.parametrize("objective", ["dice", "auprc"])
@@ -123,7 +123,8 @@ def test_ranks_share_the_predictions_of_a_searched_preview(model: Any, store: Sl
     preview = Preview(config, store, search=scoring_search.preview)
     volumes = [*(v for _, v in preview.volumes), *store.cohort("IXI", "val")]
     ranks = TwoRanks(0, 2)
-    object.__setattr__(ranks, "other", preview._predictions(model, volumes[1::2], ranks.device))
+    there = Cohort(store, healthy=volumes[1::2]).reconstruct(Networks(config, model))
+    object.__setattr__(ranks, "other", there)
     # other volumes share a forward pass, which moves some float16 by their last digit
     assert preview.score(model, ranks) == pytest.approx(preview.score(model, Ranks()), abs=5e-3)
 
@@ -152,13 +153,18 @@ def test_a_search_of_previews_names_the_weights_only_where_it_chooses_them() -> 
     assert name(**{**SEARCHED, "search__preview_trials": 9}, **best) != name(**SEARCHED, **best)
 
 
-def test_settings_at_their_defaults_leave_the_name_of_a_preview_alone() -> None:
+def test_settings_that_a_preview_does_not_read_are_none_of_its_settings() -> None:
     usual = preview_settings(tiny_config())
-    assert "combine" not in usual
-    assert preview_settings(tiny_config(scoring__ssim_window=7)) == usual  # nothing reads it
-    assert preview_settings(tiny_config(scoring__combine="mean")) == {**usual, "combine": "mean"}
-    ssim = preview_settings(tiny_config(scoring__residual="ssim"))
-    assert ssim["ssim_window"] == 11
+    for unread in ({"scoring__ssim_window": 7}, {"scoring__minimum_component_voxels": 9}, {"seed": 5}):
+        assert preview_settings(tiny_config(**unread)) == usual
+    ssim = {"scoring__residual": "ssim"}
+    for read in (
+        {"scoring__combine": "mean"},
+        ssim,
+        {**ssim, "scoring__ssim_window": 7},
+        {"scoring__median_kernel": 5},
+    ):
+        assert preview_settings(tiny_config(**read)) != usual
 
 
 def test_preview_is_fixed_and_leaves_the_mode_alone(model: Any, store: SliceStore) -> None:

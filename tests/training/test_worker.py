@@ -14,7 +14,7 @@ from tiny_training import tiny_config
 from cddpm.config import ComputeConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError, DataError, SearchError
-from cddpm.reconstruct.cache import ReconstructionCache
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.training import worker
 from cddpm.training.loop import DivergedError, Hooks
 from cddpm.training.ranks import Ranks
@@ -148,19 +148,27 @@ def test_errors_cross_processes(error: CddpmError) -> None:
 
 
 def test_an_assignment_is_plain_data(finished: Any, tmp_path: Path) -> None:
-    job = worker.assignment(finished.config, finished.place, 3, tmp_path / "stop", None)
+    job = worker.Assignment(finished.config, finished.place, 3, tmp_path / "stop", None)
     assert pickle.loads(pickle.dumps(job)) == job
-    assert worker.parse(job.config, "trial") == finished.config
 
 
 @pytest.mark.slow
 def test_the_stages_end_with_the_whole_validation_cohort(finished: Any, store: SliceStore) -> None:
     outcome = worker.run_stages(finished.config, finished.place, Ranks(), Hooks())
     assert outcome.made.made == ()
-    cache = ReconstructionCache.open(outcome.reconstruction)
+    cache = Reconstruction.open(outcome.reconstruction)
     wanted = [v for name in ("A", "B", "IXI") for v in store.cohort(name, "val", 0)]
     assert sorted(cache.volumes) == sorted(store.volumes[v].id for v in wanted)
     assert (cache.levels, cache.guided) == ((10, 25), True)
+    assert outcome.pass_seconds is None
+
+
+@pytest.mark.slow
+def test_a_pass_is_timed_where_the_search_weighs_it(finished: Any) -> None:
+    aims = [{"metric": "dice", "goal": "maximize"}, {"metric": "seconds_per_volume", "goal": "minimize"}]
+    outcome = worker.run_stages(tiny_config(search__objectives=aims), finished.place, Ranks(), Hooks())
+    assert outcome.made.made == ()
+    assert 0 < outcome.pass_seconds < 30
 
 
 @pytest.mark.slow
@@ -169,4 +177,4 @@ def test_without_condition_dropout_there_is_no_guidance(store_path: Path, tmp_pa
     config = tiny_config(**values, training__evaluations=1)
     outcome = worker.run_stages(config, worker.stages.Place(tmp_path, store_path), Ranks(), Hooks())
     assert outcome.made.encoder is None
-    assert not ReconstructionCache.open(outcome.reconstruction).guided
+    assert not Reconstruction.open(outcome.reconstruction).guided

@@ -37,7 +37,7 @@ def test_a_diverging_training_is_not_started_again(
     config = tiny_config(**DIVERGING, compute__workers=workers, compute__maximum_failures=2)
     board = Starts(tmp_path / "starts", config.training.batch_size)
     place = stages.Place(tmp_path / "artifacts", store_path)
-    job = worker.assignment(config, place, 0, tmp_path / "stop", board)
+    job = worker.Assignment(config, place, 0, tmp_path / "stop", board)
     with pytest.raises(DivergedError, match="the loss became"):
         worker.run(job, "attempt-00", tmp_path / "ray", 0.0, forward_reports=False)
     assert board.path.read_text() == "train\n"

@@ -10,8 +10,7 @@ import torch
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
-from cddpm.reconstruct.predict import Request, predict_volumes
-from cddpm.training.preview import manner
+from cddpm.reconstruct.predict import Manner, Request, predict_volumes
 from gpu_check import device as devices
 from gpu_check import experiments, train
 from gpu_check.assignment import Assignment
@@ -44,7 +43,7 @@ def reconstruct(config: ExperimentConfig, assignment: Assignment, record: Record
     record.facts(reconstructed_slices=store.image(0).shape[0], noise_levels=len(steps))
     volumes = range(1 if assignment.tiny else 4)
     for at, guided in (("c alone", False), ("c and u", True)):
-        way = manner(config, config.reconstruction, device, unconditional=guided)
+        way = Manner.of(config, device, unconditional=guided)
 
         def predict(way=way) -> None:  # type: ignore[no-untyped-def]
             requests = (Request(store.volumes[v].id, store.image(v), steps) for v in volumes)

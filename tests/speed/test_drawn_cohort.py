@@ -8,7 +8,7 @@ from speed.cohort import DATASET, LEVELS, Cohort, draw, experiment
 
 from cddpm.artifact import file_digest
 from cddpm.data.slices import SliceStore
-from cddpm.reconstruct.cache import ReconstructionCache, parts_directory
+from cddpm.reconstruct.reconstruction import Reconstruction, parts_directory
 from cddpm.search.point import score_point
 
 SHAPE = (12, 64, 64)
@@ -28,11 +28,14 @@ def test_a_third_is_brain_with_a_small_lesion_inside(cohort: Cohort) -> None:
 
 
 def test_the_cache_holds_both_branches_at_every_level(cohort: Cohort) -> None:
-    store, opened = SliceStore.open(cohort.store), ReconstructionCache.open(cohort.reconstructions)
+    store, opened = SliceStore.open(cohort.store), Reconstruction.open(cohort.reconstructions)
     assert (opened.levels, opened.guided) == (LEVELS, True)
     for record in store.volumes:
         lesion = store.segmentation(record.index) > 0
-        errors = [np.abs(store.image(record.index) - opened.x0(record.id, level, 0))[lesion].mean() for level in LEVELS]
+        errors = [
+            np.abs(store.image(record.index) - opened.c(record.id, level, 0).astype(np.float32))[lesion].mean()
+            for level in LEVELS
+        ]
         assert errors == sorted(errors)  # the more noise, the less of the lesion is left
         assert opened.d(record.id, LEVELS[0], 0).any()
 

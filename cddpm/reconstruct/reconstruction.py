@@ -1,9 +1,9 @@
-"""The reconstruction cache: predicted x0 of a cohort, from which every guidance scale is arithmetic.
+"""Reconstructions: predicted x0 of a cohort, from which every guidance scale is arithmetic.
 
-Two artifacts. **Predictions** (``prediction/<fingerprint>``) are a growing folder of parts, one per volume, noise level and
-noise seed (``reconstruct.part``), of one model on one slice store in one manner; all who ask for any of them share it. A
-**reconstruction** (``reconstruction/<fingerprint>``) is a view of it: which volumes, levels and seeds somebody asked for, all of
-them written. Its fingerprint is what results name.
+Just made, they are held in memory. Kept, they are two artifacts. **Predictions** (``prediction/<fingerprint>``) are a
+growing folder of parts, one per volume, noise level and noise seed (``reconstruct.part``), of one model on one slice store
+in one manner; all who ask for any of them share it. A **reconstruction** (``reconstruction/<fingerprint>``) is a view of it:
+which volumes, levels and seeds somebody asked for, all of them written. Its fingerprint is what results name.
 
 Branch ``c`` is the conditional prediction; branch ``d`` = c - u, its difference to the unconditional one, exists if the model
 was trained with condition dropout or is guided by a DDPM. With a guidance scale s, x0(s) = u + s (c - u) = c + (s - 1) d
@@ -12,8 +12,8 @@ was trained with condition dropout or is guided by a DDPM. With a guidance scale
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Self
@@ -25,9 +25,7 @@ from cddpm import artifact
 from cddpm.config import NoiseConfig, PatchConfig, ReconstructionConfig, to_dict
 from cddpm.errors import ArtifactError
 from cddpm.models.precision import certain
-from cddpm.reconstruct.part import Key, Step, drop_damaged, parts_of, read_part, rounded, write_part
-
-__all__ = ["KIND", "PREDICTION", "Key", "ReconstructionCache", "Step", "View", "rounded", "write_part"]
+from cddpm.reconstruct.part import Key, Step, drop_damaged, parts_of, read_part
 
 KIND, PREDICTION = "reconstruction", "prediction"
 VIEW, MADE_FROM = "view.json", "made_from.json"
@@ -158,73 +156,106 @@ def read_view(path: Path) -> tuple[View, Path]:
         raise ArtifactError(f"{path / VIEW}: not a readable part of a {KIND} ({error})") from error
 
 
-class ReconstructionCache:
-    """Read access to a reconstruction. Parts are mapped and checked on first use; arrays are views unless said otherwise."""
+Branches = Mapping[str, NDArray[np.floating[Any]]]
+"""(S, H, W) of branch ``c``, and of ``d`` if there is an unconditional prediction."""
+Parts = Mapping[tuple[str, Step], Branches]
+"""By volume id and step."""
 
-    def __init__(self, path: Path, manifest: artifact.Manifest) -> None:
-        self.path = path
-        self.fingerprint = manifest.fingerprint
-        self.made_from = manifest.made_from
-        view, self._parts = read_view(path)
+
+class Reconstruction:
+    """Read access to the predictions of a cohort, held in memory or kept on the disk.
+
+    Parts on the disk are mapped and checked on first use; their arrays are read-only views.
+    """
+
+    def __init__(
+        self, view: View, parts: Parts, manifest: artifact.Manifest | None = None, path: Path | None = None
+    ) -> None:
+        self.path, self._where = path or Path(), str(path or "these predictions")
+        self.fingerprint = manifest.fingerprint if manifest else ""
+        self.made_from: dict[str, Any] = manifest.made_from if manifest else {}
         self.volumes, self.levels, self.seeds = view.volumes, view.levels, view.seeds
-        self._steps = frozenset(view.steps)
-        self._files: dict[str, dict[Step, Path]] = {}
-        self._arrays: dict[tuple[str, Step], dict[str, NDArray[np.float16]]] = {}
-        self.guided: bool = "d" in self._part(self.volumes[0], view.steps[0])
+        self._steps, self._parts = frozenset(view.steps), parts
+        self.guided = bool(view.volumes) and "d" in self._part(view.volumes[0], view.steps[0])
+        """Whether there is an unconditional prediction beside each conditional one."""
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open the reconstruction at ``path``. Raises ``ArtifactError`` if it is missing, unfinished or another artifact."""
-        return cls(path, artifact.read_manifest(path, KIND))
+        manifest = artifact.read_manifest(path, KIND)
+        view, folder = read_view(path)
+        return cls(view, _Kept(path, view, folder), manifest, path)
 
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return ReconstructionCache.open, (self.path,)
+    @classmethod
+    def of(cls, volumes: Iterable[tuple[str, Mapping[Key, NDArray[np.floating[Any]]]]], wanted: View) -> Self:
+        """In memory: arrays with branches ``c`` and ``d`` by volume id, of which ``wanted`` says levels and seeds."""
+        parts: dict[tuple[str, Step], dict[str, NDArray[np.floating[Any]]]] = {}
+        for volume, arrays in volumes:
+            for (branch, *step), array in arrays.items():
+                parts.setdefault((volume, (step[0], step[1])), {})[branch] = array
+        return cls(replace(wanted, volumes=tuple(dict.fromkeys(volume for volume, _ in parts))), parts)
 
-    def c(self, volume: str, level: int, seed: int) -> NDArray[np.float16]:
-        """Conditional prediction (S, H, W), a read-only view. Raises ``ArtifactError`` for what was not predicted."""
-        return self._array(volume, ("c", level, seed))
+    @classmethod
+    def joined(cls, shares: Sequence["Reconstruction"]) -> Self:
+        """Reconstructions in memory, of the same levels and seeds, as one."""
+        volumes = tuple(volume for share in shares for volume in share.volumes)
+        parts = {key: branches for share in shares for key, branches in share._parts.items()}
+        return cls(View(volumes, shares[0].levels, shares[0].seeds), parts)
 
-    def d(self, volume: str, level: int, seed: int) -> NDArray[np.float16]:
-        """Conditional minus unconditional prediction (S, H, W), a read-only view. Raises ``ArtifactError`` without one."""
-        return self._array(volume, ("d", level, seed))
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What is kept on the disk pickles as its path."""
+        if self.fingerprint:
+            return Reconstruction.open, (self.path,)
+        return Reconstruction, (View(self.volumes, self.levels, self.seeds), self._parts)
 
-    def x0(self, volume: str, level: int, seed: int, guidance_scale: float = 1.0) -> NDArray[np.float32]:
-        """The prediction of x0 at guidance scale s, c + (s - 1) d: (S, H, W), computed anew.
+    def c(self, volume: str, level: int, seed: int) -> NDArray[np.floating[Any]]:
+        """Conditional prediction (S, H, W). Raises ``ArtifactError`` for what was not predicted."""
+        return self._array(volume, "c", (level, seed))
 
-        For s <= 4 within 1e-3 of what the unrounded predictions give, if those are in [0, 1]: c and d are then off by 2^-12
-        at most, each.
+    def d(self, volume: str, level: int, seed: int) -> NDArray[np.floating[Any]]:
+        """Conditional minus unconditional prediction (S, H, W). Raises ``ArtifactError`` without one."""
+        return self._array(volume, "d", (level, seed))
 
-        Raises ``ArtifactError`` for a level, seed or volume that was not predicted, or s != 1 without a difference.
-        """
-        x0 = self.c(volume, level, seed).astype(np.float32)
-        if guidance_scale != 1.0:
-            x0 += np.float32(guidance_scale - 1.0) * self.d(volume, level, seed)
-        return x0
-
-    def _array(self, volume: str, key: Key) -> NDArray[np.float16]:
-        if key[1:] not in self._steps:
+    def _array(self, volume: str, branch: str, step: Step) -> NDArray[np.floating[Any]]:
+        if step not in self._steps:
             raise ArtifactError(
-                f"{self.path}: noise level {key[1]} with seed {key[2]} was not predicted; there are levels "
+                f"{self._where}: noise level {step[0]} with seed {step[1]} was not predicted; there are levels "
                 f"{list(self.levels)} and seeds {list(self.seeds)}"
             )
-        branches = self._part(volume, key[1:])
-        if key[0] not in branches:
+        branches = self._part(volume, step)
+        if branch not in branches:
             raise ArtifactError(
-                f"{self.path}: holds no unconditional predictions, so only guidance scale 1 is possible; "
+                f"{self._where}: holds no unconditional predictions, so only guidance scale 1 is possible; "
                 "train with diffusion.condition_dropout > 0, or set reconstruction.guide: ddpm"
             )
-        return branches[key[0]]
+        return branches[branch]
 
-    def _part(self, volume: str, step: Step) -> dict[str, NDArray[np.float16]]:
-        if (volume, step) not in self._arrays:
-            if volume not in self.volumes:
-                raise ArtifactError(f"{self.path}: volume '{volume}' is not among its {len(self.volumes)} volumes")
-            if volume not in self._files:
-                self._files[volume] = parts_of(self._parts, volume)
-            if step not in self._files[volume]:
-                raise ArtifactError(
-                    f"{self.path}: the predictions of volume '{volume}' at level {step[0]}, seed {step[1]} are gone from "
-                    f"{self._parts}; whoever asks for this reconstruction again makes them"
-                )
-            self._arrays[volume, step] = read_part(self._files[volume][step])
-        return self._arrays[volume, step]
+    def _part(self, volume: str, step: Step) -> Branches:
+        try:
+            return self._parts[volume, step]
+        except KeyError:
+            raise ArtifactError(
+                f"{self._where}: volume '{volume}' is not among its {len(self.volumes)} volumes"
+            ) from None
+
+
+class _Kept(dict[tuple[str, Step], Branches]):
+    """Parts in a folder, read when they are asked for. Raises ``KeyError`` for a volume that the view has not."""
+
+    def __init__(self, path: Path, view: View, folder: Path) -> None:
+        self._path, self._volumes, self._folder = path, frozenset(view.volumes), folder
+        self._files: dict[str, dict[Step, Path]] = {}
+
+    def __missing__(self, key: tuple[str, Step]) -> Branches:
+        volume, step = key
+        if volume not in self._volumes:
+            raise KeyError(volume)
+        if volume not in self._files:
+            self._files[volume] = parts_of(self._folder, volume)
+        if step not in self._files[volume]:
+            raise ArtifactError(
+                f"{self._path}: the predictions of volume '{volume}' at level {step[0]}, seed {step[1]} are gone from "
+                f"{self._folder}; whoever asks for this reconstruction again makes them"
+            )
+        self[key] = read_part(self._files[volume][step])
+        return self[key]

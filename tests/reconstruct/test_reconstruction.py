@@ -1,8 +1,9 @@
-"""The reconstruction cache: a view of parts that are all there, and guidance is arithmetic on it."""
+"""Reconstructions: a view of parts that are all there, or arrays in memory, and guidance is arithmetic on them."""
 
 import logging
 import pickle
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from cddpm import artifact
 from cddpm.config import NoiseConfig, PatchConfig, ReconstructionConfig
 from cddpm.errors import ArtifactError
-from cddpm.reconstruct.cache import (
+from cddpm.reconstruct.part import parts_of, rounded, write_part
+from cddpm.reconstruct.reconstruction import (
     KIND,
-    ReconstructionCache,
+    Reconstruction,
     View,
     cache_path,
     finish,
@@ -21,9 +23,7 @@ from cddpm.reconstruct.cache import (
     parts_directory,
     prediction_identity,
     prediction_path,
-    write_part,
 )
-from cddpm.reconstruct.part import parts_of
 
 SHAPE = (3, 5, 4)
 
@@ -38,11 +38,15 @@ def predictions(seed: int, guided: bool = True) -> dict:
     return arrays
 
 
-def make(path: Path, volumes: dict[str, dict]) -> ReconstructionCache:
+def make(path: Path, volumes: dict[str, dict]) -> Reconstruction:
     for volume, arrays in volumes.items():
         write_part(parts_directory(path), volume, arrays)
     finish(path, list(volumes), "name", {"volumes": list(volumes)})
-    return ReconstructionCache.open(path)
+    return Reconstruction.open(path)
+
+
+def x0(cache: Reconstruction, volume: str, level: int, scale: float) -> np.ndarray:
+    return cache.c(volume, level, 0).astype(np.float32) + np.float32(scale - 1) * cache.d(volume, level, 0)
 
 
 def test_every_guidance_scale_up_to_4_is_within_a_thousandth(tmp_path):
@@ -52,8 +56,7 @@ def test_every_guidance_scale_up_to_4_is_within_a_thousandth(tmp_path):
     for scale in (0.0, 0.5, 1.0, 1.3, 2.0, 4.0):
         for level in cache.levels:
             c, u = arrays["c", level, 0], arrays["u", level, 0]
-            found = cache.x0("A/1", level, 0, scale)
-            assert found.dtype == np.float32
+            found = x0(cache, "A/1", level, scale)
             assert np.abs(found - (u + scale * (c - u))).max() <= 1e-3
 
 
@@ -62,9 +65,8 @@ def test_without_guidance_c_comes_back_as_float16(tmp_path):
     cache = make(tmp_path / "cache", {"a": arrays})
     assert not cache.guided
     assert np.array_equal(cache.c("a", 500, 0), arrays["c", 500, 0].astype(np.float16))
-    assert np.array_equal(cache.x0("a", 500, 0), cache.c("a", 500, 0))
     with pytest.raises(ArtifactError, match="only guidance scale 1"):
-        cache.x0("a", 500, 0, 1.5)
+        cache.d("a", 500, 0)
 
 
 def test_reads_are_views_of_the_mapped_file(tmp_path):
@@ -87,7 +89,7 @@ def test_all_parts_must_be_there(tmp_path):
     finish(path, volumes, "name", {"volumes": volumes})
     artifact.verify(path, KIND)
     assert finish(path, volumes, "name", {"volumes": volumes}) == path  # a second call finds it done
-    assert ReconstructionCache.open(path).c("c d/é", 250, 0).shape == SHAPE
+    assert Reconstruction.open(path).c("c d/é", 250, 0).shape == SHAPE
 
 
 def test_two_views_share_their_parts(tmp_path):
@@ -101,7 +103,7 @@ def test_two_views_share_their_parts(tmp_path):
     caches = {}
     for name, view in views.items():
         finish(cache_path(tmp_path, name), view.volumes, name, {}, parts, view)
-        caches[name] = ReconstructionCache.open(cache_path(tmp_path, name))
+        caches[name] = Reconstruction.open(cache_path(tmp_path, name))
     assert (caches["one"].volumes, caches["one"].levels) == (("a",), (250,))
     assert (caches["two"].volumes, caches["two"].levels) == (("a", "b"), (250, 500))
     assert np.array_equal(caches["one"].c("a", 250, 0), caches["two"].c("a", 250, 0))
@@ -115,7 +117,7 @@ def test_the_folder_can_be_moved(tmp_path):
     view = View.of(["a"], ReconstructionConfig(noise_levels=(250,)))
     finish(cache_path(tmp_path / "here", "v"), ["a"], "v", {}, parts, view)
     shutil.move(tmp_path / "here", tmp_path / "there")
-    assert ReconstructionCache.open(cache_path(tmp_path / "there", "v")).c("a", 250, 0).shape == SHAPE
+    assert Reconstruction.open(cache_path(tmp_path / "there", "v")).c("a", 250, 0).shape == SHAPE
 
 
 def test_what_is_missing_or_damaged_is_known(tmp_path, caplog):
@@ -132,6 +134,24 @@ def test_what_is_missing_or_damaged_is_known(tmp_path, caplog):
     assert [record.message.count(file.name) for record in caplog.records] == [1]
 
 
+@pytest.mark.parametrize("guided", [True, False])
+def test_in_memory_it_holds_what_the_disk_would(tmp_path, guided):
+    arrays = {volume: predictions(seed, guided) for seed, volume in enumerate(("A/1", "B/2"))}
+    disk = make(tmp_path / "cache", arrays)
+    view = View.of([], ReconstructionConfig(noise_levels=(500, 250)))
+    shares = [Reconstruction.of([(volume, rounded(volume, arrays[volume]))], view) for volume in arrays]
+    for memory in (Reconstruction.joined(shares), pickle.loads(pickle.dumps(Reconstruction.joined(shares)))):
+        assert (memory.volumes, memory.levels, memory.seeds) == (disk.volumes, disk.levels, disk.seeds)
+        assert memory.guided == disk.guided == guided
+        for place in product(arrays, memory.levels, memory.seeds):
+            assert np.array_equal(memory.c(*place), disk.c(*place))
+            assert not guided or np.array_equal(memory.d(*place), disk.d(*place))
+    with pytest.raises(ArtifactError, match="these predictions: volume 'C/3' is not among its 2 volumes"):
+        memory.c("C/3", 250, 0)
+    nothing = Reconstruction.of([], view)
+    assert (nothing.volumes, nothing.levels, nothing.guided) == ((), (250, 500), False)
+
+
 def test_opens_again_in_another_process(tmp_path):
     cache = make(tmp_path / "cache", {"a": predictions(3)})
     again = pickle.loads(pickle.dumps(cache))
@@ -145,17 +165,17 @@ def test_faults_are_named(tmp_path):
     with pytest.raises(ArtifactError, match=r"noise level 250 with seed 3 .* seeds \[0\]"):
         cache.c("a", 250, 3)
     with pytest.raises(ArtifactError, match="does not exist"):
-        ReconstructionCache.open(tmp_path / "nowhere")
+        Reconstruction.open(tmp_path / "nowhere")
     file = parts_of(parts_directory(tmp_path / "cache"), "a")[250, 0]
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ArtifactError, match=rf"{file.name}: truncated, altered or damaged"):
-        ReconstructionCache.open(tmp_path / "cache")
+        Reconstruction.open(tmp_path / "cache")
     file.unlink()
     with pytest.raises(ArtifactError, match=r"predictions of volume 'a' at level 250, seed 0 are gone from"):
-        ReconstructionCache.open(tmp_path / "cache")
+        Reconstruction.open(tmp_path / "cache")
     (tmp_path / "cache" / "view.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"view\.json: not a readable part"):
-        ReconstructionCache.open(tmp_path / "cache")
+        Reconstruction.open(tmp_path / "cache")
 
 
 def test_the_predictions_follow_all_that_matters_and_nothing_else():

@@ -19,10 +19,10 @@ from tiny_training import make_store, tiny_config, train
 
 from cddpm.data.store import SliceStore
 from cddpm.errors import StorageError
-from cddpm.reconstruct import predict as prediction
-from cddpm.reconstruct.cache import ReconstructionCache, read_view
+from cddpm.reconstruct import predict
 from cddpm.reconstruct.part import claim, parts_of
-from cddpm.training import reconstruction, stages
+from cddpm.reconstruct.reconstruction import Reconstruction, read_view
+from cddpm.training import prediction, stages
 from cddpm.training.loop import Hooks, Interrupted
 from cddpm.training.ranks import Ranks
 
@@ -55,13 +55,13 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
 def counted(setattribute: Any) -> Rows:
     """Counts what passes through the network from now on."""
     seen: Rows = Counter()
-    real = prediction._pass
+    real = predict._pass
 
     def count(branches: Any, part: Any, manner: Any) -> None:
         seen.update((p.volume.request.key, p.level, p.noise_seed, p.slice) for p in part)
         real(branches, part, manner)
 
-    setattribute(prediction, "_pass", count)
+    setattribute(predict, "_pass", count)
     return seen
 
 
@@ -73,7 +73,7 @@ def ask(place: stages.Place, levels: list[int], seeds: Sequence[int] = (0,), hoo
 
 
 def everything(path: Path) -> dict[Any, np.ndarray]:
-    cache = ReconstructionCache.open(path)
+    cache = Reconstruction.open(path)
     keys = itertools.product(cache.volumes, cache.levels, cache.seeds)
     return {key: np.stack([cache.c(*key), cache.d(*key)]) for key in keys}
 
@@ -110,7 +110,7 @@ def test_levels_asked_for_one_by_one_are_those_asked_for_together(place: stages.
     shutil.copytree(place.artifacts / "checkpoint", other.artifacts / "checkpoint")
     for level in (25, 10, 40):
         last = ask(other, [level])
-    assert ReconstructionCache.open(last).levels == (40,)
+    assert Reconstruction.open(last).levels == (40,)
     assert same(everything(ask(other, [10, 25, 40])), everything(ask(place, [10, 25, 40])))
 
 
@@ -147,7 +147,7 @@ def test_damaged_parts_are_found_and_made_again(place: stages.Place, rows: Rows,
 
 def test_a_volume_that_another_has_is_left_to_it(place: stages.Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked for again until it is there, or until this process is asked to stop."""
-    monkeypatch.setattr(reconstruction, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(prediction, "WAIT_SECONDS", 0.01)
     parts = read_view(ask(place, [10]))[1]
     store = SliceStore.open(place.store)
     first, *others = (store.volumes[v].id for v in store.cohort("A", "val"))
@@ -156,7 +156,7 @@ def test_a_volume_that_another_has_is_left_to_it(place: stages.Place, monkeypatc
         ask(place, [10, 40], hooks=Hooks(stop=lambda: next(looks) > 20))
     assert set(parts_of(parts, first)) == {(10, 0)}
     assert all(set(parts_of(parts, volume)) == {(10, 0), (40, 0)} for volume in others)
-    assert ReconstructionCache.open(ask(place, [10, 40])).levels == (10, 40)
+    assert Reconstruction.open(ask(place, [10, 40])).levels == (10, 40)
 
 
 def test_a_stop_keeps_what_was_predicted(place: stages.Place, rows: Rows) -> None:
@@ -184,7 +184,7 @@ def test_a_full_disk_leaves_the_cache_as_it_was(place: stages.Place, monkeypatch
     with pytest.raises(StorageError, match=r"prediction/.*25-0\..*no space left"):
         ask(place, [10, 25])
     assert same(everything(ask(place, [10])), before)
-    assert ReconstructionCache.open(ask(place, [10, 25])).levels == (10, 25)
+    assert Reconstruction.open(ask(place, [10, 25])).levels == (10, 25)
     assert not list(place.artifacts.rglob(".25-*"))
 
 
@@ -194,9 +194,9 @@ def test_a_full_disk_leaves_the_cache_as_it_was(place: stages.Place, monkeypatch
 def child(place: stages.Place, levels: list[int], answers: Any, begin: Any) -> None:
     torch.set_num_threads(1)
     seen = counted(setattr)
-    real = prediction._pass
-    prediction._pass = lambda *arguments: (time.sleep(0.05), real(*arguments))[1]  # so that both are at it at once
-    reconstruction.WAIT_SECONDS = 0.05
+    real = predict._pass
+    predict._pass = lambda *arguments: (time.sleep(0.05), real(*arguments))[1]  # so that both are at it at once
+    prediction.WAIT_SECONDS = 0.05
     answers.put(("ready", levels, None))
     begin.wait()
     path = ask(place, levels)
@@ -237,7 +237,7 @@ def test_two_processes_predict_each_row_once(place: stages.Place, trained: Any, 
 
 def claimed_for_ever(place: stages.Place, ready: Any) -> None:
     torch.set_num_threads(1)
-    prediction._pass = lambda *_: (ready.put("claimed"), time.sleep(600))
+    predict._pass = lambda *_: (ready.put("claimed"), time.sleep(600))
     ask(place, [10])
 
 
