@@ -40,7 +40,7 @@ class Lab:
     def reported(self, number: int) -> None:
         self.heard.append(("reported", number))
 
-    def ended(self, number: int, how: str, result: Any) -> None:
+    def ended(self, number: int, how: str) -> None:
         self.heard.append((how, number))
 
 
