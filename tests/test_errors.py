@@ -68,7 +68,7 @@ def test_a_workers_error_reaches_its_driver_whole() -> None:
 @pytest.mark.parametrize("name", ["ConfigError", "StorageError"])
 def test_a_command_shows_one_message_and_leaves_with_the_code(name: str) -> None:
     program = (
-        "from cddpm import errors, shell\n"
+        "from cddpm import errors\nfrom cddpm.cli import shell\n"
         f"def main() -> None:\n    raise errors.{name}('DIR[x]: {'long ' * 40}end')\n"
         "shell.guarded(main)"
     )
@@ -80,7 +80,7 @@ def test_a_command_shows_one_message_and_leaves_with_the_code(name: str) -> None
 
 @pytest.mark.slow
 def test_an_interrupted_command_leaves_with_130() -> None:
-    program = "from cddpm import shell\ndef main() -> None:\n    raise KeyboardInterrupt\nshell.guarded(main)"
+    program = "from cddpm.cli import shell\ndef main() -> None:\n    raise KeyboardInterrupt\nshell.guarded(main)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 130
     assert "Traceback" not in done.stderr

@@ -216,7 +216,7 @@ def write_store(directory: Path, volumes: Iterable[dict[str, Any]], cohorts: lis
     """Fill ``directory``; ``volumes`` are consumed one by one, so memory holds one of them.
 
     Each volume: arrays ``image`` float16, ``mask``, ``segmentation`` uint8 (S, H, W), flat indices ``ignored`` if there are
-    any, and the fields of its record.
+    any, and the fields of its record. Raises ``DataError`` without any volume.
     """
     records, first, writer = [], 0, None
     with pa.OSFile(str(directory / SLICES), "wb") as stream:

@@ -34,7 +34,10 @@ def _starts(length: int, size: int, overlap: int) -> list[int]:
 
 
 def random_corner(seed: int, shape: Size, size: Size) -> Corner:
-    """A corner anywhere on the slice, decided by ``seed``; even over all places if seeds are hashes."""
+    """A corner anywhere on the slice, decided by ``seed``; even over all places if seeds are hashes.
+
+    Raises ``ValueError`` for a box that is larger than the slice.
+    """
     rows, columns = (whole - part + 1 for whole, part in zip(shape, size, strict=True))
     if rows < 1 or columns < 1:
         raise ValueError(f"boxes of {size} pixels: allowed is up to {shape}, the slice")

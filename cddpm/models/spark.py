@@ -94,7 +94,10 @@ class SparK(nn.Module):
         return visible
 
     def reconstruct(self, x: Tensor, active: Tensor) -> Tensor:
-        """Predict slices (B, 1, H, W) from the visible patches of ``x`` alone (``active`` as in ``forward``)."""
+        """Predict slices (B, 1, H, W) from the visible patches of ``x`` alone (``active`` as in ``forward``).
+
+        Raises ``ValueError`` for an ``active`` of another shape.
+        """
         visible = VisibleSites(active)
         if active.shape != (len(x), 1, *self.grid(x)):
             raise ValueError(f"active: {tuple(active.shape)}; needed for these slices is {(len(x), 1, *self.grid(x))}")

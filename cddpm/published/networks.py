@@ -184,7 +184,10 @@ def encoder_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def spark_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The same for a SparK pretraining: also the decoder's width and, by its depth, the encoder's max pooling."""
+    """The same for a SparK pretraining: also the decoder's width and, by its depth, the encoder's max pooling.
+
+    Raises ``ArtifactError`` for a decoder of another depth than the published ones.
+    """
     steps = _count(tensors, "dense_decoder.dec")
     if steps not in (4, 5):
         raise ArtifactError(f"SparK's decoder has {steps} steps; known are 5, and 4 for an encoder without max pooling")
