@@ -15,7 +15,7 @@ from cddpm.config import ExperimentConfig, ScoringConfig
 from cddpm.errors import ArtifactError
 from cddpm.predict.scans import COLUMNS
 from cddpm.tracking import logged_model
-from cddpm.tracking.package import Pipeline, write_package
+from cddpm.tracking.package import Pipeline, read_package, write_package
 from cddpm.tracking.package_files import KIND
 
 
@@ -42,6 +42,27 @@ def test_the_package_lies_whole_inside(package: Path, model: Path) -> None:
         artifact.read_manifest(model, logged_model.KIND).fingerprint
         == artifact.read_manifest(package, KIND).fingerprint
     )
+
+
+def test_its_weights_are_hashed_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    real = artifact.file_digest
+    monkeypatch.setattr(artifact, "file_digest", lambda path: (hashed.append(path.name), real(path))[1])
+    package = read_package(logged_model.verify(model), compared=True)
+    assert hashed.count("model.safetensors") == 1
+    assert torch.equal(package.weights["w"], torch.ones(3))
+
+
+def test_a_package_whose_manifest_says_otherwise_is_refused(model: Path) -> None:
+    manifest = model / "data" / "package" / artifact.MANIFEST
+    told = json.loads(manifest.read_text())
+    told["files"]["model.safetensors"] = "0" * 64
+    manifest.write_text(json.dumps(told))
+    fingerprint = artifact.read_manifest(model, logged_model.KIND).fingerprint
+    (model / artifact.MANIFEST).unlink()
+    artifact.seal(model, logged_model.KIND, fingerprint, {})
+    with pytest.raises(ArtifactError, match=r"package/model\.safetensors: altered or damaged"):
+        logged_model.verify(model)
 
 
 def test_mlflow_is_told_how_to_load_and_what_goes_in(model: Path) -> None:
