@@ -16,9 +16,11 @@ from cddpm import artifact, events
 from cddpm.campaign import IDENTITY
 from cddpm.config import ExperimentConfig, to_dict
 from cddpm.search import champion, leaderboard, origin, trial
-from cddpm.search.lab import Lab
+from cddpm.search.mirror import SweepMirror
+from cddpm.search.registering import Registering
 from cddpm.search.scoring_search import Point
 from cddpm.search.sweep import trial_config
+from cddpm.tracking.lab import Lab
 from cddpm.tracking.surroundings import surroundings
 from cddpm.training import ledger, stages, worker
 from cddpm.training.loop import Hooks
@@ -131,10 +133,11 @@ def _enter(settings: ExperimentConfig, folder: Path, place: stages.Place, conten
     """The whole sweep into the lab book and the registry, as its driver does at the end."""
     results = leaderboard.results(folder)
     leaderboard.write_csv(folder / "leaderboard.csv", champion.table(settings, leaderboard.rows(folder), contenders))
-    with Lab.open(settings, folder, place) as lab:
-        lab.register(results, contenders[0])
+    with Lab.open(settings, folder, SweepMirror(folder).runs) as lab:
+        registering = Registering(settings, place, lab)
+        registering.register(results, contenders[0])
         assert lab.close() == 0
-        assert lab.version(results[0]) == 1
+        assert registering.version(results[0]) == 1
 
 
 def drawn(output_dir: Path, trials: int = 100, points: int = 400, name: str = "drawn") -> Path:

@@ -11,22 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
 from cddpm import cluster, events
 from cddpm.campaign import Campaign
 from cddpm.config import ExperimentConfig, to_dict, with_values
 from cddpm.errors import CddpmError, SearchError
-from cddpm.evaluation import fold, report
+from cddpm.evaluation import fold, mirror, report
 from cddpm.evaluation.fold import FoldRun, Outcome
-from cddpm.evaluation.notebook import Notebook
 from cddpm.evaluation.plan import Plan
 from cddpm.evaluation.shift import Shift, contrast_store
 from cddpm.search.display import Display
-from cddpm.search.sweep import prepare_data, settle, slice_store
+from cddpm.search.preparation import join, prepare_data, settle, slice_store
 from cddpm.text import Console
+from cddpm.tracking.lab import Lab
 from cddpm.tracking.surroundings import surroundings
-from cddpm.training import stages, worker
+from cddpm.training import stages
 
 logger = logging.getLogger(__name__)
 
@@ -55,25 +53,20 @@ def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summ
     campaign = Campaign(plan.kind, plan.name, plan.folder, plan.identity)
     with campaign.held(resume, display.stop):
         roots = _roots(plan, display)
-        with display.stage("Ray") as say:
-            cluster.connect(address)
-            cluster.check_shared(plan.first.output_dir)
-            available = cluster.capacity()
-            fits = min(worker.check_capacity(c.compute, available) for cs in plan.methods.values() for c in cs)
-            say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
-        plan = _settled(plan, campaign, available, display)
-        runs = _runs(plan, roots, available.get("GPU", 0.0), display)
-        with Notebook.open(plan.first, plan.kind, plan.name, plan.folder, runs) as notebook:
-            if notebook.away:
-                display.say(f"[yellow]{escape(notebook.away)}[/]")
+        ray = join(address, [c for configs in plan.methods.values() for c in configs], plan.first.output_dir, display)
+        plan = _settled(plan, campaign, ray.available, display)
+        runs = _runs(plan, roots, ray.gpus, display)
+        with Lab.open(plan.first, plan.folder, mirror.EvaluationMirror(plan.folder).runs) as lab:
+            display.warn(lab.away)
             campaign.begin(surroundings())
-            outcomes = _carry_out(runs, fits, notebook, display)
+            mirror.keep(plan.folder, plan.kind, plan.name, plan.first, runs)
+            outcomes = _carry_out(runs, ray.fits, lab, display)
             if campaign.stopped:
                 raise campaign.stopped_error()
             with display.stage("tables"):
                 files = report.write(plan, outcomes)
-            undelivered = notebook.finish()
-            return Summary(plan.folder, outcomes, files, notebook.uri, undelivered)
+            undelivered = lab.close()
+            return Summary(plan.folder, outcomes, files, lab.uri, undelivered)
 
 
 def _settled(plan: Plan, campaign: Campaign, available: Mapping[str, float], display: Display) -> Plan:
@@ -138,18 +131,18 @@ def _shifts(config: ExperimentConfig, place: Any) -> tuple[Shift, ...]:
     return (*contrasts, *(Shift(f"modality {c.data.modality}", place(c).store) for c in _transfer(config)))
 
 
-def _carry_out(runs: list[FoldRun], fits: int, notebook: Notebook, display: Display) -> list[Outcome]:
+def _carry_out(runs: list[FoldRun], fits: int, lab: Lab, display: Display) -> list[Outcome]:
     found = {run.number: known for run in runs if (known := fold.read_outcome(run.folder))}
     told = {event.number for event in events.read(runs[0].campaign) if event.kind == "trial ended"} if runs else set()
     for number in found.keys() - told:  # an earlier driver died before it could say so
-        notebook.started(number)
-        notebook.ended(number)
+        lab.started(number, {})
+        lab.ended(number, "finished")
     board, faults = cluster.Board(), list[str]()
 
     def started(run: FoldRun) -> None:
         data = run.config.data
         display.started(run.number, {"run.method": run.method, "run.modality": data.modality, "run.fold": data.fold})
-        notebook.started(run.number)
+        lab.started(run.number, {})
 
     missing = [run for run in runs if run.number not in found]
     with display.tuning(len(runs), len(found), None, board.look, board.told), cluster.janitor():
@@ -157,16 +150,16 @@ def _carry_out(runs: list[FoldRun], fits: int, notebook: Notebook, display: Disp
             board.clear(run.number)
             if isinstance(outcome, BaseException):
                 faults.append(f"{run.name}: {outcome}")
-                notebook.ended(run.number, str(outcome))
+                lab.ended(run.number, "failed", str(outcome))
                 display.ended(run.number, "failed")
                 if not isinstance(outcome, CddpmError):
                     logger.error("%s", run.name, exc_info=outcome)
             elif outcome is None:
                 display.ended(run.number, "interrupted")
-                notebook.ended(run.number)
+                lab.ended(run.number, "interrupted")
             else:
                 found[run.number] = outcome
-                notebook.ended(run.number)
+                lab.ended(run.number, "finished")
                 display.ended(run.number, "finished", outcome.validation)
     if faults:
         raise SearchError("\n".join([f"{len(faults)} of {len(runs)} runs failed; --resume tries them again:", *faults]))

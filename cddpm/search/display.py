@@ -122,6 +122,11 @@ class Display:
         """One line between the others."""
         self._say(text)
 
+    def warn(self, text: str | None) -> None:
+        """One line that must not be overlooked; nothing if there is none."""
+        if text:
+            self._say(f"[yellow]{escape(text)}[/]")
+
     def _say(self, text: str) -> None:
         stamp = clock(time.monotonic() - self.start)
         self.console.print(f"[dim]{stamp}[/] {text}", hang=len(stamp) + 1)

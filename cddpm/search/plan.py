@@ -20,7 +20,8 @@ from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.part import parts_of
 from cddpm.search import budget, leaderboard, origin, pruner, sampler
 from cddpm.search import trial as trials
-from cddpm.search.sweep import folder_of, phantom_folder
+from cddpm.search.preparation import phantom_folder
+from cddpm.search.sweep import folder_of
 from cddpm.training import checkpoint, diffusion, pretraining, stages
 from cddpm.training.guide import guide_config
 

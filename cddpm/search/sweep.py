@@ -1,35 +1,29 @@
 """A sweep from raw data to a promoted model: check, store, trials, champion, registry. The driver of ``launch/sweep.py``."""
 
 import logging
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.markup import escape
 
-from cddpm import artifact, cluster
+from cddpm import cluster
 from cddpm.campaign import Campaign
-from cddpm.config import ExperimentConfig, flat, recorded, to_dict, with_values
-from cddpm.data.check import check
-from cddpm.data.finding import refuse_errors
-from cddpm.data.layout import read_layout, root_of
-from cddpm.data.phantom.folder import GENERATOR_VERSION, make_phantom
-from cddpm.data.store import SliceStore, build_store
+from cddpm.config import ExperimentConfig, flat, recorded, with_values
+from cddpm.data.layout import read_layout
 from cddpm.errors import SearchError
-from cddpm.models import precision
 from cddpm.search import budget, champion, extension, leaderboard, origin, pareto, study, warm_start
 from cddpm.search.budget import Meter
 from cddpm.search.display import Display
 from cddpm.search.failures import Failures
-from cddpm.search.lab import Lab
 from cddpm.search.leaderboard import Row
+from cddpm.search.mirror import SweepMirror
+from cddpm.search.preparation import join, prepare_data, settle, slice_store
+from cddpm.search.registering import Registering
 from cddpm.search.trial import TrialResult
+from cddpm.tracking.lab import Lab
 from cddpm.tracking.surroundings import surroundings
-from cddpm.training import ledger, stages, worker
-from cddpm.training.watch import Watch
+from cddpm.training import stages, worker
 
 logger = logging.getLogger(__name__)
 
@@ -66,36 +60,6 @@ def extended(config: ExperimentConfig, more: int = 0) -> ExperimentConfig:
     return extension.extended(folder_of(config), config, more)
 
 
-def phantom_folder(config: ExperimentConfig) -> Path:
-    """Where the phantom of ``config`` is, or will be made."""
-    name = artifact.fingerprint(GENERATOR_VERSION, to_dict(config.data.phantom))
-    return config.output_dir / "data" / f"phantom-{name}"
-
-
-def prepare_data(config: ExperimentConfig, display: Display) -> Path:
-    """The checked data root: the phantom (made if need be), ``data.data_dir``, or where ``data.table`` counts paths from.
-
-    Raises ``DataError`` with all faults.
-    """
-    data = config.data
-    if data.data_dir is None and data.table is None:
-        with display.stage("synthetic cohort (phantom)") as say:
-            made = make_phantom(phantom_folder(config), data.phantom)
-            data = data.model_copy(update={"data_dir": made})
-            say(display.console.path(made))
-    root = root_of(data)
-    with display.stage("data check") as say:
-        report = check(config.data, root, parallel=max(2, os.cpu_count() or 2))
-        for warning in report.warnings:
-            said = escape(f"{warning.found}; {warning.allowed} [{warning.code}]")
-            display.say(f"[yellow]warning: {display.console.path(warning.file)}: {said}[/]")
-        refuse_errors(report.findings)
-        for fact in report.facts():
-            display.say(escape(fact))
-        say(f"{report.volumes} scans, no errors, {len(report.warnings)} warnings")
-    return root
-
-
 def run(
     config: ExperimentConfig,
     resume: bool,
@@ -118,74 +82,26 @@ def run(
             extension.extend(folder, config, extend, study.ended(folder / STUDY_FILE))
         config = extension.extended(folder, config)
         root = prepare_data(config, display)
-        with display.stage("Ray") as say:
-            cluster.connect(address)
-            cluster.check_shared(config.output_dir)
-            available = cluster.capacity()
-            fits = worker.check_capacity(config.compute, available)
-            say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
-        config = settle(campaign, [config], available, display, changed, force)[0]
+        ray = join(address, [config], config.output_dir, display)
+        config = settle(campaign, [config], ray.available, display, changed, force)[0]
         place = slice_store(config, root, display, folder)
         changed += _other_data(campaign, place, force)
         for line in changed:
-            display.say(f"[yellow]--force: {escape(line)}[/]")
-        with Lab.open(config, folder, place) as lab:
-            if lab.away:
-                display.say(f"[yellow]{escape(lab.away)}[/]")
+            display.warn(f"--force: {line}")
+        with Lab.open(config, folder, SweepMirror(folder).runs) as lab:
+            display.warn(lab.away)
             campaign.begin(surroundings())
             origin.enter(folder, config, place.store.name, changed)
-            _tune(config, folder, place, fits, lab, display)
+            _tune(config, folder, place, ray.fits, lab, display)
             if campaign.stopped:
                 raise campaign.stopped_error()
             return _finish(config, folder, place, root, lab, display)
-
-
-def settle(
-    campaign: Campaign,
-    configs: list[ExperimentConfig],
-    available: Mapping[str, float],
-    display: Display,
-    changed: list[str],
-    force: bool = False,
-) -> list[ExperimentConfig]:
-    """``configs`` in the number formats of the cluster's workers, told to the person; those of the start before, or an error.
-
-    What is other than then and gone on with (``force``) is added to ``changed``. Raises ``SearchError``.
-    """
-    with display.stage("precision") as say:
-        found = worker.settled(configs, available)
-        formats = {
-            f"{number}.{path}" if len(configs) > 1 else path: value
-            for number, config in enumerate(found.configs)
-            for path, value in precision.formats(config).items()
-        }
-        changed += campaign.same("precision", formats, force)
-        say(escape(found.said))
-    for line in found.warnings:
-        display.say(f"[yellow]{escape(line)}[/]")
-    return found.configs
 
 
 def _other_data(campaign: Campaign, place: stages.Place, force: bool) -> list[str]:
     """Scans may change under an unchanged configuration; their store's fingerprint then is another."""
     entered, name = origin.read(campaign.folder), "data (slice store)"
     return campaign.changes("data", {name: entered.store}, {name: place.store.name}, force) if entered else []
-
-
-def slice_store(config: ExperimentConfig, root: Path, display: Display, campaign: Path) -> stages.Place:
-    """Build (or find) the slice store of ``config.data`` on the cluster; ``campaign`` keeps what building it cost."""
-    with display.stage("slice store") as say:
-        rows = read_layout(config.data, root).rows
-        before = {p.name for p in (config.output_dir / "artifacts" / "store").glob("*") if artifact.is_complete(p)}
-        with Watch(torch.device("cpu")) as watch:
-            path = build_store(config.data, root, rows, config.output_dir / "artifacts", cluster.parallel_map)
-        if path.name not in before:
-            ledger.enter(campaign, watch.record("store", path.name), None)
-        store = SliceStore.open(path, verify=False)  # `build_store` has
-        say(
-            f"{len(store.volumes)} volumes, {len(store)} slices of {store.slice_shape[0]}x{store.slice_shape[1]}, {path.name}"
-        )
-    return stages.Place(config.output_dir / "artifacts", path)
 
 
 @dataclass
@@ -218,7 +134,7 @@ def _tune(config: ExperimentConfig, folder: Path, place: stages.Place, fits: int
 
     given = warm_start.earlier(folder, config, place.store.name)
     for line in given.said:
-        display.say(f"[yellow]{escape(line)}[/]")
+        display.warn(line)
     config = warm_start.with_scoring_points(config, given.scoring)
     trials = study.open_study(folder / STUDY_FILE, config, given.trials)
     done = study.finished(trials)
@@ -282,10 +198,11 @@ def _finish(
     if front:
         pareto.save(folder, config, front)
     with display.stage("registry") as say:
-        lab.register(results, winner)
-        undelivered, version = lab.close(), lab.version(best)
-        say(escape(lab.verdict(best)))
-    scan, promoted = _a_scan(config, root, final), lab.is_champion(best)
+        registering = Registering(config, place, lab)
+        registering.register(results, winner)
+        undelivered, version = lab.close(), registering.version(best)
+        say(escape(registering.verdict(best)))
+    scan, promoted = _a_scan(config, root, final), registering.is_champion(best)
     return Summary(folder, rows, contenders, version, picture, lab.uri, undelivered, scan, front, promoted)
 
 

@@ -10,7 +10,7 @@ from cddpm.config import ExperimentConfig
 from cddpm.data.volume import write_volume
 from cddpm.errors import DataError
 from cddpm.search.display import Display
-from cddpm.search.sweep import prepare_data
+from cddpm.search.preparation import prepare_data
 from cddpm.text import Console
 
 ROWS = (

@@ -16,10 +16,12 @@ from readme_pages import ROOT, read
 from cddpm import artifact, events
 from cddpm.config import ExperimentConfig, with_values
 from cddpm.search import champion, leaderboard, trial
-from cddpm.search.lab import Lab
+from cddpm.search.mirror import SweepMirror
+from cddpm.search.registering import Registering
 from cddpm.search.showcase import PICTURE, VOLUMES
 from cddpm.tracking import connection, names, registration
 from cddpm.tracking.address import default_uri
+from cddpm.tracking.lab import Lab
 from cddpm.tracking.registry import Registry
 from cddpm.training import stages
 
@@ -50,11 +52,12 @@ def enter(config: ExperimentConfig, folder: Path) -> int:
     artifacts = config.output_dir / "artifacts"
     (store,) = artifacts.glob("store/*")
     results, winner = leaderboard.results(folder), champion.load(folder / champion.TEST)[0]
-    with Lab.open(config, folder, stages.Place(artifacts, store)) as lab:
-        lab.register(results, winner)
+    with Lab.open(config, folder, SweepMirror(folder).runs) as lab:
+        registering = Registering(config, stages.Place(artifacts, store), lab)
+        registering.register(results, winner)
         assert lab.close() == 0
         assert lab.publisher.mirror.refusals == {}
-        found = lab.version(results[0])
+        found = registering.version(results[0])
         assert found is not None
     return found
 
@@ -173,11 +176,12 @@ def entered(config: ExperimentConfig, folder: Path, objective: float) -> tuple[s
     (found,), winner = leaderboard.results(folder), champion.load(folder / champion.TEST)[0]
     result = replace(found, best=replace(found.best, objective=objective))
     artifact.write_json(trial.folder_of(own, result.number) / trial.RESULT, asdict(result))
-    with Lab.open(config, own, stages.Place(artifacts, store)) as lab:
+    with Lab.open(config, own, SweepMirror(own).runs) as lab:
+        registering = Registering(config, stages.Place(artifacts, store), lab)
         built_sweep.ended(own, result.number, result.params, "finished")
-        lab.register([result], winner)
+        registering.register([result], winner)
         assert lab.close() == 0
-        return lab.verdict(result), lab.is_champion(result)
+        return registering.verdict(result), registering.is_champion(result)
 
 
 def test_a_sweep_replaces_no_better_champion_and_none_of_another_aim(sweep: Path) -> None:
@@ -202,13 +206,13 @@ def test_a_sweep_replaces_no_better_champion_and_none_of_another_aim(sweep: Path
 
 def test_a_stop_that_no_driver_lived_to_enter_is_entered_without_an_objective(sweep: Path) -> None:
     config = with_values(built_sweep.config(sweep.parents[1], trials=1, points=8), {"name": "late"}, "test")
-    folder, (store,) = sweep.with_name("late"), (sweep.parents[1] / "artifacts").glob("store/*")
+    folder = sweep.with_name("late")
     stop = trial.Stop(7, {"training.learning_rate": 2e-3}, 0.25, 8.0)
     artifact.write_json(trial.folder_of(folder, 7) / trial.STOPPED, asdict(stop))
     events.start(folder)
     events.append(folder, "trial started", number=7, params=stop.params)
     for _ in range(2):  # a resume enters nothing twice
-        with Lab.open(config, folder, stages.Place(sweep.parents[1] / "artifacts", store)) as lab:
+        with Lab.open(config, folder, SweepMirror(folder).runs) as lab:
             assert lab.close() == 0
     client = connection.connect(connection.default_uri(config.output_dir), create=False)
     (experiment,) = (e for e in client.search_experiments() if e.name == "cddpm")

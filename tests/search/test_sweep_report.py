@@ -3,6 +3,7 @@
 import io
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import built_sweep
@@ -13,7 +14,7 @@ from cddpm.config import ScoringConfig
 from cddpm.scoring.score import Evaluation
 from cddpm.search import leaderboard, report
 from cddpm.search.champion import Contender
-from cddpm.search.sweep import Summary, with_test
+from cddpm.search.sweep import Summary
 from cddpm.text import Console
 
 
@@ -57,8 +58,12 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
     config = built_sweep.config(folder, "anomalies-in-t2-of-all-cohorts", 12, 8)
     sweep = built_sweep.drawn(folder, 12, 8, config.name)
     results = leaderboard.results(sweep)
-    contenders = [_scored("champion", 0.5), _scored("unswept defaults", 0.4), _scored("intensity threshold", 0.1)]
-    rows = with_test(config, leaderboard.rows(sweep), results[0], contenders)
+    contenders = [
+        replace(_scored("champion", 0.5), trial=results[0].number),
+        _scored("unswept defaults", 0.4),
+        _scored("intensity threshold", 0.1),
+    ]
+    rows = table(config, leaderboard.rows(sweep), contenders)
     front = [{"trial": 3, "values": {"dice": 0.5}, "params": {**results[0].params, **results[0].best.params}}]
     uri, scan = f"sqlite:///{folder}/mlflow.db", folder / "data/phantom-0123456789abcdef/Test/A/t2/subject_t2.nii.gz"
     summary = Summary(sweep, rows, contenders, 3, sweep / "champion.png", uri, 7, scan, front, False)

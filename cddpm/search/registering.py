@@ -1,88 +1,37 @@
-"""The lab book of one sweep, as its driver keeps it: events into the folder, which MLflow is kept like."""
+"""The end of a sweep: its best trials become packages, and it is decided that they are registered."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from cddpm import events
 from cddpm.config import ExperimentConfig
-from cddpm.errors import StoppedError, TrackingError
+from cddpm.errors import TrackingError
 from cddpm.search import label, mirror, scoring_search, showcase
 from cddpm.search import trial as trials
 from cddpm.search.champion import Contender, weights_of
 from cddpm.search.mirror import SweepMirror
 from cddpm.search.trial import TrialResult
 from cddpm.tracking import names
-from cddpm.tracking.address import kept
+from cddpm.tracking.lab import Lab
 from cddpm.tracking.mirror import finite
 from cddpm.tracking.package import Pipeline, write_package
 from cddpm.tracking.package_files import verify_package
-from cddpm.tracking.publish import Mirror
-from cddpm.tracking.publisher import Publisher
+from cddpm.tracking.promotion import Promotion
 from cddpm.tracking.registry import user
 from cddpm.tracking.surroundings import code
 from cddpm.training import stages
 
-logger = logging.getLogger(__name__)
-
 ALIAS = "champion"
-_SECONDS_AT_END = 60.0
-"""How long the last entries of a sweep may take; what is left then waits."""
 
 
-@dataclass
-class Lab:
-    """Used by the driver alone; a context manager."""
+@dataclass(frozen=True)
+class Registering:
+    """Used by the driver of a sweep alone; ``lab`` publishes what is decided here."""
 
     config: ExperimentConfig
-    folder: Path
     place: stages.Place
-    publisher: Publisher
-    _left: int = 0
-
-    @classmethod
-    def open(cls, config: ExperimentConfig, folder: Path, place: stages.Place) -> Self:
-        """Begin to publish. Raises as ``Publisher.start``."""
-        publisher = Publisher(folder, Mirror.of(config.tracking, config.output_dir), SweepMirror(folder).runs)
-        publisher.start(config.tracking.when_away == "refuse")
-        return cls(config, folder, place, publisher)
-
-    @property
-    def uri(self) -> str:
-        """MLflow's tracking URI."""
-        return self.publisher.mirror.uri
-
-    @property
-    def away(self) -> str | None:
-        """What to tell the person if MLflow did not answer at the start."""
-        return kept(self.publisher.away, self.folder, self.config.output_dir)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is not None:
-            self._enter("end", status="KILLED" if kind is StoppedError else "FAILED")
-        self.publisher.end(5.0 if kind is not None else 0.0)
-
-    def _enter(self, kind: events.Kind, **what: Any) -> None:
-        events.append(self.folder, kind, **what)
-        self.publisher.wake()
-
-    def started(self, number: int, params: dict[str, Any]) -> None:
-        """A trial starts, or is continued."""
-        self._enter("trial started", number=number, params=params)
-
-    def reported(self, number: int) -> None:
-        """There is a new point in a trial's curves."""
-        self.publisher.wake()
-
-    def ended(self, number: int, how: str) -> None:
-        """How a trial ended; what it found is in its folder."""
-        self._enter("trial ended", number=number, how=how)
-
-    # The end
+    lab: Lab
 
     def register(self, results: list[TrialResult], winner: Contender) -> None:
         """Decide that the best trials are registered under their validation metrics, and that the alias means the first.
@@ -105,7 +54,7 @@ class Lab:
     ) -> None:
         """Package a trial and enter the decision; the same one once, however often the sweep is resumed."""
         # not the sweep's own of today: what was extended since then must not make another package of the same model
-        folder = trials.folder_of(self.folder, result.number)
+        folder = trials.folder_of(self.lab.folder, result.number)
         config = trials.read_config(folder)
         store, validation = self.place.store.name, mirror.validation_metrics(result)
         pipeline = Pipeline(
@@ -118,19 +67,19 @@ class Lab:
             trial=result.number,
         )
         package = Path("packages", f"{result.number:04d}")  # two trials may have found one checkpoint
-        write_package(self.folder / package, weights_of(self.place, result), config, pipeline)
+        write_package(self.lab.folder / package, weights_of(self.place, result), config, pipeline)
         metrics = {**mirror.chosen({**validation, **test}), names.OBJECTIVE: result.objective}
         decided = {
             "number": result.number,
             "package": str(package),
-            "fingerprint": verify_package(self.folder / package).fingerprint,
+            "fingerprint": verify_package(self.lab.folder / package).fingerprint,
             "model": self.config.tracking.registered_model,
             "metrics": {name: value for name, value in metrics.items() if finite(value) is not None},
             "alias": alias,
         }
         if not self._is_decided(decided):
             shown = label.markdown(config, result, showcase.rows(folder), test_rows)
-            self._enter(
+            self.lab.enter(
                 "register",
                 **decided,
                 tags=self._tags(result),
@@ -141,7 +90,9 @@ class Lab:
             )
 
     def _is_decided(self, decided: dict[str, Any]) -> bool:
-        earlier = [e.what for e in events.read(self.folder) if e.kind == "register" and e.number == decided["number"]]
+        earlier = [
+            e.what for e in events.read(self.lab.folder) if e.kind == "register" and e.number == decided["number"]
+        ]
         return bool(earlier) and {name: earlier[-1].get(name) for name in decided} == decided
 
     def _tags(self, result: TrialResult) -> dict[str, str]:
@@ -151,25 +102,19 @@ class Lab:
         own = {names.SWEEP: self.config.name, names.TRIAL: str(result.number), names.AIM: aim}
         return {**own, **code(), **settings}
 
-    def close(self) -> int:
-        """The sweep is over; returns how many of its runs MLflow does not show whole yet."""
-        self._enter("end", status="FINISHED")
-        self._left = self.publisher.flush(_SECONDS_AT_END)
-        return self._left
-
     def version(self, result: TrialResult) -> int | None:
         """The version that a trial's model became; None if its registration waits for MLflow.
 
         Raises ``TrackingError`` if MLflow has everything else and refused this.
         """
-        if self._left:
+        if self.lab.left:
             return None
-        found = self.publisher.mirror.version(SweepMirror(self.folder).run(result.number))
+        found = self.lab.publisher.mirror.version(SweepMirror(self.lab.folder).run(result.number))
         if found is None:
-            said = "; ".join(self.publisher.mirror.refusals.values()) or self.publisher.last_fault
+            said = "; ".join(self.lab.publisher.mirror.refusals.values()) or self.lab.publisher.last_fault
             raise TrackingError(
-                f"{self.uri}: trial {result.number:04d} was not registered as '{self.config.tracking.registered_model}': "
-                f"{said}; its package is {self.folder / 'packages' / f'{result.number:04d}'}"
+                f"{self.lab.uri}: trial {result.number:04d} was not registered as '{self.config.tracking.registered_model}': "
+                f"{said}; its package is {self.lab.folder / 'packages' / f'{result.number:04d}'}"
             )
         return found
 
@@ -185,8 +130,8 @@ class Lab:
 
     def is_champion(self, result: TrialResult) -> bool:
         """Whether the alias means the best trial's model."""
-        moved = None if self._left else self._promotion(result)
+        moved = None if self.lab.left else self._promotion(result)
         return moved is not None and not moved.refused
 
-    def _promotion(self, result: TrialResult) -> Any:
-        return self.publisher.mirror.promotion(SweepMirror(self.folder).run(result.number))
+    def _promotion(self, result: TrialResult) -> Promotion | None:
+        return self.lab.publisher.mirror.promotion(SweepMirror(self.lab.folder).run(result.number))

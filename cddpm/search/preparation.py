@@ -1,0 +1,121 @@
+"""What the driver of a sweep or an evaluation does before its first trial: data, Ray, number formats, slice store."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.markup import escape
+
+from cddpm import artifact, cluster
+from cddpm.campaign import Campaign
+from cddpm.config import ExperimentConfig, to_dict
+from cddpm.data.check import check
+from cddpm.data.finding import refuse_errors
+from cddpm.data.layout import read_layout, root_of
+from cddpm.data.phantom.folder import GENERATOR_VERSION, make_phantom
+from cddpm.data.store import SliceStore, build_store
+from cddpm.models import precision
+from cddpm.search.display import Display
+from cddpm.training import ledger, stages, worker
+from cddpm.training.watch import Watch
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What Ray has: resources by Ray's names, and how many trainings fit at once."""
+
+    available: Mapping[str, float]
+    fits: int
+
+    @property
+    def gpus(self) -> float:
+        """On all nodes."""
+        return self.available.get("GPU", 0.0)
+
+
+def join(address: str | None, configs: Iterable[ExperimentConfig], output_dir: Path, display: Display) -> Cluster:
+    """Join the cluster at ``address``, or start one here; every node must see ``output_dir``.
+
+    Raises as ``cluster.connect`` and ``cluster.check_shared``, ``SearchError`` for a training that fits nowhere.
+    """
+    with display.stage("Ray") as say:
+        cluster.connect(address)
+        cluster.check_shared(output_dir)
+        available = cluster.capacity()
+        fits = min(worker.check_capacity(config.compute, available) for config in configs)
+        say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
+    return Cluster(available, fits)
+
+
+def phantom_folder(config: ExperimentConfig) -> Path:
+    """Where the phantom of ``config`` is, or will be made."""
+    name = artifact.fingerprint(GENERATOR_VERSION, to_dict(config.data.phantom))
+    return config.output_dir / "data" / f"phantom-{name}"
+
+
+def prepare_data(config: ExperimentConfig, display: Display) -> Path:
+    """The checked data root: the phantom (made if need be), ``data.data_dir``, or where ``data.table`` counts paths from.
+
+    Raises ``DataError`` with all faults.
+    """
+    data = config.data
+    if data.data_dir is None and data.table is None:
+        with display.stage("synthetic cohort (phantom)") as say:
+            made = make_phantom(phantom_folder(config), data.phantom)
+            data = data.model_copy(update={"data_dir": made})
+            say(display.console.path(made))
+    root = root_of(data)
+    with display.stage("data check") as say:
+        report = check(config.data, root, parallel=max(2, os.cpu_count() or 2))
+        for warning in report.warnings:
+            said = escape(f"{warning.found}; {warning.allowed} [{warning.code}]")
+            display.say(f"[yellow]warning: {display.console.path(warning.file)}: {said}[/]")
+        refuse_errors(report.findings)
+        for fact in report.facts():
+            display.say(escape(fact))
+        say(f"{report.volumes} scans, no errors, {len(report.warnings)} warnings")
+    return root
+
+
+def settle(
+    campaign: Campaign,
+    configs: list[ExperimentConfig],
+    available: Mapping[str, float],
+    display: Display,
+    changed: list[str],
+    force: bool = False,
+) -> list[ExperimentConfig]:
+    """``configs`` in the number formats of the cluster's workers, told to the person; those of the start before, or an error.
+
+    What is other than then and gone on with (``force``) is added to ``changed``. Raises ``SearchError``.
+    """
+    with display.stage("precision") as say:
+        found = worker.settled(configs, available)
+        formats = {
+            f"{number}.{path}" if len(configs) > 1 else path: value
+            for number, config in enumerate(found.configs)
+            for path, value in precision.formats(config).items()
+        }
+        changed += campaign.same("precision", formats, force)
+        say(escape(found.said))
+    for line in found.warnings:
+        display.warn(line)
+    return found.configs
+
+
+def slice_store(config: ExperimentConfig, root: Path, display: Display, campaign: Path) -> stages.Place:
+    """Build (or find) the slice store of ``config.data`` on the cluster; ``campaign`` keeps what building it cost."""
+    with display.stage("slice store") as say:
+        rows = read_layout(config.data, root).rows
+        before = {p.name for p in (config.output_dir / "artifacts" / "store").glob("*") if artifact.is_complete(p)}
+        with Watch(torch.device("cpu")) as watch:
+            path = build_store(config.data, root, rows, config.output_dir / "artifacts", cluster.parallel_map)
+        if path.name not in before:
+            ledger.enter(campaign, watch.record("store", path.name), None)
+        store = SliceStore.open(path, verify=False)  # `build_store` has
+        say(
+            f"{len(store.volumes)} volumes, {len(store)} slices of {store.slice_shape[0]}x{store.slice_shape[1]}, {path.name}"
+        )
+    return stages.Place(config.output_dir / "artifacts", path)
