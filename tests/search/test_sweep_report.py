@@ -13,7 +13,7 @@ from screen import lost, too_long
 from cddpm.config import ScoringConfig
 from cddpm.scoring.score import Evaluation
 from cddpm.search import leaderboard, report
-from cddpm.search.champion import Contender
+from cddpm.search.champion import Contender, table
 from cddpm.search.sweep import Summary
 from cddpm.text import Console
 
