@@ -60,6 +60,7 @@ def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summ
             display.warn(lab.away)
             campaign.begin(surroundings())
             mirror.keep(plan.folder, plan.kind, plan.name, plan.first, runs)
+            lab.wake()
             outcomes = _carry_out(runs, ray.fits, lab, display)
             if campaign.stopped:
                 raise campaign.stopped_error()

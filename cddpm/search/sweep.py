@@ -92,6 +92,7 @@ def run(
             display.warn(lab.away)
             campaign.begin(surroundings())
             origin.enter(folder, config, place.store.name, changed)
+            lab.wake()
             _tune(config, folder, place, ray.fits, lab, display)
             if campaign.stopped:
                 raise campaign.stopped_error()
@@ -120,7 +121,7 @@ class _All:
 
     def reported(self, number: int, metrics: dict[str, Any]) -> None:
         self.display.reported(number, metrics)
-        self.lab.reported(number)
+        self.lab.wake()
 
     def ended(self, number: int, how: str) -> None:
         self.meter.release(number)

@@ -57,13 +57,13 @@ class Lab:
         events.append(self.folder, kind, **what)
         self.publisher.wake()
 
+    def wake(self) -> None:
+        """The folder has changed: a start, a new point of a curve."""
+        self.publisher.wake()
+
     def started(self, number: int, params: dict[str, Any]) -> None:
         """A trial starts, or is continued."""
         self.enter("trial started", number=number, params=params)
-
-    def reported(self, number: int) -> None:
-        """There is a new point in a trial's curves."""
-        self.publisher.wake()
 
     def ended(self, number: int, how: str, error: str | None = None) -> None:
         """How a trial ended; what it found is in its folder."""

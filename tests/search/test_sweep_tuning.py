@@ -37,8 +37,8 @@ class Lab:
     def started(self, number: int, params: dict[str, Any]) -> None:
         self.heard.append(("started", number))
 
-    def reported(self, number: int) -> None:
-        self.heard.append(("reported", number))
+    def wake(self) -> None:
+        self.heard.append(("reported", -1))
 
     def ended(self, number: int, how: str) -> None:
         self.heard.append((how, number))
