@@ -16,6 +16,7 @@ from cddpm.tracking import mlflow_settings
 
 mlflow_settings.apply()  # these processes are ours
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and lines of what is no terminal are not broken without it
+os.unsetenv("COLUMNS")  # readline, which pytest imports, sets it where Python does not see it
 multiprocessing.set_forkserver_preload(["cddpm.training.stages"])  # imported once for all that are forked
 
 VARIABLE = "CDDPM_REFERENCE"
