@@ -125,7 +125,7 @@ class Life:
 def life(folder: Path, running: bool) -> Life | None:
     """What the events of a folder say; None if nothing has begun. ``running``: whether a driver holds it now.
 
-    What nobody has ended, and nobody works on, ended with the last event: a killed driver tells nothing.
+    What nobody has ended, and nobody works on, ended with the last event of its start: a killed driver tells nothing.
     """
     events = read(folder)
     starts = [index for index, event in enumerate(events) if event.kind == "start"]
@@ -141,9 +141,11 @@ def life(folder: Path, running: bool) -> Life | None:
             continue
         known = trials.get(number)
         began = known.began if known else event.time
-        what = {**(known.what if known else {}), **event.what}
-        goes_on = event.kind == "trial started" and alive and index > starts[-1]
-        trials[number] = Span(began, None if goes_on else _end(event, final), what)
+        started = event.kind == "trial started"
+        what = dict(event.what) if started else {**(known.what if known else {}), **event.what}
+        goes_on = started and alive and index > starts[-1]
+        over_at = _cut_off(events, index) if started else event.time
+        trials[number] = Span(began, None if goes_on else over_at, what)
     return Life(
         str(first.what.get("identity", "")),
         Span(first.time, None if alive else (over or final).time, last.what),
@@ -153,5 +155,7 @@ def life(folder: Path, running: bool) -> Life | None:
     )
 
 
-def _end(event: Event, final: Event) -> float:
-    return event.time if event.kind == "trial ended" else final.time
+def _cut_off(events: list[Event], index: int) -> float:
+    """When a trial ended of which nobody said so: with the last event of that start."""
+    later = next((i for i, event in enumerate(events) if i > index and event.kind == "start"), len(events))
+    return events[later - 1].time

@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cddpm import artifact, events
 from cddpm.campaign import IDENTITY, is_running
 from cddpm.errors import CddpmError, TrackingError
 from cddpm.tracking import address, connection
 from cddpm.tracking.mirror import MirroredRun
 from cddpm.tracking.publish import Mirror, uri_of
-from cddpm.tracking.publisher import publish as published
+from cddpm.tracking.publisher import LOCK
 
 FOLDERS = ("sweeps", "evaluations")
 
@@ -19,22 +20,22 @@ class Published:
     """What became of one folder. ``changed``: runs that MLflow had not, or otherwise; ``fault``: what is in the way."""
 
     name: str
-    changed: int
-    missing: int
+    changed: int = 0
+    missing: int = 0
     """Runs that MLflow does not show whole."""
-    refused: tuple[str, ...]
+    refused: tuple[str, ...] = ()
     """What MLflow will never take, with its reasons."""
-    fault: str | None
-    running: bool = False
-    """Its driver publishes it."""
+    fault: str | None = None
+    note: str = ""
+    """Why there was nothing to do."""
 
     @property
     def said(self) -> str:
         """In words."""
-        if self.running:
-            return "is running; its driver keeps MLflow like it"
+        if self.note:
+            return self.note
         done = f"{self.changed} runs brought up to date" if self.changed else "all of it is in MLflow"
-        return f"{self.missing} runs are missing" if self.fault else done
+        return f"{self.missing} runs are not there, or not whole" if self.fault or self.missing else done
 
 
 def folders(output_dir: Path) -> list[Path]:
@@ -58,21 +59,27 @@ def publish(folder: Path, uri: str | None = None) -> Published:
     to it. Raises nothing but what a bug raises: see ``Published.fault``.
     """
     if is_running(folder):
-        return Published(folder.name, 0, 0, (), None, running=True)
-    changed, missing, mirror = 0, 0, None
+        return Published(folder.name, note="is running; its driver keeps MLflow like it")
+    if not (folder / events.FILE).exists():
+        return Published(
+            folder.name, note="was begun by an earlier version of this program; nothing of it is published"
+        )
+    runs: list[MirroredRun] = []
+    mirror, changed, fault = None, 0, None
     try:
-        runs, mirror = _opened(folder, uri)
-        with connection.told(folder.name):
-            changed = published(folder, mirror, runs)
-        fault = None
+        with artifact.lock(folder / LOCK, wait=False):
+            read, mirror = _opened(folder, uri)
+            runs = list(read())
+            with connection.told(folder.name):
+                changed = mirror.publish(runs)
     except BlockingIOError:
         fault = "another process is publishing it"
     except CddpmError as error:
         fault = str(error)
-    if fault and mirror is not None:
-        missing = mirror.missing(runs())
-    refused = tuple(f"{part}: {why}" for part, why in mirror.refusals.items()) if mirror else ()
-    return Published(folder.name, changed, missing, refused, fault)
+    if mirror is None:
+        return Published(folder.name, fault=fault)
+    refused = tuple(f"{part}: {why}" for part, why in mirror.refusals.items())
+    return Published(folder.name, changed, mirror.missing(runs), refused, fault)
 
 
 def _opened(folder: Path, uri: str | None) -> tuple[Callable[[], Iterable[MirroredRun]], Mirror]:
@@ -83,6 +90,6 @@ def _opened(folder: Path, uri: str | None) -> tuple[Callable[[], Iterable[Mirror
     found = (SweepMirror if folder.parent.name == "sweeps" else EvaluationMirror)(folder)
     config = found.config()
     if config is None:
-        raise TrackingError(f"{folder}: nothing has begun here")
+        raise TrackingError(f"{folder}: nothing has begun here; --resume begins it")
     target = address.whole(uri) if uri else uri_of(config.tracking, folder.resolve().parents[1])
     return found.runs, Mirror(target, config.tracking.experiment)

@@ -134,7 +134,7 @@ def _enter(settings: ExperimentConfig, folder: Path, place: stages.Place, conten
     results = leaderboard.results(folder)
     leaderboard.write_csv(folder / "leaderboard.csv", champion.table(settings, leaderboard.rows(folder), contenders))
     with Lab.open(settings, folder, SweepMirror(folder).runs) as lab:
-        registering = Registering(settings, place, lab)
+        registering = Registering(settings, place, lab, SweepMirror(folder))
         registering.register(results, contenders[0])
         assert lab.close() == 0
         assert registering.version(results[0]) == 1

@@ -76,7 +76,8 @@ class SweepMirror:
             return []
         made = self._stages.runs(sweep.name, life.identity)
         own = [self._trial(sweep, life, number) for number in sorted(life.trials)]
-        contenders = champion.load(self.folder / champion.TEST)
+        over = life.status != "RUNNING"  # what an extended sweep had found stays until it has found more
+        contenders = champion.load(self.folder / champion.TEST) if over else []
         points = self._best_points(sweep, life) if contenders else []
         return [self._parent(sweep, life, contenders), *made, *own, *points]
 
@@ -156,7 +157,7 @@ class SweepMirror:
         span, folder = life.trials[number], trials.folder_of(self.folder, number)
         registered = life.registrations.get(number)
         files = tuple(sorted(_state(path) for path in folder.iterdir() if path.is_file())) if folder.is_dir() else ()
-        state = (files, span, registered, len(self._stages), life.identity, sweep.origin.store)
+        state = (files, span, registered, len(self._stages.of(number)), life.identity)
         known = self._trials.get(number)
         if known is not None and known[0] == state and span.ended is not None:
             return known[1]
@@ -170,8 +171,9 @@ class SweepMirror:
         result = trials.read_result(folder) if how == "finished" else None
         params = result.params if result else span.what.get("params", {})
         config = self._trial_config(sweep, number, params)
-        points, flags = self._curves(config, sweep.origin.store, span)
-        tags = {names.TRIAL: str(number), names.FINGERPRINT_STORE: sweep.origin.store, **flags}
+        store = span.what.get("store") or sweep.origin.store
+        points, flags = self._curves(self._histories(config, store, result), span)
+        tags = {names.TRIAL: str(number), names.FINGERPRINT_STORE: store, **flags}
         return MirroredRun(
             key=names.trial_key(sweep.name, number),
             kind=names.KIND_TRIAL,
@@ -180,14 +182,14 @@ class SweepMirror:
             status=_STATUS[how],
             began=span.began,
             ended=span.ended,
-            tags=texts({**tags, **self._endings(how, number, result, sweep.origin.store)}),
+            tags=texts({**tags, **self._endings(how, number, result, store)}),
             params=texts({**params, **(result.best.params if result else {})}),
             points=points,
             metrics=self._results(number, result),
             step=config.training.images,
             files=_files(folder, how),
-            data=sweep.data,
-            made_of=fingerprints(result, sweep.origin.store) if result else {},
+            data={f"slices {config.data.modality}": store},
+            made_of=fingerprints(result, store) if result else {},
             registration=self._registration(life, number),
         )
 
@@ -203,6 +205,9 @@ class SweepMirror:
 
     def _endings(self, how: str, number: int, result: TrialResult | None, store: str) -> dict[str, str]:
         ending = {} if how == "running" else {names.ENDING: how}
+        fault = trials.read_ending(trials.folder_of(self.folder, number), trials.FAILED) if how == "failed" else None
+        if fault:
+            ending[names.ERROR] = str(fault.get("error", ""))
         if result is None:
             return ending
         own = {
@@ -220,21 +225,24 @@ class SweepMirror:
         cost = {names.SECONDS: result.seconds, names.GPU_SECONDS: self._stages.gpu_seconds(number)}
         return _finite({names.OBJECTIVE: result.objective, **validation_metrics(result), **cost})
 
-    def _curves(self, config: ExperimentConfig, store: str, span: Span) -> tuple[list[Point], dict[str, str]]:
-        """Of the trial's stages: finished ones, or those in the making."""
+    def _curves(self, files: Iterator[Path], span: Span) -> tuple[list[Point], dict[str, str]]:
         points: list[Point] = []
         flags: dict[str, str] = {}
-        for file in self._histories(config, store):
+        for file in files:
             found, said = curve(checkpoint.timed_history(file), span.began)
             points, flags = points + found, flags | said
         return points, flags
 
-    def _histories(self, config: ExperimentConfig, store: str) -> Iterator[Path]:
-        identities = [(stages.CHECKPOINT, stages.checkpoint_identity(config, store)[0])]
-        if config.model.conditioned and config.pretraining.enabled:
-            identities.append((stages.ENCODER, stages.encoder_identity(config, store)[0]))
+    def _histories(self, config: ExperimentConfig, store: str, result: TrialResult | None) -> Iterator[Path]:
+        """Curves of the trial's stages: finished ones, or those in the making."""
+        if result is not None:
+            identities = [(stages.CHECKPOINT, result.checkpoint), (stages.ENCODER, result.encoder)]
+        else:
+            identities = [(stages.CHECKPOINT, stages.checkpoint_identity(config, store)[0])]
+            if config.model.conditioned and config.pretraining.enabled:
+                identities.append((stages.ENCODER, stages.encoder_identity(config, store)[0]))
         for kind, name in identities:
-            places = (self._artifacts / kind / name, self._artifacts / kind / ".work" / name)
+            places = (self._artifacts / kind / name, self._artifacts / kind / ".work" / name) if name else ()
             yield from [p / checkpoint.HISTORY for p in places if (p / checkpoint.HISTORY).exists()][:1]
 
     def _registration(self, life: Life, number: int) -> Registration | None:

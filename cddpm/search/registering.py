@@ -17,7 +17,6 @@ from cddpm.tracking.lab import Lab
 from cddpm.tracking.mirror import finite
 from cddpm.tracking.package import Pipeline, write_package
 from cddpm.tracking.package_files import verify_package
-from cddpm.tracking.promotion import Promotion
 from cddpm.tracking.registry import user
 from cddpm.tracking.surroundings import code
 from cddpm.training import stages
@@ -32,6 +31,7 @@ class Registering:
     config: ExperimentConfig
     place: stages.Place
     lab: Lab
+    runs: SweepMirror
 
     def register(self, results: list[TrialResult], winner: Contender) -> None:
         """Decide that the best trials are registered under their validation metrics, and that the alias means the first.
@@ -56,7 +56,7 @@ class Registering:
         # not the sweep's own of today: what was extended since then must not make another package of the same model
         folder = trials.folder_of(self.lab.folder, result.number)
         config = trials.read_config(folder)
-        store, validation = self.place.store.name, mirror.validation_metrics(result)
+        store, validation = self._store(result), mirror.validation_metrics(result)
         pipeline = Pipeline(
             scoring=scoring_search.scoring_with(config, result.best.params),
             thresholds=result.best.thresholds,
@@ -77,7 +77,7 @@ class Registering:
             "metrics": {name: value for name, value in metrics.items() if finite(value) is not None},
             "alias": alias,
         }
-        if not self._is_decided(decided):
+        if not self._is_decided(decided, ("number", "model", "fingerprint", "alias")):
             shown = label.markdown(config, result, showcase.rows(folder), test_rows)
             self.lab.enter(
                 "register",
@@ -89,11 +89,18 @@ class Registering:
                 identity=events.new_identity(),
             )
 
-    def _is_decided(self, decided: dict[str, Any]) -> bool:
+    def _is_decided(self, decided: dict[str, Any], by: tuple[str, ...]) -> bool:
+        """Whether that was decided before: what a person did with it since then stays."""
         earlier = [
             e.what for e in events.read(self.lab.folder) if e.kind == "register" and e.number == decided["number"]
         ]
-        return bool(earlier) and {name: earlier[-1].get(name) for name in decided} == decided
+        return bool(earlier) and all(earlier[-1].get(name) == decided[name] for name in by)
+
+    def _store(self, result: TrialResult) -> str:
+        """Slice store that the trial ran on: a sweep that was forced to go on may have another one today."""
+        life = events.life(self.lab.folder, running=False)
+        span = life.trials.get(result.number) if life else None
+        return str((span.what.get("store") if span else None) or self.place.store.name)
 
     def _tags(self, result: TrialResult) -> dict[str, str]:
         aim = f"{self.config.search.objective} on {', '.join(scoring_search.objective_datasets(self.config))}"
@@ -105,16 +112,18 @@ class Registering:
     def version(self, result: TrialResult) -> int | None:
         """The version that a trial's model became; None if its registration waits for MLflow.
 
-        Raises ``TrackingError`` if MLflow has everything else and refused this.
+        Raises ``TrackingError`` if MLflow refused it.
         """
-        if self.lab.left:
+        run = self.runs.run(result.number)
+        refused = self.lab.publisher.mirror.refusals.get(f"{run.key}: registration")
+        if refused is None and self.lab.left:
             return None
-        found = self.lab.publisher.mirror.version(SweepMirror(self.lab.folder).run(result.number))
+        found = None if refused else self.lab.publisher.mirror.version(run)
         if found is None:
-            said = "; ".join(self.lab.publisher.mirror.refusals.values()) or self.lab.publisher.last_fault
             raise TrackingError(
-                f"{self.lab.uri}: trial {result.number:04d} was not registered as '{self.config.tracking.registered_model}': "
-                f"{said}; its package is {self.lab.folder / 'packages' / f'{result.number:04d}'}"
+                f"{self.lab.uri}: trial {result.number:04d} was not registered as "
+                f"'{self.config.tracking.registered_model}': {refused or self.lab.publisher.last_fault}; its package is "
+                f"{self.lab.folder / 'packages' / f'{result.number:04d}'}"
             )
         return found
 
@@ -123,15 +132,17 @@ class Registering:
         number, model = self.version(result), self.config.tracking.registered_model
         if number is None:
             return f"'{model}': its registration waits for MLflow"
-        moved = self._promotion(result)
-        if moved is None or not moved.refused:
+        meant = self.lab.publisher.mirror.meant(model, ALIAS)
+        if meant == number:
             return f"'{model}': version {number} is the {ALIAS}"
-        return f"'{model}': version {number} is registered; version {moved.previous} stays {ALIAS}: {moved.refused}"
+        moved = self.lab.publisher.mirror.promotion(self.runs.run(result.number))
+        why = f": {moved.refused}" if moved and moved.refused else ""
+        stays = f"version {meant} stays {ALIAS}" if meant is not None else f"there is no {ALIAS}"
+        return f"'{model}': version {number} is registered; {stays}{why}"
 
     def is_champion(self, result: TrialResult) -> bool:
-        """Whether the alias means the best trial's model."""
-        moved = None if self.lab.left else self._promotion(result)
-        return moved is not None and not moved.refused
-
-    def _promotion(self, result: TrialResult) -> Promotion | None:
-        return self.lab.publisher.mirror.promotion(SweepMirror(self.lab.folder).run(result.number))
+        """Whether the alias means the best trial's model now."""
+        number = self.version(result)
+        return number is not None and number == self.lab.publisher.mirror.meant(
+            self.config.tracking.registered_model, ALIAS
+        )

@@ -113,11 +113,12 @@ class _All:
     display: Display
     folder: Path
     meter: Meter
+    store: str
 
     def started(self, number: int, params: dict[str, Any]) -> None:
         self.meter.hold(number)
         self.display.started(number, params)
-        self.lab.started(number, params)
+        self.lab.started(number, params, self.store)
 
     def reported(self, number: int, metrics: dict[str, Any]) -> None:
         self.display.reported(number, metrics)
@@ -146,7 +147,16 @@ def _tune(config: ExperimentConfig, folder: Path, place: stages.Place, fits: int
     each = {name: config.compute.workers * amount for name, amount in booked.items()}
     meter = Meter(folder, each, limits=config.search)
     with display.tuning(config.search.training.trials, len(done), best, board.look, board.told), meter.running():
-        tuning.run(config, trials, folder, place, concurrent, board, failures, _All(lab, display, folder, meter))
+        tuning.run(
+            config,
+            trials,
+            folder,
+            place,
+            concurrent,
+            board,
+            failures,
+            _All(lab, display, folder, meter, place.store.name),
+        )
     if failures.met:
         raise SearchError(_alike(config, failures.met, len(study.finished(trials))))
     if reason := budget.read(folder).exceeded(config.search):
@@ -199,7 +209,7 @@ def _finish(
     if front:
         pareto.save(folder, config, front)
     with display.stage("registry") as say:
-        registering = Registering(config, place, lab)
+        registering = Registering(config, place, lab, SweepMirror(folder))
         registering.register(results, winner)
         undelivered, version = lab.close(), registering.version(best)
         say(escape(registering.verdict(best)))

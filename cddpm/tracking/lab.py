@@ -61,9 +61,9 @@ class Lab:
         """The folder has changed: a start, a new point of a curve."""
         self.publisher.wake()
 
-    def started(self, number: int, params: dict[str, Any]) -> None:
-        """A trial starts, or is continued."""
-        self.enter("trial started", number=number, params=params)
+    def started(self, number: int, params: dict[str, Any], store: str = "") -> None:
+        """A trial starts, or is continued, on the slice store of this fingerprint."""
+        self.enter("trial started", number=number, params=params, store=store)
 
     def ended(self, number: int, how: str, error: str | None = None) -> None:
         """How a trial ended; what it found is in its folder."""

@@ -10,7 +10,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -123,10 +123,11 @@ class MirroredRun:
     @cached_property
     def digest(self) -> str:
         """Of everything that MLflow shall show: two runs of one digest look alike there."""
-        plain = asdict(self)
+        plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         plain["files"] = [(file.name, file.digest, file.table) for file in self.files]
         if self.registration is not None:
-            del plain["registration"]["package"]  # where it lies now; ``identity`` says which it is
+            own = vars(self.registration).items()
+            plain["registration"] = {name: value for name, value in own if name != "package"}  # where it lies now
         return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 

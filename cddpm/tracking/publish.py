@@ -37,8 +37,11 @@ _LONGEST_PARAM = 6000
 _REFUSALS = frozenset(
     {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 )
+_GONE = "RESOURCE_DOES_NOT_EXIST"
 _REFUSED_UPLOADS = (400, 405, 413, 422)
 _MADE_FROM = "Made from:"
+_PASSING_TAGS = (names.ERROR, names.ENDING, names.NONFINITE)
+"""Tags (and those that begin so) that a run loses again: a trial that failed may be tried once more."""
 
 
 @dataclass
@@ -70,6 +73,8 @@ class Mirror:
         self._known: dict[tuple[str, str], _Known] = {}
         self._looked: set[tuple[str, str]] = set()
         self._done: dict[tuple[str, str], str] = {}
+        self._refused: set[tuple[str, str]] = set()
+        self._made_again: set[tuple[str, str]] = set()
         self.refusals: dict[str, str] = {}
         """What MLflow will never take, by run and part -> its reason."""
         self._versions: dict[str, int] = {}
@@ -93,8 +98,9 @@ class Mirror:
         return self._client
 
     def missing(self, runs: Iterable[MirroredRun]) -> int:
-        """How many of ``runs`` this process has not seen whole in MLflow."""
-        return sum(self._done.get((run.campaign, run.key)) != run.digest for run in runs)
+        """How many of ``runs`` this process has not seen whole in MLflow; those of which it refused a part count."""
+        places = [((run.campaign, run.key), run.digest) for run in runs]
+        return sum(self._done.get(place) != digest or place in self._refused for place, digest in places)
 
     def publish(self, runs: Iterable[MirroredRun]) -> int:
         """Make MLflow match ``runs``, parents before children; returns how many had to be changed.
@@ -128,6 +134,11 @@ class Mirror:
             self._versions |= {run.key: max(mine)} if mine else {}
         return self._versions.get(run.key)
 
+    def meant(self, model: str, alias: str) -> int | None:
+        """The version that an alias means now."""
+        versions = Registry(self.connect(), self.uri, model).versions()
+        return next((version.number for version in versions if alias in version.aliases), None)
+
     def promotion(self, run: MirroredRun) -> Promotion | None:
         """What became of the promotion that followed the registration; None if nothing did yet."""
         if run.key not in self._promotions and run.registration is not None:
@@ -144,19 +155,29 @@ class Mirror:
         if known is not None and known.tags.get(names.PUBLISHED) == digest:
             return False
         known = known or self._create(run)
-        faults = [f"{run.key}: {part}" for part in self._send(run, known)]
-        if not faults:
-            for key in [key for key in self.refusals if key.startswith(f"{run.key}: ")]:
-                del self.refusals[key]
+        place = (run.campaign, run.key)
+        self.refusals = {part: why for part, why in self.refusals.items() if not part.startswith(f"{run.key}: ")}
+        if list(self._send(run, known)):
+            self._refused.add(place)
+        else:
+            self._refused.discard(place)
             self._tag(known, {names.PUBLISHED: digest})
         return True
+
+    def _forget(self, place: tuple[str, str]) -> None:
+        """MLflow does not know a run any more that it had, maybe a server with another database: all is made again, once."""
+        self._made_again.add(place)
+        self._known.clear()
+        self._looked.clear()
+        self._done.clear()
+        self._experiment_id = None
 
     def _send(self, run: MirroredRun, known: _Known) -> Iterator[str]:
         """Send the parts of a run that differ; yields those that were refused."""
         parts: dict[str, Any] = {
             "beginning": lambda: self._reopen(run, known),
             "settings": lambda: self._params(known, run.params),
-            "tags": lambda: self._tag(known, {**_identity(run), **run.tags}),
+            "tags": lambda: self._own_tags(known, {**_identity(run), **run.tags}),
             "data": lambda: self._data(known, run.data),
             "curves": lambda: self._points(known, run.points),
             "metrics": lambda: self._metrics(run, known),
@@ -171,6 +192,9 @@ class Mirror:
             except Exception as error:
                 if isinstance(error, AwayError) or not is_refusal(error):
                     raise
+                if getattr(error, "error_code", None) == _GONE and (run.campaign, run.key) not in self._made_again:
+                    self._forget((run.campaign, run.key))
+                    raise AwayError(f"{run.key}: MLflow does not know this run any more; it is made again") from error
                 self.refusals[f"{run.key}: {name}"] = connection.one_line(error)
                 logger.error("MLflow refuses %s of run %s: %s", name, run.key, connection.one_line(error))
                 yield name
@@ -229,6 +253,12 @@ class Mirror:
         for part in _parts(pairs, _PAIRS_PER_REQUEST):
             self.connect().log_batch(known.run_id, tags=part)
         known.tags |= changed
+
+    def _own_tags(self, known: _Known, tags: Any) -> None:
+        self._tag(known, tags)
+        for name in [name for name in known.tags if name.startswith(_PASSING_TAGS) and name not in tags]:
+            self.connect().delete_tag(known.run_id, name)
+            del known.tags[name]
 
     def _data(self, known: _Known, data: Any) -> None:
         new = {name: store for name, store in data.items() if store[:36] not in known.data}
@@ -329,8 +359,8 @@ def is_refusal(error: Exception) -> bool:
 
     All else (no connection, 5xx, 403, a locked database, faults of an object store) may pass.
     """
-    if isinstance(error, MlflowException):
-        return error.error_code in _REFUSALS
+    if isinstance(error, MlflowException):  # MLflow calls faults of a busy database bad requests
+        return error.error_code in _REFUSALS and "sqlalche" not in str(error)
     status = getattr(getattr(error, "response", None), "status_code", None)  # of an artifact upload over HTTP
     return status in _REFUSED_UPLOADS or isinstance(
         error, FileNotFoundError | ValueError | TypeError | LookupError | ArtifactError

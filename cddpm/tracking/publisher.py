@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from cddpm import artifact
-from cddpm.errors import AwayError
+from cddpm.errors import AwayError, CddpmError, TrackingError
 from cddpm.tracking import connection
 from cddpm.tracking.mirror import MirroredRun
 from cddpm.tracking.publish import Mirror
@@ -35,6 +35,8 @@ class Publisher:
         self._hurry = self._stopping = False
         self._pause_seconds = 0.0
         self._silent_since: float | None = None
+        self._seen: list[MirroredRun] = []
+        """What the last look found."""
         self._thread = threading.Thread(target=self._run, name="cddpm-publisher", daemon=True)
         self.last_fault: str | None = None
         self.away: str | None = None
@@ -85,12 +87,17 @@ class Publisher:
                 if (left := end - time.monotonic()) <= 0:
                     break
                 self._changed.wait(min(left, 1.0))
-            there = self._reached >= goal
-        return 0 if there else self.mirror.missing(self._runs())
+            there = self._reached >= goal and not self.mirror.refusals
+        if there:
+            return 0
+        try:
+            return max(1, self.mirror.missing(self._seen))
+        except CddpmError:  # a file that changes just now
+            return max(1, len(self._seen))
 
     def end(self, timeout_seconds: float) -> int:
-        """Flush and stop; returns what ``flush`` does. A request under way may outlive it, to no harm."""
-        left = self.flush(timeout_seconds) if self._thread.is_alive() else 0
+        """Flush, if there is time, and stop; returns what ``flush`` does. A request under way may outlive it, to no harm."""
+        left = self.flush(timeout_seconds) if timeout_seconds and self._thread.is_alive() else 0
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -101,7 +108,7 @@ class Publisher:
         while (goal := self._wait_for_work()) is not None:
             begun = time.monotonic()
             try:
-                publish(self.folder, self.mirror, self._runs)
+                self._look()
             except Exception as error:  # noqa: BLE001 - whatever MLflow raises, training goes on: the folder has it all
                 self._postpone(error)
                 continue
@@ -109,6 +116,11 @@ class Publisher:
             with self._changed:
                 rest = max(_REST_SECONDS, time.monotonic() - begun)
                 self._changed.wait_for(lambda: self._stopping or self._hurry, rest)
+
+    def _look(self) -> None:
+        with artifact.lock(self.folder / LOCK, wait=False):
+            self._seen = list(self._runs())
+            self.mirror.publish(self._seen)
 
     def _wait_for_work(self) -> int | None:
         """The number of the look that is to be reached; None: the end."""
@@ -129,13 +141,11 @@ class Publisher:
 
     def _postpone(self, error: Exception) -> None:
         self.last_fault = connection.one_line(error)
-        if self._silent_since is None:
+        if isinstance(error, BlockingIOError):
+            self.last_fault = f"{self.folder}: another process is publishing it"
+        elif self._silent_since is None:
             self._silent_since = time.monotonic()
-            logger.warning("MLflow does not take what happens (%s); the folder keeps it", self.last_fault)
+            mine = isinstance(error, CddpmError) and not isinstance(error, TrackingError)
+            what = "what happens cannot be read for MLflow" if mine else "MLflow does not take what happens"
+            logger.warning("%s (%s); the folder keeps it", what, self.last_fault)
         self._pause_seconds = min(max(2 * self._pause_seconds, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
-
-
-def publish(folder: Path, mirror: Mirror, runs: Callable[[], Iterable[MirroredRun]]) -> int:
-    """``mirror.publish`` of the runs of ``folder``, unless another process is doing that (``BlockingIOError``)."""
-    with artifact.lock(folder / LOCK, wait=False):
-        return mirror.publish(runs())

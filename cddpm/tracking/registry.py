@@ -208,6 +208,9 @@ class Registry:
         was promoted after ``time_ms``: then the entry that comes back is ``refused``. Raises as ``promote``, but for that.
         """
         _check_alias(alias)
+        known = self.promotion(identity)
+        if known is not None and known.refused != promotion.BEGUN:
+            return known
         found = self._promotable(self.find(str(version)))
         when = datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="microseconds")
         entry = Promotion(alias, version, self._alias(alias), who, when, why)

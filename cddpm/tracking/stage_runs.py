@@ -1,5 +1,6 @@
 """Runs of stages: what a sweep or an evaluation really computed, each a child run; who finds it ready is linked to that run."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,8 +36,9 @@ class StageRuns:
             self._runs[name] = self._run(entry, sweep, campaign)
         return list(self._runs.values())
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def of(self, trial: int) -> list[Entry]:
+        """What a trial has computed, as far as ``runs`` has read."""
+        return [entry for entry in list(self._entries.values()) if entry.trial == trial]
 
     def shares(self, trial: int, used: Mapping[str, str]) -> dict[str, str]:
         """Tags that tell which of the stages ``used`` (stage -> fingerprint) a trial computed and which it found."""
@@ -46,7 +48,7 @@ class StageRuns:
 
     def gpu_seconds(self, trial: int) -> float:
         """Booked by the stages that a trial has computed."""
-        return sum(entry.record.gpu_seconds for entry in self._entries.values() if entry.trial == trial)
+        return math.fsum(entry.record.gpu_seconds for entry in self.of(trial))
 
     def _maker(self, stage: str, fingerprint: str) -> int | None:
         entry = self._entries.get(f"{stage}-{fingerprint}")

@@ -15,7 +15,7 @@ from readme_pages import ROOT, read
 
 from cddpm import artifact, events
 from cddpm.config import ExperimentConfig, with_values
-from cddpm.search import champion, leaderboard, trial
+from cddpm.search import champion, leaderboard, origin, trial
 from cddpm.search.mirror import SweepMirror
 from cddpm.search.registering import Registering
 from cddpm.search.showcase import PICTURE, VOLUMES
@@ -23,6 +23,7 @@ from cddpm.tracking import connection, names, registration
 from cddpm.tracking.address import default_uri
 from cddpm.tracking.lab import Lab
 from cddpm.tracking.registry import Registry
+from cddpm.tracking.surroundings import surroundings
 from cddpm.training import stages
 
 pytestmark = pytest.mark.slow
@@ -52,8 +53,10 @@ def enter(config: ExperimentConfig, folder: Path) -> int:
     artifacts = config.output_dir / "artifacts"
     (store,) = artifacts.glob("store/*")
     results, winner = leaderboard.results(folder), champion.load(folder / champion.TEST)[0]
+    events.start(folder, surroundings=surroundings())
+    origin.enter(folder, config, store.name)
     with Lab.open(config, folder, SweepMirror(folder).runs) as lab:
-        registering = Registering(config, stages.Place(artifacts, store), lab)
+        registering = Registering(config, stages.Place(artifacts, store), lab, SweepMirror(lab.folder))
         registering.register(results, winner)
         assert lab.close() == 0
         assert lab.publisher.mirror.refusals == {}
@@ -176,8 +179,10 @@ def entered(config: ExperimentConfig, folder: Path, objective: float) -> tuple[s
     (found,), winner = leaderboard.results(folder), champion.load(folder / champion.TEST)[0]
     result = replace(found, best=replace(found.best, objective=objective))
     artifact.write_json(trial.folder_of(own, result.number) / trial.RESULT, asdict(result))
+    events.start(own)
+    origin.enter(own, config, store.name)
     with Lab.open(config, own, SweepMirror(own).runs) as lab:
-        registering = Registering(config, stages.Place(artifacts, store), lab)
+        registering = Registering(config, stages.Place(artifacts, store), lab, SweepMirror(lab.folder))
         built_sweep.ended(own, result.number, result.params, "finished")
         registering.register([result], winner)
         assert lab.close() == 0
@@ -210,6 +215,7 @@ def test_a_stop_that_no_driver_lived_to_enter_is_entered_without_an_objective(sw
     stop = trial.Stop(7, {"training.learning_rate": 2e-3}, 0.25, 8.0)
     artifact.write_json(trial.folder_of(folder, 7) / trial.STOPPED, asdict(stop))
     events.start(folder)
+    origin.enter(folder, config, "store")
     events.append(folder, "trial started", number=7, params=stop.params)
     for _ in range(2):  # a resume enters nothing twice
         with Lab.open(config, folder, SweepMirror(folder).runs) as lab:

@@ -34,7 +34,7 @@ class Lab:
     def __init__(self) -> None:
         self.heard: list[tuple[str, int]] = []
 
-    def started(self, number: int, params: dict[str, Any]) -> None:
+    def started(self, number: int, params: dict[str, Any], store: str) -> None:
         self.heard.append(("started", number))
 
     def wake(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from registered import make_package, publish, registration, run
 
 from cddpm.config import TrackingConfig
+from cddpm.errors import AwayError
 from cddpm.tracking import connection, names
 from cddpm.tracking.mirror import MirroredFile, MirroredRun, Point, curve, rows_file
 from cddpm.tracking.publish import Mirror
@@ -114,6 +116,38 @@ def test_a_result_that_changes_is_the_latest_value(output_dir: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_that_is_tried_again_loses_its_error(output_dir: Path) -> None:
+    failed = run(
+        "demo/0000", status="FAILED", tags={names.ERROR: "no", f"{names.NONFINITE}.loss": "nan at 3", "x": "1"}
+    )
+    publish(output_dir, sweep(), failed)
+    publish(output_dir, sweep(), run("demo/0000"))
+    tags = found(output_dir)["demo/0000"].data.tags
+    assert {name for name in tags if name.startswith((names.ERROR, names.NONFINITE))} == set()
+    assert tags["x"] == "1"
+
+
+@pytest.mark.slow
+def test_a_server_that_lost_its_database_gets_everything_again(output_dir: Path) -> None:
+    mirror = publish(output_dir, sweep(), run("demo/0000"))
+    client = client_of(output_dir)
+    for shown in found(output_dir).values():
+        client.delete_run(shown.info.run_id)
+    with sqlite3.connect(output_dir / "mlflow.db") as database:
+        for table in ("tags", "params", "latest_metrics", "metrics", "runs"):
+            database.execute(f"DELETE FROM {table}")
+    later = [sweep(tags={"a": "1"}), run("demo/0000", tags={"a": "1"})]
+    for _ in range(5):
+        try:
+            mirror.publish(later)
+            break
+        except AwayError:
+            continue
+    assert mirror.refusals == {}
+    assert set(found(output_dir)) == {"demo", "demo/0000"}
+
+
+@pytest.mark.slow
 def test_two_sweeps_of_one_name_from_two_desks_are_two(output_dir: Path) -> None:
     for desk in ("one", "two"):
         publish(output_dir, replace(sweep(), campaign=desk, tags={"desk": desk}))
@@ -162,6 +196,7 @@ def test_what_mlflow_never_takes_is_told_and_the_rest_goes_on(output_dir: Path, 
     assert set(found(output_dir)) == {"demo", "demo/0000", "demo/0001"}
     assert names.PUBLISHED not in found(output_dir)["demo/0000"].data.tags
     assert mirror.publish([sweep(), bad]) == 0  # not over and over
+    assert mirror.missing([sweep(), bad]) == 1
     make_package(tmp_path, 1)
     mirror = publish(output_dir, sweep(), bad)  # the next process tries again
     assert mirror.version(bad) == 1

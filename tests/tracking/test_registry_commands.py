@@ -9,11 +9,11 @@ import registered
 from typer.testing import CliRunner, Result
 
 from cddpm import artifact, cli
-from cddpm.campaign import LOCK
+from cddpm.campaign import IDENTITY, LOCK
 from cddpm.cli.registry import app
 from cddpm.config import with_values
 from cddpm.errors import ArtifactError, ConfigError, RefusedError, TrackingError, UndeliveredError
-from cddpm.tracking import connection, names
+from cddpm.tracking import connection, names, publisher
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.logged_model import PACKAGE
 from cddpm.tracking.package import read_package
@@ -253,7 +253,7 @@ def test_sync_brings_what_folders_say_and_tells_what_is_missing(here: Path) -> N
     done = CliRunner().invoke(app, ["sync"])
     assert isinstance(done.exception, UndeliveredError)
     assert done.exception.exit_code == 9
-    assert "never: 1 runs are missing" in done.stdout
+    assert "never: 1 runs are not there" in done.stdout
     assert "never: http://127.0.0.1:9: the MLflow server does not answer" in str(done.exception)
     _run("sync", "--tracking-uri", file_uri(outputs / "mlflow.db"))  # for both: the first one was wrong
 
@@ -270,17 +270,31 @@ def test_a_lab_book_that_was_lost_is_made_anew(here: Path) -> None:
     assert {run.data.tags[names.RUN] for run in runs} == {"late", "late/0000"}
 
 
-@pytest.mark.parametrize("damage", ["origin.json", "events.jsonl"])
+@pytest.mark.parametrize("damage", ["origin.json", "events.jsonl", "stages/x.json"])
 def test_a_damaged_folder_holds_no_other_up(here: Path, damage: str) -> None:
     for name in ("bad", "good"):
         built_sweep.begin(built_sweep.config(here / "outputs", name))
-    (here / "outputs" / "sweeps" / "bad" / damage).write_text("rubbish\n")
+    artifact.write_text(here / "outputs" / "sweeps" / "bad" / damage, "rubbish\n")
     done = CliRunner().invoke(app, ["sync"])
     assert "good: 1 runs brought up to date" in done.stdout
     assert f"bad: {here / 'outputs' / 'sweeps' / 'bad' / damage}" in str(done.exception) or damage in str(
         done.exception
     )
     assert (here / "outputs" / "sweeps" / "bad" / damage).read_text() == "rubbish\n"
+
+
+def test_what_another_process_publishes_is_named(here: Path) -> None:
+    folder = built_sweep.begin(built_sweep.config(here / "outputs", "busy"))
+    with (
+        artifact.lock(folder / publisher.LOCK),
+        pytest.raises(UndeliveredError, match="another process is publishing it"),
+    ):
+        _run("sync")
+
+
+def test_what_an_earlier_version_began_holds_nothing_up(here: Path) -> None:
+    artifact.write_json(here / "outputs" / "sweeps" / "old" / IDENTITY, {})
+    assert "old: was begun by an earlier version" in _run("sync")
 
 
 def test_what_a_driver_holds_is_left_to_it(here: Path) -> None:
