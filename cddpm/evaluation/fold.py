@@ -4,7 +4,6 @@ A run's folder is ``<campaign>/runs/<method>-<modality>-fold<k>``. Its ``result.
 is never made again.
 """
 
-import json
 import math
 import re
 import time
@@ -237,12 +236,7 @@ def read_outcome(folder: Path) -> Outcome | None:
     path = folder / RESULT
     if not path.exists():
         return None
-    try:
-        raw = json.loads(path.read_text())
-        raw["results"] = [FoldResult(**result) for result in raw["results"]]
-        return Outcome(**raw)
-    except (ValueError, TypeError, KeyError) as error:
-        raise SearchError(f"{path}: not a run's result ({error}); delete it to measure this run again") from error
+    return artifact.read_json(path, Outcome, "a run's result", "delete it to measure this run again", SearchError)
 
 
 def all_results(outcomes: Sequence[Outcome]) -> list[FoldResult]:

@@ -4,7 +4,6 @@ Two things stand beside it on test: the configuration's own settings without any
 image. All three take their operating point from validation.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -139,14 +138,6 @@ def load(path: Path) -> list[Contender]:
     """What ``save`` kept; nothing if test was not scored yet. Raises ``SearchError`` for a damaged file."""
     if not path.exists():
         return []
-    try:
-        return [_contender(row) for row in json.loads(path.read_text())]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise SearchError(
-            f"{path}: not the test scores of a sweep ({error}); --resume the sweep to make them"
-        ) from error
-
-
-def _contender(row: dict[str, Any]) -> Contender:
-    changed = {"scoring": ScoringConfig.model_validate(row["scoring"]), "test": Evaluation(**row["test"])}
-    return Contender(**{**row, **changed})
+    return artifact.read_json(
+        path, list[Contender], "the test scores of a sweep", "--resume the sweep to make them", SearchError
+    )

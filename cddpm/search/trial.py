@@ -3,7 +3,6 @@
 A trial's folder is ``<sweep>/trials/0003``. Its ``result.json`` appears whole, once; a trial that has one never runs again.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -181,12 +180,7 @@ def read_result(folder: Path) -> TrialResult | None:
     path = folder / RESULT
     if not path.exists():
         return None
-    try:
-        raw = json.loads(path.read_text())
-        raw["default"], raw["best"], raw["made"] = Point(**raw["default"]), Point(**raw["best"]), tuple(raw["made"])
-        return TrialResult(**raw)
-    except (ValueError, TypeError, KeyError) as error:
-        raise SearchError(f"{path}: not a trial's result ({error}); delete it to score this trial again") from error
+    return artifact.read_json(path, TrialResult, "a trial's result", "delete it to score this trial again", SearchError)
 
 
 def read_stop(folder: Path) -> Stop | None:
@@ -197,34 +191,28 @@ def read_stop(folder: Path) -> Stop | None:
     path = folder / STOPPED
     if not path.exists() or (folder / RESULT).exists():
         return None
-    try:
-        return Stop(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise SearchError(
-            f"{path}: not the record of a stopped trial ({error}); delete it to go on with this trial"
-        ) from error
+    remedy = "delete it to go on with this trial"
+    return artifact.read_json(path, Stop, "the record of a stopped trial", remedy, SearchError)
 
 
 def read_config(folder: Path) -> ExperimentConfig:
     """The whole configuration that a trial ran under, as it was then. Raises ``SearchError`` for a missing or damaged file."""
     path = folder / CONFIG
-    try:
-        return parse(json.loads(path.read_text()), str(path))
-    except (OSError, ValueError) as error:
-        raise SearchError(f"{path}: not the configuration of a trial ({error}); restore it") from error
+    raw = artifact.read_json(path, dict[str, Any], "the configuration of a trial", "restore it", SearchError)
+    return parse(raw, str(path))
 
 
 def read_points(folder: Path) -> list[Point]:
     """Every scoring setting that a trial has tried; none if its table is not there. Raises ``SearchError`` if it is damaged."""
     path = folder / POINTS
-    try:
-        return [Point(**row) for row in json.loads(path.read_text())] if path.exists() else []
-    except (OSError, ValueError, TypeError) as error:
-        raise SearchError(f"{path}: not a table of scoring points ({error}); restore it") from error
+    if not path.exists():
+        return []
+    return artifact.read_json(path, list[Point], "a table of scoring points", "restore it", SearchError)
 
 
 def read_ending(folder: Path, name: str) -> dict[str, Any] | None:
     """A file of a trial's folder that says how it ended."""
     path = folder / name
-    content: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
-    return content
+    if not path.exists():
+        return None
+    return artifact.read_json(path, dict[str, Any], "the ending of a trial", "delete it to try it again", SearchError)

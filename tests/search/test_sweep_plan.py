@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cddpm.models.precision import settled_for
 from cddpm.reconstruct.part import write_part
 from cddpm.search import budget, forecast, leaderboard, origin, plan, sweep
 from cddpm.search import trial as trials
+from cddpm.search.point import Point
 from cddpm.text import Console
 from cddpm.training import checkpoint, stages
 
@@ -194,7 +196,8 @@ def test_scoring_speed_is_that_of_earlier_sweeps_on_the_same_data(there: Path) -
     for name, data, seconds in (("mine", store, (0.1, 0.3, 0.2)), ("other", "another", (9.0,))):
         folder = there / "sweeps" / name
         origin.enter(folder, wanted, data)
-        artifact.write_json(trials.folder_of(folder, 0) / trials.POINTS, [{"seconds": s} for s in seconds])
+        points = [asdict(Point(n, {}, 0.5, {}, {}, s)) for n, s in enumerate(seconds)]
+        artifact.write_json(trials.folder_of(folder, 0) / trials.POINTS, points)
     made = plan.make(wanted)
     assert made.seconds["scoring"] == pytest.approx(2 * 6 * 0.2)
 

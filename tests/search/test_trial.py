@@ -60,7 +60,7 @@ def test_a_trial_trains_searches_and_keeps_its_result(job: TrialJob, trained: li
     assert result.objective == result.best.objective >= result.default.objective
     assert (result.default.number, result.default.params) == (0, {})
     assert (result.checkpoint, result.encoder, result.made) == ("check", None, ("checkpoint",))
-    assert len(trial.json.loads((job.folder / trial.POINTS).read_text())) == 5
+    assert len(trial.read_points(job.folder)) == 5
     assert reports == [{"objective": result.objective, "images": 49.0, "flagged": 0.0, "final": 1.0}]
 
 
