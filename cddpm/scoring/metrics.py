@@ -100,6 +100,14 @@ def standard_deviation(values: Iterable[float | None]) -> float | None:
     return math.sqrt(math.fsum((value - centre) ** 2 for value in defined) / len(defined))
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Per-volume table and aggregates per data set, at given thresholds."""
+
+    rows: list[dict[str, Any]]
+    aggregates: dict[str, dict[str, float]]
+
+
 def aggregate(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Mean, standard deviation and number of volumes with a value, per metric, over rows of volumes.
 

@@ -31,7 +31,7 @@ from cddpm.scoring.component_tree import (
 )
 from cddpm.scoring.ensemble import Ensemble, Member
 from cddpm.scoring.memo import ArrayMemo
-from cddpm.scoring.metrics import aggregate, confusion, mean
+from cddpm.scoring.metrics import Evaluation, aggregate, confusion, mean
 from cddpm.scoring.operating_point import Histogram
 from cddpm.scoring.postprocess import anomaly_map, component_rule, remove_small_components, segment
 from cddpm.scoring.residual import anomaly_scores, eroded_mask, erosion_iterations
@@ -62,14 +62,6 @@ class Score:
     """What a search may optimise, see ``Scorer.values``."""
     statistics: Statistics | None = None
     """Of healthy residuals, if the settings ask for any: a prediction needs them."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Per-volume table and aggregates per data set, at given thresholds."""
-
-    rows: list[Row]
-    aggregates: dict[str, dict[str, float]]
 
 
 class Scorer:
