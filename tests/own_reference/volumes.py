@@ -14,7 +14,7 @@ from cddpm.config import DataConfig, ScoringConfig
 from cddpm.data.augment import along_axis, apply_bias, apply_gamma, blur_matrices, ghost_matrices
 from cddpm.data.prepare import prepare
 from cddpm.data.volume import read_image, read_mask, write_volume
-from cddpm.models.simplex import noise2, octave_field, permutation
+from cddpm.models.noise import noise2, octave_field, permutation
 from cddpm.published.scoring import (
     ReferenceVolume,
     healthy_reference_metrics,

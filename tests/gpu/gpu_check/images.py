@@ -15,8 +15,7 @@ from cddpm.data.augment import augment
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.models.diffusion import level_index
-from cddpm.models.noise import noise
-from cddpm.models.simplex import octave_field
+from cddpm.models.noise import noise, octave_field
 from cddpm.reconstruct.part import Key
 from cddpm.reconstruct.predict import Manner, Request, predict_volumes
 from cddpm.scoring import operating_point
