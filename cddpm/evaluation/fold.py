@@ -21,10 +21,10 @@ from cddpm.evaluation.shift import UNSHIFTED, Shift, shifted
 from cddpm.published import scoring as reference
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.reconstruction import Reconstruction
-from cddpm.scoring.fold_result import FoldResult
 from cddpm.scoring.measures import Measured, measure
 from cddpm.scoring.score import HEALTHY, Scorer
 from cddpm.scoring.score_book import ScoreBook
+from cddpm.scoring.statistics import FoldResult
 from cddpm.search import point_table, scoring_search
 from cddpm.search.point import Point
 from cddpm.search.point_workers import point_workers

@@ -5,8 +5,7 @@ from typing import Any
 
 from cddpm.config import ExperimentConfig
 from cddpm.scoring import statistics
-from cddpm.scoring.fold_result import FoldResult
-from cddpm.scoring.statistics import Interval
+from cddpm.scoring.statistics import FoldResult, Interval
 from cddpm.search.trial import TrialResult
 from cddpm.text.numbers import counted, setting
 from cddpm.tracking import names

@@ -23,11 +23,10 @@ from cddpm.published.scoring import (
     reference_threshold,
     search_array,
 )
-from cddpm.scoring.metrics import confusion, dice
+from cddpm.scoring.metrics import confusion, dice, hausdorff_mm
 from cddpm.scoring.operating_point import Optimum, area_under_roc, average_precision, histogram
 from cddpm.scoring.postprocess import remove_small_components
 from cddpm.scoring.residual import eroded_mask
-from cddpm.scoring.surface import hausdorff_mm
 from own_reference.sizes import Shape, Sizes
 
 Table = dict[str, np.ndarray]
