@@ -13,7 +13,7 @@ from cddpm.report.document import Block, Cell, Charts, Section, Table, Words, ce
 from cddpm.scoring.glossary import describe
 from cddpm.search import importance as importances
 from cddpm.search import space as spaces
-from cddpm.search.pareto import FRONT, Aim, front
+from cddpm.search.leaderboard import FRONT, Aim, front
 from cddpm.search.record import SweepRecord, TrialRecord
 from cddpm.search.scoring_search import Point, objective_datasets
 from cddpm.text.numbers import NOTHING

@@ -7,7 +7,7 @@ import pytest
 from cddpm.errors import SearchError
 from cddpm.report import landscape
 from cddpm.report.chart import MOST_DOTS
-from cddpm.search.pareto import Aim
+from cddpm.search.leaderboard import Aim
 from cddpm.search.record import SweepRecord
 
 POINTS = [
