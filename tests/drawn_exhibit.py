@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from cddpm.report.exhibit import Exhibit
+from cddpm.report.viewer import Exhibit
 
 SHAPE = (20, 24, 10)
 

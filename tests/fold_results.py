@@ -5,8 +5,8 @@ from functools import cache
 from cddpm.config import EvaluationConfig
 from cddpm.evaluation.table import ResultTable, build_table
 from cddpm.published.numbers import CDDPM, CDDPM_ENSEMBLE, DDPM
-from cddpm.scoring.fold_result import FoldResult
 from cddpm.scoring.metrics import mean
+from cddpm.scoring.statistics import FoldResult
 from cddpm.tracking.provenance import Provenance
 
 RULES = EvaluationConfig(folds=(0, 1), bootstrap_resamples=200, permutation_resamples=10_000)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cddpm.config import ExperimentConfig, override, parse
 from cddpm.models.cddpm import ConditionedDiffusion
-from cddpm.models.schedule import schedule_buffers
+from cddpm.models.diffusion import schedule_buffers
 from cddpm.models.spark import SparK
 
 UNET, ENCODER, SCHEDULE, SPARK = "diffusion.model.", "encoder.encoder.", "diffusion.", "model."

@@ -14,8 +14,7 @@ from cddpm.errors import ArtifactError, ConfigError, TrackingError
 from cddpm.text import Console, Table, command, numbers, whole
 
 if TYPE_CHECKING:  # heavy imports: only a command that runs pays for them
-    from cddpm.inventory.campaigns import Referrer
-    from cddpm.inventory.entry import Entry
+    from cddpm.inventory.entry import Entry, Referrer
     from cddpm.inventory.pruning import Policy, Step
 
 app = typer.Typer(no_args_is_help=True, help="Show, check and free what is kept of earlier work.")
@@ -131,7 +130,7 @@ def _prune(
 ) -> "tuple[int, list[tuple[Step, int]]]":
     """Bytes before, and what was freed with how many bytes each."""
     from cddpm.inventory import pruning
-    from cddpm.inventory.campaigns import running
+    from cddpm.inventory.entry import running
 
     at_work = running(output_dir)
     entries, campaigns = _survey(artifacts, output_dir)
@@ -150,8 +149,7 @@ def _artifacts(output_dir: Path) -> Path:
 
 
 def _survey(artifacts: Path, output_dir: Path) -> "tuple[list[Entry], list[Referrer]]":
-    from cddpm.inventory.campaigns import referrers
-    from cddpm.inventory.entry import survey
+    from cddpm.inventory.entry import referrers, survey
 
     entries = survey(artifacts)
     return entries, referrers(output_dir, [entry.fingerprint for entry in entries if entry.kind == "store"])

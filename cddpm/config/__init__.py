@@ -4,10 +4,9 @@ A file in ``tune_configs/`` is an ``ExperimentConfig`` as YAML. ``load`` reads o
 lists all faults at once, each with file, dotted path, value and what is allowed.
 """
 
-from cddpm.config.benchmark import BenchmarkConfig, CohortConfig, MethodConfig
-from cddpm.config.condition import Test, same
-from cddpm.config.experiment import FIELDS, ExperimentConfig
 from cddpm.config.loading import (
+    FIELDS,
+    ExperimentConfig,
     explain,
     load,
     override,
@@ -19,8 +18,6 @@ from cddpm.config.loading import (
     to_dict,
     with_values,
 )
-from cddpm.config.paths import changed, field_paths, flat, value_at
-from cddpm.config.scoring import ScoringConfig
 from cddpm.config.sections import (
     SSIM_WINDOW,
     AugmentationConfig,
@@ -40,6 +37,16 @@ from cddpm.config.sections import (
     TrackingConfig,
     TrainingConfig,
 )
+from cddpm.config.settings import (
+    BenchmarkConfig,
+    CohortConfig,
+    MethodConfig,
+    ScoringConfig,
+    changed,
+    field_paths,
+    flat,
+    value_at,
+)
 from cddpm.config.space import (
     GOALS,
     AshaConfig,
@@ -52,8 +59,10 @@ from cddpm.config.space import (
     Parameter,
     SearchConfig,
     Space,
+    Test,
     active,
     ordered,
+    same,
 )
 
 __all__ = [

@@ -6,10 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from cddpm.config.paths import annotation_at, field_paths, shown, value_at
 from cddpm.config.search_faults import condition_faults, sampler_faults, searched_at_start, warm_start_faults
 from cddpm.config.sections import SSIM_WINDOW
-from cddpm.config.settings import Settings
+from cddpm.config.settings import Settings, annotation_at, field_paths, shown, value_at
 from cddpm.config.space import Choice, Float, Integer, LevelConfig, Parameter
 from cddpm.text.likeness import did_you_mean
 

@@ -1,21 +1,39 @@
-"""From YAML to a configuration: read, override by dotted path, validate, and explain every fault at once."""
+"""From YAML to a configuration that fits together: read, override by dotted path, validate, and explain every fault at once."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
-from cddpm.config.annotation import takes
-from cddpm.config.experiment import FIELDS, ExperimentConfig
-from cddpm.config.paths import annotation_at, section_of, shown
+from cddpm.config.faults import faults
+from cddpm.config.sections import takes
+from cddpm.config.settings import Settings, annotation_at, field_paths, section_of, shown
 from cddpm.errors import ConfigError
 from cddpm.place import home
 from cddpm.text.likeness import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+
+class ExperimentConfig(Settings):
+    """A whole experiment: data, networks, training, scoring, evaluation, search.
+
+    Raises ``ValidationError`` that lists every combination of settings that cannot be (``faults``).
+    """
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        found = list(faults(self))
+        if found:
+            raise ValueError("\n".join(found))
+        return self
+
+
+FIELDS = frozenset(field_paths(ExperimentConfig))
+"""Dotted paths of all settings."""
 
 
 _SQLITE = "sqlite:///"

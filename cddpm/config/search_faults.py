@@ -4,10 +4,20 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from cddpm.config.condition import All, Test, asked, is_number
-from cddpm.config.paths import shown, value_at
-from cddpm.config.settings import Settings
-from cddpm.config.space import Choice, Float, Integer, LevelConfig, Parameter, active, ordered
+from cddpm.config.settings import Settings, shown, value_at
+from cddpm.config.space import (
+    All,
+    Choice,
+    Float,
+    Integer,
+    LevelConfig,
+    Parameter,
+    Test,
+    active,
+    asked,
+    is_number,
+    ordered,
+)
 from cddpm.text.likeness import did_you_mean
 
 GRID_POINTS = 100_000

@@ -1,15 +1,28 @@
 """The sections of the configuration: every setting with its meaning, unit and single default."""
 
 import math
+import types
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from cddpm.config.annotation import takes
 from cddpm.labels import PUBLISHED, Labels
 from cddpm.place import ON_DISK, address
+
+
+def takes(annotation: Any, *kinds: type) -> bool:
+    """Whether a value of one of ``kinds``, or a closed choice of that kind, is allowed; what lists hold does not count."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return any(isinstance(choice, kinds) for choice in get_args(annotation))
+    if origin is Annotated:
+        return takes(get_args(annotation)[0], *kinds)
+    if origin in (Union, types.UnionType):
+        return any(takes(option, *kinds) for option in get_args(annotation))
+    return annotation in kinds
+
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]

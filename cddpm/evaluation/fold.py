@@ -20,13 +20,13 @@ from cddpm.evaluation.shift import UNSHIFTED, Shift, shifted
 from cddpm.published import scoring as reference
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.reconstruction import Reconstruction
-from cddpm.scoring.fold_result import FoldResult
 from cddpm.scoring.measures import Measured, measure
 from cddpm.scoring.score import HEALTHY, Scorer
 from cddpm.scoring.score_book import ScoreBook
-from cddpm.search import point_table, scoring_search
+from cddpm.scoring.statistics import FoldResult
+from cddpm.search import scoring_search
 from cddpm.search.point import Point
-from cddpm.search.point_workers import point_workers
+from cddpm.search.scoring_search import point_workers
 from cddpm.training import stages, worker
 from cddpm.training.loop import Interrupted
 
@@ -186,7 +186,7 @@ def _operating_point(run: FoldRun, book: ScoreBook) -> tuple[Point, ScoringConfi
     """Scoring settings and thresholds by validation alone; searched if ``search.scoring`` asks for more than one trial."""
     with point_workers(book, run.config) as score:
         points = scoring_search.search(score, run.config, book.scorer.guided, stop=run.stop_file.exists)
-    point_table.record(run.folder, points, run.config)
+    scoring_search.record_points(run.folder, points, run.config)
     best = scoring_search.best(points)
     return best, scoring_search.scoring_with(run.config, best.params)
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from cddpm.config import EvaluationConfig
 from cddpm.errors import DataError
 from cddpm.published.numbers import Published, published, rerun
-from cddpm.scoring.fold_result import FoldResult
 from cddpm.scoring.glossary import MEASURES, describe
 from cddpm.scoring.metrics import mean
 from cddpm.scoring.statistics import (
     Comparison,
+    FoldResult,
     Interval,
     Spread,
     bootstrap_interval,

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from cddpm import artifact
 from cddpm.errors import ArtifactError, StorageError
-from cddpm.inventory.campaigns import Referrer, running
-from cddpm.inventory.entry import Entry, Kind
+from cddpm.inventory.entry import Entry, Kind, Referrer, running
 from cddpm.reconstruct import part
 
 logger = logging.getLogger(__name__)

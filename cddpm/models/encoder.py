@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from cddpm.config import EncoderConfig
 from cddpm.errors import ArtifactError
-from cddpm.models.batch_norm import BatchNorm
-from cddpm.models.sparse import VisibleSites, normalise
+from cddpm.models.sparse import BatchNorm, VisibleSites, normalise
 from cddpm.seeds import uniform
 
 BLOCKS = {

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from cddpm.config import EncoderConfig
 from cddpm.errors import ConfigError
-from cddpm.models.batch_norm import BatchNorm
 from cddpm.models.encoder import ResNetTrunk
-from cddpm.models.sparse import VisibleSites, normalise
+from cddpm.models.sparse import BatchNorm, VisibleSites, normalise
 from cddpm.seeds import uniform
 
 UNREAD = ("imn_m", "imn_s", "norm_black")

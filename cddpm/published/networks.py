@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from cddpm.errors import ArtifactError
+from cddpm.models.diffusion import schedule_buffers
 from cddpm.models.encoder import BLOCKS
-from cddpm.models.schedule import schedule_buffers
 
 Kind = Literal["unet", "encoder", "spark", "schedule"]
 KINDS: tuple[Kind, ...] = ("unet", "encoder", "spark", "schedule")

@@ -310,6 +310,6 @@ def _ranking(truth: Truths, scores: NDArray[np.floating[Any]]) -> tuple[float, f
 
 def _hausdorff(prediction: Truths, truth: Truths) -> float:
     """Largest distance in voxels from one surface to the other; NaN where one of the two is empty."""
-    from cddpm.scoring.surface import hausdorff_mm
+    from cddpm.scoring.metrics import hausdorff_mm
 
     return _number(hausdorff_mm(prediction, truth, (1.0, 1.0, 1.0)))

@@ -17,7 +17,7 @@ from cddpm import artifact
 from cddpm.config import ExperimentConfig, recorded, to_dict, with_values
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion
-from cddpm.models.schedule import schedule_buffers
+from cddpm.models.diffusion import schedule_buffers
 from cddpm.models.spark import UNREAD, SparK
 from cddpm.published import networks
 from cddpm.published.lightning_file import LightningFile

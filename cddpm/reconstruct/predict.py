@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cddpm.config import ExperimentConfig, NoiseConfig, PatchConfig
-from cddpm.models.condition import Condition
+from cddpm.models.cddpm import Condition
 from cddpm.models.diffusion import level_index
 from cddpm.models.noise import noise
 from cddpm.models.patches import Corner, Size, coverage, grid

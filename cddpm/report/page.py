@@ -6,7 +6,7 @@ import yaml
 
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, to_dict
-from cddpm.report import course, landscape, operation, standing, tradeoff, volumes
+from cddpm.report import course, landscape, standing, viewer
 from cddpm.report.document import (
     Block,
     Cell,
@@ -16,9 +16,9 @@ from cddpm.report.document import (
     Table,
     Tiles,
     Words,
+    described,
     page,
 )
-from cddpm.report.setting import described
 from cddpm.search import record as records
 from cddpm.search.record import SweepRecord, TrialRecord
 from cddpm.search.scoring_search import objective_datasets
@@ -42,9 +42,9 @@ def html(record: SweepRecord) -> str:
         course.history(record),
         landscape.importance(record),
         landscape.slices(record),
-        tradeoff.section(record),
-        operation.section(record),
-        volumes.section(record),
+        landscape.tradeoff(record),
+        standing.operation(record),
+        viewer.section(record),
         course.training(record),
         course.cost(record),
         origin(record),

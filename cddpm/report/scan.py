@@ -17,8 +17,7 @@ from cddpm.errors import ArtifactError
 from cddpm.labels import Labels
 from cddpm.predict.result import ANOMALY_MAP, RECONSTRUCTION, RESULT, SEGMENTATION
 from cddpm.report.document import Block, Cell, Facts, Heading, Section, Table, Words, cell, page
-from cddpm.report.exhibit import Exhibit
-from cddpm.report.viewer import described, viewer
+from cddpm.report.viewer import Exhibit, described, viewer
 from cddpm.scoring import metrics
 from cddpm.text import printable
 from cddpm.text.numbers import score

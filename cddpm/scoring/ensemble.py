@@ -4,7 +4,9 @@ Either their mean is compared with the image, or each of them is and the residua
 all of them together are the distribution from which the image is told apart (residual ``mahalanobis``).
 """
 
-from collections.abc import Callable, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,9 +17,51 @@ from cddpm.config import ScoringConfig
 from cddpm.errors import ConfigError
 from cddpm.scoring.calibration import Statistics, standardised
 from cddpm.scoring.case import Case, Reconstructions
-from cddpm.scoring.memo import ArrayMemo
-from cddpm.scoring.residual import anomaly_scores, difference, mahalanobis_map, matched
-from cddpm.scoring.similarity import ENSEMBLE_WINDOWS, dissimilarity
+from cddpm.scoring.residual import ENSEMBLE_WINDOWS, anomaly_scores, difference, dissimilarity, mahalanobis_map, matched
+
+
+class ArrayMemo:
+    """Least-recently-used memo of read-only arrays, bounded in bytes; may be used by several threads.
+
+    Two threads that miss the same key at once both compute it: the arrays are equal, and no thread waits for another.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.capacity_bytes = capacity_bytes
+        self.held_bytes = 0
+        self._arrays: OrderedDict[Hashable, NDArray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, compute: Callable[[], NDArray]) -> NDArray:
+        """The array of ``key``, computed if it is not held. The caller must not write to it."""
+        with self._lock:
+            if key in self._arrays:
+                self._arrays.move_to_end(key)
+                return self._arrays[key]
+        array = compute()
+        array.flags.writeable = False
+        with self._lock:
+            self._keep(key, array)
+        return array
+
+    def _keep(self, key: Hashable, array: NDArray) -> None:
+        if key in self._arrays or array.nbytes > self.capacity_bytes:
+            return
+        self._arrays[key] = array
+        self.held_bytes += array.nbytes
+        while self.held_bytes > self.capacity_bytes:
+            _, forgotten = self._arrays.popitem(last=False)
+            self.held_bytes -= forgotten.nbytes
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._arrays.clear()
+            self.held_bytes = 0
+
 
 Array = NDArray[np.float32]
 Combine = Literal["mean", "median", "geometric-mean", "minimum"]

@@ -62,7 +62,7 @@ MEASURES: dict[str, Measure] = {
     "auroc_pooled": Measure("", "AUROC of all voxels of all volumes taken together", "higher"),
     "auprc_brain_pooled": Measure("", "AUPRC of the brain voxels of all volumes taken together", "higher"),
     "auroc_brain_pooled": Measure("", "AUROC of the brain voxels of all volumes taken together", "higher"),
-    # lesion by lesion at the operating point (rule: cddpm/scoring/lesions.py, evaluation.lesion_overlap)
+    # lesion by lesion at the operating point (rule: cddpm/scoring/metrics.py, evaluation.lesion_overlap)
     "lesions": Measure("lesions", "26-connected components of the truth", None),
     "lesions_found": Measure("lesions", "lesions that the prediction meets", "higher"),
     "components": Measure("components", "26-connected components of the prediction", None),

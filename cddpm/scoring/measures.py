@@ -15,15 +15,24 @@ from numpy.typing import NDArray
 
 from cddpm.config import EvaluationConfig, ScoringConfig
 from cddpm.errors import DataError
-from cddpm.scoring import lesions, operating_point
+from cddpm.scoring import metrics, operating_point
 from cddpm.scoring.component_tree import FilteredCounts, best_filtered_dice
-from cddpm.scoring.fidelity import fidelity, lesion_error
 from cddpm.scoring.glossary import MEASURES, Measure, at_rate, describe
-from cddpm.scoring.lesions import Components, Detection, components, detect
-from cddpm.scoring.metrics import METRICS, confusion, mean, standard_deviation
+from cddpm.scoring.metrics import (
+    METRICS,
+    Components,
+    Detection,
+    components,
+    confusion,
+    detect,
+    fidelity,
+    hd95_mm,
+    lesion_error,
+    mean,
+    standard_deviation,
+)
 from cddpm.scoring.operating_point import Histogram, histogram
 from cddpm.scoring.score import HEALTHY, Case, Row, Scorer
-from cddpm.scoring.surface import hd95_mm
 
 __all__ = ["MEASURES", "Measure", "Measured", "describe", "measure", "thresholds_at_rates"]
 
@@ -120,7 +129,7 @@ class _Bench:
     ) -> None:
         self._scorer, self._scoring, self._at_rates = scorer, scoring, at_rates
         self._overlap = evaluation.lesion_overlap
-        self._strata = lesions.strata(evaluation.lesion_size_limits_ml)
+        self._strata = metrics.strata(evaluation.lesion_size_limits_ml)
 
     def volume(self, case: Case, basic: Row) -> _Volume:
         """Everything about one volume; ``basic`` is its row of ``score.evaluate``."""
@@ -159,7 +168,7 @@ class _Bench:
 
     def _detection(self, prediction: NDArray[np.bool_], parts: Components, voxel_ml: float) -> Row:
         detection = detect(components(prediction), parts, self._overlap)
-        found = lesions.overlapping(parts, prediction, self._overlap)
+        found = metrics.overlapping(parts, prediction, self._overlap)
         row: Row = {
             "lesions": detection.lesions,
             "lesions_found": detection.found,
@@ -200,7 +209,7 @@ class _Bench:
         prediction = self._scorer.counted_segmentation(case, self._scoring, threshold)
         counts = confusion(prediction, truth)
         in_brain = confusion(prediction.ravel()[case.brain], truth.ravel()[case.brain])
-        found = int(lesions.overlapping(parts, prediction, self._overlap).sum())
+        found = int(metrics.overlapping(parts, prediction, self._overlap).sum())
         return {
             at_rate("threshold", rate): threshold,
             at_rate("dice", rate): counts.dice if case.lesion.size else None,
@@ -247,7 +256,7 @@ def _spread(name: str, values: Sequence[float | None]) -> Aggregates:
 
 
 def _pooled_lesions(rows: Iterable[Row]) -> Aggregates:
-    every = lesions.pooled(
+    every = metrics.pooled(
         Detection(row["lesions"], row["lesions_found"], row["components"], row["components_right"]) for row in rows
     )
     return {

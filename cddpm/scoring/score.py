@@ -29,8 +29,7 @@ from cddpm.scoring.component_tree import (
     filtered_counts,
     thresholds_by_filtered_dice,
 )
-from cddpm.scoring.ensemble import Ensemble, Member
-from cddpm.scoring.memo import ArrayMemo
+from cddpm.scoring.ensemble import ArrayMemo, Ensemble, Member
 from cddpm.scoring.metrics import Evaluation, aggregate, confusion, mean
 from cddpm.scoring.operating_point import Histogram
 from cddpm.scoring.postprocess import anomaly_map, component_rule, remove_small_components, segment

@@ -1,10 +1,17 @@
 """What a sweep may spend, and what it has spent: over all its starts, by a clock that nobody can set.
 
 Spent amounts lie in ``<sweep>/budget.json``. A driver that dies loses at most the last few seconds of them.
+Beside them stand the trials that were added to a finished sweep, whose configuration stays what it was.
+
+Failed trials that are alike end a sweep before its budget does: a fault of the data, the machine or the configuration meets
+every trial to come. Two messages are alike if their first lines are, but for numbers, fingerprints and paths. What counts are
+failures in a row: a trial that ends otherwise shows that the next one may, and the count begins anew. Each start of a sweep
+begins at zero, so that one which was mended can be resumed.
 """
 
 import contextlib
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cddpm import artifact
-from cddpm.config import SearchConfig
+from cddpm.config import ExperimentConfig, SearchConfig, with_values
 from cddpm.errors import SearchError, StorageError
 from cddpm.training.worker import SPENT
 
@@ -114,3 +121,82 @@ class Meter:
             except (StorageError, OSError) as error:
                 logger.warning("what was spent is not kept now: %s", error)
             return self._spent
+
+
+_PATH = re.compile(r"(?:[\w.~-]*/)+[\w.~-]*")
+_FINGERPRINT = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,}\b")
+_NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?", re.IGNORECASE)
+
+
+def kind_of(message: str) -> str:
+    """The first line of a message without what differs from trial to trial."""
+    line = next(iter(message.strip().splitlines()), "")
+    for pattern, word in ((_PATH, "PATH"), (_FINGERPRINT, "N"), (_NUMBER, "N")):
+        line = pattern.sub(word, line)
+    return line
+
+
+@dataclass
+class Failures:
+    """Counts failures of one start of a sweep. Plain data: Ray's snapshots pickle it."""
+
+    limit: int | None
+    """So many alike in a row are enough; none: never."""
+    _rows: dict[str, list[tuple[int, str]]] = field(default_factory=dict, init=False)
+
+    def failed(self, number: int, message: str) -> None:
+        """Trial ``number`` failed with ``message``."""
+        if self.met is None:
+            self._rows.setdefault(kind_of(message), []).append((number, message))
+
+    def ended_well(self) -> None:
+        """A trial finished, or was stopped early."""
+        if self.met is None:
+            self._rows.clear()
+
+    @property
+    def met(self) -> str | None:
+        """The failures that are enough, in words; None while there are fewer."""
+        enough = next((rows for rows in self._rows.values() if self.limit and len(rows) >= self.limit), None)
+        if enough is None:
+            return None
+        names = ", ".join(f"{number:04d}" for number, _ in enough)
+        return f"{len(enough)} trials in a row failed alike ({names}): {enough[0][1]}"
+
+
+EXTENSIONS = "extensions.json"
+TRIALS = "search.training.trials"
+
+
+def extended(sweep: Path, config: ExperimentConfig, more: int = 0) -> ExperimentConfig:
+    """``config`` with the trials that were added to the sweep so far, and ``more``.
+
+    Raises ``SearchError`` for a damaged record, ``ConfigError`` if the space does not hold so many.
+    """
+    added = sum(_read(sweep)) + more
+    total = config.search.training.trials + added
+    return with_values(config, {TRIALS: total}, f"--extend {more}") if added else config
+
+
+def extend(sweep: Path, config: ExperimentConfig, more: int, ended: int) -> None:
+    """Keep that ``more`` trials were added; ``ended``: trials of the sweep that have ended.
+
+    Raises ``SearchError`` unless the sweep is finished: one that was interrupted while it was extended is resumed.
+    """
+    if more < 1:
+        raise SearchError(f"--extend {more}: allowed is 1 or more")
+    total = extended(sweep, config).search.training.trials
+    if ended < total:
+        raise SearchError(
+            f"--extend {more}: {total - ended} of the {total} trials of sweep '{config.name}' are still missing; "
+            "finish them with --resume first"
+        )
+    extended(sweep, config, more)
+    artifact.write_json(sweep / EXTENSIONS, [*_read(sweep), more])
+
+
+def _read(sweep: Path) -> list[int]:
+    path = sweep / EXTENSIONS
+    if not path.exists():
+        return []
+    return artifact.read_json(path, list[int], "a record of extensions", "restore it, or use another name", SearchError)

@@ -12,7 +12,7 @@ from cddpm.config import ExperimentConfig, parse, resolve_paths, with_values
 from cddpm.errors import ConfigError
 from cddpm.events import Life, Span
 from cddpm.scoring.metrics import mean
-from cddpm.search import budget, champion, leaderboard, note, origin, pareto, point_table, scoring_search, showcase
+from cddpm.search import budget, champion, leaderboard, origin, scoring_search
 from cddpm.search import trial as trials
 from cddpm.search.champion import Contender
 from cddpm.search.origin import Origin
@@ -115,7 +115,9 @@ class SweepMirror:
             winner = contenders[0]
             own = self._champion_metrics(config, contenders)
             tags[names.CHAMPION] = names.trial_key(sweep.name, winner.trial or 0)
-            tags[names.NOTE] = note.markdown(config, champion.table(config, leaderboard.rows(self.folder), contenders))
+            tags[names.NOTE] = leaderboard.note(
+                config, champion.table(config, leaderboard.rows(self.folder), contenders)
+            )
             rows = [{"contender": c.name, **row} for c in contenders for row in c.test.rows]
             files += [rows_file(names.VOLUMES["test"], rows), *self._pictures()]
         if life.status != "RUNNING":
@@ -147,7 +149,7 @@ class SweepMirror:
         return _finite(chosen({**own, **beside}))
 
     def _pictures(self) -> list[MirroredFile]:
-        single = ("champion.png", "leaderboard.csv", champion.TEST, pareto.FRONT)
+        single = ("champion.png", "leaderboard.csv", champion.TEST, leaderboard.FRONT)
         each = sorted(path.name for path in (self.folder / champion.PICTURES).glob("*.png"))
         return [*present(self.folder, single), *present(self.folder, [f"{champion.PICTURES}/{name}" for name in each])]
 
@@ -317,8 +319,12 @@ def _files(folder: Path, how: str) -> list[MirroredFile]:
     if how == "running":
         return []
     ended = [trials.CONFIG, trials.STOPPED, trials.FAILED]
-    found = [trials.RESULT, point_table.LOGGED, showcase.VOLUMES, showcase.PICTURE] if how == "finished" else []
-    return present(folder, [*ended, *found], (point_table.LOGGED, showcase.VOLUMES))
+    found = (
+        [trials.RESULT, scoring_search.LOGGED, scoring_search.VOLUMES, scoring_search.PICTURE]
+        if how == "finished"
+        else []
+    )
+    return present(folder, [*ended, *found], (scoring_search.LOGGED, scoring_search.VOLUMES))
 
 
 def fingerprints(result: TrialResult, store: str) -> dict[str, str]:

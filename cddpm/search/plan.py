@@ -18,7 +18,7 @@ from cddpm.models import precision
 from cddpm.reconstruct import reconstruction
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.part import parts_of
-from cddpm.search import budget, leaderboard, origin, pruner, sampler
+from cddpm.search import budget, leaderboard, origin, sampler, study
 from cddpm.search import trial as trials
 from cddpm.search.preparation import phantom_folder
 from cddpm.search.sweep import folder_of
@@ -111,7 +111,7 @@ def make(config: ExperimentConfig) -> Plan:
         work=_work(config, volumes),
         speed=_speed(config, store),
         stages=None if store is None else tuple(_stages(config, store)),
-        rungs=tuple(map(tuple, pruner.rungs(search, config.training.images))),
+        rungs=tuple(map(tuple, study.rungs(search, config.training.images))),
         spent=budget.read(sweep),
         ended=len(leaderboard.rows(sweep)),
     )

@@ -4,15 +4,35 @@ Nothing here needs a network or a sampler: processes that only score points stay
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 from cddpm.config import ExperimentConfig, ScoringConfig, with_values
+from cddpm.errors import DataError, SearchError
 from cddpm.scoring.calibration import Statistics
 from cddpm.scoring.score import Scorer
 from cddpm.scoring.score_book import ScoreBook
+
+
+def measured(config: ExperimentConfig, values: Mapping[str, float]) -> list[float]:
+    """The objectives of ``config`` among the ``values`` of a score (see ``Scorer.values``).
+
+    Raises ``DataError`` for an objective on healthy volumes without any, ``SearchError`` for seconds that nobody measured.
+    """
+    return [_value(aim.metric, values) for aim in config.search.aims]
+
+
+def _value(metric: str, values: Mapping[str, float]) -> float:
+    if metric in values:
+        return values[metric]
+    if metric == "healthy_false_positive_ml":
+        raise DataError(f"objective '{metric}' needs healthy validation volumes; there are none")
+    if metric == "seconds_per_volume":
+        raise SearchError(f"objective '{metric}': nobody measured how long a prediction takes")
+    raise ValueError(f"objective {metric!r}; the score has {', '.join(values)}")
+
 
 Params = dict[str, Any]
 """Scoring settings by dotted path."""

@@ -17,8 +17,8 @@ from cddpm.search import champion, origin
 from cddpm.search import space as spaces
 from cddpm.search import trial as trials
 from cddpm.search.champion import Contender
+from cddpm.search.leaderboard import FRONT
 from cddpm.search.origin import Origin
-from cddpm.search.pareto import FRONT
 from cddpm.search.scoring_search import Point
 from cddpm.search.trial import TrialResult, read_ending, read_result, read_stop
 from cddpm.text.likeness import nearest

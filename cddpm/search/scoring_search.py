@@ -1,17 +1,47 @@
-"""The inner search of a trial: scoring settings over its cached reconstructions, all arithmetic."""
+"""The inner search of a trial: scoring settings over its cached reconstructions, all arithmetic; and what is kept of it.
 
-from collections.abc import Callable
+==========================  ===========================================================================================
+``scoring_trials.json``     all points, as this program reads them back
+``scoring_trials.parquet``  one flat table of them, for pandas or DuckDB
+``scoring_table.json``      the same table for MLflow (``mlflow.load_table``, and its pages)
+``scoring_study.log``       a journal that ``optuna.load_study`` (and Optuna's dashboard) opens, every point a trial
+``val_volumes.json``        the validation volumes at the best point, a row each
+``val_volumes.png``         the best, median and worst of them
+==========================  ===========================================================================================
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import optuna
+import pyarrow as pa
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+from pyarrow import parquet
 
-from cddpm.config import ExperimentConfig, LevelConfig, with_values
-from cddpm.scoring.score import Scorer
+from cddpm import artifact
+from cddpm.cluster import ActorPool
+from cddpm.config import ExperimentConfig, LevelConfig, active, value_at, with_values
+from cddpm.scoring.score import Scorer, evaluate
 from cddpm.scoring.score_book import ScoreBook
-from cddpm.search import objectives
 from cddpm.search import space as spaces
-from cddpm.search.point import Params, Point, ScorePoints, in_process, objective_datasets, scoring_with
+from cddpm.search.point import (
+    Params,
+    Point,
+    PointScorer,
+    ScorePoints,
+    in_process,
+    measured,
+    objective_datasets,
+    scoring_with,
+)
 from cddpm.search.sampler import Sampler, first_points, point_count
 from cddpm.seeds import seed_of
+from cddpm.tracking.mirror import table
 from cddpm.training.loop import Interrupted
 
 __all__ = ["GUIDANCE", "Point", "best", "objective_datasets", "preview", "scoring_with", "search"]
@@ -59,7 +89,7 @@ class _Search:
 
     def _tell(self, asked: list[optuna.Trial], points: list[Point]) -> None:
         for trial, point in zip(asked, points, strict=True):
-            self._study.tell(trial, objectives.measured(self._config, point.values))
+            self._study.tell(trial, measured(self._config, point.values))
 
 
 def _level(config: ExperimentConfig, guided: bool) -> LevelConfig:
@@ -108,3 +138,137 @@ def preview(scorer: Scorer, config: ExperimentConfig, guided: bool) -> dict[str,
 def best(points: list[Point]) -> Point:
     """The point of the highest (first) objective, the earliest of equals."""
     return max(points, key=lambda p: (p.objective, -p.number))
+
+
+ROWS, TABLE, LOGGED = "scoring_trials.json", "scoring_trials.parquet", "scoring_table.json"
+STUDY_FILE = "scoring_study.log"
+STUDY = "scoring"
+_ATTRIBUTES = ("thresholds", "datasets", "seconds", "values")
+
+
+def record_points(folder: Path, points: Sequence[Point], config: ExperimentConfig) -> None:
+    """Write the four files into ``folder``, each whole or not at all. Raises ``StorageError`` for a full disk."""
+    rows = [point.row() for point in points]
+    table, sink = columns(rows), pa.BufferOutputStream()
+    artifact.write_json(folder / ROWS, rows)
+    parquet.write_table(pa.table(table), sink)
+    artifact.write_bytes(folder / TABLE, sink.getvalue())
+    data = list(zip(*table.values(), strict=True))
+    artifact.write_text(folder / LOGGED, json.dumps({"columns": list(table), "data": data}))
+    artifact.write_bytes(folder / STUDY_FILE, _journal(points, config))
+
+
+def columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Flat columns of ``Point.row()``s.
+
+    They are number, objective, values, settings by dotted path, ``threshold/Brats21``, ``Brats21/dice``.
+
+    A setting that has lists or several kinds of values is JSON text throughout; None says that a point does not have it.
+    """
+    flat = [_flat(row) for row in rows]
+    names = dict.fromkeys(name for row in flat for name in row)
+    params = {path for row in rows for path in row["params"]}
+    return {name: _column(flat, name, name in params) for name in names}
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: row[name] for name in ("number", "objective", "seconds")} | row["values"]
+    thresholds = {f"threshold/{name}": value for name, value in row["thresholds"].items()}
+    metrics = {f"{name}/{m}": value for name, values in row["datasets"].items() for m, value in values.items()}
+    return plain | row["params"] | thresholds | metrics
+
+
+def _column(flat: Sequence[dict[str, Any]], name: str, setting: bool) -> list[Any]:
+    kinds = {type(row[name]) for row in flat if name in row}
+    if setting and kinds not in ({str}, {bool}, {int}, {float}, {int, float}):
+        return [json.dumps(row[name]) if name in row else None for row in flat]
+    number = float if kinds == {int, float} else None
+    return [number(row[name]) if number and name in row else row.get(name) for row in flat]
+
+
+class _Memory(BaseJournalBackend):
+    """Journal entries in memory, written to the disk at once: a file would be synchronised for every trial."""
+
+    def __init__(self) -> None:
+        self.logs: list[dict[str, Any]] = []
+
+    def read_logs(self, log_number_from: int) -> Any:
+        """Entries from a number on."""
+        return iter(self.logs[log_number_from:])
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Keep more entries."""
+        self.logs += logs
+
+
+def _journal(points: Sequence[Point], config: ExperimentConfig) -> bytes:
+    memory = _Memory()
+    directions = [aim.goal for aim in config.search.aims]
+    study = optuna.create_study(storage=JournalStorage(memory), study_name=STUDY, directions=directions)
+    study.add_trials([_trial(point, config) for point in points])
+    return b"".join(json.dumps(entry, separators=(",", ":")).encode() + b"\n" for entry in memory.logs)
+
+
+def _trial(point: Point, config: ExperimentConfig) -> optuna.trial.FrozenTrial:
+    space = config.search.scoring.space
+    params = spaces.point(space, point.params or _own(config))
+    known = spaces.distributions(space)
+    found = {name: value for name, value in asdict(point).items() if name in _ATTRIBUTES}
+    values, distributions = measured(config, point.values), {path: known[path] for path in params}
+    return optuna.trial.create_trial(params=params, distributions=distributions, values=values, user_attrs=found)
+
+
+def _own(config: ExperimentConfig) -> dict[str, Any]:
+    """Settings of point 0: the configuration's own values of what is searched beside them."""
+    space = config.search.scoring.space
+    own = spaces.defaults(space, config)
+    return {path: own[path] for path in active(space, lambda asked: value_at(config, asked), own)}
+
+
+def cpus(config: ExperimentConfig) -> int:
+    """CPUs that the workers of a training book; they are free while its points are scored."""
+    return max(1, int(config.compute.workers * config.compute.cpus_per_worker))
+
+
+@contextmanager
+def point_workers(scorer: Scorer | ScoreBook, config: ExperimentConfig) -> Iterator[ScorePoints]:
+    """Scores batches as ``search.scoring_batch`` asks, until the block ends.
+
+    Processes take over ``scorer``'s cohort, not its memory. With a single point, batch or CPU it works in this one.
+    """
+    level = config.search.scoring
+    count = min(config.search.scoring_batch, cpus(config), level.trials if level.space else 1)
+    if count == 1:
+        yield in_process(scorer, config)
+        return
+    with ActorPool(PointScorer(scorer, config), count) as pool:
+        yield pool.map
+
+
+VOLUMES, PICTURE = "val_volumes.json", "val_volumes.png"
+
+
+def keep_volumes(folder: Path, scorer: Scorer, config: ExperimentConfig, best: Point) -> Point:
+    """Write both into ``folder``: every validation volume measured, and the best, median and worst of them drawn.
+
+    No picture without a lesion to draw. Gives ``best`` with all that an evaluation measures. Raises ``StorageError`` if the
+    disk refuses.
+    """
+    from cddpm.scoring.figures import overview, overview_rows  # a training that begins does not wait for Matplotlib
+
+    scoring = scoring_with(config, best.params)
+    evaluation = evaluate(scorer, scoring, best.thresholds)
+    volume_rows = [{**row, "subject": scorer.store.volumes[row["volume_index"]].subject} for row in evaluation.rows]
+    artifact.write_text(folder / VOLUMES, json.dumps(table(volume_rows)))
+    if shown := overview_rows(scorer, scoring, volume_rows):
+        overview(shown, folder / PICTURE)
+    return replace(best, datasets=evaluation.aggregates)
+
+
+def volume_rows(folder: Path) -> list[dict[str, Any]]:
+    """The table that ``keep_volumes`` wrote, a row per volume; empty where it did not."""
+    file = folder / VOLUMES
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    return [dict(zip(found["columns"], values, strict=True)) for values in found["data"]]

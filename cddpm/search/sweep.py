@@ -12,10 +12,9 @@ from cddpm.campaign import Campaign
 from cddpm.config import ExperimentConfig, flat, recorded, with_values
 from cddpm.data.layout import read_layout
 from cddpm.errors import SearchError
-from cddpm.search import budget, champion, extension, leaderboard, origin, pareto, study, warm_start
-from cddpm.search.budget import Meter
+from cddpm.search import budget, champion, leaderboard, origin, study, warm_start
+from cddpm.search.budget import Failures, Meter
 from cddpm.search.display import Display
-from cddpm.search.failures import Failures
 from cddpm.search.leaderboard import Row
 from cddpm.search.mirror import SweepMirror
 from cddpm.search.preparation import join, prepare_data, settle, slice_store
@@ -45,7 +44,7 @@ class Summary:
     a_scan: Path
     """A test scan to try ``cddpm predict`` on."""
     front: list[dict[str, Any]]
-    """Pareto front over all points of all trials, if there are several objectives; see ``pareto.members``."""
+    """Pareto front over all points of all trials, if there are several objectives; see ``leaderboard.front_members``."""
     promoted: bool = True
     """Whether the champion of the registry is this sweep's; false if a better one, or one of other data, stays."""
 
@@ -57,7 +56,7 @@ def folder_of(config: ExperimentConfig) -> Path:
 
 def extended(config: ExperimentConfig, more: int = 0) -> ExperimentConfig:
     """``config`` with all trials that were added to the sweep of its name, and ``more``; nothing is written."""
-    return extension.extended(folder_of(config), config, more)
+    return budget.extended(folder_of(config), config, more)
 
 
 def run(
@@ -79,8 +78,8 @@ def run(
     campaign = Campaign("sweep", config.name, folder, _identity(config), forceable=True)
     with campaign.held(resume or extend != 0, display.stop, force) as changed:
         if extend:
-            extension.extend(folder, config, extend, study.ended(folder / STUDY_FILE))
-        config = extension.extended(folder, config)
+            budget.extend(folder, config, extend, study.ended(folder / STUDY_FILE))
+        config = budget.extended(folder, config)
         root = prepare_data(config, display)
         ray = join(address, [config], config.output_dir, display)
         config = settle(campaign, [config], ray.available, display, changed, force)[0]
@@ -205,9 +204,9 @@ def _finish(
     champion.draw_each(scorer, winner, folder / champion.PICTURES)
     rows = champion.table(config, leaderboard.rows(folder), contenders)
     leaderboard.write_csv(folder / "leaderboard.csv", rows)
-    front = pareto.members(folder, config, results) if config.search.objectives else []
+    front = leaderboard.front_members(folder, config, results) if config.search.objectives else []
     if front:
-        pareto.save(folder, config, front)
+        leaderboard.save_front(folder, config, front)
     with display.stage("registry") as say:
         registering = Registering(config, place, lab, SweepMirror(folder))
         registering.register(results, winner)

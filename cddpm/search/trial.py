@@ -17,12 +17,12 @@ from cddpm.errors import SearchError
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.score_book import ScoreBook
-from cddpm.search import point_table, point_workers, scoring_search, showcase
+from cddpm.search import scoring_search
 from cddpm.search.point import Point
 from cddpm.training import stages, worker
 from cddpm.training.loop import Interrupted
 
-RESULT, CONFIG, POINTS = "result.json", "config.json", point_table.ROWS
+RESULT, CONFIG, POINTS = "result.json", "config.json", scoring_search.ROWS
 STOPPED, FAILED = "stopped.json", "failed.json"
 """How a trial without a result ended."""
 
@@ -143,7 +143,7 @@ def _run(job: TrialJob, board: Any) -> TrialResult | None:
         seconds=time.monotonic() - start,
         guide=outcome.made.guide.name if outcome.made.guide else None,
     )
-    point_table.record(job.folder, points, config)
+    scoring_search.record_points(job.folder, points, config)
     artifact.write_json(job.folder / RESULT, asdict(result))
     return result
 
@@ -155,12 +155,12 @@ def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, bo
 
     reconstruction, store = Reconstruction.open(outcome.reconstruction), SliceStore.open(job.place.store, verify=False)
     scorer = Cohort.of(store, config.data, "val").scorer(
-        reconstruction, threads=point_workers.cpus(config), seconds_per_pass=outcome.pass_seconds
+        reconstruction, threads=scoring_search.cpus(config), seconds_per_pass=outcome.pass_seconds
     )
     book = ScoreBook.open(scorer, job.place.artifacts, reconstruction.fingerprint, store.fingerprint)
-    with point_workers.point_workers(book, config) as score:
+    with scoring_search.point_workers(book, config) as score:
         points = scoring_search.search(score, config, scorer.guided, progress, job.stop_asked)
-    return points, showcase.keep(job.folder, scorer, config, scoring_search.best(points))
+    return points, scoring_search.keep_volumes(job.folder, scorer, config, scoring_search.best(points))
 
 
 def ending(folder: Path, error: bool = False) -> str:

@@ -16,7 +16,7 @@ from cddpm.search import budget
 from cddpm.search import space as spaces
 from cddpm.search import study as studies
 from cddpm.search import trial as trials
-from cddpm.search.failures import Failures
+from cddpm.search.budget import Failures
 from cddpm.training import stages, worker
 
 logger = logging.getLogger(__name__)

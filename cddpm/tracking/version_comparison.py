@@ -13,8 +13,7 @@ from typing import Any
 from cddpm import artifact
 from cddpm.errors import ArtifactError
 from cddpm.scoring import statistics
-from cddpm.scoring.fold_result import FoldResult
-from cddpm.scoring.statistics import Comparison, Interval
+from cddpm.scoring.statistics import Comparison, FoldResult, Interval
 from cddpm.tracking import names
 from cddpm.tracking.package_files import CONFIG, PIPELINE
 from cddpm.tracking.registry import Registry

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cddpm.config import ExperimentConfig
-from cddpm.scoring.median import median_filter
 from cddpm.scoring.operating_point import best_dice, histogram
+from cddpm.scoring.postprocess import median_filter
 from cddpm.scoring.score import Scorer
 from cddpm.search import scoring_search
 from cddpm.search.point import PointScorer, ScorePoints

@@ -24,7 +24,7 @@ from cddpm.cli.registry import calibration
 from cddpm.config import parse
 from cddpm.inventory.pruning import Policy
 from cddpm.predict import threshold_calibration
-from cddpm.search import note, report
+from cddpm.search import leaderboard, report
 from cddpm.search.sweep import Summary
 from cddpm.text import Console, command
 from cddpm.tracking import address
@@ -115,7 +115,7 @@ def test_after_a_sweep(study: Path, promoted: bool) -> None:
 
 def test_in_the_note_of_a_sweep(study: Path) -> None:
     config = built_sweep.config(study)
-    (line,) = re.findall(r"`(cddpm [^`]+)`", note.markdown(config, []))
+    (line,) = re.findall(r"`(cddpm [^`]+)`", leaderboard.note(config, []))
     assert parsed(line)["sweep"] == config.name
 
 

@@ -15,8 +15,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from cddpm.cli.shell import overrides
 from cddpm.config import FIELDS, ExperimentConfig, load, setting, value_at
-from cddpm.config.annotation import takes
-from cddpm.config.paths import annotation_at
+from cddpm.config.sections import takes
+from cddpm.config.settings import annotation_at
 from cddpm.data.pattern import DatasetPattern
 from cddpm.errors import ConfigError
 

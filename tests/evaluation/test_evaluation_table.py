@@ -9,7 +9,7 @@ from fold_results import fold_result, shifted, table_of
 from cddpm.errors import DataError
 from cddpm.evaluation.table import csv_text, in_percent, shown_unit
 from cddpm.published.numbers import CDDPM, DDPM
-from cddpm.scoring.fold_result import FoldResult
+from cddpm.scoring.statistics import FoldResult
 
 
 def test_a_cell_holds_mean_and_deviation_over_folds_and_an_interval_over_subjects() -> None:

@@ -5,7 +5,7 @@ from fold_results import SUBJECTS, fold_result, shifted, table_of
 
 from cddpm.evaluation.grid import Grid, Line, Text, _letter, details, headline
 from cddpm.published.numbers import CDDPM, DDPM
-from cddpm.scoring.fold_result import FoldResult
+from cddpm.scoring.statistics import FoldResult
 
 
 def texts(grid: Grid) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from tiny_training import tiny_config
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, ScoringConfig
 from cddpm.errors import ArtifactError
-from cddpm.inventory.campaigns import Referrer, referrers, running
+from cddpm.inventory.entry import Referrer, referrers, running
 from cddpm.tracking.package import Pipeline, write_package
 from cddpm.training.guide import guide_config
 from cddpm.training.stages import checkpoint_identity, encoder_identity

@@ -12,8 +12,7 @@ from tiny_training import tiny_config
 
 from cddpm import artifact
 from cddpm.errors import ArtifactError, StorageError
-from cddpm.inventory.campaigns import referrers
-from cddpm.inventory.entry import Entry, damage, survey
+from cddpm.inventory.entry import Entry, damage, referrers, survey
 from cddpm.inventory.pruning import DAY_SECONDS, Policy, alone, carry_out, plan, protected, total_bytes, with_ancestors
 from cddpm.reconstruct.part import claim, write_part
 from cddpm.reconstruct.reconstruction import View

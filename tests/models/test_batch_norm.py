@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from two_ranks import join, launch
 
 from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig
-from cddpm.models.batch_norm import BatchNorm
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.encoder import ResNetEncoder
 from cddpm.models.spark import SparK, draw_masks
+from cddpm.models.sparse import BatchNorm
 from cddpm.training.ranks import Ranks
 
 ENCODER = EncoderConfig(architecture="resnet50", width=4, max_pool=False)

@@ -8,8 +8,7 @@ import torch
 
 from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig
 from cddpm.errors import ConfigError
-from cddpm.models.cddpm import ConditionedDiffusion
-from cddpm.models.condition import Condition
+from cddpm.models.cddpm import Condition, ConditionedDiffusion
 from cddpm.models.diffusion import to_signed, to_unit
 from cddpm.models.spark import SparK
 

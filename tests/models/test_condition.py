@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cddpm.models.condition import Condition
+from cddpm.models.cddpm import Condition
 
 
 def condition(rows: int = 4, tokens: bool = True) -> Condition:

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from cddpm.config import NoiseConfig
-from cddpm.models.noise import noise
-from cddpm.models.simplex import octave_field
+from cddpm.models.noise import noise, octave_field
 from cddpm.seeds import seed_of
 
 CONFIGS = [NoiseConfig(), NoiseConfig(standardise=True), NoiseConfig(kind="gaussian"), NoiseConfig(kind="pyramid")]

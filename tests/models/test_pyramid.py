@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cddpm.models.pyramid import coarse_shapes, enlarged, pyramid_noise
+from cddpm.models.noise import coarse_shapes, enlarged, pyramid_noise
 from cddpm.seeds import generator
 
 SEEDS = np.arange(4000) * 977 - 5

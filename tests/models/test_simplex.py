@@ -8,7 +8,7 @@ import pytest
 from reference_settings import Arrays, load_arrays, noise_config, noise_shape, radial_power
 
 from cddpm.config import NoiseConfig
-from cddpm.models.simplex import noise2, octave_field, permutation, simplex_noise
+from cddpm.models.noise import noise2, octave_field, permutation, simplex_noise
 
 Near = Callable[..., None]
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cddpm.models.batch_norm import BatchNorm
-from cddpm.models.sparse import VisibleSites, normalise
+from cddpm.models.sparse import BatchNorm, VisibleSites, normalise
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from reference_settings import Arrays, State, in_precision
 from torch import Tensor, nn
 
 from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig
-from cddpm.models.diffusion import Diffusion, level_index, to_signed, to_unit
+from cddpm.models.diffusion import Diffusion, level_index, schedule_buffers, to_signed, to_unit
 from cddpm.models.encoder import DropPath, ResNetEncoder
-from cddpm.models.schedule import schedule_buffers
 from cddpm.models.spark import UNREAD, SparK, draw_masks
 from cddpm.models.sparse import VisibleSites
 from cddpm.models.unet import AttentionBlock, UNet, timestep_embedding

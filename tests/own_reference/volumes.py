@@ -14,7 +14,7 @@ from cddpm.config import DataConfig, ScoringConfig
 from cddpm.data.augment import along_axis, apply_bias, apply_gamma, blur_matrices, ghost_matrices
 from cddpm.data.prepare import prepare
 from cddpm.data.volume import read_image, read_mask, write_volume
-from cddpm.models.simplex import noise2, octave_field, permutation
+from cddpm.models.noise import noise2, octave_field, permutation
 from cddpm.published.scoring import (
     ReferenceVolume,
     healthy_reference_metrics,
@@ -23,11 +23,10 @@ from cddpm.published.scoring import (
     reference_threshold,
     search_array,
 )
-from cddpm.scoring.metrics import confusion, dice
+from cddpm.scoring.metrics import confusion, dice, hausdorff_mm
 from cddpm.scoring.operating_point import Optimum, area_under_roc, average_precision, histogram
 from cddpm.scoring.postprocess import remove_small_components
 from cddpm.scoring.residual import eroded_mask
-from cddpm.scoring.surface import hausdorff_mm
 from own_reference.sizes import Shape, Sizes
 
 Table = dict[str, np.ndarray]

@@ -18,10 +18,9 @@ from cddpm.config import DataConfig, DiffusionConfig, EncoderConfig, ModelConfig
 from cddpm.data.prepare import prepare
 from cddpm.data.volume import Volume
 from cddpm.models.cddpm import ConditionedDiffusion
-from cddpm.models.diffusion import Diffusion, level_index
+from cddpm.models.diffusion import Diffusion, level_index, schedule_buffers
 from cddpm.models.encoder import ResNetEncoder
-from cddpm.models.schedule import schedule_buffers
-from cddpm.models.simplex import octave_field, permutation, simplex_noise
+from cddpm.models.noise import octave_field, permutation, simplex_noise
 from cddpm.models.spark import SparK
 from cddpm.models.unet import UNet
 from cddpm.published.scoring import ReferenceVolume, reference_metrics

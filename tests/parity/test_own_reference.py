@@ -193,6 +193,6 @@ def test_arrays_that_are_wrong_are_noticed(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_named_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    done = parity_suite(tmp_path / "absent", "tests/models/test_schedule.py")
+    done = parity_suite(tmp_path / "absent", "tests/models/test_diffusion.py")
     assert done.returncode == 1
     assert "no such folder; leave it empty for" in done.stdout

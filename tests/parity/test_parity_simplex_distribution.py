@@ -8,7 +8,7 @@ import pytest
 from reference_settings import Arrays, load_arrays, noise_config, noise_shape, radial_power
 from scipy import stats
 
-from cddpm.models.simplex import simplex_noise
+from cddpm.models.noise import simplex_noise
 from cddpm.seeds import seed_of
 
 pytestmark = pytest.mark.parity

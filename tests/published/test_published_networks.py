@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cddpm.config import EncoderConfig, ModelConfig
 from cddpm.errors import ArtifactError
+from cddpm.models.diffusion import schedule_buffers
 from cddpm.models.encoder import BLOCKS, ResNetEncoder
-from cddpm.models.schedule import schedule_buffers
 from cddpm.models.unet import UNet
 from cddpm.published.networks import (
     encoder_settings,

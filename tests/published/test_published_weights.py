@@ -30,7 +30,7 @@ from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion
-from cddpm.models.schedule import schedule_buffers
+from cddpm.models.diffusion import schedule_buffers
 from cddpm.published.lightning_file import read
 from cddpm.published.weights import Candidate, examine, untold, write
 from cddpm.reconstruct.reconstruction import Reconstruction

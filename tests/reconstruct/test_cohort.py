@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cddpm.data.slices import OneScan, ScanRecord
 from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, CddpmError, DataError
-from cddpm.models.condition import Condition
+from cddpm.models.cddpm import Condition
 from cddpm.reconstruct import reconstruction
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.part import write_part

@@ -14,8 +14,7 @@ from one_volume import predict_volume
 from torch import nn
 
 from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig, NoiseConfig, ScoringConfig
-from cddpm.models.cddpm import ConditionedDiffusion
-from cddpm.models.condition import Condition
+from cddpm.models.cddpm import Condition, ConditionedDiffusion
 from cddpm.models.diffusion import to_signed, to_unit
 from cddpm.models.noise import noise
 from cddpm.reconstruct import part, reconstruction

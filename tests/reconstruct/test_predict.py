@@ -8,8 +8,7 @@ from tiny_training import tiny_config
 from torch import nn
 
 from cddpm.config import DiffusionConfig, EncoderConfig, ModelConfig, NoiseConfig, PatchConfig
-from cddpm.models.cddpm import ConditionedDiffusion
-from cddpm.models.condition import Condition
+from cddpm.models.cddpm import Condition, ConditionedDiffusion
 from cddpm.models.noise import noise
 from cddpm.models.patches import grid
 from cddpm.reconstruct.predict import Manner, Networks, Request, pass_seconds, predict_volumes

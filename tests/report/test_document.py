@@ -4,7 +4,7 @@ import html.parser
 
 import pytest
 
-from cddpm.report import document, setting
+from cddpm.report import document
 from cddpm.report.document import Block, Cell, Details, Facts, Heading, Picture, Section, Table, Tiles, Words
 
 EVIL = """<script>alert("1")</script> & 'x'"""
@@ -77,10 +77,10 @@ def test_every_section_has_a_link_to_it() -> None:
 
 def test_names_are_as_short_as_they_can_be() -> None:
     paths = ["scoring.residual", "training.batch_size", "pretraining.batch_size"]
-    assert list(setting.short_names(paths).values()) == ["residual", "training.batch_size", "pretraining.batch_size"]
+    assert list(document.short_names(paths).values()) == ["residual", "training.batch_size", "pretraining.batch_size"]
 
 
 def test_settings_in_words() -> None:
     settings = {"scoring.noise_levels": None, "scoring.erosion_divisor": None, "scoring.guidance_scale": 1.23456}
-    assert setting.described(settings) == "noise_levels all, erosion_divisor none, guidance_scale 1.23"
-    assert setting.described({}) == "as configured"
+    assert document.described(settings) == "noise_levels all, erosion_divisor none, guidance_scale 1.23"
+    assert document.described({}) == "as configured"

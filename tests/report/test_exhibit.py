@@ -11,14 +11,14 @@ import pytest
 from drawn_exhibit import SHAPE, drawn
 from numpy.typing import NDArray
 
-from cddpm.report import exhibit
-from cddpm.report.exhibit import LESION, SEGMENTED, Exhibit
+from cddpm.report import viewer
+from cddpm.report.viewer import LESION, SEGMENTED, Exhibit
 from cddpm.scoring import metrics
 
 
 def unpacked(made: Exhibit) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     """What is known of a packed volume, and its four blocks (4, X, Y, Z)."""
-    found = json.loads(exhibit.packed(made))
+    found = json.loads(viewer.packed(made))
     steps = np.frombuffer(gzip.decompress(base64.b64decode(found["voxels"])), np.uint8)
     blocks = np.cumsum(steps, dtype=np.uint8).reshape(4, *found["shape"][::-1])
     return found, blocks.transpose(0, 3, 2, 1)
@@ -29,12 +29,12 @@ def unpacked(made: Exhibit) -> tuple[dict[str, Any], NDArray[np.uint8]]:
 def test_above_a_stop_is_the_same_in_levels_and_in_scores(kind: type, threshold: float) -> None:
     scores = np.random.default_rng(0).gamma(1.0, 0.1, 20_000).astype(kind)
     scores[:500] = 0
-    stops = exhibit.stops(scores, threshold)
+    stops = viewer.stops(scores, threshold)
     scores[500 : 500 + stops.size] = stops.astype(kind)  # scores that are equal to a stop, or its nearest neighbour
-    stops = exhibit.stops(scores, threshold)
-    levels = exhibit.levels(scores, stops)
+    stops = viewer.stops(scores, threshold)
+    levels = viewer.levels(scores, stops)
     assert threshold in stops
-    assert stops.size <= exhibit.MOST_STOPS
+    assert stops.size <= viewer.MOST_STOPS
     assert (np.diff(stops) > 0).all()
     for index, stop in enumerate(stops):
         np.testing.assert_array_equal(levels > index, scores.astype(np.float64) > stop)
@@ -42,12 +42,12 @@ def test_above_a_stop_is_the_same_in_levels_and_in_scores(kind: type, threshold:
 
 def test_the_last_stop_has_nothing_above_it_and_the_first_every_score() -> None:
     scores = np.array([0.0, 0.1, 0.7], np.float32)
-    assert exhibit.levels(scores, exhibit.stops(scores, 0.3)).tolist()[0] == 0
-    stops = exhibit.stops(scores, 0.3)
+    assert viewer.levels(scores, viewer.stops(scores, 0.3)).tolist()[0] == 0
+    stops = viewer.stops(scores, 0.3)
     assert (stops[0], stops[-1]) == (0.0, float(np.float32(0.7)))
     nothing = np.zeros(4, np.float16)
-    assert exhibit.stops(nothing, 0.0).tolist() == [0.0]
-    assert exhibit.levels(nothing, exhibit.stops(nothing, 0.0)).tolist() == [0, 0, 0, 0]
+    assert viewer.stops(nothing, 0.0).tolist() == [0.0]
+    assert viewer.levels(nothing, viewer.stops(nothing, 0.0)).tolist() == [0, 0, 0, 0]
 
 
 def test_dice_of_the_packed_counts_is_dice_of_the_map() -> None:
@@ -94,10 +94,10 @@ def test_it_opens_where_most_is_to_see(truth: bool, wanted: int) -> None:
 
 
 def test_a_name_cannot_end_the_script_that_it_stands_in() -> None:
-    packed = exhibit.packed(dataclasses.replace(drawn(), name="</script><script>alert(1)"))
+    packed = viewer.packed(dataclasses.replace(drawn(), name="</script><script>alert(1)"))
     assert "<" not in packed
     assert json.loads(packed)["name"] == "</script><script>alert(1)"
 
 
 def test_the_same_volume_gives_the_same_bytes() -> None:
-    assert exhibit.packed(drawn()) == exhibit.packed(drawn())
+    assert viewer.packed(drawn()) == viewer.packed(drawn())

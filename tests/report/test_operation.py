@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cddpm.report import operation
+from cddpm.report import standing
 from cddpm.scoring import operating_point
 from cddpm.scoring.operating_point import Histogram, histogram
 from cddpm.search.record import SweepRecord
@@ -26,8 +26,8 @@ def dice(scores: NDArray[np.float16], lesion: NDArray[np.bool_], threshold: floa
 def test_dice_at_every_drawn_threshold_and_the_optimum() -> None:
     made = volumes()
     group: list[Histogram] = [histogram(*v) for v in made]
-    thresholds, curve = operation.dice_over_thresholds(group)
-    assert len(thresholds) <= operation.STEPS + 1
+    thresholds, curve = standing.dice_over_thresholds(group)
+    assert len(thresholds) <= standing.STEPS + 1
     assert (np.diff(thresholds) > 0).all()
     for threshold, value in zip(thresholds, curve, strict=True):
         assert value == pytest.approx(np.mean([dice(*v, threshold) for v in made]))
@@ -36,7 +36,7 @@ def test_dice_at_every_drawn_threshold_and_the_optimum() -> None:
 
 def test_precision_and_recall_at_every_drawn_point() -> None:
     scores, lesion = volumes(1)[0]
-    recall, precision = operation.precision_recall(histogram(scores, lesion))
+    recall, precision = standing.precision_recall(histogram(scores, lesion))
     every = {}
     for threshold in np.unique(scores):
         found = scores >= threshold
@@ -51,16 +51,16 @@ def test_the_champions_curves_have_its_own_threshold_at_the_top(finished: SweepR
     best = finished.champion
     assert best is not None
     assert best.result is not None
-    curves = operation.curves_of(finished, best)
+    curves = standing.curves_of(finished, best)
     for name, group in curves.unhealthy.items():
-        thresholds, curve = operation.dice_over_thresholds(group)
+        thresholds, curve = standing.dice_over_thresholds(group)
         assert thresholds[np.argmax(curve)] == best.result.best.thresholds[name]
         before = best.result.best.datasets[name]["dice_before_component_filter"]
         assert curve.max() == pytest.approx(before)
 
 
 def test_three_charts_of_a_finished_sweep(finished: SweepRecord) -> None:
-    dice, precision, healthy = (chart.figure for chart in operation.section(finished).charts)
+    dice, precision, healthy = (chart.figure for chart in standing.operation(finished).charts)
     assert [trace.name for trace in dice.data] == ["A", "B", "test, at this threshold"]
     assert "test Dice" in dice.data[-1].hovertext[0]
     assert len(dice.layout.shapes) == len(precision.layout.shapes) == len(healthy.layout.shapes) == 2
@@ -68,7 +68,7 @@ def test_three_charts_of_a_finished_sweep(finished: SweepRecord) -> None:
 
 
 def test_without_artifacts_the_reason_is_told(long: SweepRecord, empty: SweepRecord) -> None:
-    body = operation.section(long).body
+    body = standing.operation(long).body
     assert "Curves over all thresholds are not shown" in body
     assert "does not exist" in body
-    assert "No trial has finished" in operation.section(empty).body
+    assert "No trial has finished" in standing.operation(empty).body

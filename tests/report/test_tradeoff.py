@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from cddpm.errors import SearchError
-from cddpm.report import tradeoff
+from cddpm.report import landscape
 from cddpm.report.chart import MOST_DOTS
-from cddpm.search.pareto import Aim
+from cddpm.search.leaderboard import Aim
 from cddpm.search.record import SweepRecord
 
 POINTS = [
@@ -20,12 +20,12 @@ OBJECTIVES = [{"metric": "dice", "goal": "maximize"}, {"metric": "seconds_per_vo
 def test_objectives_by_name_alone_know_their_better_side() -> None:
     names = ["dice", "healthy_false_positive_ml", "seconds_per_volume", {"metric": "auprc"}, OBJECTIVES[1]]
     goals = ["maximize", "minimize", "minimize", "maximize", "minimize"]
-    assert [a.goal for a in tradeoff.aims(names)] == goals
-    assert tradeoff.aims(OBJECTIVES)[0] == Aim("dice", "maximize")
+    assert [a.goal for a in landscape.aims(names)] == goals
+    assert landscape.aims(OBJECTIVES)[0] == Aim("dice", "maximize")
 
 
 def test_a_front_is_a_chart_and_a_table(long: SweepRecord) -> None:
-    section = tradeoff.section(dataclasses.replace(long, pareto={"objectives": OBJECTIVES, "points": POINTS}))
+    section = landscape.tradeoff(dataclasses.replace(long, pareto={"objectives": OBJECTIVES, "points": POINTS}))
     (chart,), body = section.charts, section.body
     assert [tip.split(":")[0] for tip in chart.figure.data[-1].hovertext] == [
         "trial 0, setting 3",
@@ -38,16 +38,17 @@ def test_a_front_is_a_chart_and_a_table(long: SweepRecord) -> None:
 @pytest.mark.parametrize("raw", [{}, {"objectives": ["dice"]}, {"objectives": OBJECTIVES, "points": [{"trial": 0}]}])
 def test_a_damaged_front_is_named(long: SweepRecord, raw: dict[str, object]) -> None:
     with pytest.raises(SearchError, match=r"pareto\.json: not a Pareto front"):
-        tradeoff.section(dataclasses.replace(long, pareto=raw))
+        landscape.tradeoff(dataclasses.replace(long, pareto=raw))
 
 
 def test_one_objective_is_set_against_healthy_scans(long: SweepRecord, empty: SweepRecord) -> None:
-    (chart,) = tradeoff.section(long).charts
+    (chart,) = landscape.tradeoff(long).charts
     tried, front, marks = chart.figure.data
     assert marks.name == "not dominated"
     assert marks.x.tolist() == front.x.tolist() == sorted(marks.x)
     assert len(tried.hovertext) == len(tried.x) == MOST_DOTS
-    assert "no Pareto front" in tradeoff.section(empty).body
+    assert "no Pareto front" in landscape.tradeoff(empty).body
     assert (
-        "No point" in tradeoff.section(dataclasses.replace(long, pareto={"objectives": OBJECTIVES, "points": []})).body
+        "No point"
+        in landscape.tradeoff(dataclasses.replace(long, pareto={"objectives": OBJECTIVES, "points": []})).body
     )

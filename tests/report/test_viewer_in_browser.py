@@ -11,7 +11,7 @@ from drawn_exhibit import drawn
 
 from cddpm.report import document, viewer
 from cddpm.report.document import Section
-from cddpm.report.exhibit import Exhibit
+from cddpm.report.viewer import Exhibit
 from cddpm.scoring import metrics
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cddpm.scoring.fidelity import fidelity, lesion_error, ssim_map
+from cddpm.scoring.metrics import fidelity, lesion_error, ssim_map
 
 
 def volumes(seed: int = 0, shape: tuple[int, int, int] = (4, 24, 20)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

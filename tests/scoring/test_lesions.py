@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from cddpm.scoring.lesions import Components, Detection, components, detect, overlapping, pooled, strata
+from cddpm.scoring.metrics import Components, Detection, components, detect, overlapping, pooled, strata
 
 
 def flood(mask: np.ndarray) -> list[set[tuple[int, ...]]]:

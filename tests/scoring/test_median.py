@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cddpm.scoring.median import median_filter
+from cddpm.scoring.postprocess import median_filter
 
 
 def plain(volume: np.ndarray, kernel: int) -> np.ndarray:

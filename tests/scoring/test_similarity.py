@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cddpm.scoring.fidelity import ssim_map
-from cddpm.scoring.similarity import ENSEMBLE_WINDOWS, dissimilarity, window_taps
+from cddpm.scoring.metrics import ssim_map
+from cddpm.scoring.residual import ENSEMBLE_WINDOWS, dissimilarity, window_taps
 
 
 def pair(shape=(3, 21, 26)) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cddpm.scoring.surface import hausdorff_mm, hd95_mm
+from cddpm.scoring.metrics import hausdorff_mm, hd95_mm
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
 

@@ -8,7 +8,7 @@ from tiny_training import tiny_config
 
 from cddpm.config import ExperimentConfig
 from cddpm.errors import ConfigError, SearchError
-from cddpm.search import extension
+from cddpm.search import budget
 from cddpm.search import study as studies
 
 
@@ -18,34 +18,34 @@ def config(**values: object) -> ExperimentConfig:
 
 
 def trials(folder: Path) -> int:
-    return extension.extended(folder, config()).search.training.trials
+    return budget.extended(folder, config()).search.training.trials
 
 
 def test_trials_add_up_and_a_resume_finds_them(tmp_path: Path) -> None:
     assert trials(tmp_path) == 3
-    extension.extend(tmp_path, config(), 100, ended=3)
+    budget.extend(tmp_path, config(), 100, ended=3)
     assert trials(tmp_path) == 103
-    assert extension.extended(tmp_path, config(), 7).search.training.trials == 110  # only looked at
-    extension.extend(tmp_path, config(), 5, ended=103)
+    assert budget.extended(tmp_path, config(), 7).search.training.trials == 110  # only looked at
+    budget.extend(tmp_path, config(), 5, ended=103)
     assert trials(tmp_path) == 108
-    assert json.loads((tmp_path / extension.FILE).read_text()) == [100, 5]
+    assert json.loads((tmp_path / budget.EXTENSIONS).read_text()) == [100, 5]
 
 
 def test_an_unfinished_sweep_is_resumed_first(tmp_path: Path) -> None:
     with pytest.raises(
         SearchError, match="1 of the 3 trials of sweep 'tiny' are still missing; finish them with --resume"
     ):
-        extension.extend(tmp_path, config(), 100, ended=2)
-    extension.extend(tmp_path, config(), 100, ended=3)
+        budget.extend(tmp_path, config(), 100, ended=2)
+    budget.extend(tmp_path, config(), 100, ended=3)
     with pytest.raises(SearchError, match="90 of the 103"):  # a second call of the same command adds nothing
-        extension.extend(tmp_path, config(), 100, ended=13)
+        budget.extend(tmp_path, config(), 100, ended=13)
     assert trials(tmp_path) == 103
 
 
 @pytest.mark.parametrize("more", [-1, 0])
 def test_nothing_is_no_extension(tmp_path: Path, more: int) -> None:
     with pytest.raises(SearchError, match="allowed is 1 or more"):
-        extension.extend(tmp_path, config(), more, ended=3)
+        budget.extend(tmp_path, config(), more, ended=3)
 
 
 def test_a_space_that_is_used_up_cannot_be_extended(tmp_path: Path) -> None:
@@ -55,12 +55,12 @@ def test_a_space_that_is_used_up_cannot_be_extended(tmp_path: Path) -> None:
         "search__training__trials": 2,
     }
     with pytest.raises(ConfigError, match="but the grid has 2 points"):
-        extension.extend(tmp_path, config(**grid), 1, ended=2)
-    assert not (tmp_path / extension.FILE).exists()
+        budget.extend(tmp_path, config(**grid), 1, ended=2)
+    assert not (tmp_path / budget.EXTENSIONS).exists()
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    (tmp_path / extension.FILE).write_text("[1,")
+    (tmp_path / budget.EXTENSIONS).write_text("[1,")
     with pytest.raises(SearchError, match=r"extensions\.json: not a record"):
         trials(tmp_path)
 

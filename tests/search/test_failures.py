@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from cddpm.search.failures import Failures, kind_of
+from cddpm.search.budget import Failures, kind_of
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from cddpm.config import ExperimentConfig, with_values
 from cddpm.search import champion, leaderboard, origin, trial
 from cddpm.search.mirror import SweepMirror
 from cddpm.search.registering import Registering
-from cddpm.search.showcase import PICTURE, VOLUMES
+from cddpm.search.scoring_search import PICTURE, VOLUMES
 from cddpm.tracking import connection, names, registration
 from cddpm.tracking.address import default_uri
 from cddpm.tracking.lab import Lab

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from tiny_training import tiny_config
 
 from cddpm.config import ExperimentConfig
-from cddpm.search import point_table
+from cddpm.search import scoring_search
 from cddpm.search.point import Point
 
 SPACE = {
@@ -60,7 +60,7 @@ COLUMNS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    point_table.record(tmp_path / "trial", POINTS, config())
+    scoring_search.record_points(tmp_path / "trial", POINTS, config())
     return tmp_path / "trial"
 
 
@@ -82,7 +82,7 @@ def test_mlflows_table_has_the_same_columns(folder: Path) -> None:
 
 def test_whole_and_real_numbers_of_one_setting_are_real() -> None:
     rows = [point(n, 0.0, guidance_scale=value).row() for n, value in enumerate([1, 0.5])]
-    values = point_table.columns(rows)["scoring.guidance_scale"]
+    values = scoring_search.columns(rows)["scoring.guidance_scale"]
     assert values == [1.0, 0.5]
     assert all(isinstance(value, float) for value in values)
 
@@ -105,12 +105,12 @@ def test_optuna_opens_the_study_with_every_point(folder: Path) -> None:
 
 def opened(folder: Path) -> optuna.Study:
     backend = JournalFileBackend(str(folder / "scoring_study.log"))
-    return optuna.load_study(storage=JournalStorage(backend), study_name=point_table.STUDY)
+    return optuna.load_study(storage=JournalStorage(backend), study_name=scoring_search.STUDY)
 
 
 def test_several_objectives_are_kept_in_their_order(tmp_path: Path) -> None:
     aims = [{"metric": "dice", "goal": "maximize"}, {"metric": "seconds_per_volume", "goal": "minimize"}]
-    point_table.record(tmp_path, POINTS, tiny_config(search__scoring__space=SPACE, search__objectives=aims))
+    scoring_search.record_points(tmp_path, POINTS, tiny_config(search__scoring__space=SPACE, search__objectives=aims))
     study = opened(tmp_path)
     assert [trial.values for trial in study.trials] == [[0.5, 2.0], [0.75, 1.0], [0.25, 0.0]]
     assert [trial.number for trial in study.best_trials] == [1, 2]
@@ -120,11 +120,11 @@ def test_what_no_condition_lets_be_searched_has_no_param(tmp_path: Path) -> None
     space = {**SPACE, "scoring.ssim_window": {"choice": [3, 7], "if": {"scoring.residual": "ssim"}}}
     space["scoring.residual"] = {"choice": ["l1", "ssim"]}
     points = [point(0, 0.5), point(1, 0.25, residual="ssim", ssim_window=3)]
-    point_table.record(tmp_path, points, tiny_config(search__scoring__space=space))
+    scoring_search.record_points(tmp_path, points, tiny_config(search__scoring__space=space))
     assert ["scoring.ssim_window" in trial.params for trial in opened(tmp_path).trials] == [False, True]
 
 
 def test_a_search_of_one_point_is_kept_too(tmp_path: Path) -> None:
-    point_table.record(tmp_path, POINTS[:1], tiny_config())
+    scoring_search.record_points(tmp_path, POINTS[:1], tiny_config())
     assert parquet.read_table(tmp_path / "scoring_trials.parquet").num_rows == 1
     assert len((tmp_path / "scoring_study.log").read_text().splitlines()) >= 2

@@ -9,7 +9,7 @@ from tiny_training import tiny_config
 
 from cddpm.config import ExperimentConfig
 from cddpm.scoring.score import Scorer
-from cddpm.search import point_workers, scoring_search
+from cddpm.search import scoring_search
 from cddpm.search.point import Point, PointScorer, Proposal
 
 SPACE = {"scoring.guidance_scale": {"float": [0.0, 2.0]}, "scoring.residual": {"choice": ["l1", "l2"]}}
@@ -44,14 +44,14 @@ class Pool:
 
 @pytest.fixture
 def pools(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    monkeypatch.setattr(point_workers, "ActorPool", Pool)
+    monkeypatch.setattr(scoring_search, "ActorPool", Pool)
     monkeypatch.setattr(Pool, "counts", [])
     monkeypatch.setattr(Pool, "ended", 0)
     return Pool.counts
 
 
 def rows(scorer: Scorer, settings: ExperimentConfig) -> list[dict[str, Any]]:
-    with point_workers.point_workers(scorer, settings) as score:
+    with scoring_search.point_workers(scorer, settings) as score:
         points = scoring_search.search(score, settings, True)
     return [{k: v for k, v in p.row().items() if k != "seconds"} for p in points]
 
@@ -73,7 +73,7 @@ def rows(scorer: Scorer, settings: ExperimentConfig) -> list[dict[str, Any]]:
 def test_how_many_processes(
     scorers: dict[bool, Scorer], pools: list[int], settings: ExperimentConfig, expected: list[int]
 ) -> None:
-    with point_workers.point_workers(scorers[True], settings):
+    with scoring_search.point_workers(scorers[True], settings):
         pass
     assert pools == expected
     assert Pool.ended == len(expected)

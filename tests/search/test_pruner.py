@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_warm_start import config
 
 from cddpm.config import AshaConfig, SearchConfig
-from cddpm.search import pruner as pruners
+from cddpm.search import study as pruners
 
 GRACE = AshaConfig(grace_images=100, reduction_factor=3)
 RULES = {"search__asha__grace_images": 100, "search__asha__reduction_factor": 3}

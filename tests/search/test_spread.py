@@ -18,8 +18,8 @@ from pydantic import TypeAdapter
 from tiny_training import tiny_config
 
 from cddpm.config import LevelConfig, Space
+from cddpm.search import sampler
 from cddpm.search import space as spaces
-from cddpm.search import spread
 from cddpm.search.sampler import STARTUP, Sampler
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -85,17 +85,17 @@ def test_the_first_points_are_even_and_none_is_near_another(
         tried = [t.params[path] for t in trials if path in t.params]
         if tried:
             _even(distribution, tried)
-    nearest = min(spread.distance(a, b) for a, b in itertools.combinations(trials, 2))
+    nearest = min(sampler.distance(a, b) for a, b in itertools.combinations(trials, 2))
     if any(isinstance(d, FloatDistribution) for t in trials for d in t.distributions.values()):
         always = [p for p, d in trials[0].distributions.items() if isinstance(d, FloatDistribution)]
         if any(all(p in t.params for t in trials) for p in always):
-            assert nearest >= 0.25 / spread.strata(count - 1) - 1e-9
+            assert nearest >= 0.25 / sampler.strata(count - 1) - 1e-9
 
 
 def _even(distribution: BaseDistribution, tried: list[Any]) -> None:
-    places = [spread.place_of(distribution, value) for value in tried]
+    places = [sampler.place_of(distribution, value) for value in tried]
     if isinstance(distribution, FloatDistribution):
-        parts = spread.strata(len(tried) - 1)
+        parts = sampler.strata(len(tried) - 1)
         assert parts < 2 * len(tried)
         assert len({min(parts - 1, int(place * parts)) for place in places}) == len(tried)
         gaps = [abs(a - b) for a, b in itertools.combinations(places, 2)]
@@ -104,7 +104,7 @@ def _even(distribution: BaseDistribution, tried: list[Any]) -> None:
     times = Counter(tried)
     assert max(times.values()) - (min(times.values()) if len(times) == _size(distribution) else 0) <= 1
     if isinstance(distribution, IntDistribution) and not distribution.log:
-        parts = spread.strata(len(tried) - 1)
+        parts = sampler.strata(len(tried) - 1)
         if parts <= _size(distribution):
             assert len({int(place * parts) for place in places}) == len(tried)
 
@@ -149,17 +149,17 @@ def test_they_follow_from_seed_and_settings_not_from_values_or_restarts(
 def test_a_place_is_where_its_value_stands(parameter: dict[str, Any], seed: int) -> None:
     (distribution,) = spaces.distributions(TypeAdapter(Space).validate_python({"p": parameter})).values()
     value = own_point(TypeAdapter(Space).validate_python({"p": parameter}), np.random.default_rng(seed))["p"]
-    back = spread._value_at(distribution, spread.place_of(distribution, value))
+    back = sampler._value_at(distribution, sampler.place_of(distribution, value))
     assert back == (pytest.approx(value) if isinstance(distribution, FloatDistribution) else value)
 
 
 def test_places_by_hand() -> None:
-    assert spread.place_of(FloatDistribution(1e-4, 1e-2, log=True), 1e-3) == pytest.approx(0.5)
-    assert spread.place_of(FloatDistribution(-1, 3), 0) == 0.25
-    assert spread.place_of(IntDistribution(2, 6, step=2), 4) == 0.5
-    assert spread.place_of(IntDistribution(2, 6, step=2), 2) == pytest.approx(1 / 6)
-    assert spread.place_of(CategoricalDistribution(["a", "b", "c"]), "c") == 2
-    assert [spread.strata(count) for count in (0, 1, 2, 3, 4, 7, 8)] == [1, 2, 4, 4, 8, 8, 16]
+    assert sampler.place_of(FloatDistribution(1e-4, 1e-2, log=True), 1e-3) == pytest.approx(0.5)
+    assert sampler.place_of(FloatDistribution(-1, 3), 0) == 0.25
+    assert sampler.place_of(IntDistribution(2, 6, step=2), 4) == 0.5
+    assert sampler.place_of(IntDistribution(2, 6, step=2), 2) == pytest.approx(1 / 6)
+    assert sampler.place_of(CategoricalDistribution(["a", "b", "c"]), "c") == 2
+    assert [sampler.strata(count) for count in (0, 1, 2, 3, 4, 7, 8)] == [1, 2, 4, 4, 8, 8, 16]
 
 
 def test_distances_by_hand() -> None:
@@ -169,9 +169,9 @@ def test_distances_by_hand() -> None:
         return optuna.trial.create_trial(params=params, distributions={p: known[p] for p in params}, value=0.0)
 
     one, other = made(c="a", f=0.5), made(c="b", f=1.5, g=0.25)
-    assert spread.distance(one, other) == 1 + 0.5
-    assert spread.distance(other, one) == 1 + 0.5 + 1  # the one has no g
-    assert spread.distance(one, one) == 0
+    assert sampler.distance(one, other) == 1 + 0.5
+    assert sampler.distance(other, one) == 1 + 0.5 + 1  # the one has no g
+    assert sampler.distance(one, one) == 0
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -20,8 +20,8 @@ from cddpm import artifact, cluster
 from cddpm.config import ExperimentConfig
 from cddpm.errors import SearchError
 from cddpm.search import budget, leaderboard, origin, sweep, tuning
+from cddpm.search.budget import Failures
 from cddpm.search.display import Display
-from cddpm.search.failures import Failures
 from cddpm.text import Console
 from cddpm.training import stages
 

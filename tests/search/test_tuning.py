@@ -25,7 +25,7 @@ from cddpm.data.store import build_store
 from cddpm.models.precision import settled_for
 from cddpm.search import study as studies
 from cddpm.search import tuning
-from cddpm.search.failures import Failures
+from cddpm.search.budget import Failures
 from cddpm.training import stages
 from cddpm.training.worker import plain_metrics
 

@@ -19,7 +19,7 @@ import torch
 from browser import Browser, browser, chromium
 from mlflow.entities import Run
 
-from cddpm.search import showcase
+from cddpm.search import scoring_search
 from cddpm.tracking import connection, names
 
 __all__ = ["browser", "chromium"]
@@ -126,7 +126,7 @@ def test_a_trial_has_curves(browser: Browser, address: str, runs: dict[str, Run]
 
 
 def test_a_trial_has_a_picture(browser: Browser, address: str, runs: dict[str, Run], tmp_path: Path) -> None:
-    browser.open(of_run(address, runs["tiny/0000"], f"/artifacts/{showcase.PICTURE}"))
+    browser.open(of_run(address, runs["tiny/0000"], f"/artifacts/{scoring_search.PICTURE}"))
     drawn = "Array.from(document.images).some((i) => i.complete && i.naturalWidth > 500 && i.naturalHeight > 200)"
     browser.wait(drawn, seconds=120)
     browser.picture(tmp_path / "picture.png", whole=False)

@@ -15,14 +15,12 @@ from cddpm.data.augment import augment
 from cddpm.data.store import SliceStore
 from cddpm.models.cddpm import ConditionedDiffusion, memory_format
 from cddpm.models.diffusion import level_index
-from cddpm.models.noise import noise
-from cddpm.models.simplex import octave_field
+from cddpm.models.noise import noise, octave_field
 from cddpm.reconstruct.part import Key
 from cddpm.reconstruct.predict import Manner, Request, predict_volumes
 from cddpm.scoring import operating_point
-from cddpm.scoring.median import median_filter
 from cddpm.scoring.metrics import dice
-from cddpm.scoring.postprocess import anomaly_map, remove_small_components
+from cddpm.scoring.postprocess import anomaly_map, median_filter, remove_small_components
 from cddpm.scoring.residual import eroded_mask, residual_map
 from cddpm.seeds import seed_of
 from gpu_check import device as devices

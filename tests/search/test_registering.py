@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tiny_training import tiny_config
 
-from cddpm.search import label
+from cddpm.search import registering
 from cddpm.search.point import Point
 from cddpm.search.trial import TrialResult
 
@@ -28,7 +28,7 @@ def _lines(text: str) -> list[str]:
 def test_a_label_by_hand(result: TrialResult) -> None:
     config = tiny_config(name="demo", search__objective="dice")
     healthy = {"dataset": "healthy", "volume": "h", "dice": 0.9}
-    text = label.markdown(config, result, [*_rows(0.5, 0.5, None, float("nan")), healthy], _rows(0.25))
+    text = registering.label(config, result, [*_rows(0.5, 0.5, None, float("nan")), healthy], _rows(0.25))
     assert _lines(text) == [
         "| mean over subjects | validation | test |",
         "| --- | --- | --- |",
@@ -39,11 +39,11 @@ def test_a_label_by_hand(result: TrialResult) -> None:
     assert f"**Data**: {config.data.modality} of {config.data.healthy}, fold {config.data.fold}" in text
     assert text.count("`training.learning_rate`") == 1
     other = text.split("**Otherwise than the defaults**: ")[1].split("\n")[0]
-    assert len(other.split(", ")) > label.MOST_SETTINGS
+    assert len(other.split(", ")) > registering.MOST_SETTINGS
     assert "more in the package's `config.json`" in other
 
 
 def test_without_a_test_and_without_rows_nothing_is_made_up(result: TrialResult) -> None:
     config = tiny_config(name="demo")
-    assert "test" not in "".join(_lines(label.markdown(config, result, _rows(0.5), [])))
-    assert _lines(label.markdown(config, result, [], [])) == []
+    assert "test" not in "".join(_lines(registering.label(config, result, _rows(0.5), [])))
+    assert _lines(registering.label(config, result, [], [])) == []
