@@ -6,6 +6,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import create_trial
 
 from cddpm.config import Choice, ExperimentConfig, Float, Integer, Space, active, ordered, same, value_at
 
@@ -57,7 +58,8 @@ def _chosen(parameter: Choice, value: Any) -> str:
 
 def _contains(distribution: BaseDistribution, param: Any) -> bool:
     try:
-        return bool(distribution._contains(distribution.to_internal_repr(param)))
+        create_trial(params={"one": param}, distributions={"one": distribution}, value=0.0)  # it checks
+        return True
     except (ValueError, TypeError):
         return False
 

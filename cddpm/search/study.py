@@ -107,11 +107,14 @@ def open_study(path: Path, config: ExperimentConfig, earlier: Sequence[Trial] = 
         sampler=Sampler(level, seed),
         pruner=pruner_of(config),
     )
+    in_storage = storage.get_study_id_from_name(STUDY)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        trial_id = storage.get_trial_id_from_study_id_trial_number(in_storage, trial.number)
         if stop := trials.read_stop(trials.folder_of(path.parent, trial.number)):
-            tell_stopped(study, trial, stop, config.search, logger.warning)
+            asked = optuna.Trial(study, trial_id)
+            tell_stopped(study, asked, stop, config.search, logger.warning)
             continue
-        storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
+        storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
         logger.info("trial %d was interrupted and will be continued", trial.number)
     there = len(own(study))  # a grid that was extended goes on where it ended
     first = first_points(level, config, seed)
@@ -173,15 +176,14 @@ def tell(study: optuna.Study, trial: Asked, value: float | None, warn: Callable[
 
 
 def tell_stopped(
-    study: optuna.Study, trial: Asked, stop: trials.Stop, search: SearchConfig, warn: Callable[[str], None]
+    study: optuna.Study, trial: optuna.Trial, stop: trials.Stop, search: SearchConfig, warn: Callable[[str], None]
 ) -> None:
     """End a trial that was stopped early as pruned, with the preview that it was stopped by.
 
     A preview is no result: Optuna never ranks it among those, but behind them, by how far the trial came.
     """
     with _told_once(trial, warn):
-        asked = trial if isinstance(trial, optuna.Trial) else optuna.Trial(study, trial._trial_id)
-        report(asked, search, int(stop.images), stop.objective)
+        report(trial, search, int(stop.images), stop.objective)
         study.tell(trial.number, state=TrialState.PRUNED)
 
 
