@@ -17,7 +17,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from cddpm.config import DataConfig, RescaleGrid
 from cddpm.data import geometry as grid
-from cddpm.data.geometry import Geometry, to_input_grid
+from cddpm.data.geometry import Geometry
 from cddpm.data.volume import Volume, VolumeFileError, axis_codes, require_same_grid
 
 
@@ -81,8 +81,6 @@ def _turned(image: Volume, label: Volume) -> Volume | None:
         return None
     return turned
 
-
-__all__ = ["Geometry", "Prepared", "prepare", "to_input_grid"]
 
 FLOW_TIME_STEP = 0.125
 

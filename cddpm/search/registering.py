@@ -14,6 +14,7 @@ from cddpm.search import mirror, scoring_search
 from cddpm.search import trial as trials
 from cddpm.search.champion import Contender, weights_of
 from cddpm.search.mirror import SweepMirror
+from cddpm.search.point import objective_datasets, scoring_with
 from cddpm.search.trial import TrialResult
 from cddpm.text.numbers import counted, setting
 from cddpm.tracking import names
@@ -129,7 +130,7 @@ class Registering:
         config = trials.read_config(folder)
         store, validation = self.place.store.name, mirror.validation_metrics(result)
         pipeline = Pipeline(
-            scoring=scoring_search.scoring_with(config, result.best.params),
+            scoring=scoring_with(config, result.best.params),
             thresholds=result.best.thresholds,
             healthy_statistics=result.best.statistics,
             validation=validation,
@@ -167,7 +168,7 @@ class Registering:
         return bool(earlier) and {name: earlier[-1].get(name) for name in decided} == decided
 
     def _tags(self, result: TrialResult) -> dict[str, str]:
-        aim = f"{self.config.search.objective} on {', '.join(scoring_search.objective_datasets(self.config))}"
+        aim = f"{self.config.search.objective} on {', '.join(objective_datasets(self.config))}"
         searched = {**result.params, **result.best.params}
         settings = {names.safe(f"{names.SETTING}.{path}"): str(value) for path, value in searched.items()}
         own = {names.SWEEP: self.config.name, names.TRIAL: str(result.number), names.AIM: aim}
