@@ -36,7 +36,11 @@ def label(config: ExperimentConfig, result: TrialResult, validation: Rows, test:
     """``config``: of the trial; ``validation`` and ``test``: a row per volume, of test only for a sweep's champion."""
     kind = "Conditioned DDPM" if config.model.conditioned else "DDPM"
     chosen = {**result.params, **result.best.params}
-    other = {path: value for path, value in noted(config).items() if path not in chosen and not _of_search(path)}
+    other = {
+        path: value
+        for path, value in noted(config).items()
+        if path not in chosen and not path.startswith(("search.", "data."))
+    }
     data, cohorts = config.data, ", ".join(config.data.unhealthy)
     parts = [
         f"{kind} of trial **{names.trial_key(config.name, result.number)}**, chosen by {config.search.objective} on "
@@ -88,10 +92,6 @@ def _settings(values: Mapping[str, Any]) -> str:
     left = len(shown) - MOST_SETTINGS
     more = [f"and {left} more in the package's `config.json`"] if left > 0 else []
     return ", ".join([*shown[:MOST_SETTINGS], *more]) or "nothing"
-
-
-def _of_search(path: str) -> bool:
-    return path.startswith(("search.", "data."))
 
 
 ALIAS = "champion"
