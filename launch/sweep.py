@@ -52,9 +52,9 @@ def main(
 
 
 def _dry_run(config: ExperimentConfig, extend: int, console: Console) -> None:
-    from cddpm.search import forecast, plan, sweep
+    from cddpm.search import plan, report, sweep
 
-    forecast.show(plan.make(sweep.extended(config, extend)), console)
+    report.show_plan(plan.make(sweep.extended(config, extend)), console)
 
 
 def _sweep(

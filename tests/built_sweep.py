@@ -17,8 +17,8 @@ from cddpm.campaign import IDENTITY
 from cddpm.config import ExperimentConfig, to_dict
 from cddpm.search import champion, leaderboard, origin, trial
 from cddpm.search.mirror import SweepMirror
+from cddpm.search.point import Point
 from cddpm.search.registering import Registering
-from cddpm.search.scoring_search import Point
 from cddpm.search.sweep import trial_config
 from cddpm.tracking.lab import Lab
 from cddpm.tracking.surroundings import surroundings

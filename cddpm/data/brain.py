@@ -1,7 +1,10 @@
-"""A brain mask for a scan that comes without one, and what the mask and the scan say of each other.
+"""A brain mask for a scan that comes without one, what the mask and the scan say of each other, and what is suspicious of both.
 
 The networks know skull-stripped brains only. In such a scan the brain is whatever is not background; an estimate for a
 scan with a skull is a guess, and says so.
+
+``cddpm predict`` tells what is suspicious of every scan it looks at, ``cddpm data check``, ``cddpm data build`` and every sweep
+of every scan of training, validation and test: who trains on what a prediction would warn of teaches it to the model.
 """
 
 from typing import Any
@@ -11,6 +14,7 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 from scipy import ndimage
 
+from cddpm.data.geometry import CUT_FRACTION, Geometry, field_of_view
 from cddpm.data.prepare import background_of
 from cddpm.data.volume import Volume, VolumeFileError
 
@@ -179,3 +183,31 @@ def rim_contrast(image: Volume, mask: Volume) -> float | None:
     if not rim.any() or not deep.any() or high <= low:
         return None
     return float((np.median(image.data[rim]) - np.median(image.data[deep])) / (high - low))
+
+
+def suspicions(image: Volume, mask: Volume, geometry: Geometry, modality: str) -> list[str]:
+    """One sentence each, of a scan, its brain mask (given or estimated) and the way to the working grid.
+
+    A doubtful mask comes first, since it explains the others; then what reading had to mend (``Volume.notes``).
+    """
+    doubts = mask_doubts(image, mask)
+    return list(dict.fromkeys([*doubts, *mask.notes, *image.notes, *_others(image, mask, geometry, modality)]))
+
+
+def signs(image: Volume, mask: Volume, geometry: Geometry, modality: str) -> list[str]:
+    """``suspicions`` without what reading mended, which belongs to one file."""
+    return [*mask_doubts(image, mask), *_others(image, mask, geometry, modality)]
+
+
+def _others(image: Volume, mask: Volume, geometry: Geometry, modality: str) -> list[str]:
+    found = oddities(image, mask, modality)
+    inside = mask.data > 0
+    cut = 1 - np.count_nonzero(inside & field_of_view(geometry)) / np.count_nonzero(inside)
+    if geometry.voxel_step != (1.0, 1.0, 1.0):
+        there, needed = (
+            " x ".join(f"{n:.2f}" for n in sizes) for sizes in (image.voxel_size_mm, geometry.voxel_size_mm)
+        )
+        found.append(f"voxels of {there} mm were resampled to {needed} mm, those of the model")
+    if cut > CUT_FRACTION:
+        found.append(f"{cut:.0%} of the brain lies outside of the model's field of view and was not looked at")
+    return found

@@ -15,14 +15,12 @@ import numpy as np
 from cddpm.config import DataConfig
 from cddpm.data import geometry as grid
 from cddpm.data import volume
-from cddpm.data.alignment import aligned, require_finite
-from cddpm.data.finding import Finding, Report, alike
+from cddpm.data.brain import signs
+from cddpm.data.finding import Finding, Report, Truth, alike, follow
 from cddpm.data.geometry import Geometry
 from cddpm.data.layout import Layout, ScanRow, scan_layout
-from cddpm.data.prepare import label_on_working_grid
+from cddpm.data.prepare import aligned, label_on_working_grid, require_finite
 from cddpm.data.split import labels_of
-from cddpm.data.suspicion import signs
-from cddpm.data.truth import Truth, follow
 from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.labels import PUBLISHED
 

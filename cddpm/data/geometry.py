@@ -3,6 +3,9 @@
 file --cut or pad--> field --reorient--> oriented --resample--> voxel_size_mm --centred crop or pad--> volume_shape
 --downsample--> working grid. Voxel i of the coarser axis lies at ``origin + step * i`` of the finer. The centre of the field is
 kept, but by downsampling to ``rescale_grid: published`` where sizes do not divide.
+
+The field is the box around a brain that is looked at: the brain's mask alone decides it, not how much of its background a file
+holds. It may begin before a file's first voxel and end behind its last one; what lies there is background.
 """
 
 import math
@@ -14,13 +17,74 @@ import numpy as np
 import numpy.typing as npt
 
 from cddpm.config import DataConfig, RescaleGrid
-from cddpm.data import field
 from cddpm.errors import DataError
 
 if TYPE_CHECKING:
     from cddpm.data.volume import Volume
 
-Shape = field.Shape
+
+Shape = tuple[int, int, int]
+STRAY_VOXELS = 0.001
+"""Fraction of a mask's voxels that may lie beyond each face of the box whose centre counts: strays do not move a brain."""
+
+
+def box_around(brain: npt.NDArray[np.bool_], needed: Sequence[float], margin: Sequence[float]) -> tuple[Shape, Shape]:
+    """(first voxel, shape) of the field along the axes of ``brain`` (X, Y, Z), which holds a voxel at least.
+
+    Its centre is that of the box of all voxels but ``STRAY_VOXELS`` on each side. It holds all of them and ``margin`` voxels
+    more, but no more than ``needed`` + 2 ``margin`` voxels.
+    """
+    found = []
+    for axis in range(3):
+        counts = np.count_nonzero(brain, axis=tuple(other for other in range(3) if other != axis))
+        found.append(_along(counts, needed[axis], math.ceil(margin[axis])))
+    (x, y, z), (i, j, k) = zip(*found, strict=True)
+    return (x, y, z), (i, j, k)
+
+
+def _along(counts: npt.NDArray[np.intp], needed: float, margin: int) -> tuple[int, int]:
+    """(first voxel, size) for the brain voxels per plane, ``counts``."""
+    some, total = np.flatnonzero(counts), int(counts.sum())
+    low = int(np.searchsorted(np.cumsum(counts), STRAY_VOXELS * total, "right"))
+    high = len(counts) - int(np.searchsorted(np.cumsum(counts[::-1]), STRAY_VOXELS * total, "right"))
+    grow = max(low - int(some[0]), int(some[-1]) + 1 - high) + margin
+    wide = high - low + 2 * grow
+    grow -= max(0, wide - math.ceil(needed) - 2 * margin) // 2
+    return low - grow, high - low + 2 * grow
+
+
+def take(array: npt.NDArray[Any], start: Shape, shape: Shape) -> npt.NDArray[Any]:
+    """The field of ``array`` (X, Y, Z), 0 where it lies outside of it."""
+    result = np.zeros(shape, array.dtype)
+    there, here = _windows(array.shape, start, shape)
+    result[here] = array[there]
+    return result
+
+
+def within(start: Shape, shape: Shape, array: Shape) -> tuple[slice, ...]:
+    """The part of an array with the shape ``array`` that lies in the field."""
+    return _windows(array, start, shape)[0]
+
+
+def put_back(field: npt.NDArray[Any], start: Shape, shape: Shape) -> npt.NDArray[Any]:
+    """The array of ``shape`` that holds ``field`` where it was taken, and 0 elsewhere."""
+    result = np.zeros(shape, field.dtype)
+    there, here = _windows(shape, start, field.shape)
+    result[there] = field[here]
+    return result
+
+
+def _windows(
+    array: Sequence[int], start: Sequence[int], field: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a field lies in its array, and the same voxels in the field."""
+    ends = [(max(0, s), max(0, s, min(n, s + f))) for n, s, f in zip(array, start, field, strict=True)]
+    there = tuple(slice(a, b) for a, b in ends)
+    return there, tuple(slice(a - s, b - s) for (a, b), s in zip(ends, start, strict=True))
+
+
+CUT_FRACTION = 0.01
+"""A smaller part of a brain or of a lesion outside of the field of view is not worth a word."""
 SPLINE_REACH = 3
 """Voxels beyond which a cubic B-spline hardly feels the end of an array."""
 _OPPOSITE = dict(zip("LRAPIS", "RLPASI", strict=True))
@@ -90,7 +154,7 @@ def plan(scan: "Volume", data: DataConfig, brain: npt.NDArray[np.bool_] | None =
     if brain is not None and brain.any():
         needed = [data.volume_shape[axes.index(axis)] * step[axes.index(axis)] for axis in range(3)]
         margin = [(data.smoothing_iterations + SPLINE_REACH) * step[axes.index(axis)] for axis in range(3)]
-        looked_at = field.around(brain, needed, margin)
+        looked_at = box_around(brain, needed, margin)
     shape = looked_at[1] if looked_at else scan.data.shape
     resampled = [_resampled_size(shape[axis], s) for axis, s in zip(axes, step, strict=True)]
     return Geometry(
@@ -111,12 +175,12 @@ def plan(scan: "Volume", data: DataConfig, brain: npt.NDArray[np.bool_] | None =
 
 def field_window(geometry: Geometry) -> tuple[slice, ...]:
     """The part of a file's array that is looked at."""
-    return field.within(*geometry.field, geometry.shape) if geometry.field else (slice(None),) * 3
+    return within(*geometry.field, geometry.shape) if geometry.field else (slice(None),) * 3
 
 
 def take_field(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
     """What of a file's ``array`` (X, Y, Z) is looked at; 0 where that lies beyond the file."""
-    return field.take(array, *geometry.field) if geometry.field else array
+    return take(array, *geometry.field) if geometry.field else array
 
 
 def _check_size(scan: "Volume", resampled: Sequence[float]) -> None:
@@ -197,7 +261,7 @@ def to_input_grid(array: npt.NDArray[Any], geometry: Geometry, order: int) -> np
     result = crop_or_pad_back(result, geometry.resampled_shape)
     result = _upsample(result, geometry.oriented_shape, geometry.voxel_step, order)
     result = np.ascontiguousarray(reorient(result, geometry.working_orientation, geometry.orientation))
-    return field.put_back(result, geometry.field[0], geometry.shape) if geometry.field else result
+    return put_back(result, geometry.field[0], geometry.shape) if geometry.field else result
 
 
 def field_of_view(geometry: Geometry) -> npt.NDArray[np.bool_]:
@@ -206,7 +270,7 @@ def field_of_view(geometry: Geometry) -> npt.NDArray[np.bool_]:
     lines = [_seen(*each, step) for each, step in zip(sizes, geometry.voxel_step, strict=True)]
     seen = lines[0][:, None, None] & lines[1][:, None] & lines[2]
     seen = np.ascontiguousarray(reorient(seen, geometry.working_orientation, geometry.orientation))
-    return field.put_back(seen, geometry.field[0], geometry.shape) if geometry.field else seen
+    return put_back(seen, geometry.field[0], geometry.shape) if geometry.field else seen
 
 
 def _seen(resampled: int, kept: int, size: int, step: float) -> npt.NDArray[np.bool_]:

@@ -16,11 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cddpm.config import DataConfig
-from cddpm.data.finding import Finding, refuse_errors
-from cddpm.data.leaks import divisions, key_of, mixtures, names, treat_leaks
-from cddpm.data.scheme import Division
+from cddpm.data.finding import Division, Finding, refuse_errors
 from cddpm.data.sheet import SheetError
-from cddpm.data.split import ScanRow, SplitFile, available_names, read_split
+from cddpm.data.split import (
+    ScanRow,
+    SplitFile,
+    available_names,
+    divisions,
+    key_of,
+    mixtures,
+    names,
+    read_split,
+    treat_leaks,
+)
 from cddpm.data.table import read_table
 from cddpm.errors import DataError
 from cddpm.text.likeness import did_you_mean

@@ -15,9 +15,8 @@ from cddpm.artifact import file_digest, write_json, write_text
 from cddpm.config import DataConfig
 from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import Parts, available, clean_rows, read_parts
-from cddpm.data.leaks import held_elsewhere, key_of
 from cddpm.data.sheet import read_rows, text_of
-from cddpm.data.split import COLUMNS, ScanRow, SplitFile
+from cddpm.data.split import COLUMNS, ScanRow, SplitFile, held_elsewhere, key_of
 from cddpm.errors import DataError
 
 REPORT = "report.json"

@@ -132,8 +132,8 @@ def _cohorts(rows: list[ScanRow], scans: list[ScanRow]) -> list[dict[str, Any]]:
 
 def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
     """Arrays (S, H, W) and geometry of one scan. Runs in a worker; a bad file must not hide the others."""
-    from cddpm.data import alignment, volume  # nibabel and SimpleITK: who only reads a store needs neither
-    from cddpm.data.prepare import prepare
+    from cddpm.data import volume  # nibabel and SimpleITK: who only reads a store needs neither
+    from cddpm.data.prepare import aligned, prepare
 
     try:
         image, mask = volume.read_image(row.image), volume.read_mask(row.mask)
@@ -141,7 +141,7 @@ def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
         done = prepare(image, mask, segmentation, data)
     except VolumeError as error:
         return _Failure(str(error))
-    labels = [alignment.aligned(image, label) for label in (mask, segmentation) if label]
+    labels = [aligned(image, label) for label in (mask, segmentation) if label]
     for one in (image, *labels):
         for note in one.notes:
             logger.warning("%s: %s", one.path, note)

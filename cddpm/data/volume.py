@@ -139,7 +139,7 @@ def read_mask(path: Path) -> Volume:
             "NaN or infinite voxels inside of the mask",
             "a brain mask holds 0 and one value above it",
         )
-    return _with_data(volume, brain)
+    return Volume(brain.astype(np.uint8), volume.affine, volume.path, volume.notes, volume.header, volume.blank)
 
 
 def read_segmentation(path: Path, labels: Labels = Labels()) -> Volume:  # noqa: B008 - frozen
@@ -420,7 +420,3 @@ def _qform_distance_mm(header: Any, affine: npt.NDArray[np.float64], shape: tupl
         return affine_distance_mm(affine, _scaled(header.get_qform(), unit(header)[1]), shape)
     except _NIBABEL_ERRORS:
         return float("inf")  # a quaternion that is no rotation
-
-
-def _with_data(volume: Volume, inside: npt.NDArray[np.bool_]) -> Volume:
-    return Volume(inside.astype(np.uint8), volume.affine, volume.path, volume.notes, volume.header, volume.blank)

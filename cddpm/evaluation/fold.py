@@ -25,7 +25,7 @@ from cddpm.scoring.score import HEALTHY, Scorer
 from cddpm.scoring.score_book import ScoreBook
 from cddpm.scoring.statistics import FoldResult
 from cddpm.search import scoring_search
-from cddpm.search.point import Point
+from cddpm.search.point import Point, scoring_with
 from cddpm.search.scoring_search import point_workers
 from cddpm.training import stages, worker
 from cddpm.training.loop import Interrupted
@@ -188,7 +188,7 @@ def _operating_point(run: FoldRun, book: ScoreBook) -> tuple[Point, ScoringConfi
         points = scoring_search.search(score, run.config, book.scorer.guided, stop=run.stop_file.exists)
     scoring_search.record_points(run.folder, points, run.config)
     best = scoring_search.best(points)
-    return best, scoring_search.scoring_with(run.config, best.params)
+    return best, scoring_with(run.config, best.params)
 
 
 def _called(config: ExperimentConfig, dataset: str) -> str:

@@ -242,7 +242,8 @@ def _referrer(folder: Path, stores: tuple[str, ...]) -> Referrer:
         state = "running"
     elif (folder / FINISHED).exists():
         state = "finished"
-    packaged = frozenset(name for path in folder.glob("packages/[!.]*") for name in _packaged(path))
+    packages = [artifact.read_manifest(path, MODEL) for path in folder.glob("packages/[!.]*")]
+    packaged = frozenset(name for manifest in packages for name in origin_of_package(manifest))
     works = [path for part in _WORK for path in sorted((folder / part).glob("[!.]*"))]
     results = [_read(path / _RESULT) for path in works if (path / _RESULT).exists()]
     named = frozenset(value for result in results for name in _NAMED if isinstance(value := result.get(name), str))
@@ -251,10 +252,6 @@ def _referrer(folder: Path, stores: tuple[str, ...]) -> Referrer:
     needed = frozenset(name for config in open_ones for store in stores for name in _identities(config, store))
     tracking = frozenset(config.tracking.uri for config in configs)
     return Referrer(_label(folder), folder, state, named | packaged, packaged, needed, tracking or frozenset({None}))
-
-
-def _packaged(path: Path) -> frozenset[str]:
-    return origin_of_package(artifact.read_manifest(path, MODEL))
 
 
 def _identities(config: ExperimentConfig, store: str) -> Iterator[str]:

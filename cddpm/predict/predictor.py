@@ -17,11 +17,10 @@ from scipy import ndimage
 
 from cddpm.config import ExperimentConfig, to_dict
 from cddpm.data import brain
-from cddpm.data.alignment import aligned
+from cddpm.data.brain import suspicions
 from cddpm.data.geometry import Geometry, field_of_view, reorient, to_input_grid
-from cddpm.data.prepare import Prepared, prepare
+from cddpm.data.prepare import Prepared, aligned, prepare
 from cddpm.data.slices import OneScan, ScanRecord, axial, volumetric
-from cddpm.data.suspicion import suspicions
 from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.errors import ConfigError
 from cddpm.models import precision

@@ -14,8 +14,8 @@ from cddpm.scoring.glossary import describe
 from cddpm.search import importance as importances
 from cddpm.search import space as spaces
 from cddpm.search.leaderboard import FRONT, Aim, front
+from cddpm.search.point import Point, objective_datasets
 from cddpm.search.record import SweepRecord, TrialRecord
-from cddpm.search.scoring_search import Point, objective_datasets
 from cddpm.text.numbers import NOTHING
 
 BINS = 12

@@ -20,8 +20,8 @@ from cddpm.report.document import (
     page,
 )
 from cddpm.search import record as records
+from cddpm.search.point import objective_datasets
 from cddpm.search.record import SweepRecord, TrialRecord
-from cddpm.search.scoring_search import objective_datasets
 from cddpm.text.numbers import duration, number, score
 
 

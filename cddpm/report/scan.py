@@ -10,8 +10,8 @@ from typing import Any
 from cddpm import artifact
 from cddpm.config import DataConfig, ScoringConfig
 from cddpm.data import volume
-from cddpm.data.alignment import aligned
 from cddpm.data.geometry import reorient, reorient_sizes
+from cddpm.data.prepare import aligned
 from cddpm.data.volume import Volume
 from cddpm.errors import ArtifactError
 from cddpm.labels import Labels

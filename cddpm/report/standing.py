@@ -16,10 +16,9 @@ from cddpm.scoring import operating_point
 from cddpm.scoring.glossary import describe
 from cddpm.scoring.operating_point import Histogram
 from cddpm.scoring.score import ALL, HEALTHY
-from cddpm.search import scoring_search
 from cddpm.search.champion import Contender
+from cddpm.search.point import objective_datasets, scoring_with
 from cddpm.search.record import SweepRecord, TrialRecord
-from cddpm.search.scoring_search import objective_datasets
 from cddpm.text.numbers import NOTHING, duration, score
 
 MEASURES = ("dice", "oracle_dice", "auprc", "auroc", "precision", "recall", "false_positive_rate")
@@ -175,7 +174,7 @@ def curves_of(record: SweepRecord, trial: TrialRecord) -> Curves:
     reconstruction = Reconstruction.open(cache_path(record.artifacts, trial.result.reconstruction))
     store = SliceStore.open(record.artifacts / "store" / str(reconstruction.made_from["store"]), verify=False)
     scorer = Cohort.of(store, config.data, "val").scorer(reconstruction, threads=2)
-    scoring = scoring_search.scoring_with(config, trial.result.best.params)
+    scoring = scoring_with(config, trial.result.best.params)
     groups = {name: scorer.histograms(name, scoring) for name in scorer.datasets}
     return Curves(groups, scorer.histograms(HEALTHY, scoring), trial.result.best.thresholds)
 

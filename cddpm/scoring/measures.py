@@ -17,7 +17,7 @@ from cddpm.config import EvaluationConfig, ScoringConfig
 from cddpm.errors import DataError
 from cddpm.scoring import metrics, operating_point
 from cddpm.scoring.component_tree import FilteredCounts, best_filtered_dice
-from cddpm.scoring.glossary import MEASURES, Measure, at_rate, describe
+from cddpm.scoring.glossary import at_rate
 from cddpm.scoring.metrics import (
     METRICS,
     Components,
@@ -33,8 +33,6 @@ from cddpm.scoring.metrics import (
 )
 from cddpm.scoring.operating_point import Histogram, histogram
 from cddpm.scoring.score import HEALTHY, Case, Row, Scorer
-
-__all__ = ["MEASURES", "Measure", "Measured", "describe", "measure", "thresholds_at_rates"]
 
 Aggregates = dict[str, float | None]
 

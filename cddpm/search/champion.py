@@ -20,9 +20,8 @@ from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.calibration import given
 from cddpm.scoring.figures import overview, overview_rows
 from cddpm.scoring.score import Evaluation, Scorer, evaluate
-from cddpm.search import scoring_search
 from cddpm.search.leaderboard import Row
-from cddpm.search.scoring_search import Point
+from cddpm.search.point import Point, objective_datasets, scoring_with
 from cddpm.search.trial import TrialResult
 from cddpm.training import checkpoint, stages, worker
 from cddpm.training.guide import packed
@@ -59,7 +58,7 @@ class Final:
 
     def champion(self, result: TrialResult, config: ExperimentConfig) -> tuple[Contender, Scorer]:
         """The winner with its searched scoring settings; ``config`` is that trial's."""
-        scoring = scoring_search.scoring_with(config, result.best.params)
+        scoring = scoring_with(config, result.best.params)
         scorer = self._scorer(result, result.best, config)
         test = evaluate(scorer, scoring, result.best.thresholds)
         return Contender("champion", result.objective, result.best.thresholds, scoring, test, result.number), scorer
@@ -73,7 +72,7 @@ class Final:
     def intensity(self) -> Contender:
         """A threshold on the image itself."""
         scoring = self.config.scoring
-        names = scoring_search.objective_datasets(self.config)
+        names = objective_datasets(self.config)
         validation = Cohort.of(self.store, self.config.data, "val").scorer(None)
         score = validation.score(scoring, self.config.search.objective, names)
         test = evaluate(self.cohort.scorer(None), scoring, score.thresholds)
@@ -89,7 +88,7 @@ class Final:
 
 def table(config: ExperimentConfig, rows: list[Row], contenders: list[Contender]) -> list[Row]:
     """The leaderboard with test scores: in the champion's row, the first of ``contenders``; the others get rows of their own."""
-    names = scoring_search.objective_datasets(config)
+    names = objective_datasets(config)
 
     def scores(c: Contender) -> dict[str, float]:
         return {name: c.metric((name,), config.search.objective) for name in names}

@@ -158,7 +158,7 @@ def note(config: ExperimentConfig, rows: Sequence[Row]) -> str:
     lines = [head, ["---", *("---:" for _ in range(1 + len(tested))), "---", "---"]]
     for row in shown:
         test = [score((row.test or {}).get(name)) for name in tested]
-        settings = ", ".join(f"{_leaf(path)} {setting(value)}" for path, value in row.settings.items())
+        settings = ", ".join(f"{path.rsplit('.', 1)[-1]} {setting(value)}" for path, value in row.settings.items())
         lines.append([row.name, score(row.validation), *test, row.state, settings or "as configured"])
     table = "\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in lines)
     left = len(rows) - len(shown)
@@ -172,10 +172,6 @@ def note(config: ExperimentConfig, rows: Sequence[Row]) -> str:
         f"'{names.KIND_TRIAL}'``",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _leaf(path: str) -> str:
-    return path.rsplit(".", 1)[-1]
 
 
 def _cell(text: str) -> str:

@@ -17,6 +17,7 @@ from cddpm.search import trial as trials
 from cddpm.search.champion import Contender
 from cddpm.search.origin import Origin
 from cddpm.search.point import Point as ScoringPoint
+from cddpm.search.point import objective_datasets
 from cddpm.search.trial import TrialResult
 from cddpm.tracking import names
 from cddpm.tracking.mirror import (
@@ -350,7 +351,7 @@ def validation_metrics(result: TrialResult) -> dict[str, float]:
 
 def test_metrics(contender: Contender, config: ExperimentConfig) -> dict[str, float]:
     """Of a contender, as they are filed."""
-    return _named("test", {n: contender.test.aggregates[n] for n in scoring_search.objective_datasets(config)})
+    return _named("test", {n: contender.test.aggregates[n] for n in objective_datasets(config)})
 
 
 def _named(split: str, datasets: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from cddpm.search import trial as trials
 from cddpm.search.champion import Contender
 from cddpm.search.leaderboard import FRONT
 from cddpm.search.origin import Origin
-from cddpm.search.scoring_search import Point
+from cddpm.search.point import Point
 from cddpm.search.trial import TrialResult, read_ending, read_result, read_stop
 from cddpm.text.likeness import nearest
 from cddpm.training import checkpoint, stages

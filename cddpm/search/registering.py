@@ -14,6 +14,7 @@ from cddpm.search import mirror, scoring_search
 from cddpm.search import trial as trials
 from cddpm.search.champion import Contender, weights_of
 from cddpm.search.mirror import SweepMirror
+from cddpm.search.point import objective_datasets, scoring_with
 from cddpm.search.trial import TrialResult
 from cddpm.text.numbers import counted, setting
 from cddpm.tracking import names
@@ -34,7 +35,11 @@ def label(config: ExperimentConfig, result: TrialResult, validation: Rows, test:
     """``config``: of the trial; ``validation`` and ``test``: a row per volume, of test only for a sweep's champion."""
     kind = "Conditioned DDPM" if config.model.conditioned else "DDPM"
     chosen = {**result.params, **result.best.params}
-    other = {path: value for path, value in noted(config).items() if path not in chosen and not _of_search(path)}
+    other = {
+        path: value
+        for path, value in noted(config).items()
+        if path not in chosen and not path.startswith(("search.", "data."))
+    }
     data, cohorts = config.data, ", ".join(config.data.unhealthy)
     parts = [
         f"{kind} of trial **{names.trial_key(config.name, result.number)}**, chosen by {config.search.objective} on "
@@ -88,10 +93,6 @@ def _settings(values: Mapping[str, Any]) -> str:
     return ", ".join([*shown[:MOST_SETTINGS], *more]) or "nothing"
 
 
-def _of_search(path: str) -> bool:
-    return path.startswith(("search.", "data."))
-
-
 ALIAS = "champion"
 
 
@@ -129,7 +130,7 @@ class Registering:
         config = trials.read_config(folder)
         store, validation = self._store(result), mirror.validation_metrics(result)
         pipeline = Pipeline(
-            scoring=scoring_search.scoring_with(config, result.best.params),
+            scoring=scoring_with(config, result.best.params),
             thresholds=result.best.thresholds,
             healthy_statistics=result.best.statistics,
             validation=validation,
@@ -174,7 +175,7 @@ class Registering:
         return str((span.what.get("store") if span else None) or self.place.store.name)
 
     def _tags(self, result: TrialResult) -> dict[str, str]:
-        aim = f"{self.config.search.objective} on {', '.join(scoring_search.objective_datasets(self.config))}"
+        aim = f"{self.config.search.objective} on {', '.join(objective_datasets(self.config))}"
         searched = {**result.params, **result.best.params}
         settings = {names.safe(f"{names.SETTING}.{path}"): str(value) for path, value in searched.items()}
         own = {names.SWEEP: self.config.name, names.TRIAL: str(result.number), names.AIM: aim}

@@ -44,8 +44,6 @@ from cddpm.seeds import seed_of
 from cddpm.tracking.mirror import table
 from cddpm.training.loop import Interrupted
 
-__all__ = ["GUIDANCE", "Point", "best", "objective_datasets", "preview", "scoring_with", "search"]
-
 GUIDANCE = "scoring.guidance_scale"
 
 
@@ -149,12 +147,12 @@ _ATTRIBUTES = ("thresholds", "datasets", "seconds", "values")
 def record_points(folder: Path, points: Sequence[Point], config: ExperimentConfig) -> None:
     """Write the four files into ``folder``, each whole or not at all. Raises ``StorageError`` for a full disk."""
     rows = [point.row() for point in points]
-    table, sink = columns(rows), pa.BufferOutputStream()
+    flat, sink = columns(rows), pa.BufferOutputStream()
     artifact.write_json(folder / ROWS, rows)
-    parquet.write_table(pa.table(table), sink)
+    parquet.write_table(pa.table(flat), sink)
     artifact.write_bytes(folder / TABLE, sink.getvalue())
-    data = list(zip(*table.values(), strict=True))
-    artifact.write_text(folder / LOGGED, json.dumps({"columns": list(table), "data": data}))
+    data = list(zip(*flat.values(), strict=True))
+    artifact.write_text(folder / LOGGED, json.dumps({"columns": list(flat), "data": data}))
     artifact.write_bytes(folder / STUDY_FILE, _journal(points, config))
 
 
@@ -258,9 +256,9 @@ def keep_volumes(folder: Path, scorer: Scorer, config: ExperimentConfig, best: P
 
     scoring = scoring_with(config, best.params)
     evaluation = evaluate(scorer, scoring, best.thresholds)
-    volume_rows = [{**row, "subject": scorer.store.volumes[row["volume_index"]].subject} for row in evaluation.rows]
-    artifact.write_text(folder / VOLUMES, json.dumps(table(volume_rows)))
-    if shown := overview_rows(scorer, scoring, volume_rows):
+    rows = [{**row, "subject": scorer.store.volumes[row["volume_index"]].subject} for row in evaluation.rows]
+    artifact.write_text(folder / VOLUMES, json.dumps(table(rows)))
+    if shown := overview_rows(scorer, scoring, rows):
         overview(shown, folder / PICTURE)
     return replace(best, datasets=evaluation.aggregates)
 

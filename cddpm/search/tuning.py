@@ -58,7 +58,7 @@ class StudySearch(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # as Ray takes it: FINISHED is text
         """The next trial: its number and its settings by dotted path; ``FINISHED`` once the sweep shall end."""
         spent = budget.read(self._folder).exceeded(self._config.search)
-        if stop_requested(self._folder) or self._failures.met or spent:
+        if worker.stop_asked(self._folder / "stop") or self._failures.met or spent:
             return str(Searcher.FINISHED)
         trial = self._running[trial_id] = self._study.ask()
         return {
@@ -75,7 +75,7 @@ class StudySearch(Searcher):
             return
         trial, images = self._running[trial_id], int(result[IMAGES])
         studies.report(trial, self._config.search, images, result[OBJECTIVE])
-        place = trial_folder(self._folder, trial.number) / trials.STOPPED
+        place = trials.folder_of(self._folder, trial.number) / trials.STOPPED
         if trial.should_prune() and not place.exists():
             params = spaces.values(self._config.search.training.space, trial.params)
             artifact.write_json(place, asdict(trials.Stop(trial.number, params, result[OBJECTIVE], result[IMAGES])))
@@ -85,24 +85,14 @@ class StudySearch(Searcher):
         trial = self._running.pop(trial_id, None)
         if trial is None:
             return
-        how = trials.ending(trial_folder(self._folder, trial.number), error)
+        how = trials.ending(trials.folder_of(self._folder, trial.number), error)
         if how == "stopped":
-            stop = trials.read_stop(trial_folder(self._folder, trial.number))
+            stop = trials.read_stop(trials.folder_of(self._folder, trial.number))
             assert stop is not None
             studies.tell_stopped(self._study, trial, stop, self._config.search, logger.warning)
         elif how != "interrupted":
             value = None if how == "failed" or not result else float(result[OBJECTIVE])
             studies.tell(self._study, trial, value, logger.warning)
-
-
-def trial_folder(sweep: Path, number: int) -> Path:
-    """Where trial ``number`` keeps its files."""
-    return trials.folder_of(sweep, number)
-
-
-def stop_requested(sweep: Path) -> bool:
-    """Whether the sweep's trials shall save and end."""
-    return worker.stop_asked(sweep / "stop")
 
 
 class _Events(tune.Callback):
@@ -132,8 +122,8 @@ class _Events(tune.Callback):
 
     def _end(self, trial: Any, error: bool) -> None:
         number = trial.config["number"]
-        how = trials.ending(trial_folder(self._sweep, number), error)
-        folder = trial_folder(self._sweep, number)
+        how = trials.ending(trials.folder_of(self._sweep, number), error)
+        folder = trials.folder_of(self._sweep, number)
         if how == "failed" and not (folder / trials.FAILED).exists():
             artifact.write_json(folder / trials.FAILED, {"number": number, "error": _last_line(trial.error_file)})
         self._count(folder, number, how)

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from tiny_package import turned
 
 from cddpm.config import DataConfig
-from cddpm.data.alignment import aligned
 from cddpm.data.brain import estimate_mask
-from cddpm.data.prepare import prepare
+from cddpm.data.prepare import aligned, prepare
 from cddpm.data.volume import Volume, VolumeFileError, read_image, read_map, read_mask, read_segmentation, write_volume
 
 AFFINE = np.array([[-1.9, 0.1, 0, 9], [0.1, 1.9, 0.1, -20], [0, -0.1, 3, 5], [0, 0, 0, 1]])

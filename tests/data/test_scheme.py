@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 from cddpm.cli import app
 from cddpm.config import DataConfig
 from cddpm.data.check import check
-from cddpm.data.finding import Finding
+from cddpm.data.finding import SCHEMES, Division, Finding
 from cddpm.data.layout import Layout, read_layout, scan_layout
-from cddpm.data.scheme import SCHEMES, Division
 from cddpm.errors import DataError
 
 ATLAS = [f"sub-r{number:03}s001" for number in range(655)]

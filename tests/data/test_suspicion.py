@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from cddpm.config import DataConfig
 from cddpm.data import geometry as grid
-from cddpm.data import suspicion
+from cddpm.data.brain import suspicions
 from cddpm.data.check import check
-from cddpm.data.suspicion import suspicions
 from cddpm.data.volume import Volume, read_image, read_mask, write_volume
 
 pytestmark = pytest.mark.slow
@@ -137,10 +136,10 @@ def test_the_field_of_view_is_where_results_come_back(
 
 
 def test_there_is_one_list_and_a_prediction_asks_it() -> None:
-    code = {file.name: file.read_text() for file in Path(suspicion.__file__).parents[1].rglob("*.py")}
-    assert [name for name, text in code.items() if "brain.oddities(" in text] == ["suspicion.py"]
+    code = {file.name: file.read_text() for file in Path(grid.__file__).parents[1].rglob("*.py")}
+    assert [name for name, text in code.items() if "= oddities(" in text] == ["brain.py"]
     assert {name for name, text in code.items() if "suspicions(" in text or "signs(" in text} == {
-        "suspicion.py",
+        "brain.py",
         "check.py",
         "predictor.py",
     }

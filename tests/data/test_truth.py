@@ -11,9 +11,9 @@ from tiny_data import AFFINE, SHAPE, TinyData, ball
 from cddpm.config import DataConfig
 from cddpm.data import geometry as grid
 from cddpm.data.check import check
+from cddpm.data.finding import follow
 from cddpm.data.layout import scan_layout
 from cddpm.data.prepare import prepare
-from cddpm.data.truth import follow
 from cddpm.data.volume import IGNORED, Volume, write_volume
 from cddpm.labels import Labels
 

@@ -19,7 +19,7 @@ from cddpm.predict.predictor import Predictor
 from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.score import Scorer
 from cddpm.search.champion import weights_of
-from cddpm.search.scoring_search import Point
+from cddpm.search.point import Point
 from cddpm.search.trial import TrialResult
 from cddpm.tracking.package import Package, Pipeline, read_package, write_package
 from cddpm.training import checkpoint, stages

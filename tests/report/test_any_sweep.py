@@ -16,7 +16,7 @@ from cddpm import artifact
 from cddpm.config import to_dict
 from cddpm.report import page
 from cddpm.search import leaderboard, trial
-from cddpm.search.scoring_search import Point
+from cddpm.search.point import Point
 
 FINISHED, STOPPED, FAILED, INTERRUPTED = "finished", "stopped early", "failed", "interrupted"
 ENDINGS = [FINISHED, STOPPED, FAILED, INTERRUPTED]

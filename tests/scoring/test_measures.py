@@ -12,8 +12,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cddpm.config import EvaluationConfig, ScoringConfig
 from cddpm.errors import DataError
-from cddpm.scoring.glossary import at_rate
-from cddpm.scoring.measures import MEASURES, Measured, describe, measure, thresholds_at_rates
+from cddpm.scoring.glossary import MEASURES, at_rate, describe
+from cddpm.scoring.measures import Measured, measure, thresholds_at_rates
 from cddpm.scoring.metrics import dice
 from cddpm.scoring.postprocess import component_rule, segment
 from cddpm.scoring.score import HEALTHY, Scorer, evaluate

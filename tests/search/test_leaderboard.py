@@ -16,7 +16,7 @@ from cddpm.config import ObjectiveConfig
 from cddpm.errors import SearchError
 from cddpm.search import leaderboard, report, trial
 from cddpm.search.leaderboard import Row
-from cddpm.search.scoring_search import Point
+from cddpm.search.point import Point
 from cddpm.search.trial import TrialResult
 from cddpm.text import Console
 

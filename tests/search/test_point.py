@@ -19,7 +19,7 @@ from cddpm.scoring import score_book
 from cddpm.scoring.score import Scorer
 from cddpm.scoring.score_book import ScoreBook
 from cddpm.search import leaderboard, point, scoring_search
-from cddpm.search.point import Point, PointScorer, Proposal, in_process, score_point
+from cddpm.search.point import Point, PointScorer, Proposal, in_process, score_point, scoring_with
 
 AIMS = [
     {"metric": "dice", "goal": "maximize"},
@@ -72,7 +72,7 @@ def test_a_search_with_several_objectives_keeps_the_value_of_each(timed: Scorer)
     for p in points:
         assert p.values["dice"] == p.objective
         assert p.values["seconds_per_volume"] in (0.5, 1.0, 2.0)
-        scoring = scoring_search.scoring_with(config(), p.params)
+        scoring = scoring_with(config(), p.params)
         segmented = [timed.segmentation(c.index, scoring, p.thresholds["all"]) for c in timed.cases("healthy")]
         voxels = np.mean([array.sum() for array in segmented])  # of 1 mm: a thousandth of a millilitre each
         assert p.values["healthy_false_positive_ml"] == pytest.approx(voxels / 1000)

@@ -59,7 +59,7 @@ def test_rungs_are_those_of_optunas_pruner(tmp_path: Path, pruner: str, images: 
     firsts = {rungs[0] for rungs in pruners.rungs(wanted.search, images + 1)}
     found = set()
     for number in range(12):
-        study = optuna.create_study(study_name="training", direction="maximize", pruner=pruners.of(wanted))
+        study = optuna.create_study(study_name="training", direction="maximize", pruner=pruners.pruner_of(wanted))
         for _ in range(number):
             study.ask()
         trial = study.ask()
@@ -81,7 +81,7 @@ def test_rungs_are_those_of_optunas_pruner(tmp_path: Path, pruner: str, images: 
 
 def test_the_median_of_five_finished_trials_stops_the_worse_half(tmp_path: Path) -> None:
     wanted = config(tmp_path, search__scheduler="median", **RULES)
-    study = optuna.create_study(direction="maximize", pruner=pruners.of(wanted))
+    study = optuna.create_study(direction="maximize", pruner=pruners.pruner_of(wanted))
     verdicts = []
     for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.29, 0.31):
         trial = study.ask()
@@ -92,7 +92,9 @@ def test_the_median_of_five_finished_trials_stops_the_worse_half(tmp_path: Path)
 
 
 def test_without_a_pruner_nothing_is_stopped(tmp_path: Path) -> None:
-    study = optuna.create_study(direction="maximize", pruner=pruners.of(config(tmp_path, search__scheduler="none")))
+    study = optuna.create_study(
+        direction="maximize", pruner=pruners.pruner_of(config(tmp_path, search__scheduler="none"))
+    )
     for value in (1.0, 0.0):
         trial = study.ask()
         trial.report(value, 10**6)

@@ -59,9 +59,7 @@ def test_points_carry_their_values_and_the_statistics_that_a_prediction_needs(sc
 def test_every_point_can_be_recomputed(scorers: dict[bool, Scorer], objective: str, datasets: list[str]) -> None:
     settings = config(search__objective=objective, search__datasets=datasets)
     for point in scoring_search.search(scorers[True], settings, True):
-        again = scorers[True].score(
-            scoring_search.scoring_with(settings, point.params), objective, datasets or ("A", "B")
-        )
+        again = scorers[True].score(scoring_with(settings, point.params), objective, datasets or ("A", "B"))
         assert (point.objective, point.thresholds, point.datasets) == (
             again.objective,
             again.thresholds,
@@ -114,7 +112,7 @@ def test_batches_try_as_many_points_and_each_can_be_recomputed(scorers: dict[boo
     assert sizes == {2: [1, 2, 2, 2, 1], 3: [1, 3, 3, 1], 20: [1, 7]}[batch]
     assert [p.number for p in points] == list(range(8))
     for point in points:
-        scoring = scoring_search.scoring_with(settings, point.params)
+        scoring = scoring_with(settings, point.params)
         assert point.objective == scorers[True].score(scoring, "dice", ["A"]).objective
 
 

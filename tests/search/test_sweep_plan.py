@@ -21,7 +21,7 @@ from cddpm.data.store import build_store
 from cddpm.data.volume import write_volume
 from cddpm.models.precision import settled_for
 from cddpm.reconstruct.part import write_part
-from cddpm.search import budget, forecast, leaderboard, origin, plan, sweep
+from cddpm.search import budget, leaderboard, origin, plan, report, sweep
 from cddpm.search import trial as trials
 from cddpm.search.point import Point
 from cddpm.text import Console
@@ -39,7 +39,7 @@ def config(folder: Path, name: str = "joint", **values: Any) -> ExperimentConfig
 
 def shown(made: plan.Plan, width: int = 160) -> str:
     text = io.StringIO()
-    forecast.show(made, Console(file=text, width=width))
+    report.show_plan(made, Console(file=text, width=width))
     return text.getvalue()
 
 

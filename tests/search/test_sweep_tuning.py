@@ -20,6 +20,7 @@ from cddpm import artifact, cluster
 from cddpm.config import ExperimentConfig
 from cddpm.errors import SearchError
 from cddpm.search import budget, leaderboard, origin, sweep, tuning
+from cddpm.search import trial as trials
 from cddpm.search.budget import Failures
 from cddpm.search.display import Display
 from cddpm.text import Console
@@ -164,7 +165,7 @@ def lived(search: tuning.StudySearch, folder: Path, name: str, fate: str, previe
     """Ray's calls for one trial, to its end or its driver's; returns its number and settings."""
     proposal = search.suggest(name)
     assert isinstance(proposal, dict)
-    place = tuning.trial_folder(folder, proposal["number"])
+    place = trials.folder_of(folder, proposal["number"])
     rows = [{"objective": p, "images": float(i), "final": 0.0} for p, i in zip(previews, IMAGES, strict=False)]
     verdict = search._study.pruner = Verdict()
     for row in rows:
@@ -237,7 +238,7 @@ def test_a_rung_holds_no_value_that_a_search_has_found(tmp_path: Path) -> None:
     """What a trial ends with is the best of a search: no preview could keep up with it."""
     search = searcher(config(tmp_path, search__warm_start=[], search__training__trials=9, **PRUNED), tmp_path)
     for number in range(4):
-        name, folder = str(number), tuning.trial_folder(tmp_path, number)
+        name, folder = str(number), trials.folder_of(tmp_path, number)
         search.suggest(name)
         weak = number == 3
         search.on_trial_result(name, {"objective": 0.05 if weak else 0.1 + number, "images": 9.0, "final": 0.0})
@@ -266,7 +267,7 @@ def test_after_equal_failures_nothing_is_proposed(tmp_path: Path) -> None:
     events = tuning._Events(tmp_path, Nobody(), failures)
     (tmp_path / "error.txt").write_text("Traceback ...\n  more\nValueError: 7 is odd\n")
     events.on_trial_error(1, [], ended(tmp_path, 0, None, tmp_path / "error.txt"))
-    artifact.write_json(tuning.trial_folder(tmp_path, 1) / "failed.json", {"number": 1, "error": "the loss became nan"})
+    artifact.write_json(trials.folder_of(tmp_path, 1) / "failed.json", {"number": 1, "error": "the loss became nan"})
     events.on_trial_complete(2, [], ended(tmp_path, 1, {"objective": 0.1, "images": 5}, None))
     events.on_trial_error(3, [], ended(tmp_path, 2, None, tmp_path / "absent"))
     assert isinstance(search.suggest("a"), dict)
@@ -304,7 +305,7 @@ def test_no_trial_ends_without_a_value(
     place = stages.Place(tmp_path / "artifacts", tmp_path / "store")
     tuning._trainable({"number": 0, "params": {}}, tmp_path, {}, place, 0.0, board)
     assert [row["objective"] for row in reports] == told
-    assert (tuning.trial_folder(tmp_path, 0) / "failed.json").exists() == isinstance(outcome, Exception)
+    assert (trials.folder_of(tmp_path, 0) / "failed.json").exists() == isinstance(outcome, Exception)
     search = searcher(config(tmp_path, search__warm_start=[]), tmp_path / "sweep")
     search.suggest("a")
     for row in reports:

@@ -10,7 +10,7 @@ from tiny_training import tiny_config
 from cddpm.errors import ConfigError, SearchError
 from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.search import trial
-from cddpm.search.scoring_search import Point
+from cddpm.search.point import Point
 from cddpm.search.trial import TrialJob
 from cddpm.training import stages, worker
 

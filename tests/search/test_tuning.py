@@ -24,6 +24,7 @@ from cddpm.data.phantom.folder import make_phantom
 from cddpm.data.store import build_store
 from cddpm.models.precision import settled_for
 from cddpm.search import study as studies
+from cddpm.search import trial as trials
 from cddpm.search import tuning
 from cddpm.search.budget import Failures
 from cddpm.training import stages
@@ -92,7 +93,7 @@ def test_a_trial_stopped_early_holds_nothing(shared_ray: str, tmp_path: Path) ->
     assert watch.ends == [(0, "finished"), (1, "stopped")]
     assert watch.freed_after is not None, "the stopped trial still holds CPUs"
     assert watch.freed_after < RELEASE_SECONDS
-    stopped = json.loads((tuning.trial_folder(sweep, 1) / "stopped.json").read_text())
+    stopped = json.loads((trials.folder_of(sweep, 1) / "stopped.json").read_text())
     first, second = study.trials
     assert [first.state.name, second.state.name] == ["COMPLETE", "PRUNED"]
     assert list(first.intermediate_values) == [64, 128, 192]  # all its previews, but for the last
@@ -112,13 +113,13 @@ def _faulty(proposal: dict[str, Any], **given: Any) -> None:
         np.empty(2**50)
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    artifact.write_json(tuning.trial_folder(given["sweep"], number) / "result.json", {})
+    artifact.write_json(trials.folder_of(given["sweep"], number) / "result.json", {})
     odd: dict[str, Any] = {} if number == 2 else {"objective": float("nan")}
     tune.report(plain_metrics({"images": 10, **odd}, "objective", final=True))
 
 
 def _well(proposal: dict[str, Any], **given: Any) -> None:
-    artifact.write_json(tuning.trial_folder(given["sweep"], proposal["number"]) / "result.json", {})
+    artifact.write_json(trials.folder_of(given["sweep"], proposal["number"]) / "result.json", {})
     tune.report(plain_metrics({"objective": 0.5, "images": 10}, "objective", final=True))
 
 
@@ -157,7 +158,7 @@ def test_trials_that_raise_or_run_out_of_memory_or_find_nothing_leave_the_others
     assert sorted(watch.ends) == [(0, "failed"), (1, "failed"), (2, "finished"), (3, "finished")]
     assert [t.state.name for t in study.trials] == ["FAIL", "FAIL", "COMPLETE", "COMPLETE"]
     assert [t.value for t in study.trials] == [None, None, 0.0, 0.0]
-    said = [json.loads((tuning.trial_folder(tmp_path, n) / "failed.json").read_text())["error"] for n in (0, 1)]
+    said = [json.loads((trials.folder_of(tmp_path, n) / "failed.json").read_text())["error"] for n in (0, 1)]
     assert "Unable to allocate" in said[0]
     assert "process has died" in said[1]
 

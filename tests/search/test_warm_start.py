@@ -15,7 +15,7 @@ from cddpm.errors import SearchError
 from cddpm.search import origin, warm_start
 from cddpm.search import study as studies
 from cddpm.search import trial as trials
-from cddpm.search.scoring_search import Point
+from cddpm.search.point import Point
 from cddpm.search.trial import TrialResult
 
 RATE = "training.learning_rate"

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cddpm.data.phantom.lesions import Focus
-from cddpm.data.phantom.subject import DATASETS, Drawing, Subject, draw
+from cddpm.data.phantom.subject import DATASETS, Drawing, Focus, Subject, draw
 
 pytestmark = pytest.mark.slow
 

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from cddpm.data.phantom.anatomy import Anatomy
-from cddpm.data.phantom.canvas import Canvas, Grid
+from cddpm.data.phantom.anatomy import Anatomy, Canvas, Grid
 from cddpm.data.phantom.subject import DATASETS, SIGNAL, SMALL_SHAPE, Subject, draw, scan
 
 
