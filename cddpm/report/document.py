@@ -115,7 +115,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Viewer:
-    """Volumes to look through, packed (``exhibit.packed``); once per page."""
+    """Volumes to look through, packed (``viewer.packed``); once per page."""
 
     packs: Sequence[str]
 

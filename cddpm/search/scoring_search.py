@@ -108,7 +108,7 @@ def search(
     """Try ``search.scoring.trials`` settings on validation reconstructions; the first is ``config`` itself.
 
     ``scorer`` scores in this process; or a function scores each batch of ``search.scoring_batch`` points, as
-    ``point_workers.point_workers`` gives one. Guidance is searched only if the model was trained with condition dropout
+    ``point_workers`` gives one. Guidance is searched only if the model was trained with condition dropout
     (``guided``). A grid ends with its last point. With several objectives the sampler looks for their Pareto front. Same seed
     and same batch, same points, wherever they are scored. Raises ``Interrupted`` when asked to stop, ``DataError`` and
     ``SearchError`` for an objective without a value.
