@@ -210,7 +210,7 @@ def test_every_place_that_makes_a_command_is_in_this_file() -> None:
         "cli.importing": test_after_an_import,
         "cli.registry.calibration": test_after_a_calibration,
         "search.report": test_after_a_sweep,
-        "search.note": test_in_the_note_of_a_sweep,
+        "search.leaderboard": test_in_the_note_of_a_sweep,
         "tracking.address": test_of_the_registry,
         "predict.threshold_calibration": test_to_calibrate_again,
         "cli.cache": test_after_freeing_space,
