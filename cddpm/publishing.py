@@ -1,6 +1,6 @@
 """``publish(folder)``: MLflow made like the folder of a sweep or an evaluation; ``cddpm registry sync`` for all."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +43,9 @@ def folders(output_dir: Path) -> list[Path]:
     return sorted(path.parent for kind in FOLDERS for path in (output_dir / kind).glob(f"*/{IDENTITY}"))
 
 
-def publish_all(
-    output_dir: Path, uri: str | None = None, told: Callable[[Path], None] = lambda folder: None
-) -> Iterator[Published]:
+def publish_all(output_dir: Path, uri: str | None = None) -> list[Published]:
     """``publish`` for each of ``folders``; one that cannot be published does not hinder the others."""
-    for folder in folders(output_dir):
-        told(folder)
-        yield publish(folder, uri)
+    return [publish(folder, uri) for folder in folders(output_dir)]
 
 
 def publish(folder: Path, uri: str | None = None) -> Published:

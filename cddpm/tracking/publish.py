@@ -20,7 +20,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from cddpm.config import TrackingConfig
-from cddpm.errors import ArtifactError, AwayError, TrackingError
+from cddpm.errors import ArtifactError, AwayError, StorageError, TrackingError
 from cddpm.tracking import address, book_files, connection, mlflow_settings, names
 from cddpm.tracking.mirror import MirroredFile, MirroredRun, Point
 from cddpm.tracking.promotion import Promotion
@@ -99,8 +99,10 @@ class Mirror:
 
     def missing(self, runs: Iterable[MirroredRun]) -> int:
         """How many of ``runs`` this process has not seen whole in MLflow; those of which it refused a part count."""
-        places = [((run.campaign, run.key), run.digest) for run in runs]
-        return sum(self._done.get(place) != digest or place in self._refused for place, digest in places)
+        places = [((run.campaign, run.key), self._digest(run)) for run in runs]
+        return sum(
+            digest is None or self._done.get(place) != digest or place in self._refused for place, digest in places
+        )
 
     def publish(self, runs: Iterable[MirroredRun]) -> int:
         """Make MLflow match ``runs``, parents before children; returns how many had to be changed.
@@ -110,9 +112,11 @@ class Mirror:
         """
         changed = 0
         for run in runs:
-            place, digest = (run.campaign, run.key), run.digest
-            if self._done.get(place) == digest:
+            place, digest = (run.campaign, run.key), self._digest(run)
+            if digest is None or self._done.get(place) == digest:
                 continue
+            mine = f"{run.key}: "
+            self.refusals = {part: why for part, why in self.refusals.items() if not part.startswith(mine)}
             try:
                 changed += self._match(run, digest)
             except BaseException:
@@ -120,6 +124,14 @@ class Mirror:
                 raise
             self._done[place] = digest
         return changed
+
+    def _digest(self, run: MirroredRun) -> str | None:
+        """None, and a refusal, for a run of which a file cannot be read: it holds no other up."""
+        try:
+            return run.digest
+        except (StorageError, OSError) as error:
+            self.refusals[f"{run.key}: files"] = str(error)
+            return None
 
     def run_id(self, run: MirroredRun) -> str | None:
         """MLflow's id of a run that was published; None if it was not."""
@@ -156,7 +168,6 @@ class Mirror:
             return False
         known = known or self._create(run)
         place = (run.campaign, run.key)
-        self.refusals = {part: why for part, why in self.refusals.items() if not part.startswith(f"{run.key}: ")}
         if list(self._send(run, known)):
             self._refused.add(place)
         else:

@@ -88,12 +88,7 @@ class Publisher:
                     break
                 self._changed.wait(min(left, 1.0))
             there = self._reached >= goal and not self.mirror.refusals
-        if there:
-            return 0
-        try:
-            return max(1, self.mirror.missing(self._seen))
-        except CddpmError:  # a file that changes just now
-            return max(1, len(self._seen))
+        return 0 if there else max(1, self.mirror.missing(self._seen))
 
     def end(self, timeout_seconds: float) -> int:
         """Flush, if there is time, and stop; returns what ``flush`` does. A request under way may outlive it, to no harm."""

@@ -85,7 +85,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     registered.filled(folder / "outputs", folder / "empty" / "mlflow.db")
     _long_named(folder / "outputs")
     built_sweep.drawn(folder / "outputs", trials=3, points=4, name=SWEEP)
-    list(publishing.publish_all(folder / "outputs"))
+    publishing.publish_all(folder / "outputs")
     save(folder / "published.ckpt", diffusion_state(network(whole()), whole()))
     (folder / "experiment.yaml").write_text(yaml.safe_dump(TINY))
     assert (

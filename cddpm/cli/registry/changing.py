@@ -129,7 +129,7 @@ def sync(
     if not folders(output_dir):
         console.print(f"No sweep or evaluation in {path(output_dir)}.") if not as_json else print_json([])
         return
-    outcomes = list(publish_all(output_dir, uri))
+    outcomes = publish_all(output_dir, uri)
     if as_json:
         print_json([dataclasses.asdict(one) for one in outcomes])
     else:
