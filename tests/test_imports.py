@@ -62,7 +62,16 @@ def dotted(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-OWN = [name for name in map(dotted, FILES) if name != "cddpm.__main__"]
+def is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+NOT_IMPORTED = {"cddpm.__main__", *([] if is_module("triton") else ["cddpm.models.kernels"])}
+"""The command line starts when it is imported; the kernels need what only PyTorch for GPUs brings."""
+OWN = [name for name in map(dotted, FILES) if name not in NOT_IMPORTED]
 
 
 def foreign() -> list[str]:
@@ -78,13 +87,6 @@ def foreign() -> list[str]:
         name for name in found if name.split(".")[0] not in ("cddpm", "launch", "speed", *sys.stdlib_module_names)
     }
     return sorted(name for name in others if is_module(name))
-
-
-def is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def changes(own: dict[str, list[str]], folder: Path) -> dict[str, Any]:

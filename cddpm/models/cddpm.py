@@ -155,8 +155,3 @@ class ConditionedDiffusion(nn.Module):
         """
         x_t = self._noised(to_signed(slices), t, noise, corners)
         return to_unit(self.diffusion.predict_x0(self.restore(x_t, t, condition), x_t, t))
-
-
-def memory_format(device: torch.device | str) -> torch.memory_format:
-    """How weights and slices lie in memory: channels-last on a GPU; on a CPU it makes GroupNorm's backward far slower."""
-    return torch.channels_last if torch.device(device).type == "cuda" else torch.contiguous_format

@@ -37,7 +37,7 @@ class DropPath(nn.Module):
         super().__init__()
         self.p = p
         self.kept: Tensor | None = None
-        """Which samples (B,) keep the branch in the next step alone (``draw_paths``); None: drawn at random."""
+        """Which samples (B,) keep the branch in the next step alone (``keep_paths``); None: drawn at random."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ...) to the same shape."""
@@ -55,18 +55,28 @@ class DropPath(nn.Module):
         return f"p={self.p:.4g}"
 
 
-def draw_paths(module: nn.Module, seeds: Sequence[int], device: torch.device) -> None:
-    """Decide which branches each sample keeps in the next training step of ``module``: sample i by ``seeds[i]`` alone.
+def draw_paths(module: nn.Module, seeds: Sequence[int]) -> Tensor | None:
+    """Which branches each sample keeps in a training step of ``module``: (layers, B) bool, sample i by ``seeds[i]`` alone.
 
-    So a sample loses the same branches in every batch and on every worker.
+    So a sample loses the same branches in every batch and on every worker. None if no branch is ever lost.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, DropPath) and layer.p > 0]
+    layers = _losing(module)
     if not layers:
-        return
+        return None
     draws = uniform(seeds, len(layers)).T
-    kept = torch.from_numpy(draws >= np.array([[layer.p] for layer in layers])).to(device)
-    for layer, row in zip(layers, kept, strict=True):
+    return torch.from_numpy(draws >= np.array([[layer.p] for layer in layers]))
+
+
+def keep_paths(module: nn.Module, kept: Tensor | None) -> None:
+    """Let ``module`` keep in its next step what ``draw_paths`` has drawn."""
+    if kept is None:
+        return
+    for layer, row in zip(_losing(module), kept, strict=True):
         layer.kept = row
+
+
+def _losing(module: nn.Module) -> list[DropPath]:
+    return [layer for layer in module.modules() if isinstance(layer, DropPath) and layer.p > 0]
 
 
 class BasicBlock(nn.Module):

@@ -10,7 +10,6 @@ channels that the condition has for cross-attention.
 
 import math
 from collections import OrderedDict
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +17,11 @@ from torch import Tensor, nn
 
 from cddpm.config import ModelConfig
 from cddpm.errors import ConfigError
+from cddpm.models.layers import Resampling, added, convolved, normalised, on_kernels, resampled
 
 _GROUPS, _GROUPS_OF_SMALL = 32, 8
 """Of the norms: 32 as published; channels that these do not divide (``model.base_width`` below 32) have 8."""
 _LONGEST_PERIOD = 10_000
-
-Resampling = Literal["none", "down", "up"]
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
@@ -46,14 +44,6 @@ def _zeroed(layer: nn.Conv2d | nn.Conv1d | nn.Linear) -> nn.Conv2d | nn.Conv1d |
     return layer
 
 
-def _resampled(x: Tensor, resampling: Resampling) -> Tensor:
-    if resampling == "down":
-        return F.avg_pool2d(x, 2)
-    if resampling == "up":
-        return F.interpolate(x, scale_factor=2.0, mode="nearest")
-    return x
-
-
 class ResidualBlock(nn.Module):
     """(B, C_in, H, W) and an embedding (B, E) -> (B, C_out, H', W'), with H' = H, H / 2 ("down") or 2 H ("up")."""
 
@@ -70,18 +60,21 @@ class ResidualBlock(nn.Module):
             nn.Dropout(dropout),
             _zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
-        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        self.skip_connection: nn.Identity | nn.Conv2d = (
+            nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """The block's output (B, C_out, H', W'); the embedding scales and shifts what is normalised."""
-        norm, activation, convolution = self.in_layers
-        hidden = convolution(_resampled(activation(norm(x)), self.resampling))
-        scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
-        norm, *rest = self.out_layers
-        hidden = (norm(hidden) * (1 + scale)).add_(shift)
-        for layer in rest:
-            hidden = layer(hidden)
-        return self.skip_connection(_resampled(x, self.resampling)) + hidden
+        norm, _, convolution = self.in_layers
+        hidden, bias = convolved(convolution, resampled(normalised(norm, x), self.resampling))
+        norm, _, dropout, convolution = self.out_layers
+        hidden, bias = convolved(convolution, dropout(normalised(norm, hidden, self.emb_layers(embedding), bias)))
+        x = resampled(x, self.resampling)
+        if isinstance(self.skip_connection, nn.Identity):
+            return added(x, hidden, bias)
+        x, own = convolved(self.skip_connection, x)
+        return added(x, hidden, bias, own)
 
 
 def _heads(channels: int, head_width: int) -> int:
@@ -107,7 +100,7 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add to ``x`` (B, C, H, W) what its pixels look up in each other."""
         batch, channels, height, width = x.shape
-        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        tokens = normalised(self.norm, x, silu=False).flatten(2).transpose(1, 2)
         qkv = F.linear(tokens, self.qkv.weight.squeeze(-1), self.qkv.bias)
         query, key, value = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
@@ -132,7 +125,11 @@ class CrossAttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """Add to ``x`` (B, C, H, W) what its pixels look up in ``tokens`` (B, N, F)."""
-        query = self.query(self.norm(x).flatten(2).transpose(1, 2)).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        query = (
+            self.query(normalised(self.norm, x, silu=False).flatten(2).transpose(1, 2))
+            .unflatten(2, (self.heads, -1))
+            .transpose(1, 2)
+        )
         key, value = self.key_value(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         return x + self.proj_out(mixed).transpose(1, 2).reshape(x.shape)
@@ -233,7 +230,9 @@ class UNet(nn.Module):
             hidden = stage(torch.cat([hidden, skips.pop()], dim=1), embedding)
         # Under autocast too: bfloat16 would round the picture to steps of 1/256, more than many residuals.
         with torch.autocast(x.device.type, enabled=False):
-            return self.out(hidden.to(self.out[0].weight.dtype))
+            norm, _, last = self.out
+            found: Tensor = last(normalised(norm, hidden if on_kernels(hidden) else hidden.to(last.weight.dtype)))
+            return found
 
     def _check(self, x: Tensor, tokens: Tensor | None) -> None:
         if (tokens is None) == self.attends:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from cddpm import artifact
 from cddpm.config import ExperimentConfig
 from cddpm.errors import ArtifactError
-from cddpm.models.cddpm import ConditionedDiffusion, memory_format
+from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.models.device import memory_format
 
 logger = logging.getLogger(__name__)
 

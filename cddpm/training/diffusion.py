@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from cddpm.config import ExperimentConfig
 from cddpm.data.augment import augment
 from cddpm.data.store import SliceStore
-from cddpm.models.cddpm import ConditionedDiffusion, memory_format
+from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.models.device import memory_format, to_device
 from cddpm.models.noise import noise
 from cddpm.models.patches import training_corner
 from cddpm.models.precision import certain
@@ -60,6 +61,8 @@ class DiffusionObjective:
     Noise, condition dropout and, of a patched model, the box are drawn per slice.
     """
 
+    replayable = True
+
     def __init__(
         self,
         config: ExperimentConfig,
@@ -89,7 +92,7 @@ class DiffusionObjective:
         dropped = None
         if diffusion.condition_dropout:
             draws = [seed_of(seed, "dropout", int(p)) / 2**63 for p in positions]
-            dropped = (torch.tensor(draws) < diffusion.condition_dropout).to(self.device)
+            dropped = to_device(torch.tensor(draws) < diffusion.condition_dropout, self.device)
         noised = self._noised(slices, levels, [self._noise_seed(int(p)) for p in positions])
         return (*noised, dropped, *self._corners([("box", int(p)) for p in positions]))
 
@@ -106,13 +109,14 @@ class DiffusionObjective:
         if not patch.enabled:
             return []
         corners = [training_corner(patch, seed_of(self.config.seed, *name), shape) for name in names]
-        return [torch.tensor(corners, device=self.device)]
+        return [to_device(torch.tensor(corners), self.device)]
 
     def _noised(self, slices: Tensor, levels: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         height, width = slices.shape[2:]
         fields = noise(self.config.diffusion.noise, seeds, (height, width))
-        on_device = [t.to(self.device, memory_format=memory_format(self.device)) for t in (slices, fields)]
-        return on_device[0], levels.to(self.device), on_device[1]
+        layout = memory_format(self.device)
+        images, noises = (to_device(tensor, self.device, layout) for tensor in (slices, fields))
+        return images, to_device(levels, self.device), noises
 
     def validate(self, module: nn.Module, ranks: Ranks, images: int = 0) -> dict[str, float]:
         """Loss on healthy slices and the score of a few unhealthy volumes.

@@ -9,8 +9,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -20,13 +21,15 @@ from torch import Tensor, nn
 
 from cddpm.config import ExperimentConfig
 from cddpm.errors import CddpmError
-from cddpm.models.cddpm import memory_format
-from cddpm.models.encoder import draw_paths
+from cddpm.models.device import memory_format, to_device
+from cddpm.models.encoder import draw_paths, keep_paths
 from cddpm.models.precision import Format, autocast
 from cddpm.scoring.score import Scorer
 from cddpm.seeds import seed_of, step_seed
 from cddpm.training import best, checkpoint
+from cddpm.training.ahead import Losses, ahead
 from cddpm.training.order import Rows, batch_rows
+from cddpm.training.passes import Passes
 from cddpm.training.ranks import Ranks
 from cddpm.training.watch import StageRecord
 
@@ -34,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 POLL_STEPS = 10
 """Steps between looks at the request to stop."""
+
+
+Batch = tuple[Tensor | None, ...]
+"""What the module of an objective is called with."""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: training was asked to stop and can be resumed
@@ -48,8 +55,10 @@ class Objective(Protocol):
     """What is trained. ``module(*batch)`` gives the loss, so that DDP can wrap it."""
 
     module: nn.Module
+    replayable: bool
+    """Whether ``module`` does the same work for every batch and never waits for a GPU, so that a graph of it can be replayed."""
 
-    def batch(self, rows: Rows, positions: Rows) -> tuple[Tensor | None, ...]:
+    def batch(self, rows: Rows, positions: Rows) -> Batch:
         """Arguments of ``module`` for the slices ``rows``, which stand at ``positions`` of the data stream."""
 
     def validate(self, module: nn.Module, ranks: Ranks, images: int) -> dict[str, float]:
@@ -134,6 +143,8 @@ class Trainer:
         self.images = 0
         self.loss_sum, self.loss_steps = 0.0, 0
         self._speed, self._saved = (time.monotonic(), 0), 0
+        self._losses = Losses()
+        self._pairs: tuple[dict[str, Tensor], tuple[tuple[list[Tensor], list[Tensor]], ...]] | None = None
 
     def run(self, hooks: Hooks) -> dict[str, Tensor]:
         """Train to the end of the budget; returns the weights to keep (moving average if configured).
@@ -141,70 +152,110 @@ class Trainer:
         Raises ``Interrupted`` after saving when ``hooks.stop`` says so, ``DivergedError`` when the loss is not finite.
         """
         self._resume()
-        parallel = self.ranks.wrap(self.module)
+        passes = self._passes(self.ranks.wrap(self.module))
         milestones = self.recipe.milestones()
         if self.images // self.recipe.batch_size in milestones:
             self._catch_up(hooks)
         self._speed = (time.monotonic(), self.images)
-        for step in self._steps():
-            loss = self._step(parallel)
-            self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
-            if self.ranks.first:
-                hooks.progress(self.stage, self.images, self.recipe.steps * self.recipe.batch_size, loss)
+        with closing(ahead(self._batches(), self.ranks.device)) as batches:
+            self._work(passes, batches, milestones, hooks)
+        return self._final_weights()
+
+    def _work(self, passes: Passes, batches: Iterator[Batch], milestones: set[int], hooks: Hooks) -> None:
+        """All steps that are left."""
+        for step, batch in zip(self._steps(), batches, strict=True):
+            self._losses.put(self.images + self.recipe.batch_size, self._step(passes, batch))
+            self.images += self.recipe.batch_size
+            self._count_losses(hooks, step in milestones or step % POLL_STEPS == 0)
             if step in milestones:
                 self._save()
                 self._evaluate(hooks)
             if step % POLL_STEPS == 0 and self.ranks.share(hooks.stop() if self.ranks.first else None):
                 self._save()
                 raise Interrupted(f"{self.stage}: stopped after {self.images} images; its state is saved")
-        return self._final_weights()
 
     def _steps(self) -> Iterator[int]:
         yield from range(self.images // self.recipe.batch_size + 1, self.recipe.steps + 1)
 
-    def _step(self, parallel: nn.Module) -> float:
-        recipe, ranks = self.recipe, self.ranks
-        rows = batch_rows(self.rows, recipe.seed, self.images, recipe.batch_size)[ranks.rank :: ranks.world]
-        positions = np.arange(self.images, self.images + recipe.batch_size)[ranks.rank :: ranks.world]
-        torch.manual_seed(step_seed(recipe.seed, int(positions[0])))  # dropout: the one draw of each rank
-        draw_paths(self.module, [seed_of(recipe.seed, "depth", int(p)) for p in positions], ranks.device)
+    def _batches(self) -> Iterator[Callable[[], Batch]]:
+        """What makes this rank's part of each batch to come: which branches its samples keep, then the module's arguments."""
+        seed, ranks = self.recipe.seed, self.ranks
+        for step in self._steps():
+            images = (step - 1) * self.recipe.batch_size
+            rows = batch_rows(self.rows, seed, images, self.recipe.batch_size)[ranks.rank :: ranks.world]
+            yield partial(self._batch, rows, self._positions(images))
+
+    def _batch(self, rows: Rows, positions: Rows) -> Batch:
+        paths = draw_paths(self.module, [seed_of(self.recipe.seed, "depth", int(p)) for p in positions])
+        on_device = None if paths is None else to_device(paths, self.ranks.device)
+        return (on_device, *self.objective.batch(rows, positions))
+
+    def _positions(self, images: int) -> Rows:
+        """Where the slices of this rank's part of the batch stand in the data stream."""
+        return np.arange(images, images + self.recipe.batch_size)[self.ranks.rank :: self.ranks.world]
+
+    def _passes(self, parallel: nn.Module) -> Passes:
+        """Forward and backward pass of a batch."""
+
+        def run(batch: Batch) -> Tensor:
+            paths, *arguments = batch
+            parallel.train()
+            keep_paths(self.module, paths)
+            with autocast(self.recipe.precision, self.ranks.device):
+                loss: Tensor = parallel(*arguments)
+            loss.backward()
+            return loss.detach()
+
+        recorded = self.ranks.device.type == "cuda" and self.ranks.world == 1 and self.objective.replayable
+        return Passes(run, lambda: self.optimizer.zero_grad(set_to_none=True), recorded)
+
+    def _step(self, passes: Passes, batch: Batch) -> Tensor:
+        recipe = self.recipe
+        torch.manual_seed(step_seed(recipe.seed, int(self._positions(self.images)[0])))  # dropout: each rank's one draw
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(self.images)
-        parallel.train()
-        with autocast(recipe.precision, ranks.device):
-            loss = parallel(*self.objective.batch(rows, positions))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = passes(batch)
         if recipe.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.module.parameters(), recipe.gradient_clip)
         self.optimizer.step()
         self._update_average()
-        self.images += recipe.batch_size
-        return self._finite(loss)
+        return loss
 
-    def _finite(self, loss: Tensor) -> float:
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"{self.stage}: the loss became {value} after {self.images} images; "
-                f"lower the learning rate ({self.recipe.learning_rate:g}) or set training.gradient_clip"
-            )
-        return value
+    def _count_losses(self, hooks: Hooks, all_of_them: bool) -> None:
+        """Add up the losses that have been read and tell them; all before anything is saved or stops."""
+        for images, loss in self._losses.read(all_of_them):
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"{self.stage}: the loss became {loss} after {images} images; "
+                    f"lower the learning rate ({self.recipe.learning_rate:g}) or set training.gradient_clip"
+                )
+            self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
+            if self.ranks.first:
+                hooks.progress(self.stage, images, self.recipe.steps * self.recipe.batch_size, loss)
 
     def _update_average(self) -> None:
         if not self.recipe.ema_decay:
             return
-        weights = self.module.state_dict()
         if self.average is None:
-            self.average = {name: tensor.detach().clone() for name, tensor in weights.items()}
+            self.average = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
             return
         # early on a long average would remember the random start: the decay grows with the steps (Karras et al. 2024)
         step = self.images // self.recipe.batch_size + 1
         decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
-        floats = [name for name, tensor in weights.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.average[n] for n in floats], [weights[n].detach() for n in floats], 1 - decay)
-        for name in weights.keys() - floats:
-            self.average[name].copy_(weights[name])
+        (averages, weights), (counts, numbers) = self._averaged(self.average)
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        if counts:
+            torch._foreach_copy_(counts, numbers)
+
+    def _averaged(self, average: dict[str, Tensor]) -> tuple[tuple[list[Tensor], list[Tensor]], ...]:
+        """The tensors of the average beside those of the module: floating point ones, then the others."""
+        if self._pairs is None or self._pairs[0] is not average:
+            pairs = [(average[name], tensor.detach()) for name, tensor in self.module.state_dict().items()]
+            floats = [pair for pair in pairs if pair[0].is_floating_point()]
+            others = [pair for pair in pairs if not pair[0].is_floating_point()]
+            found = tuple(([a for a, _ in some], [w for _, w in some]) for some in (floats, others))
+            self._pairs = average, found
+        return self._pairs[1]
 
     def _catch_up(self, hooks: Hooks) -> None:
         """A process that died while it validated had saved before: validate now."""
@@ -289,10 +340,12 @@ class Trainer:
 
 def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     trained = [p for p in module.parameters() if p.requires_grad]
+    fused = all(p.is_cuda for p in trained)  # one kernel for all weights; on a CPU the other way is the quicker one
+    decay = recipe.weight_decay
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
+        return torch.optim.Adam(trained, recipe.learning_rate, weight_decay=decay, fused=fused, foreach=not fused)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
+        return torch.optim.AdamW(trained, recipe.learning_rate, weight_decay=decay, fused=fused, foreach=not fused)
     raise ValueError(f"optimizer: {recipe.optimizer!r}; allowed are adam and adamw")
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
-from cddpm.models.cddpm import memory_format
+from cddpm.models.device import memory_format, to_device
 from cddpm.models.precision import certain
 from cddpm.models.spark import SparK, seeded_masks
 from cddpm.seeds import seed_of
@@ -36,6 +36,8 @@ def recipe(config: ExperimentConfig) -> Recipe:
 class PretrainingObjective:
     """Reconstruct the hidden patches of a slice from the visible ones."""
 
+    replayable = False  # the places that are seen differ in number from batch to batch
+
     def __init__(
         self, config: ExperimentConfig, store: SliceStore, validation_rows: Rows, device: torch.device
     ) -> None:
@@ -55,7 +57,7 @@ class PretrainingObjective:
         slices = torch.from_numpy(self.store.images(rows)).unsqueeze(1)
         grid = self.spark.grid(slices)
         masks = seeded_masks(torch.tensor(seeds, dtype=torch.int64), grid, self.spark.visible_patches(grid))
-        return slices.to(self.device, memory_format=memory_format(self.device)), masks.to(self.device)
+        return to_device(slices, self.device, memory_format(self.device)), to_device(masks, self.device)
 
     def validate(self, module: nn.Module, ranks: Ranks, images: int = 0) -> dict[str, float]:
         """Loss on fixed healthy validation slices with fixed masks, the same after any number of ``images``."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from cddpm.config import EncoderConfig
 from cddpm.errors import ArtifactError
-from cddpm.models.encoder import DropPath, ResNetEncoder, ResNetTrunk, draw_paths
+from cddpm.models.encoder import DropPath, ResNetEncoder, ResNetTrunk, draw_paths, keep_paths
 from cddpm.models.sparse import VisibleSites
 
 Near = Callable[..., None]
@@ -72,7 +72,7 @@ def test_drop_path_keeps_the_expectation_and_whole_samples() -> None:
 
 def test_dropped_branches_are_those_of_the_sample_in_every_batch() -> None:
     layers, seeds = nn.Sequential(DropPath(0.5), DropPath(0.0), DropPath(0.25)), list(range(4000))
-    draw_paths(layers, seeds, torch.device("cpu"))
+    keep_paths(layers, draw_paths(layers, seeds))
     ones = torch.ones(len(seeds), 1, 1, 1)
     whole = [layer(ones).flatten() for layer in layers]
     assert [float(kept.mean()) for kept in whole] == pytest.approx([1, 1, 1], abs=0.06)
@@ -80,14 +80,14 @@ def test_dropped_branches_are_those_of_the_sample_in_every_batch() -> None:
     both = ((whole[0] > 0) & (whole[2] > 0)).double().mean()
     assert float(both) == pytest.approx(0.5 * 0.75, abs=0.03)  # layers are drawn independently
     for rank in range(2):
-        draw_paths(layers, seeds[rank::2], torch.device("cpu"))
+        keep_paths(layers, draw_paths(layers, seeds[rank::2]))
         part = [layer(ones[rank::2]).flatten() for layer in layers]
         assert all(torch.equal(a, b[rank::2]) for a, b in zip(part, whole, strict=True))
 
 
 def test_drawn_paths_hold_for_one_step() -> None:
     layer = DropPath(0.5)
-    draw_paths(layer, [1, 2], torch.device("cpu"))
+    keep_paths(layer, draw_paths(layer, [1, 2]))
     layer(torch.ones(2, 1))
     assert layer(torch.ones(5, 1)).shape == (5, 1)  # another batch, drawn at random
 

@@ -46,6 +46,8 @@ class ToyLoss(nn.Module):
 class Toy:
     """An objective that notes the positions it was asked for."""
 
+    replayable = True
+
     def __init__(self) -> None:
         self.module: nn.Module = ToyLoss()
         self.seen: list[int] = []

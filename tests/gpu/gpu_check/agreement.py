@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cddpm.models.cddpm import memory_format
+from cddpm.models.device import memory_format
 from gpu_check import device as devices
 from gpu_check.record import Record
 

@@ -13,7 +13,8 @@ from scipy import ndimage
 from cddpm.config import AugmentationConfig, ExperimentConfig, NoiseConfig
 from cddpm.data.augment import augment
 from cddpm.data.store import SliceStore
-from cddpm.models.cddpm import ConditionedDiffusion, memory_format
+from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.models.device import memory_format
 from cddpm.models.diffusion import level_index
 from cddpm.models.noise import noise, octave_field
 from cddpm.reconstruct.part import Key

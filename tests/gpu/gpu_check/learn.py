@@ -1,7 +1,7 @@
 """Part 5: whether what is trained on the device learns, in bfloat16 as in float32; then the full model, while time is left."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from statistics import fmean
 from typing import Any
@@ -19,7 +19,7 @@ PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32")
 SEEDS = 3
 STEPS, TINY_STEPS = 2000, 4
 APART = 0.05
-"""How far the mean last validation losses of both precisions may lie apart, relative to that of float32."""
+"""How far the mean validation losses of both precisions, the last that all have, may lie apart, relative to float32's."""
 RESERVE_SECONDS = 10.0
 """Left of the part's time when the full model's training is ended."""
 ENTRY_SECONDS = 5.0
@@ -42,16 +42,22 @@ def quickstart(assignment: Assignment, record: Record) -> None:
         for precision, seed in product(PRECISIONS, range(seeds))
     ]
     told = together(trainings, assignment, RESERVE_SECONDS)
-    last: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+    curves: dict[str, list[dict[float, float]]] = {precision: [] for precision in PRECISIONS}
     for name, news in told.items():
         losses = [(value["images"], value[LOSS]) for what, value in news if what == "validation"]
         record.curve(name, losses)
         enter_losses(name, losses, news, record)
-        if losses:
-            last[name.partition(",")[0]].append(losses[-1][1])
-    if all(last.values()):
-        apart = abs(fmean(last["bfloat16"]) / fmean(last["float32"]) - 1)
+        curves[name.partition(",")[0]].append(dict(losses))
+    images = last_common(curve for some in curves.values() for curve in some)
+    if images is not None:
+        last = {precision: fmean(curve[images] for curve in some) for precision, some in curves.items()}
+        apart = abs(last["bfloat16"] / last["float32"] - 1)
         record.compare("last losses, bfloat16 and float32", apart, None if assignment.tiny else APART)
+
+
+def last_common(curves: Iterable[Mapping[float, float]]) -> float | None:
+    """The largest number of images after which each of ``curves`` (loss by images) was validated; None if there is none."""
+    return max(set.intersection(*(set(curve) for curve in curves)), default=None)
 
 
 def _training(name: str, precision: Precision, seed: int, steps: int, assignment: Assignment) -> Training:

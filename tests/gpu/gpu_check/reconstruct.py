@@ -7,9 +7,10 @@ from statistics import fmean
 import numpy as np
 import torch
 
-from cddpm.config import ExperimentConfig
+from cddpm.config import ExperimentConfig, with_values
 from cddpm.data.store import SliceStore
-from cddpm.models.cddpm import ConditionedDiffusion, memory_format
+from cddpm.models.cddpm import ConditionedDiffusion
+from cddpm.models.device import memory_format
 from cddpm.reconstruct.predict import Manner, Request, predict_volumes
 from gpu_check import device as devices
 from gpu_check import experiments, train
@@ -90,7 +91,7 @@ def pretrain(config: ExperimentConfig, assignment: Assignment, record: Record, d
 def small(number: int, precision: Precision, assignment: Assignment, record: Record) -> None:
     """Slices a second of ``number`` trainings of the quickstart's network at once, all together."""
     steps, warm = (3, 1) if assignment.tiny else (220, 20)
-    config = experiments.quickstart(assignment.tiny, precision, steps)
+    config = with_values(experiments.quickstart(assignment.tiny, precision, steps), {"training.evaluations": 1})
     store = experiments.store_of(config, assignment)
     trainings = [
         Training(
