@@ -72,6 +72,7 @@ set_up() {
 
 cd "$root"
 ready || set_up || exit 1
+unset PYTHONDONTWRITEBYTECODE # else each of some dozens of processes would compile this project anew
 
 # caches beside the packages, if they can be written: home may be read-only
 if mkdir -p "$venv/cache/matplotlib" "$venv/cache/numba" 2>/dev/null && [ -w "$venv/cache/numba" ]; then

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from shared_ray import own_ray, pytest_collection_modifyitems, shared_ray, sharing
+from ten_scans import COUNTS
 
 __all__ = ["own_ray", "pytest_collection_modifyitems", "shared_ray", "sharing"]
 
@@ -54,6 +55,15 @@ THERE = [name for name in FOLDERS if name != "published" or PUBLISHED.is_dir() o
 def reference_dir(request: pytest.FixtureRequest) -> Path:
     """Each folder of reference arrays in turn: those of the published code where they are, and our own always."""
     return Path(request.getfixturevalue(FOLDERS[request.param]))
+
+
+@pytest.fixture(scope="session")
+def ten_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The DATA_DIR that small sweeps and benchmarks would make, each for itself."""
+    from cddpm.config import PhantomConfig
+    from cddpm.data.phantom.folder import make_phantom
+
+    return make_phantom(tmp_path_factory.mktemp("ten_scans") / "data", PhantomConfig(**COUNTS), ("t2",))
 
 
 @pytest.fixture(scope="session")

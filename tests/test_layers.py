@@ -135,6 +135,7 @@ def test_no_module_breaks_the_order_or_leaves_a_home() -> None:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.slow
 def test_no_modules_import_each_other_in_a_circle() -> None:
     assert circle(modules()) == []
 

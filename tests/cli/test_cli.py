@@ -84,6 +84,7 @@ def test_unknown_commands_are_refused() -> None:
     assert CliRunner().invoke(app, ["dat"]).exit_code == 2
 
 
+@pytest.mark.slow
 def test_no_help_imports_anything_heavy() -> None:
     """Of any command, and of any program of launch/."""
     every = [("cddpm", [*path, "--help"]) for path in commands(typer.main.get_command(app))]
@@ -101,6 +102,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 def test_no_configuration_error_imports_anything_heavy(tmp_path: Path) -> None:
     """An unknown setting, a wrong value, two that do not go together, a text without a value; in a file, and no file."""
     wrong, absent, weights = tmp_path / "wrong.yaml", str(tmp_path / "absent.yaml"), str(tmp_path / "a.ckpt")
@@ -119,6 +121,7 @@ def test_no_configuration_error_imports_anything_heavy(tmp_path: Path) -> None:
     assert {call: said for call, said in found.items() if said != (1, "ConfigError", [])} == {}
 
 
+@pytest.mark.slow
 def test_the_probe_sees_what_is_heavy() -> None:
     ((_, raised, heavy),) = probed(("cddpm", ["data", "check", "/no/such/folder"]))
     assert (raised, "nibabel" in heavy) == ("DataError", True)

@@ -32,6 +32,7 @@ def told(layout: Layout) -> list[Finding]:
     return [finding for finding in layout.findings if finding.code in ("leak", "mixed-splits")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tables", "name"), [(PAPER, "published"), (SIBLING, "sibling")])
 def test_both_tables_of_one_scheme_are_recognised(tiny: TinyData, tables: Any, name: str) -> None:
     layout = read_layout(divided(tiny, *tables), tiny.root)

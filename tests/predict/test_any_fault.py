@@ -97,6 +97,7 @@ def test_half_a_result_is_removed(
     assert not other.folder.exists()
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=40) | st.binary(max_size=40).map(repr))
 @settings(deadline=None)
 def test_a_key_can_be_written_anywhere(name: str) -> None:

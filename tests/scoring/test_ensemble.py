@@ -188,6 +188,7 @@ class Plain:
         return np.maximum(self.residual(v), 0) * (self.store.mask(v) > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_equals_plain_arithmetic(scorer, store, predictions, name):
     for v in (0, 4):

@@ -92,9 +92,17 @@ def test_objective_is_the_mean_dice_after_the_filter_at_the_threshold(scorer, st
     )
 
 
+FILTERS = [(minimum, *rule) for minimum in (3, 12, 30) for rule in ((6, "filled"), (18, "voxels"), (26, "filled"))]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("minimum", [3, 12, 30])
-@pytest.mark.parametrize(("connectivity", "size"), [(6, "filled"), (18, "voxels"), (26, "filled")])
+@pytest.mark.parametrize(
+    ("minimum", "connectivity", "size"),
+    [
+        case if number % 4 == 0 else pytest.param(*case, marks=pytest.mark.nightly)
+        for number, case in enumerate(FILTERS)
+    ],
+)
 def test_dice_after_the_filter_is_the_exact_optimum_if_it_is_asked_for(scorer, store, minimum, connectivity, size):
     settings = {"median_kernel": 1, "minimum_component_voxels": minimum, "connectivity": connectivity}
     scoring = ScoringConfig(operating_point="val-dice-filtered", component_size=size, **settings)

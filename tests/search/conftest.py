@@ -4,11 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sweep import CONFIG
 from tiny_training import make_store, tiny_config
 
-from cddpm.config import ExperimentConfig, PhantomConfig
-from cddpm.data.phantom.folder import make_phantom
+from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.reconstruct import part, reconstruction
 from cddpm.reconstruct.cohort import Cohort
@@ -18,13 +16,6 @@ from cddpm.scoring.score import Scorer
 @pytest.fixture(scope="session")
 def tiny_store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="session")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The DATA_DIR that the small sweeps would make, each for itself."""
-    config = PhantomConfig(**CONFIG["data"]["phantom"])
-    return make_phantom(tmp_path_factory.mktemp("phantom") / "data", config, ("t2",))
 
 
 def draw_cache(path: Path, store: SliceStore, config: ExperimentConfig, guided: bool) -> reconstruction.Reconstruction:

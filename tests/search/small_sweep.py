@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 from launched import ROOT, Here, Launched
+from ten_scans import COUNTS
 
 CONFIG: dict[str, Any] = {
     "name": "small",
@@ -14,13 +15,7 @@ CONFIG: dict[str, Any] = {
         "volume_shape": [96, 96, 48],
         "rescale_factor": 3,
         "smoothing_iterations": 1,
-        "phantom": {
-            "healthy_train": 4,
-            "healthy_val": 1,
-            "healthy_test": 1,
-            "unhealthy_val": 2,
-            "unhealthy_test": 2,
-        },
+        "phantom": COUNTS,
     },
     "encoder": {"architecture": "resnet18", "width": 8, "max_pool": False},
     "model": {"base_width": 8, "width_multipliers": [1, 1], "residual_blocks": 1, "attention_head_width": 8},
@@ -66,7 +61,7 @@ SMALL: dict[str, Any] = {
     "data.volume_shape": [96, 96, 48],
     "data.rescale_factor": 3,
     "data.smoothing_iterations": 1,
-    **{f"data.phantom.{name}": count for name, count in CONFIG["data"]["phantom"].items()},
+    **{f"data.phantom.{name}": count for name, count in COUNTS.items()},
     "encoder.architecture": "resnet18",
     "encoder.width": 8,
     "encoder.max_pool": False,

@@ -39,8 +39,8 @@ def test_a_sweep_over_trainings_runs(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_sweeps_over_scoring_settings_share_one_training(phantom: Path, tmp_path: Path) -> None:
-    given = ("--data-dir", str(phantom))
+def test_sweeps_over_scoring_settings_share_one_training(ten_scans: Path, tmp_path: Path) -> None:
+    given = ("--data-dir", str(ten_scans))
     for name in ("noise_levels", "conditioning", "postprocessing"):
         run = launch(tmp_path, name, *given)
         assert run.code == 0, run.output
@@ -55,9 +55,9 @@ def test_sweeps_over_scoring_settings_share_one_training(phantom: Path, tmp_path
 
 
 @pytest.mark.nightly
-def test_a_finished_sweep_is_extended_within_its_budget(phantom: Path, tmp_path: Path) -> None:
+def test_a_finished_sweep_is_extended_within_its_budget(ten_scans: Path, tmp_path: Path) -> None:
     plain: dict[str, Any] = {
-        "data__data_dir": str(phantom),
+        "data__data_dir": str(ten_scans),
         "search__scheduler": "none",
         "search__training__trials": 1,
         "pretraining__enabled": False,

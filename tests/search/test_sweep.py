@@ -89,8 +89,8 @@ def test_foreign_data_killed_and_resumed_become_a_champion(
 
 
 @pytest.mark.nightly
-def test_what_a_missing_lab_book_was_told_is_delivered_later(shared_ray: str, phantom: Path, tmp_path: Path) -> None:
-    given = ("--data-dir", str(phantom), "--trials", "1")
+def test_what_a_missing_lab_book_was_told_is_delivered_later(shared_ray: str, ten_scans: Path, tmp_path: Path) -> None:
+    given = ("--data-dir", str(ten_scans), "--trials", "1")
     first = sweep_here(tmp_path, *given)
     assert first.code == 0, first.output
     found = runs(tmp_path)
@@ -123,9 +123,9 @@ def _delivered_later(tmp_path: Path, output: str, first: dict[str, str]) -> None
 
 @pytest.mark.nightly
 def test_ended_at_once_killed_resumed_and_extended(
-    own_ray: None, phantom: Path, tmp_path: Path, request: pytest.FixtureRequest
+    own_ray: None, ten_scans: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    given = ("--data-dir", str(phantom), "--trials", "1")
+    given = ("--data-dir", str(ten_scans), "--trials", "1")
     first = Sweep(tmp_path, *given, config=ONE_PROCESS)
     first.wait_for("trial 0000 after")
     _interrupt_twice(first)
@@ -185,9 +185,9 @@ def _each_trial_once(folder: Path, before: dict[str, str], trials: int = 2) -> N
 
 
 @pytest.mark.nightly
-def test_interrupted_killed_and_resumed(own_ray: None, phantom: Path, tmp_path: Path) -> None:
+def test_interrupted_killed_and_resumed(own_ray: None, ten_scans: Path, tmp_path: Path) -> None:
     def start(*arguments: str) -> Sweep:
-        return Sweep(tmp_path, "--data-dir", str(phantom), *arguments, config=ONE_PROCESS)
+        return Sweep(tmp_path, "--data-dir", str(ten_scans), *arguments, config=ONE_PROCESS)
 
     first = start()
     first.wait_for("trial 0000 after")
@@ -201,7 +201,7 @@ def test_interrupted_killed_and_resumed(own_ray: None, phantom: Path, tmp_path: 
 
     second = start("--resume")
     second.wait_for("trial 0001 after")
-    other = sweep_here(tmp_path, "--data-dir", str(phantom), "--resume", config=ONE_PROCESS)
+    other = sweep_here(tmp_path, "--data-dir", str(ten_scans), "--resume", config=ONE_PROCESS)
     assert other.code == 6
     assert f"process {second.process.pid}" in other.output
     before, result = runs(tmp_path), (tmp_path / "out/sweeps/small/trials/0000/result.json").read_bytes()
@@ -229,9 +229,9 @@ def test_interrupted_killed_and_resumed(own_ray: None, phantom: Path, tmp_path: 
     ],
 )
 def test_a_users_fault_is_one_message(
-    shared_ray: str, phantom: Path, tmp_path: Path, arguments: list[str], code: int, words: list[str]
+    shared_ray: str, ten_scans: Path, tmp_path: Path, arguments: list[str], code: int, words: list[str]
 ) -> None:
-    sweep = sweep_here(tmp_path, "--data-dir", str(phantom), *arguments)
+    sweep = sweep_here(tmp_path, "--data-dir", str(ten_scans), *arguments)
     assert sweep.code == code, sweep.output
     assert "Traceback" not in sweep.output
     for word in words:

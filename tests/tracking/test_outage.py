@@ -206,7 +206,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("images", [3, 11])
+@pytest.mark.parametrize("images", [pytest.param(3, marks=pytest.mark.nightly), 11])
 def test_a_killed_driver_loses_and_doubles_nothing(tmp_path: Path, images: int) -> None:
     """Whatever it was doing, the folder has it; whoever publishes it next adds what is missing."""
     command: list[Any] = [sys.executable, "-c", _DRIVER, tmp_path, Path(registered.__file__).parent]

@@ -316,6 +316,7 @@ def test_in_the_end_mlflow_is_like_the_folder(
     assert Path(artifact).read_text() == wanted.files[0].source
 
 
+@pytest.mark.slow
 def test_a_version_that_another_process_registered_is_known(output_dir: Path) -> None:
     one = sweep(
         registration=registration(

@@ -241,6 +241,7 @@ def test_predict_loads_nothing_of_a_bad_package(three: Registry, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_sync_brings_what_folders_say_and_tells_what_is_missing(here: Path) -> None:
     outputs = here / "outputs"
     assert "No sweep or evaluation in outputs" in _run("sync")
@@ -258,6 +259,7 @@ def test_sync_brings_what_folders_say_and_tells_what_is_missing(here: Path) -> N
     _run("sync", "--tracking-uri", file_uri(outputs / "mlflow.db"))  # for both: the first one was wrong
 
 
+@pytest.mark.slow
 def test_a_lab_book_that_was_lost_is_made_anew(here: Path) -> None:
     """All of it, but what people did in it: aliases, archives."""
     folder = built_sweep.begin(built_sweep.config(here / "outputs", "late"))
@@ -270,6 +272,7 @@ def test_a_lab_book_that_was_lost_is_made_anew(here: Path) -> None:
     assert {run.data.tags[names.RUN] for run in runs} == {"late", "late/0000"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["origin.json", "events.jsonl", "stages/x.json"])
 def test_a_damaged_folder_holds_no_other_up(here: Path, damage: str) -> None:
     for name in ("bad", "good"):

@@ -106,7 +106,13 @@ EXACT: dict[str, tuple[Any, Any]] = {
 }
 
 
-SHORT = {**WORKERS, "training__images": 24, "training__evaluations": 2}
+BRIEF = {
+    "pretraining__images": 16,
+    "pretraining__evaluations": 2,
+    "training__images": 24,
+    "training__evaluations": 2,
+}
+SHORT = {**WORKERS, **BRIEF}
 
 
 def exactly(stage: str, store_path: Path, folder: Path, ranks: Ranks) -> dict[str, Tensor]:
@@ -119,7 +125,7 @@ def exactly(stage: str, store_path: Path, folder: Path, ranks: Ranks) -> dict[st
     return {**weights, "losses": torch.tensor(losses, dtype=torch.float64)}
 
 
-GENTLE = {**WORKERS, "training__learning_rate": 1e-5, "pretraining__learning_rate": 1e-5}
+GENTLE = {**SHORT, "training__learning_rate": 1e-5, "pretraining__learning_rate": 1e-5}
 """Adam's first steps follow the sign of a gradient: at a high rate, float32's rounding soon moves weights by percents."""
 
 

@@ -101,8 +101,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any
     return snapshot(t, t.run(Hooks())), history(folder)
 
 
+STEPS = [
+    step if step in (1, 4, 5, 6, 13, 24, 25) else pytest.param(step, marks=pytest.mark.nightly) for step in range(1, 26)
+]
+"""First, last, in the middle, and around a milestone; all of them at night."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("step", range(1, 26))
+@pytest.mark.parametrize("step", STEPS)
 def test_a_crash_after_any_step_changes_no_bit(tmp_path: Path, undisturbed: Any, step: int) -> None:
     with pytest.raises(CrashError):
         trainer(tmp_path).run(crash_after(step))
@@ -163,6 +169,7 @@ def test_running_a_finished_training_again_does_nothing(tmp_path: Path, undistur
     assert (t.objective.seen, t.objective.validations) == ([], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [1, 2])
 def test_damaged_states_cost_steps_but_never_correctness(
     tmp_path: Path, undisturbed: Any, damaged: int, caplog: pytest.LogCaptureFixture
@@ -291,6 +298,7 @@ def best_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     return keeping(tmp_path_factory.mktemp("best")).run(Hooks())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [0.0, 0.6])
 def test_the_best_weights_are_those_that_were_validated(tmp_path: Path, ema: float) -> None:
     t, seen = keeping(tmp_path, ema_decay=ema), {}
@@ -316,7 +324,7 @@ def test_keeping_the_best_changes_no_step(tmp_path: Path, undisturbed: Any, best
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", range(1, 26))
+@pytest.mark.parametrize("step", STEPS)
 def test_a_crash_after_any_step_keeps_the_best(tmp_path: Path, best_weights: dict[str, Tensor], step: int) -> None:
     with pytest.raises(CrashError):
         keeping(tmp_path).run(crash_after(step))
@@ -333,6 +341,7 @@ def test_stops_keep_the_best(tmp_path: Path, best_weights: dict[str, Tensor]) ->
     assert (again.objective.seen, again.objective.validations) == ([], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("milestone", [1, 2, 3, 5])
 def test_a_crash_between_the_best_and_the_history_keeps_it(
     tmp_path: Path, best_weights: dict[str, Tensor], milestone: int, monkeypatch: pytest.MonkeyPatch

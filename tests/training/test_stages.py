@@ -154,7 +154,14 @@ def test_the_pretrained_encoder_starts_the_model(finished: Any, store: SliceStor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: data[:-1], marks=pytest.mark.nightly),
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+    ],
+    ids=["cut", "altered"],
+)
 def test_what_is_damaged_is_made_again_and_said_once(
     finished: Any, store_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any
 ) -> None:
@@ -245,6 +252,7 @@ def start(store: Path, artifacts: Path, values: dict[str, Any]) -> subprocess.Po
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(300)
 def test_two_sweeps_at_once_make_each_stage_once(store_path: Path, tmp_path: Path) -> None:
     """A trial of each has the same settings."""
@@ -282,20 +290,23 @@ def test_a_full_disk_ends_a_training_by_name_and_a_larger_one_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "starts"), [(0, 1), *(pytest.param(n, 2, marks=pytest.mark.nightly) for n in (1, 2))])
-def test_kills_at_random_moments_change_no_bit(store_path: Path, tmp_path: Path, seed: int, starts: int) -> None:
-    values = {"training__images": 48 * starts, "training__evaluations": 6 * starts, "pretraining__evaluations": 6}
+def test_kills_at_random_moments_change_no_bit(
+    finished: Any, store_path: Path, tmp_path: Path, seed: int, starts: int
+) -> None:
+    longer = {"training__images": 96, "training__evaluations": 12, "pretraining__evaluations": 6}
+    values = {} if starts == 1 else longer
     moments, artifacts = random.Random(seed), tmp_path / "killed"
     kills = 0
     for _ in range(starts):
         process = start(store_path, artifacts, values)
         while not list(artifacts.rglob("images-*")) and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, 4))
+        time.sleep(moments.uniform(0, starts**2))
         process.send_signal(signal.SIGKILL)
         kills += process.wait(30) == -signal.SIGKILL
     assert kills
     made = train(tiny_config(**values), store_path, artifacts)
-    plain = train(tiny_config(**values), store_path, tmp_path / "plain")
+    plain = train(tiny_config(**values), store_path, tmp_path / "plain") if values else finished.made
     assert same(made.checkpoint, plain.checkpoint)
     assert same(made.encoder, plain.encoder)
     assert history(made.checkpoint) == history(plain.checkpoint)
@@ -363,6 +374,7 @@ def test_two_ranks_without_batch_norm_train_as_one(store_path: Path, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_two_ranks_leave_one_checkpoint_and_agree(store_path: Path, tmp_path: Path) -> None:
     values = {**QUICK, "compute__workers": 2, "training__validation_volumes": 3}
     assert launch(train_stages, tmp_path, store_path, values) == [0, 0]
