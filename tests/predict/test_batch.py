@@ -70,7 +70,7 @@ class Deadly(Work):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(300)
 def test_a_cluster_gives_the_same_bytes_and_tells_every_fault(
     shared_ray: str, package: Package, scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

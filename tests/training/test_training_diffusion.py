@@ -278,7 +278,7 @@ def usual_losses(store: SliceStore, tmp_path_factory: pytest.TempPathFactory) ->
     return first_losses(store, tmp_path_factory.mktemp("usual"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "change", [{"model__dropout": 0.0}, {"encoder__drop_path": 0.0}, {"diffusion__condition_dropout": 0.1}]
 )
