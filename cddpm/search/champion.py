@@ -11,20 +11,19 @@ from typing import Any
 from urllib.parse import quote
 
 from cddpm import artifact
-from cddpm.cluster import Board
 from cddpm.config import ExperimentConfig, ScoringConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
 from cddpm.reconstruct.cohort import Cohort
-from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.calibration import given
 from cddpm.scoring.figures import overview, overview_rows
 from cddpm.scoring.score import Evaluation, Scorer, evaluate
 from cddpm.search.leaderboard import Row
 from cddpm.search.point import Point, objective_datasets, scoring_with
+from cddpm.search.scoring_search import book_of
 from cddpm.search.trial import TrialResult
 from cddpm.training import checkpoint, stages, worker
-from cddpm.training.guide import packed
+from cddpm.training.checkpoint import packed
 
 TEST, PICTURES = "test.json", "pictures"
 
@@ -49,12 +48,8 @@ class Contender:
 class Final:
     """Scores contenders on the test cohort of one store."""
 
-    def __init__(
-        self, config: ExperimentConfig, place: stages.Place, stop_file: Path, board: Board | None, gpus: float
-    ) -> None:
-        self.config, self.place, self.board, self.stop_file, self.gpus = config, place, board, stop_file, gpus
-        self.store = SliceStore.open(place.store, verify=False)
-        self.cohort = Cohort.of(self.store, config.data, "test")
+    def __init__(self, config: ExperimentConfig, place: stages.Place, stop_file: Path, gpus: float) -> None:
+        self.config, self.place, self.stop_file, self.gpus = config, place, stop_file, gpus
 
     def champion(self, result: TrialResult, config: ExperimentConfig) -> tuple[Contender, Scorer]:
         """The winner with its searched scoring settings; ``config`` is that trial's."""
@@ -65,25 +60,23 @@ class Final:
 
     def unswept(self, result: TrialResult, config: ExperimentConfig) -> Contender:
         """The first trial (the configuration's own training settings) under the configuration's own scoring settings."""
-        test = evaluate(self._scorer(result, result.default, config), config.scoring, result.default.thresholds)
         first = result.default
+        test = evaluate(self._scorer(result, first, config), config.scoring, first.thresholds)
         return Contender("unswept defaults", first.objective, first.thresholds, config.scoring, test, result.number)
 
     def intensity(self) -> Contender:
         """A threshold on the image itself."""
-        scoring = self.config.scoring
-        names = objective_datasets(self.config)
-        validation = Cohort.of(self.store, self.config.data, "val").scorer(None)
-        score = validation.score(scoring, self.config.search.objective, names)
-        test = evaluate(self.cohort.scorer(None), scoring, score.thresholds)
+        scoring, store = self.config.scoring, SliceStore.open(self.place.store, verify=False)
+        book = book_of(self.config, self.place, None, 1)
+        score = book.score(scoring, self.config.search.objective, objective_datasets(self.config))
+        test = evaluate(Cohort.of(store, self.config.data, "test").scorer(None), scoring, score.thresholds)
         return Contender("intensity threshold", score.objective, score.thresholds, scoring, test)
 
     def _scorer(self, result: TrialResult, point: Point, config: ExperimentConfig) -> Scorer:
         """Of the test volumes under the settings of ``point``."""
-        job = worker.Assignment(config, self.place, result.number, self.stop_file, self.board)
+        job = worker.Assignment(config, self.place, result.number, self.stop_file)
         checkpoint = self.place.artifacts / stages.CHECKPOINT / result.checkpoint
-        path = worker.predict_cohort(job, checkpoint, self.cohort.volumes, self.gpus)
-        return self.cohort.scorer(Reconstruction.open(path), threads=2, calibrated=given(point.statistics))
+        return worker.scorer_on_test(job, checkpoint, self.gpus, given(point.statistics))
 
 
 def table(config: ExperimentConfig, rows: list[Row], contenders: list[Contender]) -> list[Row]:

@@ -44,6 +44,12 @@ def results(sweep: Path) -> list[TrialResult]:
     return sorted((r for r in found if r), key=lambda r: (-r.objective, r.number))
 
 
+def best(sweep: Path) -> tuple[float, int] | None:
+    """Objective and number of the best trial so far."""
+    first = next(iter(results(sweep)), None)
+    return (first.objective, first.number) if first else None
+
+
 def stops(sweep: Path) -> list[Stop]:
     """Trials that were stopped early, the furthest first, of these the best preview first.
 

@@ -23,7 +23,7 @@ from cddpm.search import trial as trials
 from cddpm.search.preparation import phantom_folder
 from cddpm.search.sweep import folder_of
 from cddpm.training import checkpoint, diffusion, pretraining, stages
-from cddpm.training.guide import guide_config
+from cddpm.training.stages import guide_config
 
 STORE = "store"
 

@@ -26,6 +26,9 @@ from pyarrow import parquet
 from cddpm import artifact
 from cddpm.cluster import ActorPool
 from cddpm.config import ExperimentConfig, LevelConfig, active, value_at, with_values
+from cddpm.data.store import SliceStore
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.score import Scorer, evaluate
 from cddpm.scoring.score_book import ScoreBook
 from cddpm.search import space as spaces
@@ -43,6 +46,7 @@ from cddpm.search.sampler import Sampler, first_points, point_count
 from cddpm.seeds import seed_of
 from cddpm.tracking.mirror import table
 from cddpm.training.loop import Interrupted
+from cddpm.training.stages import Place
 
 GUIDANCE = "scoring.guidance_scale"
 
@@ -226,6 +230,21 @@ def _own(config: ExperimentConfig) -> dict[str, Any]:
 def cpus(config: ExperimentConfig) -> int:
     """CPUs that the workers of a training book; they are free while its points are scored."""
     return max(1, int(config.compute.workers * config.compute.cpus_per_worker))
+
+
+def book_of(
+    config: ExperimentConfig,
+    place: Place,
+    reconstruction: Path | None,
+    threads: int,
+    seconds_per_pass: float | None = None,
+) -> ScoreBook:
+    """What scores settings on the validation cohort; without a ``reconstruction`` by the image itself. No score is made twice."""
+    store = SliceStore.open(place.store, verify=False)
+    predicted = Reconstruction.open(reconstruction) if reconstruction else None
+    cohort = Cohort.of(store, config.data, "val")
+    scorer = cohort.scorer(predicted, threads=threads, seconds_per_pass=seconds_per_pass)
+    return ScoreBook.open(scorer, place.artifacts, predicted.fingerprint if predicted else None, store.fingerprint)
 
 
 @contextmanager
