@@ -39,7 +39,6 @@ from cddpm.search.point import (
     ScorePoints,
     in_process,
     measured,
-    objective_datasets,
     scoring_with,
 )
 from cddpm.search.sampler import Sampler, first_points, point_count
@@ -134,7 +133,7 @@ def preview(scorer: Scorer, config: ExperimentConfig, guided: bool) -> dict[str,
     """
     own = {"search.scoring.trials": config.search.preview_trials, "search.objectives": [], "search.scoring_batch": 1}
     found = best(search(scorer, with_values(config, own, "preview"), guided))
-    return {name: found.datasets[name][config.search.objective] for name in objective_datasets(config)}
+    return {name: found.datasets[name][config.search.objective] for name in config.objective_datasets}
 
 
 def best(points: list[Point]) -> Point:

@@ -8,16 +8,15 @@ from rich.markup import escape
 
 from cddpm import cluster
 from cddpm.campaign import Campaign
-from cddpm.config import ExperimentConfig, flat, recorded, with_values
+from cddpm.config import ExperimentConfig, flat, recorded
 from cddpm.data.layout import read_layout
 from cddpm.errors import SearchError
-from cddpm.search import budget, champion, leaderboard, origin, study
+from cddpm.search import budget, champion, leaderboard, record, study
 from cddpm.search.display import Display
 from cddpm.search.leaderboard import Row
 from cddpm.search.mirror import SweepMirror
 from cddpm.search.preparation import join, prepare_data, settle, slice_store
-from cddpm.search.registering import Registering
-from cddpm.search.trial import TrialResult
+from cddpm.search.registering import Registered, register
 from cddpm.tracking.lab import Lab
 from cddpm.tracking.surroundings import surroundings
 from cddpm.training import stages
@@ -30,17 +29,12 @@ class Summary:
     folder: Path
     rows: list[Row]
     contenders: list[champion.Contender]
-    version: int | None
-    """None: its registration waits for MLflow."""
-    picture: Path
+    registered: Registered
     tracking_uri: str
-    undelivered: int
     a_scan: Path
     """A test scan to try ``cddpm predict`` on."""
     front: list[dict[str, Any]]
     """Pareto front over all points of all trials, if there are several objectives; see ``leaderboard.front_members``."""
-    promoted: bool = True
-    """Whether the champion of the registry is this sweep's; false if a better one, or one of other data, stays."""
 
 
 def folder_of(config: ExperimentConfig) -> Path:
@@ -84,7 +78,7 @@ def run(
         with Lab.open(config, folder, SweepMirror(folder).runs) as lab:
             display.warn(lab.away)
             campaign.begin(surroundings())
-            origin.enter(folder, config, place.store.name, changed)
+            record.enter(folder, config, place.store.name, changed)
             lab.wake()
             from cddpm.search import tuning  # Ray Tune reads its environment when it is imported
 
@@ -96,19 +90,14 @@ def run(
 
 def _other_data(campaign: Campaign, place: stages.Place, force: bool) -> list[str]:
     """Scans may change under an unchanged configuration; their store's fingerprint then is another."""
-    entered, name = origin.read(campaign.folder), "data (slice store)"
+    entered, name = record.read_origin(campaign.folder), "data (slice store)"
     return campaign.changes("data", {name: entered.store}, {name: place.store.name}, force) if entered else []
-
-
-def trial_config(config: ExperimentConfig, result: TrialResult) -> ExperimentConfig:
-    """The sweep's configuration with a trial's settings."""
-    return with_values(config, result.params, f"trial {result.number}")
 
 
 def _finish(
     config: ExperimentConfig, folder: Path, place: stages.Place, root: Path, lab: Lab, display: Display
 ) -> Summary:
-    results = leaderboard.results(folder)
+    results = record.results(folder)
     if not results:
         if spent := budget.read(folder).exceeded(config.search):
             raise SearchError(f"sweep '{config.name}': no trial finished; {spent}: a higher limit and --resume go on")
@@ -117,35 +106,18 @@ def _finish(
             f"sweep '{config.name}': no trial finished; {failed[0] if failed else 'all were stopped early'}\n"
             "Mend that, then --extend N runs N more trials"
         )
-    best = results[0]
-    gpus = cluster.capacity().get("GPU", 0.0)
-    final = champion.Final(config, place, folder / "stop", gpus)
     with display.stage("scoring on test") as say:
-        winner, scorer = final.champion(best, trial_config(config, best))
-        contenders = [winner, *_beside(config, results, final)]
-        champion.save(folder / champion.TEST, contenders)
-        say(f"champion is trial {best.number:04d}")
-    picture = folder / "champion.png"
-    champion.draw(scorer, winner, picture)
-    champion.draw_each(scorer, winner, folder / champion.PICTURES)
-    rows = champion.table(config, leaderboard.rows(folder), contenders)
+        contenders = champion.measure(config, folder, place, results, cluster.capacity().get("GPU", 0.0))
+        say(f"champion is trial {results[0].number:04d}")
+    rows = leaderboard.with_test(config, leaderboard.rows(folder), contenders)
     leaderboard.write_csv(folder / "leaderboard.csv", rows)
-    front = leaderboard.front_members(folder, config, results) if config.search.objectives else []
+    front = leaderboard.front_members(folder, config) if config.search.objectives else []
     if front:
         leaderboard.save_front(folder, config, front)
     with display.stage("registry") as say:
-        registering = Registering(config, place, lab, SweepMirror(folder))
-        registering.register(results, winner)
-        undelivered, version = lab.close(), registering.version(best)
-        say(escape(registering.verdict(best)))
-    scan, promoted = _a_scan(config, root), registering.is_champion(best)
-    return Summary(folder, rows, contenders, version, picture, lab.uri, undelivered, scan, front, promoted)
-
-
-def _beside(config: ExperimentConfig, results: list[TrialResult], final: champion.Final) -> list[champion.Contender]:
-    first = [r for r in results if r.number == 0]  # absent only if the first trial failed or was stopped early
-    unswept = [final.unswept(r, trial_config(config, r)) for r in first]
-    return [*unswept, final.intensity()]
+        registered = register(config, place, lab, results, contenders[0])
+        say(escape(registered.said))
+    return Summary(folder, rows, contenders, registered, lab.uri, _a_scan(config, root), front)
 
 
 def _a_scan(config: ExperimentConfig, root: Path) -> Path:
@@ -168,4 +140,4 @@ def _identity(config: ExperimentConfig) -> dict[str, Any]:
         "training.precision",  # compared once it is settled
         "reconstruction.precision",
     )
-    return {**{k: v for k, v in flat(recorded(config)).items() if not k.startswith(free)}, **origin.versions()}
+    return {**{k: v for k, v in flat(recorded(config)).items() if not k.startswith(free)}, **record.versions()}

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 from cddpm import artifact, cluster
 from cddpm.config import ExperimentConfig
 from cddpm.errors import SearchError
-from cddpm.search import budget, leaderboard, warm_start
+from cddpm.search import budget, record, warm_start
 from cddpm.search import space as spaces
 from cddpm.search import study as studies
 from cddpm.search import trial as trials
@@ -155,7 +155,8 @@ def run(config: ExperimentConfig, folder: Path, place: Place, fits: int, lab: La
     config = warm_start.with_scoring_points(config, given.scoring)
     search, compute = config.search, config.compute
     study = studies.open_study(folder / studies.FILE, config, given.trials)
-    ended, best = len(studies.finished(study)), leaderboard.best(folder)
+    ended = len(studies.finished(study))
+    best = next(((r.objective, r.number) for r in record.results(folder)), None)
 
     gpus = cluster.capacity().get("GPU", 0.0)
     booked = worker.resources_per_worker(compute, gpus)

@@ -19,7 +19,7 @@ from test_warm_start import sweep as earlier_sweep
 from cddpm import artifact, cluster
 from cddpm.config import ExperimentConfig
 from cddpm.errors import SearchError
-from cddpm.search import budget, leaderboard, origin, sweep, tuning
+from cddpm.search import budget, leaderboard, record, sweep, tuning
 from cddpm.search import trial as trials
 from cddpm.search.budget import Failures
 from cddpm.search.display import Display
@@ -231,12 +231,13 @@ def test_whatever_ends_a_trial_or_its_driver_the_study_knows_it_once(plan: list[
                 search = searcher(wanted, folder)
             if fate != KILLED:
                 states[number] = {FINISHED: "COMPLETE", FAILED: "FAIL"}.get(fate, "PRUNED")
-        trials = searcher(wanted, folder)._study.trials
-        assert {t.number: t.state.name for t in trials if t.state.is_finished()} == states
-        assert [t.number for t in trials] == list(range(len(trials)))
-        assert "RUNNING" not in {t.state.name for t in trials}
-        assert {s.number for s in leaderboard.stops(folder)} == {n for n, s in states.items() if s == "PRUNED"}
-        for trial in trials:
+        known = searcher(wanted, folder)._study.trials
+        assert {t.number: t.state.name for t in known if t.state.is_finished()} == states
+        assert [t.number for t in known] == list(range(len(known)))
+        assert "RUNNING" not in {t.state.name for t in known}
+        stopped = {n for n in states if trials.read_stop(trials.folder_of(folder, n))}
+        assert stopped == {n for n, s in states.items() if s == "PRUNED"}
+        for trial in known:
             assert set(trial.intermediate_values) <= {4, 8, 16, 32}
             assert set(trial.intermediate_values.values()) <= set(told.get(trial.number, []))
             if trial.state.name == "PRUNED":
@@ -326,7 +327,7 @@ def test_a_resume_on_other_data_or_of_another_version_is_refused_or_entered(tmp_
     with campaign.held(False, lambda: None):
         campaign.begin()
         assert sweep._other_data(campaign, there, force=False) == []
-        origin.enter(campaign.folder, wanted, "there")
+        record.enter(campaign.folder, wanted, "there")
     artifact.write_json(campaign.folder / "identity.json", other)
     with (
         pytest.raises(SearchError, match=r"version of torch: was '0.1', is '\d"),

@@ -34,9 +34,9 @@ class Board:
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny_store_path: Path) -> Callable[..., list[dict[str, float]]]:
+def run(tmp_path: Path, store_path: Path) -> Callable[..., list[dict[str, float]]]:
     """Runs trial 7 of the sweep in ``tmp_path / "sweep"``; gives what it reported."""
-    place = stages.Place(tmp_path, tiny_store_path)
+    place = stages.Place(tmp_path, store_path)
 
     def once(params: dict[str, Any] = PARAMS) -> list[dict[str, float]]:
         reports: list[dict[str, float]] = []
