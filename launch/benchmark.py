@@ -6,7 +6,7 @@ python launch/benchmark.py --config tune_configs/benchmark.yaml [--data-dir DIR]
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -43,23 +43,12 @@ def main(
         "evaluation.folds": whole_numbers("--folds", folds),
         "tracking.uri": tracking_uri,
     }
-    _benchmark(config, overrides(given, setting or []), modality, resume, address, Console())
-
-
-def _benchmark(
-    config: Path,
-    values: dict[str, Any],
-    modality: str | None,
-    resume: bool,
-    address: str | None,
-    console: Console,
-) -> None:
     from cddpm.evaluation import plan
 
-    planned = plan.benchmark(config, values, modality)
+    planned = plan.benchmark(config, overrides(given, setting or []), modality)
     from cddpm.evaluation import driver  # with torch: a wrong setting is told at once
 
-    driver.run_in_terminal(planned, resume, address, console)
+    driver.run_in_terminal(planned, resume, address, Console())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ python launch/evaluate.py --config tune_configs/ddpm.yaml [--data-dir DIR] [--fo
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -43,16 +43,12 @@ def main(
         "evaluation.folds": whole_numbers("--folds", folds),
         "tracking.uri": tracking_uri,
     }
-    _evaluate(config, overrides(given, setting or []), resume, address, Console())
-
-
-def _evaluate(config: Path, values: dict[str, Any], resume: bool, address: str | None, console: Console) -> None:
     from cddpm.evaluation import plan
 
-    planned = plan.evaluation(config, values)
+    planned = plan.evaluation(config, overrides(given, setting or []))
     from cddpm.evaluation import driver  # with torch: a wrong setting is told at once
 
-    driver.run_in_terminal(planned, resume, address, console)
+    driver.run_in_terminal(planned, resume, address, Console())
 
 
 if __name__ == "__main__":

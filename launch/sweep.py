@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cddpm.cli.shell import Address, DataDir, OutputDir, Resume, Settings, TrackingUri, guarded, overrides
-from cddpm.config import ExperimentConfig, load
+from cddpm.config import load
 from cddpm.text import Console
 
 
@@ -44,29 +44,18 @@ def main(
         "search.training.trials": trials,
         "tracking.uri": tracking_uri,
     }
-    loaded = load(config, overrides(given, setting or []))
-    if dry_run:
-        _dry_run(loaded, extend, Console())
-    else:
-        _sweep(loaded, resume, address, extend, force, Console())
+    asked, console = load(config, overrides(given, setting or [])), Console()
 
-
-def _dry_run(config: ExperimentConfig, extend: int, console: Console) -> None:
-    from cddpm.search import plan, report, sweep
-
-    report.show_plan(plan.make(sweep.extended(config, extend)), console)
-
-
-def _sweep(
-    config: ExperimentConfig, resume: bool, address: str | None, extend: int, force: bool, console: Console
-) -> None:
-    from cddpm.search import report, sweep
+    from cddpm.search import plan, report, sweep  # with torch and Optuna: a wrong setting is told at once
     from cddpm.search.display import Display
 
-    config_now = sweep.extended(config, extend)
-    report.opening(config_now, console)
-    summary = sweep.run(config, resume, address, Display(console), extend, force)
-    report.closing(config_now, summary, console)
+    extended = sweep.extended(asked, extend)
+    if dry_run:
+        report.show_plan(plan.make(extended), console)
+        return
+    report.opening(extended, console)
+    summary = sweep.run(asked, resume, address, Display(console), extend, force)
+    report.closing(extended, summary, console)
 
 
 if __name__ == "__main__":

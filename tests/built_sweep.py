@@ -15,16 +15,16 @@ import tiny_training
 from cddpm import artifact, events
 from cddpm.campaign import IDENTITY
 from cddpm.config import ExperimentConfig, to_dict
-from cddpm.search import champion, leaderboard, origin, trial
+from cddpm.search import champion, leaderboard, record, scoring_search, trial
 from cddpm.search.mirror import SweepMirror
 from cddpm.search.point import Point
-from cddpm.search.registering import Registering
-from cddpm.search.sweep import trial_config
+from cddpm.search.registering import register
 from cddpm.tracking.lab import Lab
 from cddpm.tracking.surroundings import surroundings
-from cddpm.training import ledger, stages, worker
+from cddpm.training import prediction, stages, worker
 from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks
+from cddpm.training.watch import keep_record
 
 COHORTS = [
     ("IXI", "train", 5),
@@ -72,7 +72,7 @@ def begin(settings: ExperimentConfig, store: str = "tiny") -> Path:
     folder = settings.output_dir / "sweeps" / settings.name
     artifact.write_json(folder / IDENTITY, {"name": settings.name})
     events.start(folder, surroundings=surroundings())
-    origin.enter(folder, settings, store)
+    record.enter(folder, settings, store)
     return folder
 
 
@@ -85,14 +85,14 @@ def ended(folder: Path, number: int, params: dict[str, Any], how: str) -> None:
 def _in_process(patch: pytest.MonkeyPatch) -> None:
     """The worker group is this process."""
 
-    def run(assignment: Any, name: str, folder: Path, gpus: float, forward_reports: bool) -> Any:
-        (folder / name).mkdir(parents=True)
-        hooks = Hooks(made=lambda record: ledger.enter(assignment.campaign, record, assignment.trial))
+    def run(assignment: Any, folder: Path, gpus: float, forward_reports: bool) -> Any:
+        (folder / "attempt-00").mkdir(parents=True)
+        hooks = Hooks(made=lambda record: keep_record(assignment.campaign, record, assignment.trial))
         return worker.run_stages(assignment.config, assignment.place, Ranks(), hooks)
 
     def predict(assignment: Any, checkpoint: Path, volumes: list[int], gpus: float) -> Path:
         settings = assignment.config
-        return stages.reconstruct(settings, assignment.place, checkpoint, volumes, Ranks(), Hooks())
+        return prediction.reconstruct(settings, assignment.place, checkpoint, volumes, Ranks(), Hooks())
 
     patch.setattr(worker, "run", run)
     patch.setattr(worker, "predict_cohort", predict)
@@ -108,36 +108,26 @@ def trained(output_dir: Path, trials: int = 2, finish: bool = True, book: bool =
         folder = begin(settings)
         for number in range(trials):
             params = {"training.learning_rate": 1e-3 / (number + 1), "training.batch_size": 4, "diffusion.loss": "l1"}
-            job = trial.TrialJob(folder, number, params, settings, place, 0.0)
-            assert trial.run(job, None, lambda metrics: None) is not None
+            asked = trial.with_values(settings, params)
+            job = worker.Assignment(asked, place, number, folder / "stop", None, scoring_search.preview)
+            assert trial.made(job, params, trial.folder_of(folder, number), 0.0) is not None
             ended(folder, number, params, "finished")
         if finish:
-            contenders = _end(settings, folder, place)
+            contenders = champion.measure(settings, folder, place, record.results(folder), 0.0)
             if book:
                 _enter(settings, folder, place, contenders)
     return folder
 
 
-def _end(settings: ExperimentConfig, folder: Path, place: stages.Place) -> list[champion.Contender]:
-    results = leaderboard.results(folder)
-    final = champion.Final(settings, place, folder / "stop", None, 0.0)
-    winner, scorer = final.champion(results[0], trial_config(settings, results[0]))
-    first = next(r for r in results if r.number == 0)
-    contenders = [winner, final.unswept(first, trial_config(settings, first)), final.intensity()]
-    champion.save(folder / champion.TEST, contenders)
-    champion.draw_each(scorer, winner, folder / champion.PICTURES)
-    return contenders
-
-
 def _enter(settings: ExperimentConfig, folder: Path, place: stages.Place, contenders: list[champion.Contender]) -> None:
     """The whole sweep into the lab book and the registry, as its driver does at the end."""
-    results = leaderboard.results(folder)
-    leaderboard.write_csv(folder / "leaderboard.csv", champion.table(settings, leaderboard.rows(folder), contenders))
+    results = record.results(folder)
+    leaderboard.write_csv(
+        folder / "leaderboard.csv", leaderboard.with_test(settings, leaderboard.rows(folder), contenders)
+    )
     with Lab.open(settings, folder, SweepMirror(folder).runs) as lab:
-        registering = Registering(settings, place, lab, SweepMirror(folder))
-        registering.register(results, contenders[0])
-        assert lab.close() == 0
-        assert registering.version(results[0]) == 1
+        registered = register(settings, place, lab, results, contenders[0])
+        assert (registered.version, registered.undelivered) == (1, 0)
 
 
 def drawn(output_dir: Path, trials: int = 100, points: int = 400, name: str = "drawn") -> Path:

@@ -24,6 +24,11 @@ class ExperimentConfig(Settings):
     Raises ``ValidationError`` that lists every combination of settings that cannot be (``faults``).
     """
 
+    @property
+    def objective_datasets(self) -> tuple[str, ...]:
+        """Data sets that the objective is the mean of."""
+        return self.search.datasets or self.data.unhealthy
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         found = list(faults(self))

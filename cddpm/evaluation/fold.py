@@ -8,7 +8,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from cddpm.errors import SearchError
 from cddpm.evaluation.shift import UNSHIFTED, Shift, shifted
 from cddpm.published import scoring as reference
 from cddpm.reconstruct.cohort import Cohort
-from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.measures import Measured, measure
 from cddpm.scoring.score import HEALTHY, Scorer
 from cddpm.scoring.score_book import ScoreBook
@@ -104,43 +103,31 @@ def evaluate(run: FoldRun, board: Any = None) -> Outcome | None:
 
 def _image(run: FoldRun) -> Outcome:
     """A threshold on the image itself: no training, no reconstruction."""
-    store, data = SliceStore.open(run.place.store, verify=False), run.config.data
-    validation, test = (Cohort.of(store, data, split).scorer(None, threads=THREADS) for split in ("val", "test"))
-    book = ScoreBook.open(validation, run.place.artifacts, None, store.fingerprint)
+    store = SliceStore.open(run.place.store, verify=False)
+    book = scoring_search.book_of(run.config, run.place, None, THREADS)
+    test = Cohort.of(store, run.config.data, "test").scorer(None, threads=THREADS)
     return _measured(run, book, test, {}, None, {})
 
 
 def _model(run: FoldRun, board: Any) -> Outcome | None:
     start, config = time.monotonic(), run.config
-    assignment = worker.Assignment(config, run.place, run.number, run.stop_file, board, scoring_search.preview)
-    attempts = run.folder / "ray"
-    name = f"attempt-{len(list(attempts.glob('attempt-*'))):02d}"
-    trained = worker.run(assignment, name, attempts, run.gpus, forward_reports=False)
+    job = worker.Assignment(config, run.place, run.number, run.stop_file, board, scoring_search.preview)
+    trained = worker.run(job, run.folder / "ray", run.gpus, forward_reports=False)
     if trained is None:
         return None
     seconds = {"training": time.monotonic() - start}
-    store = SliceStore.open(run.place.store, verify=False)
-    reconstruction = Reconstruction.open(trained.reconstruction)
-    validation = Cohort.of(store, config.data, "val").scorer(reconstruction, threads=THREADS)
-    book = ScoreBook.open(validation, run.place.artifacts, trained.reconstruction.name, store.fingerprint)
+    checkpoint, book = (
+        trained.made.checkpoint,
+        scoring_search.book_of(config, run.place, trained.reconstruction, THREADS),
+    )
     start = time.monotonic()
-    test = _test_scorer(run, run.place, trained.made.checkpoint, validation, board)
+    test = worker.scorer_on_test(job, checkpoint, run.gpus, book.scorer.calibration)
     seconds["test reconstruction"] = time.monotonic() - start
     moved = {UNSHIFTED: test} if run.shifts else {}
-    moved |= {
-        shift.label: _test_scorer(
-            run, stages.Place(run.place.artifacts, shift.store), trained.made.checkpoint, validation, board
-        )
-        for shift in run.shifts
-    }
+    for shift in run.shifts:
+        there = replace(job, place=stages.Place(run.place.artifacts, shift.store))
+        moved[shift.label] = worker.scorer_on_test(there, checkpoint, run.gpus, book.scorer.calibration)
     return _measured(run, book, test, moved, trained.made, seconds)
-
-
-def _test_scorer(run: FoldRun, place: stages.Place, checkpoint: Path, validation: Scorer, board: Any) -> Scorer:
-    cohort = Cohort.of(SliceStore.open(place.store, verify=False), run.config.data, "test")
-    job = worker.Assignment(run.config, place, run.number, run.stop_file, board)
-    path = worker.predict_cohort(job, checkpoint, cohort.volumes, run.gpus)
-    return cohort.scorer(Reconstruction.open(path), threads=THREADS, calibrated=validation.calibration)
 
 
 def _measured(

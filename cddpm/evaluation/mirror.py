@@ -1,8 +1,7 @@
 """An evaluation's folder as MLflow shall show it: a parent run with the tables, a child per stage and fold."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from cddpm.config import ExperimentConfig, parse, recorded, resolve_paths
 from cddpm.errors import SearchError
 from cddpm.evaluation.fold import RESULT, FoldRun, Outcome, read_outcome
 from cddpm.events import Life, Span
+from cddpm.search.mirror import fingerprint_tags, finite_only
 from cddpm.tracking import names
-from cddpm.tracking.mirror import MirroredRun, Status, curve, finite, json_file, present, rows_file, texts
+from cddpm.tracking.mirror import MirroredRun, Status, curve, json_file, present, rows_file, texts
 from cddpm.tracking.stage_runs import StageRuns
 from cddpm.tracking.surroundings import noted
 from cddpm.training import checkpoint, stages
@@ -38,26 +38,20 @@ class Record:
 
 def keep(folder: Path, kind: str, name: str, config: ExperimentConfig, runs: Sequence[FoldRun]) -> None:
     """Write the record down. Raises ``StorageError`` if the disk refuses."""
-    parsed = [(run, run.config) for run in runs]
-    record = Record(
-        kind,
-        name,
-        recorded(config),
-        {f"slices {c.data.modality}": run.place.store.name for run, c in parsed},
-        [
-            {
-                "number": run.number,
-                "name": run.name,
-                "method": run.method,
-                "modality": c.data.modality,
-                "fold": c.data.fold,
-                "store": run.place.store.name,
-                "images": c.training.images,
-            }
-            for run, c in parsed
-        ],
-    )
-    artifact.write_json(folder / FILE, asdict(record))
+    rows = [
+        {
+            "number": run.number,
+            "name": run.name,
+            "method": run.method,
+            "modality": run.config.data.modality,
+            "fold": run.config.data.fold,
+            "store": run.place.store.name,
+            "images": run.config.training.images,
+        }
+        for run in runs
+    ]
+    stores = {f"slices {run.config.data.modality}": run.place.store.name for run in runs}
+    artifact.write_json(folder / FILE, asdict(Record(kind, name, recorded(config), stores, rows)))
 
 
 def read(folder: Path) -> Record | None:
@@ -65,10 +59,7 @@ def read(folder: Path) -> Record | None:
     path = folder / FILE
     if not path.exists():
         return None
-    try:
-        return Record(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise SearchError(f"{path}: not the record of an evaluation ({error}); --resume writes it again") from error
+    return artifact.read_json(path, Record, "the record of an evaluation", "--resume writes it again", SearchError)
 
 
 class EvaluationMirror:
@@ -114,15 +105,11 @@ class EvaluationMirror:
         )
 
     def _fold(self, key: str, life: Life, span: Span, row: Mapping[str, Any]) -> MirroredRun:
-        folder = self.folder / "runs" / row["name"]
+        folder, number = self.folder / "runs" / row["name"], int(row["number"])
         outcome = read_outcome(folder) if span.ended is not None else None
         error = span.what.get("error") if outcome is None else None
         ended: Status = "FINISHED" if outcome else "FAILED" if error else "KILLED"
-        number = int(row["number"])
-        tags = {names.FOLD_RUN: row["name"], names.TRIAL: str(number), **({names.ERROR: error} if error else {})}
-        points, flags = curve(self._history(outcome), span.began)
-        used = _used(outcome, row["store"]) if outcome else {}
-        return MirroredRun(
+        run = MirroredRun(
             key=names.child_key(key, f"{number:04d}"),
             kind=names.KIND_FOLD,
             name=row["name"],
@@ -130,26 +117,20 @@ class EvaluationMirror:
             status="RUNNING" if span.ended is None else ended,
             began=span.began,
             ended=span.ended,
-            tags=texts({**tags, **flags, **_fingerprints(outcome), **self._shares(number, used)}),
+            tags=texts(
+                {names.FOLD_RUN: row["name"], names.TRIAL: str(number), **({names.ERROR: error} if error else {})}
+            ),
             params=texts({"method": row["method"], "data.modality": row["modality"], "data.fold": row["fold"]}),
-            points=points,
-            metrics=self._metrics(outcome),
             step=int(row["images"]),
-            files=[*present(folder, (RESULT,)), _volumes(outcome)] if outcome else [],
-            made_of=used,
         )
+        return run if outcome is None else self._measured(run, outcome, row["store"])
 
-    def _history(self, outcome: Outcome | None) -> list[dict[str, float]]:
-        if outcome is None or not outcome.checkpoint:
-            return []
-        return checkpoint.timed_history(self._artifacts / stages.CHECKPOINT / outcome.checkpoint / checkpoint.HISTORY)
-
-    def _shares(self, number: int, used: Mapping[str, str]) -> dict[str, str]:
-        return self._stages.shares(number, used) if used else {}
-
-    def _metrics(self, outcome: Outcome | None) -> dict[str, float]:
-        if outcome is None:
-            return {}
+    def _measured(self, run: MirroredRun, outcome: Outcome, store: str) -> MirroredRun:
+        """``run`` with what its fold has found."""
+        made = {stages.ENCODER: outcome.encoder, stages.GUIDE: outcome.guide, stages.CHECKPOINT: outcome.checkpoint}
+        used = {"store": store, **{stage: name for stage, name in made.items() if name}}
+        history = self._artifacts / stages.CHECKPOINT / (outcome.checkpoint or "-") / checkpoint.HISTORY
+        points, flags = curve(checkpoint.timed_history(history), run.began)
         measures = {
             names.metric("test", name, result.dataset): value
             for result in outcome.results
@@ -159,30 +140,13 @@ class EvaluationMirror:
             names.SECONDS: sum(outcome.seconds.values()),
             names.GPU_SECONDS: self._stages.gpu_seconds(outcome.number),
         }
-        every = {names.OBJECTIVE: outcome.validation, **measures, **cost}
-        return {name: number for name, value in every.items() if (number := finite(value)) is not None}
-
-
-def _volumes(outcome: Outcome) -> Any:
-    return rows_file(names.VOLUMES["test"], [row for result in outcome.results for row in result.rows])
-
-
-def _used(outcome: Outcome, store: str) -> dict[str, str]:
-    found = {
-        "store": store,
-        stages.ENCODER: outcome.encoder,
-        stages.GUIDE: outcome.guide,
-        stages.CHECKPOINT: outcome.checkpoint,
-    }
-    return {stage: name for stage, name in found.items() if name}
-
-
-def _fingerprints(outcome: Outcome | None) -> dict[str, str]:
-    if outcome is None:
-        return {}
-    found = {
-        names.FINGERPRINT_CHECKPOINT: outcome.checkpoint,
-        names.FINGERPRINT_ENCODER: outcome.encoder,
-        names.FINGERPRINT_GUIDE: outcome.guide,
-    }
-    return {tag: name for tag, name in found.items() if name}
+        rows = [row for result in outcome.results for row in result.rows]
+        tags = {**flags, **fingerprint_tags(used), **self._stages.shares(outcome.number, used)}
+        return replace(
+            run,
+            tags={**run.tags, **texts(tags)},
+            points=points,
+            metrics=finite_only({names.OBJECTIVE: outcome.validation, **measures, **cost}),
+            files=[*present(self.folder / "runs" / run.name, (RESULT,)), rows_file(names.VOLUMES["test"], rows)],
+            made_of=used,
+        )

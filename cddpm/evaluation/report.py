@@ -1,26 +1,40 @@
-"""The files of an evaluation, and what a person reads in the terminal before and after it."""
+"""The files of an evaluation, and what a person reads in the terminal before and after it.
+
+A table is drawn in two ways: as Markdown, with pipes that GitHub draws, padded so that the text itself can be read in a terminal;
+and for the terminal, as wide as that is. Both are cut between data sets.
+"""
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
+from rich.text import Text as RichText
 
 from cddpm import artifact
 from cddpm.config import DataConfig
 from cddpm.data.phantom.folder import LABEL
-from cddpm.evaluation import markdown, table, terminal
+from cddpm.evaluation import table
 from cddpm.evaluation.fold import Outcome, all_results
+from cddpm.evaluation.grid import Grid, Line, Text, details, headline
 from cddpm.evaluation.plan import Plan
-from cddpm.evaluation.table import ResultTable
-from cddpm.text import Console
+from cddpm.evaluation.table import HEADLINE, ResultTable
+from cddpm.text import Console, Table
 from cddpm.text.numbers import fine_score
 from cddpm.tracking import provenance
 from cddpm.tracking.address import to_publish
+from cddpm.tracking.provenance import header
 
+WIDTH = 120
+"""Characters of a line of Markdown; wider tables are cut between data sets."""
+_LIST_SIGN = re.compile(r" ([-+*#>]|\d+[.)])(?= )")
+_GLUE = "\x1f"
+"""Stands for a space at which no line may break."""
 SHIFT_COLUMNS = ("dice", "oracle_dice", "auprc", "l1_ratio", "jensen_shannon", "wasserstein")
 """Of domain shifts, in the Markdown; the CSV has all."""
 
@@ -44,7 +58,7 @@ def write(plan: Plan, outcomes: Sequence[Outcome]) -> Files:
     shifts = [
         {"method": o.method, "fold": o.fold, "trained_on": o.modality, **row} for o in outcomes for row in o.shifts
     ]
-    text = markdown.document(made, f"{plan.kind.capitalize()} '{plan.name}'") + _shift_section(shifts)
+    text = document(made, f"{plan.kind.capitalize()} '{plan.name}'") + _shift_section(shifts)
     contents = {
         f"{plan.kind}.md": text,
         f"{plan.kind}.csv": table.csv_text(made),
@@ -111,6 +125,67 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     return fine_score(sum(values) / len(values) if values else None)
 
 
+def document(table: ResultTable, title: str, measures: Sequence[str] = HEADLINE, width: int | None = WIDTH) -> str:
+    """Header, headline table, and one long table per data set."""
+    parts = [f"# {title}", summary(table, measures, width)]
+    parts += [f"## {name}: all measures\n\n{_drawn(details(table, name), width)}" for name in table.datasets]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(table: ResultTable, measures: Sequence[str] = HEADLINE, width: int | None = WIDTH) -> str:
+    """Header lines and the headline table, for a README."""
+    lines = [f"**{name}:** {text}" for name, text in header(table.provenance, table.folds)]
+    return _listed(lines, width) + "\n\n" + _drawn(headline(table, measures), width)
+
+
+def _drawn(grid: Grid, width: int | None) -> str:
+    if not grid.lines or not grid.head:
+        return "No method has a number here."
+    blocks = ["\n".join(_block(block)) for block in grid.blocks(width, strong_extra=4)]
+    return "\n\n".join([*blocks, _listed(grid.legend, width)])
+
+
+def _listed(lines: Sequence[str], width: int | None) -> str:
+    """As a list whose items are wrapped; no continuation begins with what Markdown takes for a list, head or quotation."""
+    if width is None:
+        return "\n".join(f"- {line}" for line in lines)
+    glued = [_LIST_SIGN.sub(f"{_GLUE}\\1", line) for line in lines]
+    wrapped = [textwrap.fill(f"- {line}", width, subsequent_indent="  ", break_long_words=False) for line in glued]
+    return "\n".join(wrapped).replace(_GLUE, " ")
+
+
+def _block(grid: Grid) -> Iterator[str]:
+    widths, labels = grid.widths(strong_extra=4), len(grid.labels)
+    yield _row([*grid.labels, *grid.head], widths, labels)
+    yield "|" + "|".join(_rule(w, i < labels) for i, w in enumerate(widths)) + "|"
+    for line in grid.lines:
+        yield _row(_texts(line), widths, labels)
+
+
+def _rule(width: int, left: bool) -> str:
+    return "-" * (width + 2) if left else "-" * (width + 1) + ":"
+
+
+def _texts(line: Line) -> list[str]:
+    return [*line.labels, *(_marked(cell) for cell in line.cells)]
+
+
+def _marked(cell: Text) -> str:
+    return f"**{cell.text}**" if cell.strong else cell.text
+
+
+def _row(texts: Sequence[str], widths: Sequence[int], labels: int) -> str:
+    cells = [
+        _escaped(text).ljust(width) if i < labels else _escaped(text).rjust(width)
+        for i, (text, width) in enumerate(zip(texts, widths, strict=True))
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
 def opening(plan: Plan, console: Console) -> None:
     """What will be done."""
     modalities = ", ".join(
@@ -125,8 +200,39 @@ def opening(plan: Plan, console: Console) -> None:
 
 def closing(plan: Plan, files: Files, undelivered: int, console: Console) -> None:
     """The headline, and where the rest is."""
-    terminal.show(files.table, console)
+    show(files.table, console)
     if undelivered:
         console.print(escape(to_publish(undelivered, plan.first.output_dir)), style="yellow")
     console.print(f"all measures, per data set: {console.path(files.markdown)}")
     console.print(f"per volume and as CSV:      {console.path(files.markdown.parent)}")
+
+
+def show(table: ResultTable, console: Console, measures: Sequence[str] = HEADLINE) -> None:
+    """Header lines, the headline table and its legend."""
+    for name, text in header(table.provenance, table.folds):
+        console.print(RichText.assemble((f"{name}: ", "bold"), text))
+    _draw(headline(table, measures), console)
+
+
+def _draw(grid: Grid, console: Console) -> None:
+    if not grid.lines or not grid.head:
+        console.print("No method has a number here.")
+        return
+    for drawn in tables(grid, console.width):
+        console.print(drawn)
+    for line in grid.legend:
+        console.print(RichText(line, "dim"), hang=0)
+
+
+def tables(grid: Grid, width: int) -> Iterator[Table]:
+    """The blocks of ``grid`` that fit ``width`` characters."""
+    for block in grid.blocks(width):
+        table = Table()
+        for name in block.labels:
+            table.add_column(RichText(name))
+        for name in block.head:
+            table.add_column(RichText(name), justify="right", no_wrap=True)
+        for line in block.lines:
+            cells = [RichText(cell.text, "bold green" if cell.strong else "") for cell in line.cells]
+            table.add_row(*map(RichText, line.labels), *cells, style="dim" if line.faint else "")
+        yield table

@@ -30,8 +30,7 @@ from cddpm.reconstruct.reconstruction import MADE_FROM, View, read_view
 from cddpm.scoring import score_book
 from cddpm.tracking.lineage import origin_of_package
 from cddpm.tracking.package_files import KIND as MODEL
-from cddpm.training.guide import guide_config
-from cddpm.training.stages import CHECKPOINT, ENCODER, checkpoint_identity, encoder_identity
+from cddpm.training.stages import CHECKPOINT, ENCODER, checkpoint_identity, encoder_identity, guide_config
 
 Kind = Literal[
     "store", "encoder", "checkpoint", "prediction", "reconstruction", "score", "model", "unfinished", "leftover"

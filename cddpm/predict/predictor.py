@@ -32,8 +32,8 @@ from cddpm.scoring.figures import OverviewRow, slice_to_show
 from cddpm.scoring.postprocess import bounding_box
 from cddpm.scoring.score import ALL, Scorer
 from cddpm.tracking.package import WEIGHTS, Package
-from cddpm.training.checkpoint import trained
-from cddpm.training.guide import guide_config, unpacked
+from cddpm.training.checkpoint import trained, unpacked
+from cddpm.training.stages import guide_config
 
 INTENSITIES = "the scan's own, smoothed, between the percentiles that became 0 and 1"
 IMPLAUSIBLE_FRACTION = 0.3

@@ -13,7 +13,7 @@ from cddpm.place import address, home
 from cddpm.tracking.package import Package, Pipeline, read_package
 from cddpm.tracking.package_files import CONFIG
 from cddpm.training import checkpoint
-from cddpm.training.guide import guide_config
+from cddpm.training.stages import guide_config
 
 CHECKPOINT = "checkpoint"
 """As ``cddpm.training.stages`` calls it, which takes long to import."""

@@ -13,9 +13,9 @@ from cddpm.report.document import Block, Cell, Charts, Section, Table, Words, ce
 from cddpm.scoring.glossary import describe
 from cddpm.search import importance as importances
 from cddpm.search import space as spaces
-from cddpm.search.leaderboard import FRONT, Aim, front
-from cddpm.search.point import Point, objective_datasets
-from cddpm.search.record import SweepRecord, TrialRecord
+from cddpm.search.leaderboard import Aim, front
+from cddpm.search.point import Point
+from cddpm.search.record import FRONT, SweepRecord, TrialRecord
 from cddpm.text.numbers import NOTHING
 
 BINS = 12
@@ -149,7 +149,7 @@ def _axis(parameter: Parameter, path: str) -> dict[str, Any]:
 
 def _datasets(record: SweepRecord) -> list[str | None]:
     """Data sets apart if there are several; None stands for the objective itself."""
-    names = objective_datasets(record.config)
+    names = record.config.objective_datasets
     return list(names) if 1 < len(names) <= len(SERIES) else [None]
 
 

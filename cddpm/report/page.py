@@ -20,7 +20,6 @@ from cddpm.report.document import (
     page,
 )
 from cddpm.search import record as records
-from cddpm.search.point import objective_datasets
 from cddpm.search.record import SweepRecord, TrialRecord
 from cddpm.text.numbers import duration, number, score
 
@@ -54,7 +53,7 @@ def html(record: SweepRecord) -> str:
 
 def _head(record: SweepRecord) -> list[Block]:
     search, best = record.config.search, record.champion
-    names = ", ".join(objective_datasets(record.config))
+    names = ", ".join(record.config.objective_datasets)
     what = "Champion" if record.contenders else "Best so far"
     return [
         Words(
@@ -93,7 +92,7 @@ def missing(record: SweepRecord) -> list[str]:
 def _tiles(record: SweepRecord) -> Tiles:
     best, metric = record.champion, record.config.search.objective
     seconds = [t.result.seconds for t in record.finished if t.result]
-    tested = record.contenders[0].metric(objective_datasets(record.config), metric) if record.contenders else None
+    tested = record.contenders[0].metric(record.config.objective_datasets, metric) if record.contenders else None
     return Tiles(
         {
             f"best validation {metric}": score(best.objective if best else None),

@@ -17,7 +17,7 @@ from cddpm.scoring.glossary import describe
 from cddpm.scoring.operating_point import Histogram
 from cddpm.scoring.score import ALL, HEALTHY
 from cddpm.search.champion import Contender
-from cddpm.search.point import objective_datasets, scoring_with
+from cddpm.search.point import scoring_with
 from cddpm.search.record import SweepRecord, TrialRecord
 from cddpm.text.numbers import NOTHING, duration, score
 
@@ -68,7 +68,7 @@ def gap(record: SweepRecord) -> Section:
     if not record.contenders:
         words = "Test was not scored: a sweep does that once, at its end, for its champion."
         return Section("test", title, [Words(words, "missing")])
-    names, metric = objective_datasets(record.config), record.config.search.objective
+    names, metric = record.config.objective_datasets, record.config.search.objective
     blocks: list[Block] = [
         Words(_verdict(record.contenders, names, metric)),
         Charts([_dumbbell(record.contenders, names, metric)]),

@@ -30,7 +30,7 @@ from cddpm.scoring.score import Scorer
 from cddpm.search.champion import PICTURES, Contender
 from cddpm.search.record import SweepRecord, TrialRecord
 from cddpm.text.numbers import number
-from cddpm.training import stages
+from cddpm.training import prediction, stages
 
 MOST_STOPS = 255
 SEGMENTED, LESION = 1, 2
@@ -222,7 +222,7 @@ def _scorer(record: SweepRecord, trial: TrialRecord) -> Scorer:
     place = stages.Place(record.artifacts, record.artifacts / "store" / record.origin.store)
     cohort = Cohort.of(SliceStore.open(place.store, verify=False), config.data, "test")
     checkpoint = place.artifacts / stages.CHECKPOINT / trial.result.checkpoint
-    path = stages.wanted_of(config, place, checkpoint, cohort.volumes).reconstruction(place.artifacts)
+    path = prediction.wanted_of(config, place, checkpoint, cohort.volumes).reconstruction(place.artifacts)
     return cohort.scorer(Reconstruction.open(path), calibrated=given(trial.result.best.statistics))
 
 

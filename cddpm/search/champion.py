@@ -4,29 +4,27 @@ Two things stand beside it on test: the configuration's own settings without any
 image. All three take their operating point from validation.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from cddpm import artifact
-from cddpm.cluster import Board
-from cddpm.config import ExperimentConfig, ScoringConfig
+from cddpm.config import ExperimentConfig, ScoringConfig, to_dict, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
 from cddpm.reconstruct.cohort import Cohort
-from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.calibration import given
 from cddpm.scoring.figures import overview, overview_rows
 from cddpm.scoring.score import Evaluation, Scorer, evaluate
-from cddpm.search.leaderboard import Row
-from cddpm.search.point import Point, objective_datasets, scoring_with
+from cddpm.search.point import Point, scoring_with
+from cddpm.search.scoring_search import book_of
 from cddpm.search.trial import TrialResult
 from cddpm.training import checkpoint, stages, worker
-from cddpm.training.guide import packed
+from cddpm.training.checkpoint import packed
 
-TEST, PICTURES = "test.json", "pictures"
+TEST, PICTURE, PICTURES = "test.json", Path("champion.png"), Path("pictures")
 
 
 @dataclass(frozen=True)
@@ -46,74 +44,51 @@ class Contender:
         return sum(self.test.aggregates[name][metric] for name in datasets) / len(datasets)
 
 
-class Final:
-    """Scores contenders on the test cohort of one store."""
+def measure(
+    config: ExperimentConfig, folder: Path, place: stages.Place, results: Sequence[TrialResult], gpus: float
+) -> list[Contender]:
+    """The contenders of the sweep in ``folder``, the champion (of ``results`` the first) before the others; kept and drawn."""
 
-    def __init__(
-        self, config: ExperimentConfig, place: stages.Place, stop_file: Path, board: Board | None, gpus: float
-    ) -> None:
-        self.config, self.place, self.board, self.stop_file, self.gpus = config, place, board, stop_file, gpus
-        self.store = SliceStore.open(place.store, verify=False)
-        self.cohort = Cohort.of(self.store, config.data, "test")
+    def on_test(result: TrialResult, point: Point, own: ExperimentConfig) -> Scorer:
+        """The test volumes as a trial's model reconstructs them, under the settings of ``point``."""
+        job = worker.Assignment(own, place, result.number, folder / "stop")
+        path = place.artifacts / stages.CHECKPOINT / result.checkpoint
+        return worker.scorer_on_test(job, path, gpus, given(point.statistics))
 
-    def champion(self, result: TrialResult, config: ExperimentConfig) -> tuple[Contender, Scorer]:
-        """The winner with its searched scoring settings; ``config`` is that trial's."""
-        scoring = scoring_with(config, result.best.params)
-        scorer = self._scorer(result, result.best, config)
-        test = evaluate(scorer, scoring, result.best.thresholds)
-        return Contender("champion", result.objective, result.best.thresholds, scoring, test, result.number), scorer
+    best = results[0]
+    own = with_values(config, best.params, f"trial {best.number}")
+    scoring, thresholds, scorer = (
+        scoring_with(own, best.best.params),
+        best.best.thresholds,
+        on_test(best, best.best, own),
+    )
+    test = evaluate(scorer, scoring, thresholds)
+    found = [Contender("champion", best.objective, thresholds, scoring, test, best.number)]
 
-    def unswept(self, result: TrialResult, config: ExperimentConfig) -> Contender:
-        """The first trial (the configuration's own training settings) under the configuration's own scoring settings."""
-        test = evaluate(self._scorer(result, result.default, config), config.scoring, result.default.thresholds)
-        first = result.default
-        return Contender("unswept defaults", first.objective, first.thresholds, config.scoring, test, result.number)
+    for first in (r for r in results if r.number == 0):  # absent only if the first trial failed or was stopped early
+        own, point = with_values(config, first.params, "trial 0"), first.default
+        test = evaluate(on_test(first, point, own), own.scoring, point.thresholds)
+        found.append(Contender("unswept defaults", point.objective, point.thresholds, own.scoring, test, 0))
 
-    def intensity(self) -> Contender:
-        """A threshold on the image itself."""
-        scoring = self.config.scoring
-        names = objective_datasets(self.config)
-        validation = Cohort.of(self.store, self.config.data, "val").scorer(None)
-        score = validation.score(scoring, self.config.search.objective, names)
-        test = evaluate(self.cohort.scorer(None), scoring, score.thresholds)
-        return Contender("intensity threshold", score.objective, score.thresholds, scoring, test)
+    plain, store = config.scoring, SliceStore.open(place.store, verify=False)
+    score = book_of(config, place, None, 1).score(plain, config.search.objective, config.objective_datasets)
+    test = evaluate(Cohort.of(store, config.data, "test").scorer(None), plain, score.thresholds)
+    found.append(Contender("intensity threshold", score.objective, score.thresholds, plain, test))
 
-    def _scorer(self, result: TrialResult, point: Point, config: ExperimentConfig) -> Scorer:
-        """Of the test volumes under the settings of ``point``."""
-        job = worker.Assignment(config, self.place, result.number, self.stop_file, self.board)
-        checkpoint = self.place.artifacts / stages.CHECKPOINT / result.checkpoint
-        path = worker.predict_cohort(job, checkpoint, self.cohort.volumes, self.gpus)
-        return self.cohort.scorer(Reconstruction.open(path), threads=2, calibrated=given(point.statistics))
+    artifact.write_json(folder / TEST, [{**asdict(c), "scoring": to_dict(c.scoring)} for c in found])
+    _draw(scorer, found[0], folder)
+    return found
 
 
-def table(config: ExperimentConfig, rows: list[Row], contenders: list[Contender]) -> list[Row]:
-    """The leaderboard with test scores: in the champion's row, the first of ``contenders``; the others get rows of their own."""
-    names = objective_datasets(config)
-
-    def scores(c: Contender) -> dict[str, float]:
-        return {name: c.metric((name,), config.search.objective) for name in names}
-
-    winner, *others = contenders
-    own = [
-        replace(row, name=f"champion = {row.name}", test=scores(winner))
-        if row.name == f"{winner.trial:04d}" and row.state == "finished"
-        else row
-        for row in rows
-    ]
-    return [*own, *(Row(c.name, "for comparison", c.validation, scores(c), {}) for c in others)]
-
-
-def draw(scorer: Scorer, contender: Contender, path: Path) -> None:
-    """Best, median and worst test volumes over all data sets."""
-    overview(overview_rows(scorer, contender.scoring, contender.test.rows), path)
-
-
-def draw_each(scorer: Scorer, contender: Contender, folder: Path) -> None:
-    """Best, median and worst test volumes of each data set, one picture per data set in ``folder``."""
-    for dataset in scorer.datasets:
-        rows = overview_rows(scorer, contender.scoring, [r for r in contender.test.rows if r["dataset"] == dataset])
-        if rows:
-            overview(rows, folder / f"{quote(dataset, safe='')}.png")
+def _draw(scorer: Scorer, champion: Contender, folder: Path) -> None:
+    """Best, median and worst test volumes over all data sets, and of each."""
+    rows = champion.test.rows
+    pictures = {
+        PICTURES / f"{quote(name, safe='')}.png": [r for r in rows if r["dataset"] == name] for name in scorer.datasets
+    }
+    for path, some in {PICTURE: rows, **pictures}.items():
+        if shown := overview_rows(scorer, champion.scoring, some):
+            overview(shown, folder / path)
 
 
 def weights_of(place: stages.Place, result: TrialResult) -> Mapping[str, Any]:
@@ -127,14 +102,8 @@ def _weights(place: stages.Place, name: str) -> dict[str, Any]:
     return checkpoint.load_weights(folder / checkpoint.WEIGHTS)
 
 
-def save(path: Path, contenders: list[Contender]) -> None:
-    """Keep what was measured on test."""
-    rows = [{**asdict(c), "scoring": c.scoring.model_dump(mode="json")} for c in contenders]
-    artifact.write_json(path, rows)
-
-
 def load(path: Path) -> list[Contender]:
-    """What ``save`` kept; nothing if test was not scored yet. Raises ``SearchError`` for a damaged file."""
+    """What ``measure`` kept; nothing if test was not scored yet. Raises ``SearchError`` for a damaged file."""
     if not path.exists():
         return []
     return artifact.read_json(

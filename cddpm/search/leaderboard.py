@@ -6,7 +6,7 @@ On the front are the points that no other point beats in one objective without l
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,9 @@ import numpy as np
 
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, ObjectiveConfig, to_dict
+from cddpm.search import record
 from cddpm.search import trial as trials
-from cddpm.search.trial import FAILED, Stop, TrialResult, read_ending
+from cddpm.search.champion import Contender
 from cddpm.text import command
 from cddpm.text.numbers import score, setting
 from cddpm.tracking import names
@@ -38,45 +39,36 @@ class Row:
     note: str = ""
 
 
-def results(sweep: Path) -> list[TrialResult]:
-    """Finished trials, best first. Raises ``SearchError`` for a damaged result file."""
-    found = [trials.read_result(folder) for folder in _folders(sweep)]
-    return sorted((r for r in found if r), key=lambda r: (-r.objective, r.number))
-
-
-def stops(sweep: Path) -> list[Stop]:
-    """Trials that were stopped early, the furthest first, of these the best preview first.
-
-    Raises ``SearchError`` for a damaged file.
-    """
-    found = [trials.read_stop(folder) for folder in _folders(sweep)]
-    return sorted((s for s in found if s), key=lambda s: (-s.images, -s.objective, s.number))
-
-
 def rows(sweep: Path) -> list[Row]:
-    """Every trial once: finished ones best first, then those stopped early, then failed ones."""
-    finished = [
-        Row(_name(r.number), "finished", r.objective, None, {**r.params, **r.best.params}, r.seconds)
-        for r in results(sweep)
+    """Every trial that has ended once: finished ones best first, then those stopped early, then failed ones.
+
+    Of those stopped early the furthest comes first, of these the best preview. Raises ``SearchError`` for a damaged file.
+    """
+    found = record.trials_of(sweep)
+    ended = [
+        Row(f"{r.number:04d}", "finished", r.objective, None, {**r.params, **r.best.params}, r.seconds)
+        for r in record.results(sweep)
     ]
-    return [*finished, *_others(sweep)]
+    early = sorted((t.stop for t in found if t.stop), key=lambda s: (-s.images, -s.objective, s.number))
+    ended += [Row(f"{s.number:04d}", "stopped early", None, None, s.params, note=s.note) for s in early]
+    return ended + [Row(t.name, "failed", None, None, {}, note=t.error) for t in found if t.state == "failed"]
 
 
-def _others(sweep: Path) -> list[Row]:
-    early, failed = stops(sweep), []
-    for folder in _folders(sweep):
-        fault = read_ending(folder, FAILED)
-        if fault and not any((folder / name).exists() for name in (trials.RESULT, trials.STOPPED)):
-            failed.append(Row(folder.name, "failed", None, None, {}, note=fault["error"]))
-    return [Row(_name(s.number), "stopped early", None, None, s.params, note=s.note) for s in early] + failed
+def with_test(config: ExperimentConfig, rows: list[Row], contenders: list[Contender]) -> list[Row]:
+    """The leaderboard with test scores: in the champion's row, the first of ``contenders``; the others get rows of their own."""
+    names = config.objective_datasets
 
+    def scores(c: Contender) -> dict[str, float]:
+        return {name: c.metric((name,), config.search.objective) for name in names}
 
-def _folders(sweep: Path) -> list[Path]:
-    return sorted(p for p in (sweep / "trials").glob("[0-9]*") if p.is_dir())
-
-
-def _name(number: int) -> str:
-    return f"{number:04d}"
+    winner, *others = contenders
+    own = [
+        replace(row, name=f"champion = {row.name}", test=scores(winner))
+        if row.name == f"{winner.trial:04d}" and row.state == "finished"
+        else row
+        for row in rows
+    ]
+    return [*own, *(Row(c.name, "for comparison", c.validation, scores(c), {}) for c in others)]
 
 
 def write_csv(path: Path, table: list[Row]) -> None:
@@ -94,9 +86,6 @@ def write_csv(path: Path, table: list[Row]) -> None:
 
 def _test_columns(table: list[Row]) -> list[str]:
     return sorted({name for row in table for name in row.test or {}})
-
-
-FRONT = "pareto.json"
 
 
 @dataclass(frozen=True)
@@ -122,13 +111,13 @@ def front(values: Sequence[Mapping[str, float]], aims: Sequence[Aim | ObjectiveC
     return kept
 
 
-def front_members(sweep: Path, config: ExperimentConfig, results: Sequence[TrialResult]) -> list[dict[str, Any]]:
+def front_members(sweep: Path, config: ExperimentConfig) -> list[dict[str, Any]]:
     """The front over all scoring points of all finished trials: trial, number, params and values of each.
 
     Points of a trial that were made before there were several objectives are left out.
     """
     found: list[dict[str, Any]] = []
-    for result in results:
+    for result in record.results(sweep):
         for point in trials.read_points(trials.folder_of(sweep, result.number)):
             if all(aim.metric in point.values for aim in config.search.aims):
                 params = {**result.params, **point.params}
@@ -139,8 +128,8 @@ def front_members(sweep: Path, config: ExperimentConfig, results: Sequence[Trial
 def save_front(sweep: Path, config: ExperimentConfig, points: Sequence[Mapping[str, Any]]) -> Path:
     """Write ``pareto.json``; returns its path."""
     aims = [to_dict(aim) for aim in config.search.aims]
-    artifact.write_json(sweep / FRONT, {"objectives": aims, "points": list(points)})
-    return sweep / FRONT
+    artifact.write_json(sweep / record.FRONT, {"objectives": aims, "points": list(points)})
+    return sweep / record.FRONT
 
 
 MOST_TRIALS = 10

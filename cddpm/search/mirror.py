@@ -1,7 +1,7 @@
 """A sweep's folder as MLflow shall show it: one parent run, a child per stage, trial and best scoring point."""
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,11 @@ from cddpm.config import ExperimentConfig, parse, resolve_paths, with_values
 from cddpm.errors import ConfigError
 from cddpm.events import Life, Span
 from cddpm.scoring.metrics import mean
-from cddpm.search import budget, champion, leaderboard, origin, scoring_search
+from cddpm.search import budget, champion, leaderboard, record, scoring_search
 from cddpm.search import trial as trials
 from cddpm.search.champion import Contender
-from cddpm.search.origin import Origin
 from cddpm.search.point import Point as ScoringPoint
-from cddpm.search.point import objective_datasets
+from cddpm.search.record import Origin
 from cddpm.search.trial import TrialResult
 from cddpm.tracking import names
 from cddpm.tracking.mirror import (
@@ -35,7 +34,7 @@ from cddpm.tracking.mirror import (
 )
 from cddpm.tracking.stage_runs import StageRuns
 from cddpm.tracking.surroundings import noted
-from cddpm.training import checkpoint, stages
+from cddpm.training import checkpoint
 
 _STATUS: dict[str, Status] = {
     "running": "RUNNING",
@@ -95,12 +94,12 @@ class SweepMirror:
         return found
 
     def _sweep(self, life: Life | None) -> "_Sweep | None":
-        path = self.folder / origin.ORIGIN
+        path = self.folder / record.ORIGIN
         if life is None or not path.exists():
             return None
         state = _state(path)
         if self._origin is None or self._origin[0] != state:
-            entered = origin.read(self.folder)
+            entered = record.read_origin(self.folder)
             assert entered is not None
             config = resolve_paths(parse(entered.config, str(path)), self.folder.resolve().parents[2])
             self._origin = state, _Sweep(config, entered)
@@ -117,7 +116,7 @@ class SweepMirror:
             own = self._champion_metrics(config, contenders)
             tags[names.CHAMPION] = names.trial_key(sweep.name, winner.trial or 0)
             tags[names.NOTE] = leaderboard.note(
-                config, champion.table(config, leaderboard.rows(self.folder), contenders)
+                config, leaderboard.with_test(config, leaderboard.rows(self.folder), contenders)
             )
             rows = [{"contender": c.name, **row} for c in contenders for row in c.test.rows]
             files += [rows_file(names.VOLUMES["test"], rows), *self._pictures()]
@@ -147,10 +146,10 @@ class SweepMirror:
         own = {names.OBJECTIVE: winner.validation, **validation, **test_metrics(winner, config)}
         test = {c.name.replace(" ", "_"): test_metrics(c, config) for c in others}
         beside = {f"{contender}/{name}": value for contender, values in test.items() for name, value in values.items()}
-        return _finite(chosen({**own, **beside}))
+        return finite_only(chosen({**own, **beside}))
 
     def _pictures(self) -> list[MirroredFile]:
-        single = ("champion.png", "leaderboard.csv", champion.TEST, leaderboard.FRONT)
+        single = (str(champion.PICTURE), "leaderboard.csv", champion.TEST, record.FRONT)
         each = sorted(path.name for path in (self.folder / champion.PICTURES).glob("*.png"))
         return [*present(self.folder, single), *present(self.folder, [f"{champion.PICTURES}/{name}" for name in each])]
 
@@ -175,7 +174,8 @@ class SweepMirror:
         params = result.params if result else span.what.get("params", {})
         config = self._trial_config(sweep, number, params)
         store = span.what.get("store") or sweep.origin.store
-        points, flags = self._curves(self._histories(config, store, result), span)
+        files = record.histories(self._artifacts, config, store, result)
+        points, flags = self._curves(files.values(), span)
         tags = {names.TRIAL: str(number), names.FINGERPRINT_STORE: store, **flags}
         return MirroredRun(
             key=names.trial_key(sweep.name, number),
@@ -213,40 +213,22 @@ class SweepMirror:
             ending[names.ERROR] = str(fault.get("error", ""))
         if result is None:
             return ending
-        own = {
-            names.FINGERPRINT_CHECKPOINT: result.checkpoint,
-            names.FINGERPRINT_RECONSTRUCTION: result.reconstruction,
-            names.FINGERPRINT_ENCODER: result.encoder,
-            names.FINGERPRINT_GUIDE: result.guide,
-        }
-        there = {tag: name for tag, name in own.items() if name}
-        return {**ending, **there, **self._stages.shares(number, fingerprints(result, store))}
+        used = fingerprints(result, store)
+        return {**ending, **fingerprint_tags(used), **self._stages.shares(number, used)}
 
     def _results(self, number: int, result: TrialResult | None) -> dict[str, float]:
         if result is None:
             return {}
         cost = {names.SECONDS: result.seconds, names.GPU_SECONDS: self._stages.gpu_seconds(number)}
-        return _finite({names.OBJECTIVE: result.objective, **validation_metrics(result), **cost})
+        return finite_only({names.OBJECTIVE: result.objective, **validation_metrics(result), **cost})
 
-    def _curves(self, files: Iterator[Path], span: Span) -> tuple[list[Point], dict[str, str]]:
+    def _curves(self, files: Iterable[Path], span: Span) -> tuple[list[Point], dict[str, str]]:
         points: list[Point] = []
         flags: dict[str, str] = {}
         for file in files:
             found, said = curve(checkpoint.timed_history(file), span.began)
             points, flags = points + found, flags | said
         return points, flags
-
-    def _histories(self, config: ExperimentConfig, store: str, result: TrialResult | None) -> Iterator[Path]:
-        """Curves of the trial's stages: finished ones, or those in the making."""
-        if result is not None:
-            identities = [(stages.CHECKPOINT, result.checkpoint), (stages.ENCODER, result.encoder)]
-        else:
-            identities = [(stages.CHECKPOINT, stages.checkpoint_identity(config, store)[0])]
-            if config.model.conditioned and config.pretraining.enabled:
-                identities.append((stages.ENCODER, stages.encoder_identity(config, store)[0]))
-        for kind, name in identities:
-            places = (self._artifacts / kind / name, self._artifacts / kind / ".work" / name) if name else ()
-            yield from [p / checkpoint.HISTORY for p in places if (p / checkpoint.HISTORY).exists()][:1]
 
     def _registration(self, life: Life, number: int) -> Registration | None:
         event = life.registrations.get(number)
@@ -263,7 +245,7 @@ class SweepMirror:
         if self._points[0] != state:
             found = (
                 (result, point)
-                for result in leaderboard.results(self.folder)
+                for result in record.results(self.folder)
                 for point in trials.read_points(trials.folder_of(self.folder, result.number))
             )
             best = heapq.nsmallest(
@@ -292,7 +274,7 @@ class SweepMirror:
             ended=own.ended if own.ended is not None else own.began,
             tags=texts(tags),
             params=texts(point.params),
-            metrics=_finite({names.OBJECTIVE: point.objective, **chosen(_named("val", point.datasets))}),
+            metrics=finite_only({names.OBJECTIVE: point.objective, **chosen(_named("val", point.datasets))}),
             step=self._trial_config(sweep, result.number, result.params).training.images,
         )
 
@@ -335,6 +317,17 @@ def fingerprints(result: TrialResult, store: str) -> dict[str, str]:
     return {**found, **{name: value for name, value in beside.items() if value}}
 
 
+def fingerprint_tags(used: Mapping[str, str]) -> dict[str, str]:
+    """Tags of a model's stages (stage -> fingerprint), but for the store, which has a tag everywhere."""
+    tags = {
+        "checkpoint": names.FINGERPRINT_CHECKPOINT,
+        "reconstruction": names.FINGERPRINT_RECONSTRUCTION,
+        "encoder": names.FINGERPRINT_ENCODER,
+        "guide": names.FINGERPRINT_GUIDE,
+    }
+    return {tag: used[stage] for stage, tag in tags.items() if stage in used}
+
+
 def _cost(folder: Path) -> dict[str, float]:
     spent = budget.read(folder)
     return {
@@ -351,7 +344,7 @@ def validation_metrics(result: TrialResult) -> dict[str, float]:
 
 def test_metrics(contender: Contender, config: ExperimentConfig) -> dict[str, float]:
     """Of a contender, as they are filed."""
-    return _named("test", {n: contender.test.aggregates[n] for n in objective_datasets(config)})
+    return _named("test", {n: contender.test.aggregates[n] for n in config.objective_datasets})
 
 
 def _named(split: str, datasets: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -373,5 +366,6 @@ def chosen(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.rsplit("/", 1)[-1] in _SHOWN}
 
 
-def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+def finite_only(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Those that are finite numbers: MLflow takes no others."""
     return {name: number for name, value in metrics.items() if (number := finite(value)) is not None}

@@ -18,12 +18,12 @@ from cddpm.models import precision
 from cddpm.reconstruct import reconstruction
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.part import parts_of
-from cddpm.search import budget, leaderboard, origin, sampler, study
+from cddpm.search import budget, leaderboard, record, sampler, study
 from cddpm.search import trial as trials
 from cddpm.search.preparation import phantom_folder
 from cddpm.search.sweep import folder_of
 from cddpm.training import checkpoint, diffusion, pretraining, stages
-from cddpm.training.guide import guide_config
+from cddpm.training.stages import guide_config
 
 STORE = "store"
 
@@ -267,7 +267,7 @@ def _at(tree: Any, path: tuple[str, ...]) -> Any:
 def _point_seconds(config: ExperimentConfig, store: str | None) -> Iterator[float]:
     """Seconds of each scoring point that any sweep on these data has tried."""
     for sweep in sorted((config.output_dir / "sweeps").glob("*")):
-        entered = origin.read(sweep)
+        entered = record.read_origin(sweep)
         if entered is not None and entered.store == store:
             for path in sorted(sweep.glob(f"trials/*/{trials.POINTS}")):
                 yield from (point.seconds for point in trials.read_points(path.parent))

@@ -69,16 +69,11 @@ def scoring_with(config: ExperimentConfig, params: Params) -> ScoringConfig:
     return with_values(config, params).scoring
 
 
-def objective_datasets(config: ExperimentConfig) -> tuple[str, ...]:
-    """Data sets that the objective is the mean of."""
-    return config.search.datasets or config.data.unhealthy
-
-
 def score_point(scorer: Scorer | ScoreBook, config: ExperimentConfig, proposal: Proposal) -> Point:
     """Score one proposal under the objective of ``config``."""
     number, params = proposal
     start = time.perf_counter()
-    score = scorer.score(scoring_with(config, params), config.search.objective, objective_datasets(config))
+    score = scorer.score(scoring_with(config, params), config.search.objective, config.objective_datasets)
     seconds = time.perf_counter() - start
     return Point(
         number, params, score.objective, score.thresholds, score.datasets, seconds, score.values, score.statistics

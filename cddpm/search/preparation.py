@@ -1,7 +1,7 @@
 """What the driver of a sweep or an evaluation does before its first trial: data, Ray, number formats, slice store."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom.folder import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
+from cddpm.errors import SearchError
 from cddpm.models import precision
 from cddpm.search.display import Display
-from cddpm.training import ledger, stages, worker
-from cddpm.training.watch import Watch
+from cddpm.training import stages, worker
+from cddpm.training.watch import Watch, keep_record
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def settle(
     What is other than then and gone on with (``force``) is added to ``changed``. Raises ``SearchError``.
     """
     with display.stage("precision") as say:
-        found = worker.settled(configs, available)
+        found = settled(configs, available)
         formats = {
             f"{number}.{path}" if len(configs) > 1 else path: value
             for number, config in enumerate(found.configs)
@@ -105,6 +106,72 @@ def settle(
     return found.configs
 
 
+@dataclass(frozen=True)
+class Settled:
+    """Configurations with the number formats that the cluster's workers compute in, and what to tell of it."""
+
+    configs: list[ExperimentConfig]
+    said: str
+    """Which formats, and why."""
+    warnings: tuple[str, ...]
+
+
+def settled(
+    configs: Sequence[ExperimentConfig],
+    available: Mapping[str, float],
+    ask: Callable[..., dict[str, precision.Hardware]] = cluster.on_each_node,
+) -> Settled:
+    """``precision: auto`` of ``configs`` settled by the nodes that could hold a worker of theirs.
+
+    bfloat16 where all of them compute it, so that no artifact is made in two formats; an explicit bfloat16 that some only
+    emulate is a warning that says how slow that is. ``ask`` is ``cluster.on_each_node``. Raises ``SearchError`` if no node
+    could hold a worker.
+    """
+    found, said, warnings = list[ExperimentConfig](), list[str](), list[str]()
+    asked: dict[tuple[str, bool, str], dict[str, precision.Hardware]] = {}
+    for config in configs:
+        needed = worker.resources_per_worker(config.compute, available.get("GPU", 0.0))
+        device: precision.Device = "cuda" if "GPU" in needed else "cpu"
+        explicit = "bfloat16" in precision.formats(config).values()
+        key = (device, explicit, str(needed))
+        if key not in asked:
+            asked[key] = ask(precision.hardware, device, explicit, needed=needed)
+        nodes = asked[key]
+        if not nodes:
+            raise SearchError(
+                f"compute: no node has {', '.join(f'{amount:g} {name}' for name, amount in needed.items())} for one worker; "
+                "lower compute.cpus_per_worker or compute.gpus_per_worker"
+            )
+        chosen = precision.settled(config, all(node.bfloat16 for node in nodes.values()))
+        found.append(chosen)
+        said.append(_format_line(config, chosen, nodes))
+        warnings += _slow(config, nodes)
+    return Settled(found, "; ".join(dict.fromkeys(said)), tuple(dict.fromkeys(warnings)))
+
+
+def _format_line(asked: ExperimentConfig, chosen: ExperimentConfig, nodes: Mapping[str, precision.Hardware]) -> str:
+    """``float32 (auto: a CPU without AMX-BF16 or AVX512-BF16)``."""
+    formats = precision.formats(chosen)
+    training, reconstruction = formats.values()
+    words = training if training == reconstruction else f"{training}, reconstruction {reconstruction}"
+    if "auto" not in precision.formats(asked).values():
+        return f"{words} (as configured)"
+    # where not all compute bfloat16, those that do not are the reason
+    reasons = [n.why for n in nodes.values() if not n.bfloat16] or [n.why for n in nodes.values()]
+    return f"{words} (auto: {', '.join(dict.fromkeys(reasons))})"
+
+
+def _slow(config: ExperimentConfig, nodes: Mapping[str, precision.Hardware]) -> Iterator[str]:
+    explicit = [path for path, value in precision.formats(config).items() if value == "bfloat16"]
+    for address, node in nodes.items():
+        if explicit and not node.bfloat16:
+            factor = f": a convolution takes {node.slowdown:.0f} times as long as in float32" if node.slowdown else ""
+            yield (
+                f"{' and '.join(explicit)}: bfloat16 is only emulated by node {address} ({node.why}){factor}; "
+                "auto or float32 is faster there"
+            )
+
+
 def slice_store(config: ExperimentConfig, root: Path, display: Display, campaign: Path) -> stages.Place:
     """Build (or find) the slice store of ``config.data`` on the cluster; ``campaign`` keeps what building it cost."""
     with display.stage("slice store") as say:
@@ -113,7 +180,7 @@ def slice_store(config: ExperimentConfig, root: Path, display: Display, campaign
         with Watch(torch.device("cpu")) as watch:
             path = build_store(config.data, root, rows, config.output_dir / "artifacts", cluster.parallel_map)
         if path.name not in before:
-            ledger.enter(campaign, watch.record("store", path.name), None)
+            keep_record(campaign, watch.record("store", path.name), None)
         store = SliceStore.open(path, verify=False)  # `build_store` has
         say(
             f"{len(store.volumes)} volumes, {len(store)} slices of {store.slice_shape[0]}x{store.slice_shape[1]}, {path.name}"

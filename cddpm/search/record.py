@@ -5,52 +5,166 @@ Nothing is written, and no artifact is needed but where a method says so: a fold
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from cddpm import artifact
 from cddpm.campaign import IDENTITY, is_running
-from cddpm.config import ExperimentConfig, parse, resolve_paths, with_values
+from cddpm.config import ExperimentConfig, parse, recorded, resolve_paths, with_values
 from cddpm.errors import CddpmError, SearchError
-from cddpm.search import champion, origin
+from cddpm.reconstruct import reconstruction
+from cddpm.scoring import score_book
+from cddpm.search import champion
 from cddpm.search import space as spaces
 from cddpm.search import trial as trials
 from cddpm.search.champion import Contender
-from cddpm.search.leaderboard import FRONT
-from cddpm.search.origin import Origin
 from cddpm.search.point import Point
-from cddpm.search.trial import TrialResult, read_ending, read_result, read_stop
+from cddpm.search.trial import Stop, TrialResult, read_ending, read_result, read_stop
 from cddpm.text.likeness import nearest
+from cddpm.tracking import provenance
 from cddpm.training import checkpoint, stages
 
+ORIGIN = "origin.json"
+PACKAGES = (*provenance.PACKAGES, "optuna")
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of the sweep's driver."""
+
+    when: str
+    """UTC, ISO 8601."""
+    commit: str
+    machine: str
+    """Processor and GPUs of the driver's machine."""
+    versions: dict[str, str]
+    """By package."""
+    forced: tuple[str, ...] = ()
+    """What had changed since the start before, and was gone on with in spite of it (``--force``)."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Configuration as of the last start, fingerprint of the slice store, every start in order."""
+
+    config: dict[str, Any]
+    store: str
+    starts: tuple[Start, ...]
+
+
+def enter(sweep: Path, config: ExperimentConfig, store: str, forced: Sequence[str] = ()) -> None:
+    """Add a start, now and here, to the folder ``sweep``. Raises ``StorageError`` if the disk refuses."""
+    earlier = read_origin(sweep)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    start = Start(now, provenance.commit(), provenance.machine(), provenance.versions(PACKAGES), tuple(forced))
+    starts = (*(earlier.starts if earlier else ()), start)
+    artifact.write_json(sweep / ORIGIN, asdict(Origin(recorded(config), store, starts)))
+
+
+def read_origin(sweep: Path) -> Origin | None:
+    """What was entered, None if nothing was. Raises ``SearchError`` for a damaged file."""
+    path = sweep / ORIGIN
+    if not path.exists():
+        return None
+    remedy = "delete it, the next start writes it"
+    return artifact.read_json(path, Origin, "the origin of a sweep", remedy, SearchError)
+
+
+def versions() -> dict[str, Any]:
+    """What a number depends on beside configuration and data: this method's own versions, and those of its packages."""
+    own = {
+        "method": stages.METHOD_VERSION,
+        "reconstruction": reconstruction.VERSION,
+        "scoring": score_book.SCORING_VERSION,
+    }
+    return {f"version of {name}": version for name, version in {**provenance.versions(PACKAGES), **own}.items()}
+
+
+FRONT = "pareto.json"
 State = Literal["finished", "stopped early", "failed", "running", "interrupted"]
 History = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial in whatever state.
+    """A trial in whatever state."""
 
-    ``objective``: the best of its search, on validation; ``preview``: what a trial that was stopped early had last, on a
-    few volumes.
-    """
-
-    number: int
+    folder: Path
     state: State
     params: dict[str, Any]
     """Training settings by dotted path; those of a trial that has not ended are not known."""
     result: TrialResult | None = None
-    objective: float | None = None
-    preview: float | None = None
-    note: str = ""
+    stop: Stop | None = None
+    error: str = ""
     points: list[Point] = field(default_factory=list)
-    """Every scoring setting that was tried on its reconstructions."""
+    """Every scoring setting that was tried on its reconstructions; ``read`` alone looks them up."""
+
+    @property
+    def number(self) -> int:
+        """In the sweep."""
+        return int(self.folder.name)
 
     @property
     def name(self) -> str:
         """``0003``."""
-        return f"{self.number:04d}"
+        return self.folder.name
+
+    @property
+    def objective(self) -> float | None:
+        """The best of its search, on validation."""
+        return self.result.objective if self.result else None
+
+    @property
+    def preview(self) -> float | None:
+        """What a trial that was stopped early had last, on a few volumes."""
+        return self.stop.objective if self.stop else None
+
+    @property
+    def note(self) -> str:
+        """How it ended, where it has no result."""
+        return self.stop.note if self.stop else self.error
+
+
+def trials_of(sweep: Path, running: bool = False) -> list[TrialRecord]:
+    """Every trial that has begun, by number. Raises ``SearchError`` for a damaged file."""
+    return [_trial(path, running) for path in sorted((sweep / "trials").glob("[0-9]*")) if path.is_dir()]
+
+
+def _trial(folder: Path, running: bool) -> TrialRecord:
+    if result := read_result(folder):
+        return TrialRecord(folder, "finished", result.params, result)
+    if stop := read_stop(folder):
+        return TrialRecord(folder, "stopped early", stop.params, stop=stop)
+    if fault := read_ending(folder, trials.FAILED):
+        return TrialRecord(folder, "failed", {}, error=str(fault["error"]))
+    return TrialRecord(folder, "running" if running else "interrupted", {})
+
+
+def results(sweep: Path) -> list[TrialResult]:
+    """Finished trials, best first. Raises ``SearchError`` for a damaged file."""
+    found = [trial.result for trial in trials_of(sweep) if trial.result]
+    return sorted(found, key=lambda r: (-r.objective, r.number))
+
+
+def histories(artifacts: Path, config: ExperimentConfig, store: str, result: TrialResult | None) -> dict[str, Path]:
+    """The history of each stage of a trial, by stage: of finished ones, or of those in the making, as far as there are any.
+
+    ``config``: what the trial runs, or ran, under; ``store``: the fingerprint of its slice store.
+    """
+    if result is not None:
+        identities = {stages.CHECKPOINT: result.checkpoint, stages.ENCODER: result.encoder}
+    else:
+        identities = {stages.CHECKPOINT: stages.checkpoint_identity(config, store)[0]}
+        if config.model.conditioned and config.pretraining.enabled:
+            identities[stages.ENCODER] = stages.encoder_identity(config, store)[0]
+    found = dict[str, Path]()
+    for kind, name in identities.items():
+        places = (artifacts / kind / name, artifacts / kind / ".work" / name) if name else ()
+        files = [place / checkpoint.HISTORY for place in places if (place / checkpoint.HISTORY).exists()]
+        found |= {kind: files[0]} if files else {}
+    return found
 
 
 @dataclass(frozen=True)
@@ -111,26 +225,14 @@ class SweepRecord:
 
     def history(self, trial: TrialRecord, stage: str = stages.CHECKPOINT) -> History:
         """Validations of a trial's training (or of its encoder's pretraining); empty where none was kept."""
-        name = self._artifact_name(trial, stage)
-        if name is None:
+        if trial.result is None and self.origin is None:
             return []
-        kind = self.artifacts / stage
-        found = (checkpoint.read_history(place / checkpoint.HISTORY) for place in (kind / name, kind / ".work" / name))
-        return next((rows for rows in found if rows), [])
-
-    def _artifact_name(self, trial: TrialRecord, stage: str) -> str | None:
-        if stage not in (stages.CHECKPOINT, stages.ENCODER):
-            raise ValueError(f"stage: {stage!r}; allowed are {stages.CHECKPOINT} and {stages.ENCODER}")
-        if trial.result is not None:
-            return trial.result.checkpoint if stage == stages.CHECKPOINT else trial.result.encoder
-        if self.origin is None:
-            return None
+        store = self.origin.store if self.origin else ""
         try:
-            config = self.trial_config(trial)
+            files = histories(self.artifacts, self.trial_config(trial), store, trial.result)
         except CddpmError:  # it failed for that
-            return None
-        identity = stages.checkpoint_identity if stage == stages.CHECKPOINT else stages.encoder_identity
-        return identity(config, self.origin.store)[0]
+            return []
+        return checkpoint.read_history(files[stage]) if stage in files else []
 
 
 def find(sweep: str, output_dir: Path) -> Path:
@@ -155,46 +257,38 @@ def find(sweep: str, output_dir: Path) -> Path:
 
 def read(folder: Path) -> SweepRecord:
     """Read the sweep in ``folder``. Raises ``SearchError`` for a damaged file, or if nothing was recorded yet."""
-    running, entered = is_running(folder), origin.read(folder)
-    folders = sorted(p for p in (folder / "trials").glob("[0-9]*") if p.is_dir())
-    config = resolve_paths(parse(_configuration(folder, entered, folders), str(folder)), folder.resolve().parents[2])
+    running, origin = is_running(folder), read_origin(folder)
+    found = trials_of(folder, running)
+    config = resolve_paths(parse(_configuration(folder, origin, found), str(folder)), folder.resolve().parents[2])
     return SweepRecord(
         folder,
         config,
-        entered,
-        [_trial(path, running, config) for path in folders],
+        origin,
+        [_whole(trial, config) for trial in found],
         champion.load(folder / champion.TEST),
         _json(folder / FRONT) if (folder / FRONT).exists() else None,
         running,
     )
 
 
-def _configuration(folder: Path, entered: Origin | None, folders: Sequence[Path]) -> dict[str, Any]:
-    if entered is not None:
-        return entered.config
-    first = next((p / trials.CONFIG for p in folders if (p / trials.CONFIG).exists()), None)
+def _configuration(folder: Path, origin: Origin | None, found: Sequence[TrialRecord]) -> dict[str, Any]:
+    if origin is not None:
+        return origin.config
+    first = next((t.folder / trials.CONFIG for t in found if (t.folder / trials.CONFIG).exists()), None)
     if first is None:
         raise SearchError(f"{folder}: this sweep has not begun its first trial; there is nothing to report")
     return _json(first)
 
 
-def _trial(folder: Path, running: bool, base: ExperimentConfig) -> TrialRecord:
-    number, result = int(folder.name), read_result(folder)
-    if result is not None:
-        return TrialRecord(
-            number, "finished", result.params, result, result.objective, points=trials.read_points(folder)
-        )
-    if stop := read_stop(folder):
-        return TrialRecord(number, "stopped early", stop.params, preview=stop.objective, note=stop.note)
-    fault = read_ending(folder, trials.FAILED)
-    params = _searched(folder / trials.CONFIG, base)
-    if fault:
-        return TrialRecord(number, "failed", params, note=str(fault["error"]))
-    return TrialRecord(number, "running" if running else "interrupted", params)
+def _whole(trial: TrialRecord, base: ExperimentConfig) -> TrialRecord:
+    """With its points; of one that has not come to its end with the settings that its own configuration has."""
+    points = trials.read_points(trial.folder) if trial.result else []
+    return replace(trial, params=trial.params or _searched(trial, base), points=points)
 
 
-def _searched(path: Path, base: ExperimentConfig) -> dict[str, Any]:
+def _searched(trial: TrialRecord, base: ExperimentConfig) -> dict[str, Any]:
     """The values that a trial's own configuration has for the searched training settings."""
+    path = trial.folder / trials.CONFIG
     if not path.exists():
         return {}
     tree = _json(path)

@@ -14,7 +14,7 @@ from cddpm.search import mirror, scoring_search
 from cddpm.search import trial as trials
 from cddpm.search.champion import Contender, weights_of
 from cddpm.search.mirror import SweepMirror
-from cddpm.search.point import objective_datasets, scoring_with
+from cddpm.search.point import scoring_with
 from cddpm.search.trial import TrialResult
 from cddpm.text.numbers import counted, setting
 from cddpm.tracking import names
@@ -97,124 +97,114 @@ ALIAS = "champion"
 
 
 @dataclass(frozen=True)
-class Registering:
-    """Used by the driver of a sweep alone; ``lab`` publishes what is decided here."""
+class Registered:
+    """What became of the best trial's model in MLflow."""
 
-    config: ExperimentConfig
-    place: stages.Place
-    lab: Lab
-    runs: SweepMirror
+    version: int | None
+    """None: its registration waits for MLflow."""
+    promoted: bool
+    """Whether the alias means it now; not if a better model, or one of another aim, stays."""
+    said: str
+    """As the person reads it."""
+    undelivered: int
+    """Runs that MLflow does not show whole yet."""
 
-    def register(self, results: list[TrialResult], winner: Contender) -> None:
-        """Decide that the best trials are registered under their validation metrics, and that the alias means the first.
 
-        Only the winner, which is ``results[0]``, has test metrics.
-        """
-        why = f"best {self.config.search.objective} on validation of sweep {self.config.name}"
-        test = mirror.test_metrics(winner, self.config)
-        self._register(results[0], test, winner.test.rows, ALIAS, why)
-        for other in results[1 : self.config.tracking.registered_trials]:
-            self._register(other, {}, [])
+def register(
+    config: ExperimentConfig, place: stages.Place, lab: Lab, results: Sequence[TrialResult], winner: Contender
+) -> Registered:
+    """Register the best trials of a sweep under their validation metrics, give the first the alias, and close the lab book.
 
-    def _register(
-        self,
-        result: TrialResult,
-        test: dict[str, float],
-        test_rows: list[dict[str, Any]],
-        alias: str = "",
-        why: str = "",
-    ) -> None:
-        """Package a trial and enter the decision; the same one once, however often the sweep is resumed."""
-        # not the sweep's own of today: what was extended since then must not make another package of the same model
-        folder = trials.folder_of(self.lab.folder, result.number)
-        config = trials.read_config(folder)
-        store, validation = self._store(result), mirror.validation_metrics(result)
-        pipeline = Pipeline(
-            scoring=scoring_with(config, result.best.params),
-            thresholds=result.best.thresholds,
-            healthy_statistics=result.best.statistics,
-            validation=validation,
-            fingerprints=mirror.fingerprints(result, store),
-            sweep=self.config.name,
-            trial=result.number,
+    Only the ``winner``, which is ``results[0]``, has test metrics. What is decided is entered once, however often the sweep
+    is resumed; ``lab`` publishes it. Raises ``TrackingError`` if MLflow refuses the first.
+    """
+    best, *others = results[: max(1, config.tracking.registered_trials)]
+    why = f"best {config.search.objective} on validation of sweep {config.name}"
+    _decide(
+        config, place, lab, best, mirror.test_metrics(winner, config), winner.test.rows, {"alias": ALIAS, "why": why}
+    )
+    for other in others:
+        _decide(config, place, lab, other, {}, [], {"alias": "", "why": ""})
+    left = lab.close()
+
+    model, published, run = (
+        config.tracking.registered_model,
+        lab.publisher.mirror,
+        SweepMirror(lab.folder).run(best.number),
+    )
+    refused = published.refusals.get(f"{run.key}: registration")
+    if refused is None and left:
+        return Registered(None, False, f"'{model}': its registration waits for MLflow", left)
+    version = None if refused else published.version(run)
+    if version is None:
+        raise TrackingError(
+            f"{lab.uri}: trial {best.number:04d} was not registered as '{model}': {refused or lab.publisher.last_fault}; its "
+            f"package is {lab.folder / 'packages' / f'{best.number:04d}'}"
         )
-        package = Path("packages", f"{result.number:04d}")  # two trials may have found one checkpoint
-        write_package(self.lab.folder / package, weights_of(self.place, result), config, pipeline)
-        metrics = {**mirror.chosen({**validation, **test}), names.OBJECTIVE: result.objective}
-        decided = {
-            "number": result.number,
-            "package": str(package),
-            "fingerprint": verify_package(self.lab.folder / package).fingerprint,
-            "model": self.config.tracking.registered_model,
-            "metrics": {name: value for name, value in metrics.items() if finite(value) is not None},
-            "alias": alias,
-        }
-        if not self._is_decided(decided, ("number", "model", "fingerprint", "alias")):
-            shown = label(config, result, scoring_search.volume_rows(folder), test_rows)
-            self.lab.enter(
-                "register",
-                **decided,
-                tags=self._tags(result),
-                label=shown,
-                why=why,
-                who=user(),
-                identity=events.new_identity(),
-            )
+    meant, moved = published.meant(model, ALIAS), published.promotion(run)
+    if meant == version:
+        return Registered(version, True, f"'{model}': version {version} is the {ALIAS}", left)
+    because = f": {moved.refused}" if moved and moved.refused else ""
+    stays = f"version {meant} stays {ALIAS}" if meant is not None else f"there is no {ALIAS}"
+    return Registered(version, False, f"'{model}': version {version} is registered; {stays}{because}", left)
 
-    def _is_decided(self, decided: dict[str, Any], by: tuple[str, ...]) -> bool:
-        """Whether that was decided before: what a person did with it since then stays."""
-        earlier = [
-            e.what for e in events.read(self.lab.folder) if e.kind == "register" and e.number == decided["number"]
-        ]
-        return bool(earlier) and all(earlier[-1].get(name) == decided[name] for name in by)
 
-    def _store(self, result: TrialResult) -> str:
-        """Slice store that the trial ran on: a sweep that was forced to go on may have another one today."""
-        life = events.life(self.lab.folder, running=False)
-        span = life.trials.get(result.number) if life else None
-        return str((span.what.get("store") if span else None) or self.place.store.name)
+def _decide(
+    config: ExperimentConfig,
+    place: stages.Place,
+    lab: Lab,
+    result: TrialResult,
+    test: Mapping[str, float],
+    test_rows: Rows,
+    promotion: Mapping[str, str],
+) -> None:
+    """Package a trial and enter that it is registered."""
+    # not the sweep's own configuration of today: what was extended since then must not make another package of the same model
+    folder = trials.folder_of(lab.folder, result.number)
+    own, validation = trials.read_config(folder), mirror.validation_metrics(result)
+    pipeline = Pipeline(
+        scoring=scoring_with(own, result.best.params),
+        thresholds=result.best.thresholds,
+        healthy_statistics=result.best.statistics,
+        validation=validation,
+        fingerprints=mirror.fingerprints(result, _store(lab.folder, result, place)),
+        sweep=config.name,
+        trial=result.number,
+    )
+    package = Path("packages", f"{result.number:04d}")  # two trials may have found one checkpoint
+    write_package(lab.folder / package, weights_of(place, result), own, pipeline)
+    metrics = {**mirror.chosen({**validation, **test}), names.OBJECTIVE: result.objective}
+    decided = {
+        "number": result.number,
+        "package": str(package),
+        "fingerprint": verify_package(lab.folder / package).fingerprint,
+        "model": config.tracking.registered_model,
+        "metrics": mirror.finite_only(metrics),
+        **promotion,
+    }
+    earlier = [e.what for e in events.read(lab.folder) if e.kind == "register" and e.number == result.number]
+    same = ("model", "fingerprint", "alias")
+    if earlier and all(earlier[-1].get(name) == decided[name] for name in same):
+        return  # what a person did with it since then stays
+    lab.enter(
+        "register",
+        **decided,
+        tags=_tags(config, result),
+        label=label(own, result, scoring_search.volume_rows(folder), test_rows),
+        who=user(),
+        identity=events.new_identity(),
+    )
 
-    def _tags(self, result: TrialResult) -> dict[str, str]:
-        aim = f"{self.config.search.objective} on {', '.join(objective_datasets(self.config))}"
-        searched = {**result.params, **result.best.params}
-        settings = {names.safe(f"{names.SETTING}.{path}"): str(value) for path, value in searched.items()}
-        own = {names.SWEEP: self.config.name, names.TRIAL: str(result.number), names.AIM: aim}
-        return {**own, **code(), **settings}
 
-    def version(self, result: TrialResult) -> int | None:
-        """The version that a trial's model became; None if its registration waits for MLflow.
+def _store(sweep: Path, result: TrialResult, place: stages.Place) -> str:
+    """Slice store that the trial ran on: a sweep that was forced to go on may have another one today."""
+    life = events.life(sweep, running=False)
+    span = life.trials.get(result.number) if life else None
+    return str((span.what.get("store") if span else None) or place.store.name)
 
-        Raises ``TrackingError`` if MLflow refused it.
-        """
-        run = self.runs.run(result.number)
-        refused = self.lab.publisher.mirror.refusals.get(f"{run.key}: registration")
-        if refused is None and self.lab.left:
-            return None
-        found = None if refused else self.lab.publisher.mirror.version(run)
-        if found is None:
-            raise TrackingError(
-                f"{self.lab.uri}: trial {result.number:04d} was not registered as "
-                f"'{self.config.tracking.registered_model}': {refused or self.lab.publisher.last_fault}; its package is "
-                f"{self.lab.folder / 'packages' / f'{result.number:04d}'}"
-            )
-        return found
 
-    def verdict(self, result: TrialResult) -> str:
-        """What became of the best trial's model, as the person reads it. Raises as ``version``."""
-        number, model = self.version(result), self.config.tracking.registered_model
-        if number is None:
-            return f"'{model}': its registration waits for MLflow"
-        meant = self.lab.publisher.mirror.meant(model, ALIAS)
-        if meant == number:
-            return f"'{model}': version {number} is the {ALIAS}"
-        moved = self.lab.publisher.mirror.promotion(self.runs.run(result.number))
-        why = f": {moved.refused}" if moved and moved.refused else ""
-        stays = f"version {meant} stays {ALIAS}" if meant is not None else f"there is no {ALIAS}"
-        return f"'{model}': version {number} is registered; {stays}{why}"
-
-    def is_champion(self, result: TrialResult) -> bool:
-        """Whether the alias means the best trial's model now."""
-        number = self.version(result)
-        return number is not None and number == self.lab.publisher.mirror.meant(
-            self.config.tracking.registered_model, ALIAS
-        )
+def _tags(config: ExperimentConfig, result: TrialResult) -> dict[str, str]:
+    aim = f"{config.search.objective} on {', '.join(config.objective_datasets)}"
+    searched = {**result.params, **result.best.params}
+    settings = {names.safe(f"{names.SETTING}.{path}"): str(value) for path, value in searched.items()}
+    return {names.SWEEP: config.name, names.TRIAL: str(result.number), names.AIM: aim, **code(), **settings}

@@ -24,10 +24,9 @@ from cddpm.config import (
     TrackingConfig,
     value_at,
 )
-from cddpm.search.champion import Contender
+from cddpm.search.champion import PICTURE, Contender
 from cddpm.search.leaderboard import Row
 from cddpm.search.plan import Plan
-from cddpm.search.point import objective_datasets
 from cddpm.search.sampler import point_count
 from cddpm.search.sweep import Summary
 from cddpm.text import Console, Table, command, name, near, whole
@@ -156,7 +155,7 @@ def opening(config: ExperimentConfig, console: Console) -> None:
     console.print(
         f"[bold]sweep '{config.name}'[/]: {search.training.trials} training trials of {config.training.images:,} images, "
         f"each with {search.scoring.trials} scoring settings on its reconstructions; objective: validation "
-        f"{wanted} on {', '.join(objective_datasets(config))}"
+        f"{wanted} on {', '.join(config.objective_datasets)}"
     )
 
 
@@ -172,9 +171,9 @@ def closing(config: ExperimentConfig, summary: Summary, console: Console) -> Non
         console.print(pareto_front(config, summary.front))
     for line in _verdict(config, summary.contenders):
         console.print(line)
-    if summary.undelivered:
-        model = "The champion is not yet registered: " if summary.version is None else ""
-        waiting = to_publish(summary.undelivered, config.output_dir)
+    if left := summary.registered.undelivered:
+        model = "The champion is not yet registered: " if summary.registered.version is None else ""
+        waiting = to_publish(left, config.output_dir)
         console.print(escape(model + waiting), style="yellow")
     console.print("\n[bold]next[/]")
     for title, line in _next(config, summary):
@@ -184,7 +183,7 @@ def closing(config: ExperimentConfig, summary: Summary, console: Console) -> Non
 
 def leaderboard(config: ExperimentConfig, rows: list[Row], with_settings: bool) -> Table:
     """Every trial once; test scores only where something was scored on test."""
-    names = objective_datasets(config)
+    names = config.objective_datasets
     table = Table(f"leaderboard of '{escape(config.name)}' ({config.search.objective})")
     table.add_column("trial")
     table.add_column("state")
@@ -227,7 +226,7 @@ def _parts(settings: Mapping[str, Any]) -> list[str]:
 
 def _verdict(config: ExperimentConfig, contenders: list[Contender]) -> Iterator[str]:
     """Test scores side by side; all operating points come from validation."""
-    names, metric = objective_datasets(config), config.search.objective
+    names, metric = config.objective_datasets, config.search.objective
     yield f"test {metric}, mean (median) over volumes, operating point from validation:"
     for c in contenders:
         yield f"  {c.name:20} {c.metric(names, metric):.3f} ({_median(c, names, metric):.3f})"
@@ -245,13 +244,14 @@ def _next(config: ExperimentConfig, summary: Summary) -> list[tuple[str, str]]:
     ours = [] if named == TrackingConfig().registered_model else ["--model", named]
     whose = ["--registered-model", named] if ours else []
     out, mlflow, cddpm = config.output_dir / "predictions", _program("mlflow"), _program("cddpm")
-    stays = not summary.promoted and summary.version is not None  # the champion of an earlier sweep
-    model, why = str(summary.version) if stays else "champion", f"best of sweep {config.name}"
+    version, promoted = summary.registered.version, summary.registered.promoted
+    stays = not promoted and version is not None  # the champion of an earlier sweep
+    model, why = str(version) if stays else "champion", f"best of sweep {config.name}"
     promote = command(cddpm, "registry", "promote", model, "--alias", "champion", "--why", why, *ours, *mine)
-    browse, dataset = "browse the lab book", objective_datasets(config)[0]
+    browse, dataset = "browse the lab book", config.objective_datasets[0]
     best = ["registry", "best", "--metric", "dice", "--dataset", dataset]
     return [
-        ("look at the picture", command(summary.picture)),
+        ("look at the picture", command(summary.folder / PICTURE)),
         ("everything on one page", command(cddpm, "report", summary.folder, "--open")),
         (browse, uri)
         if uri.startswith("http")

@@ -26,6 +26,9 @@ from pyarrow import parquet
 from cddpm import artifact
 from cddpm.cluster import ActorPool
 from cddpm.config import ExperimentConfig, LevelConfig, active, value_at, with_values
+from cddpm.data.store import SliceStore
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.score import Scorer, evaluate
 from cddpm.scoring.score_book import ScoreBook
 from cddpm.search import space as spaces
@@ -36,13 +39,13 @@ from cddpm.search.point import (
     ScorePoints,
     in_process,
     measured,
-    objective_datasets,
     scoring_with,
 )
 from cddpm.search.sampler import Sampler, first_points, point_count
 from cddpm.seeds import seed_of
 from cddpm.tracking.mirror import table
 from cddpm.training.loop import Interrupted
+from cddpm.training.stages import Place
 
 GUIDANCE = "scoring.guidance_scale"
 
@@ -130,7 +133,7 @@ def preview(scorer: Scorer, config: ExperimentConfig, guided: bool) -> dict[str,
     """
     own = {"search.scoring.trials": config.search.preview_trials, "search.objectives": [], "search.scoring_batch": 1}
     found = best(search(scorer, with_values(config, own, "preview"), guided))
-    return {name: found.datasets[name][config.search.objective] for name in objective_datasets(config)}
+    return {name: found.datasets[name][config.search.objective] for name in config.objective_datasets}
 
 
 def best(points: list[Point]) -> Point:
@@ -226,6 +229,21 @@ def _own(config: ExperimentConfig) -> dict[str, Any]:
 def cpus(config: ExperimentConfig) -> int:
     """CPUs that the workers of a training book; they are free while its points are scored."""
     return max(1, int(config.compute.workers * config.compute.cpus_per_worker))
+
+
+def book_of(
+    config: ExperimentConfig,
+    place: Place,
+    reconstruction: Path | None,
+    threads: int,
+    seconds_per_pass: float | None = None,
+) -> ScoreBook:
+    """What scores settings on the validation cohort; without a ``reconstruction`` by the image itself. No score is made twice."""
+    store = SliceStore.open(place.store, verify=False)
+    predicted = Reconstruction.open(reconstruction) if reconstruction else None
+    cohort = Cohort.of(store, config.data, "val")
+    scorer = cohort.scorer(predicted, threads=threads, seconds_per_pass=seconds_per_pass)
+    return ScoreBook.open(scorer, place.artifacts, predicted.fingerprint if predicted else None, store.fingerprint)
 
 
 @contextmanager

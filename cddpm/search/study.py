@@ -80,6 +80,7 @@ def compared_at(search: SearchConfig, images: int) -> int:
 logger = logging.getLogger(__name__)
 
 Asked: TypeAlias = optuna.trial.Trial | FrozenTrial
+FILE = "study.db"
 STUDY = "training"
 EARLIER = "earlier"
 """Mark of a trial that another sweep ran; its value says which."""

@@ -6,17 +6,12 @@ A trial's folder is ``<sweep>/trials/0003``. Its ``result.json`` appears whole, 
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, parse, recorded, with_values
-from cddpm.data.store import SliceStore
-from cddpm.errors import SearchError
-from cddpm.reconstruct.cohort import Cohort
-from cddpm.reconstruct.reconstruction import Reconstruction
-from cddpm.scoring.score_book import ScoreBook
+from cddpm.errors import CddpmError, SearchError
 from cddpm.search import scoring_search
 from cddpm.search.point import Point
 from cddpm.training import stages, worker
@@ -73,69 +68,61 @@ class Stop:
         return f"preview {self.objective:.3f} after {int(self.images):,} images"
 
 
-@dataclass(frozen=True)
-class TrialJob:
-    """A trial; pickles."""
+def run(
+    proposal: dict[str, Any],
+    sweep: Path,
+    base: ExperimentConfig,
+    place: stages.Place,
+    gpus: float,
+    board: Any,
+    report: Callable[[dict[str, float]], None],
+) -> None:
+    """Run a trial to its end, or take its result if it has one: the trainable of Ray Tune.
 
-    sweep: Path
-    number: int
-    params: dict[str, Any]
-    base: ExperimentConfig
-    """The sweep's configuration."""
-    place: stages.Place
-    gpus: float
-
-    @property
-    def folder(self) -> Path:
-        """Where this trial keeps its files."""
-        return folder_of(self.sweep, self.number)
-
-    @cached_property
-    def config(self) -> ExperimentConfig:
-        """The sweep's configuration with this trial's settings. Raises ``ConfigError`` for an impossible combination."""
-        return with_values(self.base, self.params, f"trial {self.number}")
-
-    @property
-    def stop_file(self) -> Path:
-        """Asks all trials of the sweep to save and end."""
-        return self.sweep / "stop"
-
-    def stop_asked(self) -> bool:
-        """Whether this trial shall end, alone or with all others."""
-        return worker.stop_asked(self.stop_file, self.folder / STOPPED)
-
-
-def run(job: TrialJob, board: Any, report: Callable[[dict[str, float]], None]) -> TrialResult | None:
-    """Run a trial to its end, or take its result if it has one; None if it was asked to stop.
-
-    ``report`` gets the final metrics; validations in between go through Ray Train.
+    ``proposal``: ``number`` and ``params``, training settings by dotted path; ``base``: the sweep's configuration. ``report``
+    gets what the trial ends with; validations in between go through Ray Train. A trial that was asked to stop, or that fails
+    for a fault which a second try would meet again, reports 0 images: one that ends without an objective ends the whole sweep.
     """
-    result = read_result(job.folder) or _run(job, board)
-    if result is not None:
-        metrics = {"objective": result.objective, "images": job.config.training.images + 1}
-        report(worker.plain_metrics(metrics, "objective", final=True))
-    return result
+    number, params = int(proposal["number"]), proposal["params"]
+    folder, ends = folder_of(sweep, number), {"images": 0.0}
+    try:
+        with board.warnings(f"trial {number:04d}"):
+            config = with_values(base, params, f"trial {number}")
+            job = worker.Assignment(
+                config, place, number, sweep / "stop", board, scoring_search.preview, folder / STOPPED
+            )
+            result = read_result(folder) or made(job, params, folder, gpus)
+        if result is not None:
+            ends = {"objective": result.objective, "images": config.training.images + 1.0}
+    except CddpmError as error:
+        artifact.write_json(folder / FAILED, {"number": number, "error": str(error)})
+    report(worker.plain_metrics(ends, "objective", final=True))
 
 
-def _run(job: TrialJob, board: Any) -> TrialResult | None:
-    start, config = time.monotonic(), job.config
-    artifact.write_json(job.folder / CONFIG, recorded(config))
-    place, stop = job.place, job.stop_file
-    assignment = worker.Assignment(config, place, job.number, stop, board, scoring_search.preview, job.folder / STOPPED)
-    attempts = job.folder / "ray"
-    name = f"attempt-{len(list(attempts.glob('attempt-*'))):02d}"
-    outcome = worker.run(assignment, name, attempts, job.gpus, forward_reports=True)
+def made(job: worker.Assignment, params: dict[str, Any], folder: Path, gpus: float) -> TrialResult | None:
+    """Train, search scoring settings on what the model reconstructs, keep the result; None if it was asked to stop."""
+    start, config, board = time.monotonic(), job.config, job.board
+    artifact.write_json(folder / CONFIG, recorded(config))
+    outcome = worker.run(job, folder / "ray", gpus, forward_reports=True)
     if outcome is None:
         return None
+
+    def progress(done: int, total: int, best: float) -> None:
+        if board is not None:
+            board.post(job.trial, "search", done, total, best)
+
+    threads = scoring_search.cpus(config)
+    book = scoring_search.book_of(config, job.place, outcome.reconstruction, threads, outcome.pass_seconds)
     try:
-        points, best = _search(job, config, outcome, board)
+        with scoring_search.point_workers(book, config) as score:
+            points = scoring_search.search(score, config, book.scorer.guided, progress, job.asked_to_stop)
     except Interrupted:
         return None
     result = TrialResult(
-        number=job.number,
-        params=job.params,
+        number=job.trial,
+        params=params,
         default=points[0],
-        best=best,
+        best=scoring_search.keep_volumes(folder, book.scorer, config, scoring_search.best(points)),
         checkpoint=outcome.made.checkpoint.name,
         encoder=outcome.made.encoder.name if outcome.made.encoder else None,
         reconstruction=outcome.reconstruction.name,
@@ -143,24 +130,9 @@ def _run(job: TrialJob, board: Any) -> TrialResult | None:
         seconds=time.monotonic() - start,
         guide=outcome.made.guide.name if outcome.made.guide else None,
     )
-    scoring_search.record_points(job.folder, points, config)
-    artifact.write_json(job.folder / RESULT, asdict(result))
+    scoring_search.record_points(folder, points, config)
+    artifact.write_json(folder / RESULT, asdict(result))
     return result
-
-
-def _search(job: TrialJob, config: ExperimentConfig, outcome: worker.Outcome, board: Any) -> tuple[list[Point], Point]:
-    def progress(done: int, total: int, best: float) -> None:
-        if board is not None:
-            board.post(job.number, "search", done, total, best)
-
-    reconstruction, store = Reconstruction.open(outcome.reconstruction), SliceStore.open(job.place.store, verify=False)
-    scorer = Cohort.of(store, config.data, "val").scorer(
-        reconstruction, threads=scoring_search.cpus(config), seconds_per_pass=outcome.pass_seconds
-    )
-    book = ScoreBook.open(scorer, job.place.artifacts, reconstruction.fingerprint, store.fingerprint)
-    with scoring_search.point_workers(book, config) as score:
-        points = scoring_search.search(score, config, scorer.guided, progress, job.stop_asked)
-    return points, scoring_search.keep_volumes(job.folder, scorer, config, scoring_search.best(points))
 
 
 def ending(folder: Path, error: bool = False) -> str:

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from ray import tune
@@ -11,30 +11,20 @@ from ray.tune.search import Searcher
 
 from cddpm import artifact, cluster
 from cddpm.config import ExperimentConfig
-from cddpm.errors import CddpmError
-from cddpm.search import budget
+from cddpm.errors import SearchError
+from cddpm.search import budget, record, warm_start
 from cddpm.search import space as spaces
 from cddpm.search import study as studies
 from cddpm.search import trial as trials
-from cddpm.search.budget import Failures
-from cddpm.training import stages, worker
+from cddpm.search.budget import Failures, Meter
+from cddpm.search.display import Display
+from cddpm.tracking.lab import Lab
+from cddpm.training import worker
+from cddpm.training.stages import Place
 
 logger = logging.getLogger(__name__)
 
 OBJECTIVE, IMAGES, FINAL = "objective", "images", "final"
-
-
-class Listener(Protocol):
-    """Who is told about trials, in the driver."""
-
-    def started(self, number: int, params: dict[str, Any]) -> None:
-        """A trial starts, or is continued."""
-
-    def reported(self, number: int, metrics: dict[str, Any]) -> None:
-        """A validation of a trial in training."""
-
-    def ended(self, number: int, how: str) -> None:
-        """A trial is over: ``finished``, ``stopped``, ``failed`` or ``interrupted``."""
 
 
 class StudySearch(Searcher):
@@ -95,46 +85,54 @@ class StudySearch(Searcher):
             studies.tell(self._study, trial, value, logger.warning)
 
 
-class _Events(tune.Callback):
-    """Writes into a trial's folder why it failed, and tells the listener how each one ended."""
+class Events(tune.Callback):
+    """Hears how trials begin and end: tells the person and the lab book, and counts what they hold and how they fail."""
 
-    def __init__(self, sweep: Path, listener: Listener, failures: Failures) -> None:
-        self._sweep, self._listener, self._failures = sweep, listener, failures
+    def __init__(self, folder: Path, store: str, lab: Lab, display: Display, meter: Meter, failures: Failures) -> None:
+        self._folder, self._store, self._lab, self._display = folder, store, lab, display
+        self._meter, self._failures = meter, failures
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray keeps callbacks in its snapshots; the terminal and the lab book do not belong there."""
-        return {"_sweep": self._sweep}
+        return {"_folder": self._folder}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._listener.started(trial.config["number"], trial.config["params"])
+        """A trial starts, or is continued."""
+        number, params = trial.config["number"], trial.config["params"]
+        self._meter.hold(number)
+        self._display.started(number, params)
+        self._lab.started(number, params, self._store)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        """A validation of a trial in training."""
         if not result.get(FINAL):
-            self._listener.reported(trial.config["number"], result)
+            self._display.reported(trial.config["number"], result)
+            self._lab.wake()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial, error=False)
+        """A trial is over: ``finished``, ``stopped``, ``failed`` or ``interrupted``."""
+        self._end(trial.config["number"], trial, error=False)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial, error=True)
+        """A trial's process died, or raised what no trial should."""
+        self._end(trial.config["number"], trial, error=True)
 
-    def _end(self, trial: Any, error: bool) -> None:
-        number = trial.config["number"]
-        how = trials.ending(trials.folder_of(self._sweep, number), error)
-        folder = trials.folder_of(self._sweep, number)
-        if how == "failed" and not (folder / trials.FAILED).exists():
-            artifact.write_json(folder / trials.FAILED, {"number": number, "error": _last_line(trial.error_file)})
-        self._count(folder, number, how)
-        self._listener.ended(number, how)
-
-    def _count(self, folder: Path, number: int, how: str) -> None:
+    def _end(self, number: int, trial: Any, error: bool) -> None:
+        folder = trials.folder_of(self._folder, number)
+        how = trials.ending(folder, error)
         if how == "failed":
+            if not (folder / trials.FAILED).exists():
+                artifact.write_json(folder / trials.FAILED, {"number": number, "error": _last_line(trial.error_file)})
             fault = trials.read_ending(folder, trials.FAILED) or {}
             self._failures.failed(number, str(fault.get("error", "")))
         elif how != "interrupted":
             self._failures.ended_well()
+        self._meter.release(number)
+        result = trials.read_result(folder) if how == "finished" else None
+        self._display.ended(number, how, result.objective if result else None)
+        self._lab.ended(number, how)
 
 
 def _last_line(error_file: str | None) -> str:
@@ -145,60 +143,65 @@ def _last_line(error_file: str | None) -> str:
     return lines[-1] if lines else "the trial's process died"
 
 
-def _trainable(
-    proposal: dict[str, Any], sweep: Path, base: ExperimentConfig, place: stages.Place, gpus: float, board: Any
-) -> None:
-    job = trials.TrialJob(sweep, proposal["number"], proposal["params"], base, place, gpus)
-    try:
-        with board.warnings(f"trial {job.number:04d}"):
-            if trials.run(job, board, tune.report) is not None:
-                return
-    except CddpmError as error:  # a user's fault is the same at a second try
-        artifact.write_json(job.folder / trials.FAILED, {"number": job.number, "error": str(error)})
-    # a trial that ends without having reported its objective would end the whole sweep
-    tune.report(worker.plain_metrics({IMAGES: 0}, OBJECTIVE, final=True))
+def run(config: ExperimentConfig, folder: Path, place: Place, fits: int, lab: Lab, display: Display) -> None:
+    """Run the trials of the sweep in ``folder`` that are still missing, ``fits`` of them at a time at most.
 
-
-def run(
-    config: ExperimentConfig,
-    study: optuna.Study,
-    sweep: Path,
-    place: stages.Place,
-    concurrent: int,
-    board: cluster.Board,
-    failures: Failures,
-    listener: Listener,
-) -> None:
-    """Run the trials that are still missing.
-
-    Returns when all are done, the budget is spent, ``failures`` are met, or after a requested stop.
+    Returns when all are done, the budget is spent, or after a requested stop. Raises ``SearchError`` when as many trials in a
+    row failed alike as ``search.equal_failures`` allows.
     """
-    missing = config.search.training.trials - len(studies.finished(study))
-    if missing <= 0 or budget.read(sweep).exceeded(config.search):
-        return
-    searcher = StudySearch(study, config, sweep, failures)
+    given = warm_start.earlier(folder, config, place.store.name)
+    for line in given.said:
+        display.warn(line)
+    config = warm_start.with_scoring_points(config, given.scoring)
+    search, compute = config.search, config.compute
+    study = studies.open_study(folder / studies.FILE, config, given.trials)
+    ended = len(studies.finished(study))
+    best = next(((r.objective, r.number) for r in record.results(folder)), None)
+
     gpus = cluster.capacity().get("GPU", 0.0)
-    trainable = tune.with_parameters(_trainable, sweep=sweep, base=config, place=place, gpus=gpus, board=board)
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": 0, cluster.HEAD: 1}),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            num_samples=missing,
-            max_concurrent_trials=min(concurrent, missing),
-            reuse_actors=True,  # a trial that ended well leaves its process, with all that is imported, to the next
-        ),
-        run_config=tune.RunConfig(
-            name=_fresh_name(sweep / "ray"),
-            storage_path=str(sweep / "ray"),
-            callbacks=[_Events(sweep, listener, failures)],
-            failure_config=tune.FailureConfig(max_failures=1),
-            verbose=0,
-        ),
+    booked = worker.resources_per_worker(compute, gpus)
+    meter = Meter(folder, {name: compute.workers * amount for name, amount in booked.items()}, limits=search)
+    board, failures = cluster.Board(), Failures(search.equal_failures)
+    missing = search.training.trials - ended
+    trainable = tune.with_parameters(
+        trials.run, sweep=folder, base=config, place=place, gpus=gpus, board=board, report=tune.report
     )
-    with cluster.janitor():
-        tuner.fit()
+    with (
+        display.tuning(search.training.trials, ended, best, board.look, board.told),
+        meter.running(),
+        cluster.janitor(),
+    ):
+        if missing > 0 and not budget.read(folder).exceeded(search):
+            tune.Tuner(
+                tune.with_resources(trainable, {"cpu": 0, cluster.HEAD: 1}),
+                tune_config=tune.TuneConfig(
+                    search_alg=StudySearch(study, config, folder, failures),
+                    num_samples=missing,
+                    max_concurrent_trials=min(fits, search.concurrent_trials or fits, missing),
+                    reuse_actors=True,  # a trial that ended well leaves its process, with all that is imported, to the next
+                ),
+                run_config=tune.RunConfig(
+                    name=worker.fresh_name(folder / "ray", "start"),
+                    storage_path=str(folder / "ray"),
+                    callbacks=[Events(folder, place.store.name, lab, display, meter, failures)],
+                    failure_config=tune.FailureConfig(max_failures=1),
+                    verbose=0,
+                ),
+            ).fit()
+
+    if failures.met:
+        raise SearchError(_alike(config, failures.met, len(studies.finished(study))))
+    if reason := budget.read(folder).exceeded(search):
+        display.say(
+            f"[yellow]{reason}; no new training starts, and those that ran have saved their state. A higher limit and --resume "
+            "go on[/]"
+        )
 
 
-def _fresh_name(folder: Path) -> str:
-    """Ray would resume a run of the same name from its own files; the study and the artifacts are all we resume from."""
-    return f"start-{len(list(folder.glob('start-*'))):03d}"
+def _alike(config: ExperimentConfig, failures: str, ended: int) -> str:
+    missing, limit = config.search.training.trials - ended, config.search.equal_failures
+    then = f"--resume runs the {missing} trials that are missing" if missing else "--extend N runs N more trials"
+    return (
+        f"sweep '{config.name}': {failures}\nNo new trial was started (search.equal_failures: {limit}). Mend what the "
+        f"message says; then {then}"
+    )

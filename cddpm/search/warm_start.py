@@ -14,10 +14,9 @@ from cddpm import artifact
 from cddpm.campaign import IDENTITY
 from cddpm.config import ExperimentConfig, active, flat, parse, to_dict, value_at, with_values
 from cddpm.errors import ConfigError, SearchError
-from cddpm.search import leaderboard, origin
+from cddpm.search import record
 from cddpm.search import space as spaces
 from cddpm.search import trial as trials
-from cddpm.search.point import objective_datasets
 from cddpm.search.trial import TrialResult
 from cddpm.text.likeness import did_you_mean
 
@@ -70,7 +69,7 @@ def gathered(sweeps: Path, config: ExperimentConfig, store: str) -> Earlier:
         if reason := _other_task(folder, config, store):
             said.append(f"sweep '{name}' is left out: {reason}")
             continue
-        for result in leaderboard.results(folder):
+        for result in record.results(folder):
             taken, line = _taken(folder, config, result)
             found += [taken] if taken else []
             results += [result] if taken else []
@@ -82,12 +81,12 @@ def _other_task(folder: Path, config: ExperimentConfig, store: str) -> str | Non
     """Why nothing of an earlier sweep can be compared with this one."""
     identity = "the settings that a sweep began with"
     before = artifact.read_json(folder / IDENTITY, dict[str, Any], identity, "restore it", SearchError)
-    now, entered = flat(to_dict(config)), origin.read(folder)
+    now, entered = flat(to_dict(config)), record.read_origin(folder)
     pairs = {
         "search.objective": (before.get("search.objective"), config.search.objective),
         "data sets of the objective": (
             before.get("search.datasets") or before.get("data.unhealthy"),
-            list(objective_datasets(config)),
+            list(config.objective_datasets),
         ),
         "data.fold": (before.get("data.fold"), config.data.fold),
         "data.healthy": (before.get("data.healthy"), now["data.healthy"]),

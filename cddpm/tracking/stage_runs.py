@@ -6,9 +6,8 @@ from pathlib import Path
 
 from cddpm.tracking import names
 from cddpm.tracking.mirror import MirroredRun, Point, curve, samples
-from cddpm.training import checkpoint, ledger
-from cddpm.training.ledger import Entry
-from cddpm.training.watch import Sample, StageRecord
+from cddpm.training import checkpoint
+from cddpm.training.watch import Entry, Sample, StageRecord, kept_records
 
 _SYSTEM = {
     "cpu_percent": names.CPU_USED,
@@ -30,8 +29,8 @@ class StageRuns:
         self._runs: dict[str, MirroredRun] = {}
 
     def runs(self, sweep: str, campaign: str) -> list[MirroredRun]:
-        """A run per stage, under the key ``sweep`` of the folder with this identity. Raises as ``ledger.read``."""
-        for name, entry in ledger.read(self._folder, frozenset(self._entries)):
+        """A run per stage, under the key ``sweep`` of the folder with this identity. Raises as ``kept_records``."""
+        for name, entry in kept_records(self._folder, frozenset(self._entries)):
             self._entries[name] = entry
             self._runs[name] = self._run(entry, sweep, campaign)
         return list(self._runs.values())

@@ -37,6 +37,8 @@ WEIGHTS, TENSORS, PROGRESS, CONFIG, HISTORY = (
     "history.jsonl",
 )
 KEPT_STATES = 2
+GUIDE_PREFIX = "guide."
+"""Before the names of a guide's weights, which lie beside those of its model in a package."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,17 @@ def trained(
 def _some(names: list[str], most: int = 5) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def packed(model: Mapping[str, Tensor], guide: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """The weights of a model and its guide as one mapping."""
+    return {**model, **{f"{GUIDE_PREFIX}{name}": tensor for name, tensor in (guide or {}).items()}}
+
+
+def unpacked(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of the model and those of its guide (empty without one)."""
+    model = {name: tensor for name, tensor in weights.items() if not name.startswith(GUIDE_PREFIX)}
+    return model, {name.removeprefix(GUIDE_PREFIX): weights[name] for name in weights.keys() - model.keys()}
 
 
 def save_state(directory: Path, state: State, fingerprint: str) -> Path:

@@ -6,7 +6,7 @@ of it, and predicts only that; what another is making it leaves for later, and t
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,10 +14,19 @@ from typing import Any
 
 import torch
 
+from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.reconstruct.part import claim, write_part
 from cddpm.reconstruct.predict import Networks, Request
-from cddpm.reconstruct.reconstruction import View, cache_path, finish, found_prediction
+from cddpm.reconstruct.reconstruction import (
+    View,
+    cache_path,
+    finish,
+    found_prediction,
+    prediction_identity,
+    prediction_path,
+)
+from cddpm.training import stages
 from cddpm.training.loop import Hooks, Interrupted
 from cddpm.training.ranks import Ranks
 
@@ -57,6 +66,57 @@ class Wanted:
         """Make the reconstruction of parts that are all written."""
         name, made_from = self.view.identity(self.name, self.made_from)
         return finish(cache_path(artifacts, name), self.view.volumes, name, made_from, self.parts, self.view)
+
+
+def reconstruct(
+    config: ExperimentConfig, place: stages.Place, path: Path, volumes: Sequence[int], ranks: Ranks, hooks: Hooks
+) -> Path:
+    """The reconstruction of ``volumes`` by the checkpoint ``path``: what is missing of it is predicted by all ranks together.
+
+    Raises ``ArtifactError`` if ``config`` asks for a guide that was not trained, ``Interrupted`` when asked to stop.
+    """
+    wanted = wanted_of(config, place, path, volumes)
+    target = wanted.reconstruction(place.artifacts)
+    missing = bool(wanted.missing(wanted.volumes)) if ranks.first else False  # for the record; ``complete`` looks again
+    with stages.watched(STAGE, target.name, config, ranks, hooks) if missing else nullcontext():
+        complete(wanted, ranks, hooks)
+    if ranks.first:
+        wanted.finish(place.artifacts)
+    ranks.barrier()
+    return target
+
+
+def unpredicted(config: ExperimentConfig, place: stages.Place, path: Path, volumes: Sequence[int]) -> list[int]:
+    """Those of ``volumes`` of which the checkpoint ``path`` has not predicted all that ``config`` asks for, or it is damaged."""
+    wanted = wanted_of(config, place, path, volumes)
+    wanted.view.without_damaged(wanted.parts)
+    return wanted.missing(volumes)
+
+
+def wanted_of(config: ExperimentConfig, place: stages.Place, path: Path, volumes: Sequence[int]) -> Wanted:
+    """What ``config`` asks of ``volumes`` and the checkpoint ``path``; nothing is predicted yet. Raises as ``reconstruct``."""
+    store = SliceStore.open(place.store, verify=False)  # the driver has
+    guide = stages.guide_path(config, place, path)
+    name, made_from = prediction_identity(
+        path.name,
+        store.fingerprint,
+        config.reconstruction,
+        config.diffusion.noise,
+        config.seed,
+        config.diffusion.patch,
+        guide.name if guide is not None else None,
+    )
+    view = View.of([store.volumes[v].id for v in volumes], config.reconstruction)
+    parts = prediction_path(place.artifacts, name)
+    return Wanted(
+        store,
+        tuple(volumes),
+        view,
+        name,
+        made_from,
+        parts,
+        lambda device: Networks(config, stages.load_model(path, device)[0], stages.load_guide(guide, device), device),
+    )
 
 
 def complete(wanted: Wanted, ranks: Ranks, hooks: Hooks) -> None:

@@ -46,7 +46,7 @@ class Preview:
     ) -> None:
         self.config, self.store, self.guide, self.search = config, store, guide, search
         count, fold = config.training.validation_volumes, config.data.fold
-        names = _datasets(config)
+        names = config.objective_datasets
         self.volumes = [
             (name, v)
             for name in names
@@ -115,7 +115,7 @@ def preview_settings(config: ExperimentConfig) -> dict[str, Any]:
     search, reconstruction, scoring = config.search, config.reconstruction, config.scoring
     settings = {
         "objective": search.objective,
-        "datasets": list(_datasets(config)),
+        "datasets": list(config.objective_datasets),
         "residual": list(ensemble.upstream(scoring, ensemble.levels_of(scoring, reconstruction.noise_levels))),
         "erosion_divisor": scoring.erosion_divisor,
         "median_kernel": scoring.median_kernel,
@@ -133,10 +133,6 @@ def preview_settings(config: ExperimentConfig) -> dict[str, Any]:
         "noise_levels": sorted(set(reconstruction.noise_levels)),
         "noise_seeds": sorted(set(reconstruction.noise_seeds)),
     }
-
-
-def _datasets(config: ExperimentConfig) -> tuple[str, ...]:
-    return config.search.datasets or config.data.unhealthy
 
 
 def _seeds(config: ExperimentConfig) -> tuple[int, ...]:

@@ -1,13 +1,16 @@
-"""The stages of one trial, each made once and kept under its fingerprint: guide, encoder, checkpoint, reconstructions.
+"""The stages of one training, each made once and kept under its fingerprint: guide, encoder, checkpoint.
 
 All ranks of a worker group call these functions together. A stage that another trial is making is waited for.
+
+The guide is a DDPM without condition, trained beside a conditioned model, whose prediction is u in x0(s) = u + s (c - u). It has
+the settings of the conditioned model but for the condition, and a checkpoint of its own, which any trial with the same settings
+finds.
 """
 
-import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +24,14 @@ from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.precision import certain
-from cddpm.reconstruct import reconstruction
-from cddpm.reconstruct.predict import Networks
-from cddpm.training import checkpoint, diffusion, prediction, pretraining
-from cddpm.training.guide import guide_config
-from cddpm.training.loop import Hooks, Interrupted, Objective, Recipe, Trainer
+from cddpm.training import checkpoint, diffusion, pretraining
+from cddpm.training.loop import Hooks, Interrupted, Trainer
 from cddpm.training.order import Rows
 from cddpm.training.preview import Preview, preview_settings
 from cddpm.training.ranks import Ranks
 from cddpm.training.watch import Watch
 
-logger = logging.getLogger(__name__)
-
-ENCODER, CHECKPOINT, GUIDE, RECONSTRUCTION = "encoder", "checkpoint", "guide", "reconstruction"
+ENCODER, CHECKPOINT, GUIDE = "encoder", "checkpoint", "guide"
 WAIT_SECONDS = 1.0
 """Between looks at an artifact that another trial is making."""
 METHOD_VERSION = 2
@@ -121,30 +119,67 @@ def train(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) ->
     if config.training.artifact:
         return Made(_finished_model(config, place), None, ())
     store = SliceStore.open(place.store, verify=False)  # the driver has
-    encoder: Path | None = None
+    rows = _rows(config, store, "train", config.training.minimum_brain_fraction)
+    validation_rows = _rows(config, store, "val")
     guide, made = _make_guide(config, place, ranks, hooks)
+
+    encoder: Path | None = None
     if config.model.conditioned and config.pretraining.enabled:
-        identity = encoder_identity(config, store.fingerprint)
-        encoder = place.artifacts / ENCODER / identity[0]
+        name, made_from = encoder_identity(config, store.fingerprint)
+        encoder = place.artifacts / ENCODER / name
         if config.pretraining.artifact:
             artifact.verify(encoder, ENCODER)
-        elif _ensure(
-            encoder, ENCODER, identity, config, ranks, hooks, lambda w: _pretrain(config, store, w, ranks, hooks)
-        ):
-            made.append(ENCODER)
-    identity = checkpoint_identity(config, store.fingerprint)
-    path = place.artifacts / CHECKPOINT / identity[0]
-    if _ensure(
-        path,
-        CHECKPOINT,
-        identity,
-        config,
-        ranks,
-        hooks,
-        lambda w: _train_model(config, store, encoder, guide, w, ranks, hooks),
-    ):
-        made.append(CHECKPOINT)
+        with _claimed(encoder, ENCODER, config, ranks, hooks) as work:
+            if work is not None:
+                pretrained = pretraining.PretrainingObjective(config, store, validation_rows, ranks.device)
+                recipe = pretraining.recipe(config)
+                silent = Hooks(
+                    progress=hooks.progress, stop=hooks.stop
+                )  # a trial is judged by its diffusion model alone
+                Trainer(pretraining.STAGE, pretrained, recipe, rows, work, name, ranks).run(silent)
+                _keep(encoder, ENCODER, made_from, pretrained.spark.encoder_state(), work, config, ranks)
+                made.append(ENCODER)
+
+    name, made_from = checkpoint_identity(config, store.fingerprint)
+    path = place.artifacts / CHECKPOINT / name
+    with _claimed(path, CHECKPOINT, config, ranks, hooks) as work:
+        if work is not None:
+            asked = config.scoring.guidance_scale != 1 or config.search.preview_trials > 1  # with s = 1 nobody is
+            preview = Preview(config, store, load_guide(guide if asked else None, ranks.device), hooks.search)
+            objective = diffusion.DiffusionObjective(config, store, validation_rows, preview, ranks.device)
+            if encoder is not None:
+                _load_encoder(objective.model, encoder)
+            recipe = diffusion.recipe(config)
+            weights = Trainer(diffusion.STAGE, objective, recipe, rows, work, name, ranks).run(hooks)
+            _keep(path, CHECKPOINT, made_from, weights, work, config, ranks)
+            made.append(CHECKPOINT)
     return Made(path, encoder, tuple(made), guide)
+
+
+_WITHOUT_CONDITION: dict[str, Any] = {
+    "model.conditioned": False,
+    "pretraining.artifact": None,
+    "model.conditioning": "vector",
+    "diffusion.condition_dropout": 0.0,
+    "reconstruction.guide": "none",
+    "reconstruction.embedding_scale": 1.0,
+    "scoring.guidance_scale": 1.0,
+    "search.training.trials": 1,
+    "search.training.space": {},
+    "search.training.start": [],
+    "search.scoring.space": {},
+    "search.scoring.start": [],
+    "search.preview_trials": 1,
+}
+
+
+def guide_config(config: ExperimentConfig) -> ExperimentConfig | None:
+    """The experiment that trains the guide of ``config``; None if it asks for none (``reconstruction.guide: none``)."""
+    if config.reconstruction.guide == "none":
+        return None
+    if config.reconstruction.guide == "ddpm":
+        return with_values(config, _WITHOUT_CONDITION, "guide")
+    raise ValueError(f"reconstruction.guide: {config.reconstruction.guide!r}; allowed are none and ddpm")
 
 
 def _make_guide(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) -> tuple[Path | None, list[str]]:
@@ -177,44 +212,6 @@ def _finished_model(config: ExperimentConfig, place: Place) -> Path:
     return path
 
 
-def _pretrain(config: ExperimentConfig, store: SliceStore, work: Path, ranks: Ranks, hooks: Hooks) -> dict[str, Tensor]:
-    objective = pretraining.PretrainingObjective(config, store, _rows(config, store, "val"), ranks.device)
-    silent = Hooks(progress=hooks.progress, stop=hooks.stop)  # a trial is judged by its diffusion model alone
-    _run(pretraining.STAGE, objective, pretraining.recipe(config), config, store, work, ranks, silent)
-    return objective.spark.encoder_state()
-
-
-def _train_model(
-    config: ExperimentConfig,
-    store: SliceStore,
-    encoder: Path | None,
-    guide: Path | None,
-    work: Path,
-    ranks: Ranks,
-    hooks: Hooks,
-) -> dict[str, Tensor]:
-    asked = config.scoring.guidance_scale != 1 or config.search.preview_trials > 1  # with s = 1 nobody is
-    preview = Preview(config, store, _load_guide(guide if asked else None, ranks.device), hooks.search)
-    objective = diffusion.DiffusionObjective(config, store, _rows(config, store, "val"), preview, ranks.device)
-    if encoder is not None:
-        _load_encoder(objective.model, encoder)
-    return _run(diffusion.STAGE, objective, diffusion.recipe(config), config, store, work, ranks, hooks)
-
-
-def _run(
-    stage: str,
-    objective: Objective,
-    recipe: Recipe,
-    config: ExperimentConfig,
-    store: SliceStore,
-    work: Path,
-    ranks: Ranks,
-    hooks: Hooks,
-) -> dict[str, Tensor]:
-    rows = _rows(config, store, "train", config.training.minimum_brain_fraction)
-    return Trainer(stage, objective, recipe, rows, work, work.name, ranks).run(hooks)
-
-
 def _rows(config: ExperimentConfig, store: SliceStore, split: str, minimum_brain_fraction: float = 0.0) -> Rows:
     volumes = store.cohort(config.data.healthy, split, config.data.fold)
     return store.slice_ids(volumes, minimum_brain_fraction)
@@ -228,32 +225,63 @@ def _load_encoder(model: ConditionedDiffusion, path: Path) -> None:
     checkpoint.fill_module(model.encoder, {**own, **weights}, str(path))  # fc stays random, nothing is frozen
 
 
-def _ensure(
+@contextmanager
+def _claimed(path: Path, kind: str, config: ExperimentConfig, ranks: Ranks, hooks: Hooks) -> Iterator[Path | None]:
+    """None if the artifact ``path`` is there; if not, or if it is damaged, it is this worker group's to make in the block.
+
+    Gives the folder for resumable work meanwhile. While another group makes the artifact, all ranks wait in short steps (one
+    long wait of the first rank alone would let the others' broadcast time out). Raises ``Interrupted`` when asked to stop
+    meanwhile.
+    """
+    work = path.parent / ".work" / path.name
+    with ExitStack() as stack:
+        while (state := ranks.share(_claim(path, kind, work, stack, hooks) if ranks.first else None)) == "busy":
+            time.sleep(WAIT_SECONDS)
+        if state == "stop":
+            raise Interrupted(f"{path.name}: stopped while another trial makes this {path.parent.name}")
+        if state == "found":
+            yield None
+            return
+        with watched(kind, path.name, config, ranks, hooks):
+            yield work
+
+
+def _claim(path: Path, kind: str, work: Path, stack: ExitStack, hooks: Hooks) -> str:
+    if artifact.is_sound(path, kind):
+        return "found"
+    try:
+        stack.enter_context(
+            artifact.lock(work.with_name(f"{work.name}.lock"), wait=False)
+        )  # freed when this process dies
+    except BlockingIOError:
+        return "stop" if hooks.stop() else "busy"
+    return "found" if artifact.is_complete(path) and not artifact.set_aside_damaged(path, kind) else "mine"
+
+
+def _keep(
     path: Path,
     kind: str,
-    identity: tuple[str, dict[str, Any]],
+    made_from: dict[str, Any],
+    weights: Mapping[str, Tensor],
+    work: Path,
     config: ExperimentConfig,
     ranks: Ranks,
-    hooks: Hooks,
-    make: Callable[[Path], dict[str, Tensor]],
-) -> bool:
-    """Make the artifact with all ranks unless it is there; resumable work lies in a folder beside it meanwhile."""
-    name, made_from = identity
-    work = path.parent / ".work" / name
-    with _claimed(path, kind, work.with_name(f"{name}.lock"), ranks, hooks) as found:
-        if found:
-            return False
-        with _watched(kind, name, config, ranks, hooks):
-            weights = make(work)
-            if ranks.first:
-                artifact.create(path, kind, name, made_from, lambda folder: _fill(folder, weights, work, config))
-                shutil.rmtree(work, ignore_errors=True)
-            ranks.barrier()
-    return True
+) -> None:
+    """Make the artifact of trained ``weights``, with configuration and history; its folder of ``work`` goes."""
+
+    def fill(folder: Path) -> None:
+        checkpoint.save_weights(folder / checkpoint.WEIGHTS, weights)
+        artifact.write_json(folder / checkpoint.CONFIG, recorded(config))
+        shutil.copyfile(work / checkpoint.HISTORY, folder / checkpoint.HISTORY)
+
+    if ranks.first:
+        artifact.create(path, kind, path.name, made_from, fill)
+        shutil.rmtree(work, ignore_errors=True)
+    ranks.barrier()
 
 
 @contextmanager
-def _watched(kind: str, name: str, config: ExperimentConfig, ranks: Ranks, hooks: Hooks) -> Iterator[None]:
+def watched(kind: str, name: str, config: ExperimentConfig, ranks: Ranks, hooks: Hooks) -> Iterator[None]:
     """Measure what the stage costs that is made inside, and tell it if it comes to its end."""
     if not ranks.first:
         yield
@@ -262,37 +290,6 @@ def _watched(kind: str, name: str, config: ExperimentConfig, ranks: Ranks, hooks
         yield
     gpus = ranks.world * config.compute.gpus_per_worker if ranks.device.type == "cuda" else 0.0
     hooks.made(watch.record(kind, name, ranks.world, gpus))
-
-
-@contextmanager
-def _claimed(path: Path, kind: str, lock: Path, ranks: Ranks, hooks: Hooks) -> Iterator[bool]:
-    """Whether the artifact is there; if not, or if it is damaged, it is this worker group's to make until the block ends.
-
-    While another group makes it, all ranks wait in short steps (one long wait of the first rank alone would let the
-    others' broadcast time out). Raises ``Interrupted`` when asked to stop meanwhile.
-    """
-    with ExitStack() as stack:
-        while (state := ranks.share(_claim(path, kind, lock, stack, hooks) if ranks.first else None)) == "busy":
-            time.sleep(WAIT_SECONDS)
-        if state == "stop":
-            raise Interrupted(f"{path.name}: stopped while another trial makes this {path.parent.name}")
-        yield state == "found"
-
-
-def _claim(path: Path, kind: str, lock: Path, stack: ExitStack, hooks: Hooks) -> str:
-    if artifact.is_sound(path, kind):
-        return "found"
-    try:
-        stack.enter_context(artifact.lock(lock, wait=False))  # freed when this process dies
-    except BlockingIOError:
-        return "stop" if hooks.stop() else "busy"
-    return "found" if artifact.is_complete(path) and not artifact.set_aside_damaged(path, kind) else "mine"
-
-
-def _fill(folder: Path, weights: dict[str, Tensor], work: Path, config: ExperimentConfig) -> None:
-    checkpoint.save_weights(folder / checkpoint.WEIGHTS, weights)
-    artifact.write_json(folder / checkpoint.CONFIG, recorded(config))
-    shutil.copyfile(work / checkpoint.HISTORY, folder / checkpoint.HISTORY)
 
 
 def load_model(path: Path, device: torch.device) -> tuple[ConditionedDiffusion, ExperimentConfig]:
@@ -325,58 +322,6 @@ def guide_path(config: ExperimentConfig, place: Place, path: Path) -> Path | Non
     return found
 
 
-def _load_guide(path: Path | None, device: torch.device) -> ConditionedDiffusion | None:
+def load_guide(path: Path | None, device: torch.device) -> ConditionedDiffusion | None:
+    """The guide of a checkpoint, if it has one."""
     return None if path is None else load_model(path, device)[0]
-
-
-def reconstruct(
-    config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int], ranks: Ranks, hooks: Hooks
-) -> Path:
-    """The reconstruction of ``volumes`` by the checkpoint ``path``: what is missing of it is predicted by all ranks together.
-
-    Raises ``ArtifactError`` if ``config`` asks for a guide that was not trained, ``Interrupted`` when asked to stop.
-    """
-    wanted = wanted_of(config, place, path, volumes)
-    target = wanted.reconstruction(place.artifacts)
-    missing = bool(wanted.missing(wanted.volumes)) if ranks.first else False  # for the record; ``complete`` looks again
-    with _watched(RECONSTRUCTION, target.name, config, ranks, hooks) if missing else nullcontext():
-        prediction.complete(wanted, ranks, hooks)
-    if ranks.first:
-        wanted.finish(place.artifacts)
-    ranks.barrier()
-    return target
-
-
-def unpredicted(config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int]) -> list[int]:
-    """Those of ``volumes`` of which the checkpoint ``path`` has not predicted all that ``config`` asks for, or it is damaged."""
-    wanted = wanted_of(config, place, path, volumes)
-    wanted.view.without_damaged(wanted.parts)
-    return wanted.missing(volumes)
-
-
-def wanted_of(config: ExperimentConfig, place: Place, path: Path, volumes: Sequence[int]) -> prediction.Wanted:
-    """What ``config`` asks of ``volumes`` and the checkpoint ``path``; nothing is predicted yet. Raises as ``reconstruct``."""
-    store, guide = (
-        SliceStore.open(place.store, verify=False),
-        guide_path(config, place, path),
-    )  # the driver has verified
-    name, made_from = reconstruction.prediction_identity(
-        path.name,
-        store.fingerprint,
-        config.reconstruction,
-        config.diffusion.noise,
-        config.seed,
-        config.diffusion.patch,
-        guide.name if guide is not None else None,
-    )
-    view = reconstruction.View.of([store.volumes[v].id for v in volumes], config.reconstruction)
-    parts = reconstruction.prediction_path(place.artifacts, name)
-    return prediction.Wanted(
-        store,
-        tuple(volumes),
-        view,
-        name,
-        made_from,
-        parts,
-        lambda device: Networks(config, load_model(path, device)[0], _load_guide(guide, device), device),
-    )

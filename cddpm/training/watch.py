@@ -1,15 +1,24 @@
-"""What a stage costs while it is made: seconds, GPU-seconds, and samples of the machine it runs on."""
+"""What a stage costs while it is made: seconds, GPU-seconds, and samples of the machine it runs on; and where that is kept.
 
+A sweep or an evaluation has one JSON file per stage that it computed, in ``<folder>/stages``. A worker writes it when the stage
+is there, so a trial that is killed afterwards has still told of it.
+"""
+
+import json
 import platform
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
 import torch
+
+from cddpm import artifact
+from cddpm.errors import ArtifactError
 
 Sample = dict[str, float]
 """``time`` (seconds since 1970), ``cpu_percent``, ``memory_mb``, ``memory_percent``, ``process_mb``; on a GPU also
@@ -117,3 +126,38 @@ def processor() -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
+
+
+STAGES = "stages"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stage and the trial that computed it; None: the driver did, for all."""
+
+    record: StageRecord
+    trial: int | None
+
+
+def keep_record(folder: Path, record: StageRecord, trial: int | None) -> None:
+    """Write a stage down in ``folder`` (of the sweep or evaluation). Raises ``StorageError`` if the disk refuses."""
+    path = folder / STAGES / f"{record.stage}-{record.fingerprint}.json"
+    artifact.write_json(path, {**asdict(record), "trial": trial})
+
+
+def kept_records(folder: Path, known: frozenset[str] = frozenset()) -> Iterator[tuple[str, Entry]]:
+    """Name and contents of each stage that is not in ``known``. Raises ``ArtifactError`` for a damaged file."""
+    for path in sorted((folder / STAGES).glob("*.json")):
+        if path.stem not in known:
+            yield path.stem, _read(path)
+
+
+def _read(path: Path) -> Entry:
+    try:
+        row = json.loads(path.read_text())
+        trial = row.pop("trial")
+        return Entry(StageRecord(**row), trial)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path}: not a record of a stage ({error}); remove it: only what it cost is lost"
+        ) from error

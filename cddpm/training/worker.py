@@ -1,7 +1,7 @@
 """The stages of one trial on Ray Train: a worker group with one process per GPU (NCCL) or CPU share (gloo)."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,29 +9,28 @@ from typing import Any
 
 import torch
 
-from cddpm.cluster import Board, capacity, on_each_node
+from cddpm.cluster import Board, capacity
 from cddpm.config import ComputeConfig, ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError, SearchError
-from cddpm.models import precision
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.predict import Networks, pass_seconds
-from cddpm.training import ledger, prediction, stages
+from cddpm.reconstruct.reconstruction import Reconstruction
+from cddpm.scoring.calibration import Calibration
+from cddpm.scoring.score import Scorer
+from cddpm.training import prediction, stages
 from cddpm.training.loop import Hooks, InnerSearch, Interrupted
 from cddpm.training.preview import OBJECTIVE
 from cddpm.training.ranks import Ranks
-from cddpm.training.watch import Watch
+from cddpm.training.watch import Watch, keep_record
 
 SPENT = "spent"
 """Beside the stop file: the sweep's budget is used up, which ends trainings as a request to stop does."""
 
 
-def stop_asked(stop_file: Path, of_trial: Path | None = None) -> bool:
-    """Whether trainings shall save their state and end: somebody asked for it, or the budget is spent.
-
-    ``of_trial`` is a file that asks one of them alone: it was pruned.
-    """
-    return any(file.exists() for file in (stop_file, stop_file.with_name(SPENT), of_trial) if file)
+def stop_asked(stop_file: Path) -> bool:
+    """Whether all trainings shall save their state and end: somebody asked for it, or the budget is spent."""
+    return stop_file.exists() or stop_file.with_name(SPENT).exists()
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,16 @@ class Assignment:
     search: InnerSearch | None = None
     """Of previews (``search.preview_trials``); a function of a module, so that a worker finds it."""
     stop_of_trial: Path | None = None
-    """Asks this training alone."""
+    """Asks this training alone: it was pruned."""
 
     @property
     def campaign(self) -> Path:
         """Folder of the sweep or evaluation: what was computed is written down there."""
         return self.stop_file.parent
+
+    def asked_to_stop(self) -> bool:
+        """Whether this training shall save its state and end, alone or with all others."""
+        return stop_asked(self.stop_file) or (self.stop_of_trial is not None and self.stop_of_trial.exists())
 
 
 @dataclass(frozen=True)
@@ -78,72 +81,6 @@ def resources_per_worker(compute: ComputeConfig, gpus: float) -> dict[str, float
     return {**needed, "GPU": compute.gpus_per_worker} if on_gpu(compute, gpus) else needed
 
 
-@dataclass(frozen=True)
-class Settled:
-    """Configurations with the number formats that the cluster's workers compute in, and what to tell of it."""
-
-    configs: list[ExperimentConfig]
-    said: str
-    """Which formats, and why."""
-    warnings: tuple[str, ...]
-
-
-def settled(
-    configs: Sequence[ExperimentConfig],
-    available: Mapping[str, float],
-    ask: Callable[..., dict[str, precision.Hardware]] = on_each_node,
-) -> Settled:
-    """``precision: auto`` of ``configs`` settled by the nodes that could hold a worker of theirs.
-
-    bfloat16 where all of them compute it, so that no artifact is made in two formats; an explicit bfloat16 that some only
-    emulate is a warning that says how slow that is. ``ask`` is ``cluster.on_each_node``. Raises ``SearchError`` if no node
-    could hold a worker.
-    """
-    found, said, warnings = list[ExperimentConfig](), list[str](), list[str]()
-    asked: dict[tuple[str, bool, str], dict[str, precision.Hardware]] = {}
-    for config in configs:
-        needed = resources_per_worker(config.compute, available.get("GPU", 0.0))
-        device: precision.Device = "cuda" if "GPU" in needed else "cpu"
-        explicit = "bfloat16" in precision.formats(config).values()
-        key = (device, explicit, str(needed))
-        if key not in asked:
-            asked[key] = ask(precision.hardware, device, explicit, needed=needed)
-        nodes = asked[key]
-        if not nodes:
-            raise SearchError(
-                f"compute: no node has {', '.join(f'{amount:g} {name}' for name, amount in needed.items())} for one worker; "
-                "lower compute.cpus_per_worker or compute.gpus_per_worker"
-            )
-        chosen = precision.settled(config, all(node.bfloat16 for node in nodes.values()))
-        found.append(chosen)
-        said.append(_format_line(config, chosen, nodes))
-        warnings += _slow(config, nodes)
-    return Settled(found, "; ".join(dict.fromkeys(said)), tuple(dict.fromkeys(warnings)))
-
-
-def _format_line(asked: ExperimentConfig, chosen: ExperimentConfig, nodes: Mapping[str, precision.Hardware]) -> str:
-    """``float32 (auto: a CPU without AMX-BF16 or AVX512-BF16)``."""
-    formats = precision.formats(chosen)
-    training, reconstruction = formats.values()
-    words = training if training == reconstruction else f"{training}, reconstruction {reconstruction}"
-    if "auto" not in precision.formats(asked).values():
-        return f"{words} (as configured)"
-    # where not all compute bfloat16, those that do not are the reason
-    reasons = [n.why for n in nodes.values() if not n.bfloat16] or [n.why for n in nodes.values()]
-    return f"{words} (auto: {', '.join(dict.fromkeys(reasons))})"
-
-
-def _slow(config: ExperimentConfig, nodes: Mapping[str, precision.Hardware]) -> Iterator[str]:
-    explicit = [path for path, value in precision.formats(config).items() if value == "bfloat16"]
-    for address, node in nodes.items():
-        if explicit and not node.bfloat16:
-            factor = f": a convolution takes {node.slowdown:.0f} times as long as in float32" if node.slowdown else ""
-            yield (
-                f"{' and '.join(explicit)}: bfloat16 is only emulated by node {address} ({node.why}){factor}; "
-                "auto or float32 is faster there"
-            )
-
-
 def check_capacity(compute: ComputeConfig, available: dict[str, float]) -> int:
     """How many trainings fit into the cluster at once. Raises ``SearchError`` if not even one does."""
     needed = resources_per_worker(compute, available.get("GPU", 0.0))
@@ -157,10 +94,18 @@ def check_capacity(compute: ComputeConfig, available: dict[str, float]) -> int:
     return min(fits.values())
 
 
-def run(assignment: Assignment, name: str, folder: Path, gpus: float, forward_reports: bool) -> Outcome | None:
+def fresh_name(folder: Path, word: str) -> str:
+    """``attempt-03``: a name for a run of Ray that is new below ``folder``.
+
+    Ray would resume one of the same name from its own files; the study and the artifacts are all we resume from.
+    """
+    return f"{word}-{len(list(folder.glob(f'{word}-*'))):02d}"
+
+
+def run(assignment: Assignment, folder: Path, gpus: float, forward_reports: bool) -> Outcome | None:
     """Run the stages on a worker group; with ``forward_reports`` validations reach the surrounding Tune trial.
 
-    ``name`` must be new below ``folder``: Ray's own resume is not used, ours is. Raises ``CddpmError`` as the worker
+    Ray keeps its files below ``folder``. Raises ``CddpmError`` as the worker
     raised it, at once, since the next start would meet it again; ``SearchError`` for lost workers beyond
     ``compute.maximum_failures``.
     """
@@ -177,7 +122,7 @@ def run(assignment: Assignment, name: str, folder: Path, gpus: float, forward_re
             resources_per_worker=resources_per_worker(compute, gpus),
         ),
         run_config=RunConfig(
-            name=name,
+            name=fresh_name(folder, "attempt"),
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=compute.maximum_failures),
             callbacks=_callbacks(forward_reports),
@@ -238,9 +183,9 @@ def work(job: dict[str, Any]) -> Outcome | None:
     hooks = Hooks(
         report=_reporter(config, train.report),
         progress=_progress(assignment),
-        stop=lambda: stop_asked(assignment.stop_file, assignment.stop_of_trial),
+        stop=assignment.asked_to_stop,
         search=assignment.search,
-        made=lambda record: ledger.enter(assignment.campaign, record, assignment.trial),
+        made=lambda record: keep_record(assignment.campaign, record, assignment.trial),
     )
     try:
         with _warnings(assignment):
@@ -284,7 +229,7 @@ def run_stages(config: ExperimentConfig, place: stages.Place, ranks: Ranks, hook
     made = stages.train(config, place, ranks, hooks)
     store = SliceStore.open(place.store, verify=False)
     volumes = Cohort.of(store, config.data, "val").volumes
-    path = stages.reconstruct(config, place, made.checkpoint, volumes, ranks, hooks)
+    path = prediction.reconstruct(config, place, made.checkpoint, volumes, ranks, hooks)
     if not ranks.first or not any(aim.metric == "seconds_per_volume" for aim in config.search.aims):
         return Outcome(made, path)
     model, _ = stages.load_model(made.checkpoint, ranks.device)
@@ -323,6 +268,13 @@ def _warnings(assignment: Assignment) -> AbstractContextManager[None]:
     return board.warnings(f"trial {assignment.trial:04d}") if isinstance(board, Board) else nullcontext()
 
 
+def scorer_on_test(assignment: Assignment, checkpoint: Path, gpus: float, calibrated: Calibration | None) -> Scorer:
+    """The test cohort as ``checkpoint`` reconstructs it, with healthy statistics as of validation (``calibrated``)."""
+    cohort = Cohort.of(SliceStore.open(assignment.place.store, verify=False), assignment.config.data, "test")
+    path = predict_cohort(assignment, checkpoint, cohort.volumes, gpus)
+    return cohort.scorer(Reconstruction.open(path), threads=2, calibrated=calibrated)
+
+
 def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int], gpus: float) -> Path:
     """Predict ``volumes`` with a checkpoint in as many Ray tasks as the cluster holds; returns their reconstruction."""
     import ray
@@ -331,22 +283,22 @@ def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int],
     needed = resources_per_worker(config.compute, gpus)
     task = ray.remote(_predict).options(num_cpus=needed["CPU"], num_gpus=needed.get("GPU", 0), max_retries=2)
     count = max(1, min(int(capacity().get(name, 0.0) // amount) for name, amount in needed.items()))
-    missing = stages.unpredicted(config, assignment.place, checkpoint, volumes)
+    missing = prediction.unpredicted(config, assignment.place, checkpoint, volumes)
     parts = [part for part in (missing[i::count] for i in range(count)) if part]
     with Watch(torch.device("cpu")) as watch:
         try:
             ray.get([task.remote(assignment, checkpoint, part, "GPU" in needed) for part in parts])
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
-        path = stages.reconstruct(config, assignment.place, checkpoint, volumes, Ranks(), Hooks())
+        path = prediction.reconstruct(config, assignment.place, checkpoint, volumes, Ranks(), Hooks())
     if missing:
-        record = watch.record(stages.RECONSTRUCTION, path.name, len(parts), len(parts) * needed.get("GPU", 0.0))
-        ledger.enter(assignment.campaign, record, assignment.trial)
+        record = watch.record(prediction.STAGE, path.name, len(parts), len(parts) * needed.get("GPU", 0.0))
+        keep_record(assignment.campaign, record, assignment.trial)
     return path
 
 
 def _predict(assignment: Assignment, checkpoint: Path, part: list[int], gpu: bool) -> None:
     config = assignment.config
     torch.set_num_threads(config.compute.threads_per_worker or max(1, int(config.compute.cpus_per_worker)))
-    wanted = stages.wanted_of(config, assignment.place, checkpoint, part)
+    wanted = prediction.wanted_of(config, assignment.place, checkpoint, part)
     prediction.complete(wanted, Ranks(device=torch.device("cuda" if gpu else "cpu")), Hooks())

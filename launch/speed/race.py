@@ -32,7 +32,7 @@ from cddpm.scoring.metrics import dice, mean
 from cddpm.scoring.postprocess import component_rule, remove_small_components
 from cddpm.scoring.residual import eroded_mask
 from cddpm.search import scoring_search
-from cddpm.search.point import Params, Point, Proposal, ScorePoints, in_process, objective_datasets, scoring_with
+from cddpm.search.point import Params, Point, Proposal, ScorePoints, in_process, scoring_with
 from cddpm.search.record import SweepRecord, read
 from cddpm.training import checkpoint, stages
 from cddpm.training.loop import Interrupted
@@ -93,7 +93,7 @@ def run(folder: Path, threads: int) -> Race:
         plain = _course(way, config, cache.guided, lambda: time.perf_counter() > end)
     finally:
         torch.set_num_threads(before)
-    names = objective_datasets(config)
+    names = config.objective_datasets
     exact = scorer.score(scoring_with(config, plain.params), config.search.objective, names).objective
     return Race(record.config.name, sum(map(len, cohort.unhealthy.values())), cached, plain, exact)
 
@@ -142,7 +142,7 @@ class PlainWay:
         config: ExperimentConfig,
     ) -> None:
         self._networks, self._store, self._config = Networks(config, model), cohort.store, config
-        self._unhealthy = {name: cohort.unhealthy[name] for name in objective_datasets(config)}
+        self._unhealthy = {name: cohort.unhealthy[name] for name in config.objective_datasets}
 
     def __call__(self, proposals: Sequence[Proposal]) -> list[Point]:
         """Score ``proposals``, one after the other."""

@@ -25,6 +25,7 @@ from cddpm.config import parse
 from cddpm.inventory.pruning import Policy
 from cddpm.predict import threshold_calibration
 from cddpm.search import leaderboard, report
+from cddpm.search.registering import Registered
 from cddpm.search.sweep import Summary
 from cddpm.text import Console, command
 from cddpm.tracking import address
@@ -95,9 +96,9 @@ def test_after_a_sweep(study: Path, promoted: bool) -> None:
     folder, uri = study / "my outputs", file_uri(study / "lab book.db")
     config = built_sweep.config(folder)
     mine = config.model_copy(update={"tracking": config.tracking.model_copy(update={"registered_model": "our models"})})
-    summary = Summary(study / "a sweep", [], [], 3, study / "a.png", uri, 0, study / "-a scan.nii.gz", [], promoted)
+    summary = Summary(study / "a sweep", [], [], Registered(3, promoted, "", 0), uri, study / "-a scan.nii.gz", [])
     lines = dict(report._next(mine, summary))
-    assert inside(shlex.split(lines.pop("look at the picture"))[0], study) == study / "a.png"
+    assert inside(shlex.split(lines.pop("look at the picture"))[0], study) == study / "a sweep/champion.png"
     assert inside(parsed(lines.pop("everything on one page"))["sweep"], study) == study / "a sweep"
     found = parsed(lines.pop("find anomalies in a scan"))
     assert inside(found["scans"][0], study) == study / "-a scan.nii.gz"

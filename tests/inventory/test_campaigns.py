@@ -13,8 +13,7 @@ from cddpm.config import ExperimentConfig, ScoringConfig
 from cddpm.errors import ArtifactError
 from cddpm.inventory.entry import Referrer, referrers, running
 from cddpm.tracking.package import Pipeline, write_package
-from cddpm.training.guide import guide_config
-from cddpm.training.stages import checkpoint_identity, encoder_identity
+from cddpm.training.stages import checkpoint_identity, encoder_identity, guide_config
 
 
 def only(shelf: Shelf, *stores: str) -> Referrer:

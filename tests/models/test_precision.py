@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cddpm.config import parse
 from cddpm.errors import ConfigError
 from cddpm.models import precision
-from cddpm.training.worker import settled
+from cddpm.search.preparation import settled
 
 SETTINGS = st.sampled_from(["auto", "float32", "bfloat16"])
 

@@ -22,10 +22,10 @@ from cddpm.search.champion import weights_of
 from cddpm.search.point import Point
 from cddpm.search.trial import TrialResult
 from cddpm.tracking.package import Package, Pipeline, read_package, write_package
-from cddpm.training import checkpoint, stages
-from cddpm.training.guide import guide_config
+from cddpm.training import checkpoint, prediction, stages
 from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks
+from cddpm.training.stages import guide_config
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def scorer(place: stages.Place) -> Scorer:
     """The scan's way through a sweep: checkpoints, reconstruction cache, scorer."""
     assert GUIDE is not None
     model, _ = trained(CONFIG, place, 0), trained(GUIDE, place, 1)
-    path = stages.reconstruct(CONFIG, place, model, [0], Ranks(), Hooks())
+    path = prediction.reconstruct(CONFIG, place, model, [0], Ranks(), Hooks())
     return Scorer(SliceStore.open(place.store), Reconstruction.open(path), {"Brats21": [0]})
 
 

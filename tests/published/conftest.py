@@ -1,24 +1,5 @@
-"""Fixtures of the tests of the published code's part: one tiny store. One thread, as networks this small are quicker so."""
+"""Fixtures of the tests of the published code's part."""
 
-from pathlib import Path
+from tiny_store import one_thread, store, store_path
 
-import pytest
-import torch
-from tiny_training import make_store
-
-from cddpm.data.store import SliceStore
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="session")
-def store(store_path: Path) -> SliceStore:
-    return SliceStore.open(store_path)
+__all__ = ["one_thread", "store", "store_path"]

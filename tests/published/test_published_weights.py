@@ -34,7 +34,7 @@ from cddpm.models.diffusion import schedule_buffers
 from cddpm.published.lightning_file import read
 from cddpm.published.weights import Candidate, examine, untold, write
 from cddpm.reconstruct.reconstruction import Reconstruction
-from cddpm.training import checkpoint, stages
+from cddpm.training import checkpoint, prediction, stages
 from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks
 
@@ -292,7 +292,7 @@ def test_an_imported_model_reconstructs_without_training(tmp_path: Path, store: 
     assert made == stages.Made(path, None, ())
     place = stages.Place(tmp_path / "artifacts", store_path)
     volumes = store.cohort("A", "test", 0)
-    cache = Reconstruction.open(stages.reconstruct(chosen, place, made.checkpoint, volumes, Ranks(), Hooks()))
+    cache = Reconstruction.open(prediction.reconstruct(chosen, place, made.checkpoint, volumes, Ranks(), Hooks()))
     assert np.isfinite(cache.c(store.volumes[volumes[0]].id, 10, 0)).all()
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_training import make_store, tiny_config
+from tiny_store import store_path
+from tiny_training import tiny_config
 
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
@@ -12,10 +13,7 @@ from cddpm.reconstruct import part, reconstruction
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.scoring.score import Scorer
 
-
-@pytest.fixture(scope="session")
-def tiny_store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("tiny"))
+__all__ = ["store_path"]
 
 
 def draw_cache(path: Path, store: SliceStore, config: ExperimentConfig, guided: bool) -> reconstruction.Reconstruction:
@@ -36,14 +34,12 @@ def draw_cache(path: Path, store: SliceStore, config: ExperimentConfig, guided: 
 
 
 @pytest.fixture(scope="session")
-def caches(
-    tiny_store_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[bool, reconstruction.Reconstruction]:
-    store, folder = SliceStore.open(tiny_store_path), tmp_path_factory.mktemp("caches")
+def caches(store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, reconstruction.Reconstruction]:
+    store, folder = SliceStore.open(store_path), tmp_path_factory.mktemp("caches")
     return {guided: draw_cache(folder / str(guided), store, tiny_config(), guided) for guided in (False, True)}
 
 
 @pytest.fixture
-def scorers(tiny_store_path: Path, caches: dict[bool, reconstruction.Reconstruction]) -> dict[bool, Scorer]:
-    store = SliceStore.open(tiny_store_path)
+def scorers(store_path: Path, caches: dict[bool, reconstruction.Reconstruction]) -> dict[bool, Scorer]:
+    store = SliceStore.open(store_path)
     return {guided: Cohort.of(store, tiny_config().data, "val").scorer(caches[guided]) for guided in caches}

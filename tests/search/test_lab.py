@@ -15,9 +15,9 @@ from readme_pages import ROOT, read
 
 from cddpm import artifact, events
 from cddpm.config import ExperimentConfig, with_values
-from cddpm.search import champion, leaderboard, origin, trial
+from cddpm.search import champion, leaderboard, record, trial
 from cddpm.search.mirror import SweepMirror
-from cddpm.search.registering import Registering
+from cddpm.search.registering import register
 from cddpm.search.scoring_search import PICTURE, VOLUMES
 from cddpm.tracking import connection, names, registration
 from cddpm.tracking.address import default_uri
@@ -52,17 +52,15 @@ def version(config: ExperimentConfig, sweep: Path) -> int:
 def enter(config: ExperimentConfig, folder: Path) -> int:
     artifacts = config.output_dir / "artifacts"
     (store,) = artifacts.glob("store/*")
-    results, winner = leaderboard.results(folder), champion.load(folder / champion.TEST)[0]
+    results, winner = record.results(folder), champion.load(folder / champion.TEST)[0]
     events.start(folder, surroundings=surroundings())
-    origin.enter(folder, config, store.name)
+    record.enter(folder, config, store.name)
     with Lab.open(config, folder, SweepMirror(folder).runs) as lab:
-        registering = Registering(config, stages.Place(artifacts, store), lab, SweepMirror(lab.folder))
-        registering.register(results, winner)
-        assert lab.close() == 0
+        found = register(config, stages.Place(artifacts, store), lab, results, winner)
+        assert found.undelivered == 0
         assert lab.publisher.mirror.refusals == {}
-        found = registering.version(results[0])
-        assert found is not None
-    return found
+    assert found.version is not None
+    return found.version
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +84,8 @@ def test_the_sweeps_run_says_what_was_asked_and_what_came_out(client: MlflowClie
     assert parent.data.params["search.training.space.diffusion.loss"] == '{"choice": ["l1", "l2"]}'
     assert parent.data.params["training.images"] == "16"
     assert not {"output_dir", "name", "diffusion.schedule"} & parent.data.params.keys()
-    assert {"config.json", names.VOLUMES["test"], champion.PICTURES} <= files(client, parent)
-    assert {f"{champion.PICTURES}/A.png", f"{champion.PICTURES}/B.png"} == files(client, parent, champion.PICTURES)
+    assert {"config.json", names.VOLUMES["test"], str(champion.PICTURES)} <= files(client, parent)
+    assert {f"{champion.PICTURES}/A.png", f"{champion.PICTURES}/B.png"} == files(client, parent, str(champion.PICTURES))
     for tag in (names.COMMIT, names.LOCK, names.PROCESSOR, names.MEMORY, names.GPUS, names.TORCH, names.RAY):
         assert parent.data.tags[tag]
     assert {names.SECONDS, names.CPU_HOURS, names.GPU_SECONDS, "test/A/dice", "val/dice"} <= parent.data.metrics.keys()
@@ -176,17 +174,16 @@ def entered(config: ExperimentConfig, folder: Path, objective: float) -> tuple[s
     artifacts, own = config.output_dir / "artifacts", folder.with_name(f"{config.name}-{objective}")
     (store,) = artifacts.glob("store/*")
     shutil.copytree(folder / "trials", own / "trials")
-    (found,), winner = leaderboard.results(folder), champion.load(folder / champion.TEST)[0]
+    (found,), winner = record.results(folder), champion.load(folder / champion.TEST)[0]
     result = replace(found, best=replace(found.best, objective=objective))
     artifact.write_json(trial.folder_of(own, result.number) / trial.RESULT, asdict(result))
     events.start(own)
-    origin.enter(own, config, store.name)
+    record.enter(own, config, store.name)
     with Lab.open(config, own, SweepMirror(own).runs) as lab:
-        registering = Registering(config, stages.Place(artifacts, store), lab, SweepMirror(lab.folder))
         built_sweep.ended(own, result.number, result.params, "finished")
-        registering.register([result], winner)
-        assert lab.close() == 0
-        return registering.verdict(result), registering.is_champion(result)
+        registered = register(config, stages.Place(artifacts, store), lab, [result], winner)
+        assert registered.undelivered == 0
+        return registered.said, registered.promoted
 
 
 def test_a_sweep_replaces_no_better_champion_and_none_of_another_aim(sweep: Path) -> None:
@@ -215,7 +212,7 @@ def test_a_stop_that_no_driver_lived_to_enter_is_entered_without_an_objective(sw
     stop = trial.Stop(7, {"training.learning_rate": 2e-3}, 0.25, 8.0)
     artifact.write_json(trial.folder_of(folder, 7) / trial.STOPPED, asdict(stop))
     events.start(folder)
-    origin.enter(folder, config, "store")
+    record.enter(folder, config, "store")
     events.append(folder, "trial started", number=7, params=stop.params)
     for _ in range(2):  # a resume enters nothing twice
         with Lab.open(config, folder, SweepMirror(folder).runs) as lab:

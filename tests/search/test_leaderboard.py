@@ -14,7 +14,7 @@ from tiny_training import tiny_config
 from cddpm import artifact
 from cddpm.config import ObjectiveConfig
 from cddpm.errors import SearchError
-from cddpm.search import leaderboard, report, trial
+from cddpm.search import leaderboard, record, report, trial
 from cddpm.search.leaderboard import Row
 from cddpm.search.point import Point
 from cddpm.search.trial import TrialResult
@@ -45,8 +45,8 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_finished_trials_best_first_the_earlier_of_equals_before(sweep: Path) -> None:
-    assert [r.number for r in leaderboard.results(sweep)] == [3, 4, 11, 0]
-    assert leaderboard.results(sweep)[0] == a_result(3, 0.5, **{"training.learning_rate": 1e-3})
+    assert [r.number for r in record.results(sweep)] == [3, 4, 11, 0]
+    assert record.results(sweep)[0] == a_result(3, 0.5, **{"training.learning_rate": 1e-3})
 
 
 def test_each_trial_once_finished_then_stopped_then_failed(sweep: Path) -> None:
@@ -61,14 +61,14 @@ def test_each_trial_once_finished_then_stopped_then_failed(sweep: Path) -> None:
 
 def test_stopped_trials_the_furthest_first_and_only_without_a_result(sweep: Path) -> None:
     write(sweep, 8, trial.STOPPED, {"number": 8, "params": {}, "objective": 0.05, "images": 1024.0})
-    assert [s.number for s in leaderboard.stops(sweep)] == [8, 5, 1]
+    assert [r.name for r in leaderboard.rows(sweep) if r.state == "stopped early"] == ["0008", "0005", "0001"]
     (sweep / "trials/0008" / trial.STOPPED).write_text('{"number": 8}')
     with pytest.raises(SearchError, match=r"0008/stopped\.json: not the record of a stopped trial .*; delete it"):
         leaderboard.rows(sweep)
 
 
 def test_an_empty_sweep_has_no_rows(tmp_path: Path) -> None:
-    assert leaderboard.results(tmp_path) == leaderboard.rows(tmp_path) == leaderboard.stops(tmp_path) == []
+    assert record.results(tmp_path) == leaderboard.rows(tmp_path) == record.trials_of(tmp_path) == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"number": 1}', "3"])
@@ -76,7 +76,7 @@ def test_a_damaged_result_is_named(sweep: Path, text: str) -> None:
     path = sweep / "trials" / "0004" / trial.RESULT
     path.write_text(text)
     with pytest.raises(SearchError, match=r"0004/result\.json: not a trial's result .*; delete it"):
-        leaderboard.results(sweep)
+        record.results(sweep)
 
 
 def test_the_csv_has_a_column_per_setting(sweep: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_the_front_of_a_sweep_names_trial_and_settings(tmp_path: Path) -> None:
     config = tiny_config(search__objectives=[aim.model_dump() for aim in AIMS])
     written(tmp_path, 0, [point(0.5, 3, 1), point(0.6, 4, 1)])
     written(tmp_path, 2, [point(0.5, 3, 1), point(0.4, 0, 1), point(0.3, 2, 1)])
-    front = leaderboard.front_members(tmp_path, config, leaderboard.results(tmp_path))
+    front = leaderboard.front_members(tmp_path, config)
     assert [(m["trial"], m["number"]) for m in front] == [(0, 1), (0, 0), (2, 1)]
     assert front[2]["params"] == {"training.learning_rate": 0.01, "scoring.residual": "l2"}
     kept: dict[str, Any] = json.loads(leaderboard.save_front(tmp_path, config, front).read_text())
@@ -169,7 +169,7 @@ def test_points_without_the_objectives_values_are_left_out(tmp_path: Path) -> No
     config = tiny_config(search__objectives=[aim.model_dump() for aim in AIMS])
     written(tmp_path, 0, [point(0.5, 3, 1)])
     written(tmp_path, 1, [{"dice": 0.9}])
-    assert [m["trial"] for m in leaderboard.front_members(tmp_path, config, leaderboard.results(tmp_path))] == [0]
+    assert [m["trial"] for m in leaderboard.front_members(tmp_path, config)] == [0]
 
 
 CONTENDERS = [

@@ -1,16 +1,17 @@
-"""A sweep's folder is read in whatever state it is, and found by name or path."""
+"""A sweep's folder is read in whatever state it is, and found by name or path; every start of it is kept."""
 
 import json
 from pathlib import Path
 
 import built_sweep
 import pytest
+from tiny_training import tiny_config
 
 from cddpm import artifact
 from cddpm.campaign import LOCK
-from cddpm.config import to_dict
+from cddpm.config import parse, to_dict
 from cddpm.errors import SearchError
-from cddpm.search import origin, record, trial
+from cddpm.search import record, trial
 from cddpm.training import checkpoint, stages
 
 
@@ -66,7 +67,7 @@ def test_reading_does_not_take_the_lock_away(sweep: Path) -> None:
 
 def test_without_an_origin_the_first_trial_tells_the_configuration(sweep: Path) -> None:
     before = record.read(sweep).config
-    (sweep / origin.ORIGIN).unlink()
+    (sweep / record.ORIGIN).unlink()
     found = record.read(sweep)
     assert found.config == before
     assert found.origin is None
@@ -76,7 +77,7 @@ def test_without_an_origin_the_first_trial_tells_the_configuration(sweep: Path) 
 def test_nothing_recorded_yet(tmp_path: Path) -> None:
     folder = built_sweep.begin(built_sweep.config(tmp_path))
     assert record.read(folder).trials == []
-    (folder / origin.ORIGIN).unlink()
+    (folder / record.ORIGIN).unlink()
     with pytest.raises(SearchError, match="has not begun its first trial"):
         record.read(folder)
 
@@ -123,3 +124,39 @@ def test_a_wrong_name_is_told_with_the_nearest(sweep: Path, tmp_path: Path, name
 def test_no_sweep_at_all(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="there is none; --output-dir names another folder"):
         record.find("drawn", tmp_path)
+
+
+def test_no_start_was_entered(tmp_path: Path) -> None:
+    assert record.read_origin(tmp_path) is None
+
+
+def test_every_start_is_kept(tmp_path: Path) -> None:
+    record.enter(tmp_path, tiny_config(), "store")
+    record.enter(tmp_path, tiny_config(search__scoring__trials=7), "store")
+    found = record.read_origin(tmp_path)
+    assert found is not None
+    assert parse(found.config, "test").search.scoring.trials == 7
+    assert (found.store, len(found.starts)) == ("store", 2)
+    assert found.starts[0].when <= found.starts[1].when
+    assert "CPUs" in found.starts[0].machine
+    assert {"cddpm", "torch", "optuna"} <= set(found.starts[0].versions)
+
+
+def test_what_was_forced_is_kept(tmp_path: Path) -> None:
+    record.enter(tmp_path, tiny_config(), "store")
+    record.enter(tmp_path, tiny_config(), "other", ["data: was 'store', is 'other'"])
+    found = record.read_origin(tmp_path)
+    assert found is not None
+    assert [start.forced for start in found.starts] == [(), ("data: was 'store', is 'other'",)]
+
+
+def test_numbers_depend_on_packages_and_on_the_method() -> None:
+    found = record.versions()
+    assert {"version of torch", "version of method", "version of scoring", "version of cddpm"} <= set(found)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"config": {}}', '{"config": {}, "store": "s", "starts": [{"who": 1}]}'])
+def test_a_damaged_origin_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / record.ORIGIN).write_text(text)
+    with pytest.raises(SearchError, match=r"origin\.json: not the origin of a sweep"):
+        record.read_origin(tmp_path)

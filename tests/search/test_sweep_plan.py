@@ -21,7 +21,7 @@ from cddpm.data.store import build_store
 from cddpm.data.volume import write_volume
 from cddpm.models.precision import settled_for
 from cddpm.reconstruct.part import write_part
-from cddpm.search import budget, leaderboard, origin, plan, report, sweep
+from cddpm.search import budget, plan, record, report, sweep
 from cddpm.search import trial as trials
 from cddpm.search.point import Point
 from cddpm.text import Console
@@ -178,7 +178,7 @@ def test_what_is_there_is_found_by_its_fingerprint(there: Path) -> None:
 
 def test_what_a_trial_has_made_is_found(tmp_path: Path) -> None:
     """The plan names everything as the trial did, noise levels with their seeds volume by volume."""
-    done = leaderboard.results(built_sweep.trained(tmp_path, trials=1, finish=False))[0]
+    done = record.results(built_sweep.trained(tmp_path, trials=1, finish=False))[0]
     wanted = with_values(built_sweep.config(tmp_path), done.params)
     store = next((tmp_path / "artifacts/store").glob("[!.]*")).name
     found = {stage.kind: stage for stage in plan._stages(wanted, store)}
@@ -195,7 +195,7 @@ def test_scoring_speed_is_that_of_earlier_sweeps_on_the_same_data(there: Path) -
     store = next((there / "artifacts/store").glob("[0-9a-f]*")).name
     for name, data, seconds in (("mine", store, (0.1, 0.3, 0.2)), ("other", "another", (9.0,))):
         folder = there / "sweeps" / name
-        origin.enter(folder, wanted, data)
+        record.enter(folder, wanted, data)
         points = [asdict(Point(n, {}, 0.5, {}, {}, s)) for n, s in enumerate(seconds)]
         artifact.write_json(trials.folder_of(folder, 0) / trials.POINTS, points)
     made = plan.make(wanted)

@@ -12,8 +12,9 @@ from screen import lost, too_long
 
 from cddpm.config import ScoringConfig
 from cddpm.scoring.score import Evaluation
-from cddpm.search import leaderboard, report
-from cddpm.search.champion import Contender, table
+from cddpm.search import leaderboard, record, report
+from cddpm.search.champion import Contender
+from cddpm.search.registering import Registered
 from cddpm.search.sweep import Summary
 from cddpm.text import Console
 
@@ -25,8 +26,8 @@ def test_the_next_commands_mean_the_models_of_this_sweep(
     tmp_path: Path, version: int | None, promoted: bool, model: str
 ) -> None:
     config = built_sweep.config(tmp_path)
-    scan, picture = tmp_path / "scan.nii.gz", tmp_path / "champion.png"
-    summary = Summary(tmp_path, [], [], version, picture, "http://127.0.0.1:5000", 0, scan, [], promoted)
+    scan = tmp_path / "scan.nii.gz"
+    summary = Summary(tmp_path, [], [], Registered(version, promoted, "", 0), "http://127.0.0.1:5000", scan, [])
     commands = dict(report._next(config, summary))
     assert f"--model {model} " in commands["find anomalies in a scan"]
     promote = commands.get("make it the champion all the same", "")
@@ -36,8 +37,8 @@ def test_the_next_commands_mean_the_models_of_this_sweep(
 def test_the_next_commands_name_a_model_that_is_not_the_usual_one(tmp_path: Path) -> None:
     usual = built_sweep.config(tmp_path)
     config = usual.model_copy(update={"tracking": usual.tracking.model_copy(update={"registered_model": "aims"})})
-    picture, scan = tmp_path / "champion.png", tmp_path / "scan.nii.gz"
-    summary = Summary(tmp_path, [], [], 3, picture, "http://127.0.0.1:5000", 0, scan, [], True)
+    scan = tmp_path / "scan.nii.gz"
+    summary = Summary(tmp_path, [], [], Registered(3, True, "", 0), "http://127.0.0.1:5000", scan, [])
     commands = dict(report._next(config, summary))
     assert " registry list --model aims " in commands["list checkpoints"]
     assert " --dataset A --model aims " in commands["pick the best one"]
@@ -57,16 +58,16 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
     folder = tmp_path_factory.mktemp("the folder of a clinic")
     config = built_sweep.config(folder, "anomalies-in-t2-of-all-cohorts", 12, 8)
     sweep = built_sweep.drawn(folder, 12, 8, config.name)
-    results = leaderboard.results(sweep)
+    results = record.results(sweep)
     contenders = [
         replace(_scored("champion", 0.5), trial=results[0].number),
         _scored("unswept defaults", 0.4),
         _scored("intensity threshold", 0.1),
     ]
-    rows = table(config, leaderboard.rows(sweep), contenders)
+    rows = leaderboard.with_test(config, leaderboard.rows(sweep), contenders)
     front = [{"trial": 3, "values": {"dice": 0.5}, "params": {**results[0].params, **results[0].best.params}}]
     uri, scan = f"sqlite:///{folder}/mlflow.db", folder / "data/phantom-0123456789abcdef/Test/A/t2/subject_t2.nii.gz"
-    summary = Summary(sweep, rows, contenders, 3, sweep / "champion.png", uri, 7, scan, front, False)
+    summary = Summary(sweep, rows, contenders, Registered(3, False, "", 7), uri, scan, front)
     texts = []
     for width in (100_000, 80, 60):
         text = io.StringIO()

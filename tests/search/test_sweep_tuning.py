@@ -19,7 +19,7 @@ from test_warm_start import sweep as earlier_sweep
 from cddpm import artifact, cluster
 from cddpm.config import ExperimentConfig
 from cddpm.errors import SearchError
-from cddpm.search import budget, leaderboard, origin, sweep, tuning
+from cddpm.search import budget, leaderboard, record, sweep, tuning
 from cddpm.search import trial as trials
 from cddpm.search.budget import Failures
 from cddpm.search.display import Display
@@ -47,20 +47,30 @@ class Lab:
 
 @pytest.fixture
 def tuned(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Stands for Ray; notes what it was given, and tells of one trial."""
+    """Stands for Ray; notes what it was given, and tells of trials that fail."""
     given: dict[str, Any] = {}
 
-    def run(wanted: ExperimentConfig, study: optuna.Study, folder: Path, *rest: Any) -> None:
-        *_, failures, listener = rest
-        given.update(config=wanted, study=study, spent=budget.read(folder))
-        listener.started(0, {})
-        for number, message in enumerate(given.get("faults", ())):
-            failures.failed(number, message)
-        listener.ended(0, "failed")
+    class Tuner:
+        """Every trial fails, with the messages of ``given["faults"]``."""
 
-    monkeypatch.setattr(tuning, "run", run)
+        def __init__(self, trainable: Any, tune_config: Any, run_config: Any) -> None:
+            self.search, (self.events,) = tune_config.search_alg, run_config.callbacks
+
+        def fit(self) -> None:
+            folder = self.search._folder
+            given.update(config=self.search._config, study=self.search._study, spent=budget.read(folder))
+            for number, message in enumerate(given.get("faults", ["lost"])):
+                artifact.write_json(trials.folder_of(folder, number) / trials.FAILED, {"error": message})
+                trial = SimpleNamespace(config={"number": number, "params": {}}, error_file=None)
+                self.events.on_trial_start(1, [], trial)
+                self.events.on_trial_error(1, [], trial)
+
+    monkeypatch.setattr(tuning.tune, "Tuner", Tuner)
+    monkeypatch.setattr(tuning.tune, "with_parameters", lambda trainable, **given: trainable)
+    monkeypatch.setattr(tuning.tune, "with_resources", lambda trainable, resources: trainable)
     monkeypatch.setattr(cluster, "Board", lambda: SimpleNamespace(look=dict, told=list))
     monkeypatch.setattr(cluster, "capacity", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(cluster, "janitor", nullcontext)
     return given
 
 
@@ -68,7 +78,7 @@ def tune(wanted: ExperimentConfig, folder: Path) -> str:
     text = io.StringIO()
     place = stages.Place(folder.parent / "artifacts", folder.parent / "artifacts/store" / STORE)
     folder.mkdir(parents=True, exist_ok=True)
-    sweep._tune(wanted, folder, place, 2, Lab(), Display(Console(file=text, width=300)))
+    tuning.run(wanted, folder, place, 2, Lab(), Display(Console(file=text, width=300)))
     return text.getvalue()
 
 
@@ -95,11 +105,10 @@ def test_a_spent_budget_is_told(tuned: dict[str, Any], tmp_path: Path) -> None:
     assert re.search(r"search\.maximum_seconds: 100(\.\d+)? of 100 are spent; no new training starts", said)
 
 
-class Nobody:
-    """Hears nothing."""
-
-    def ended(self, number: int, how: str) -> None:
-        pass
+def events_of(folder: Path, failures: Failures) -> tuning.Events:
+    """Heard by a lab book and a display that nobody looks at."""
+    display, meter = Display(Console(file=io.StringIO())), budget.Meter(folder, {})
+    return tuning.Events(folder, STORE, Lab(), display, meter, failures)
 
 
 def searcher(wanted: ExperimentConfig, folder: Path, failures: Failures | None = None) -> tuning.StudySearch:
@@ -222,12 +231,13 @@ def test_whatever_ends_a_trial_or_its_driver_the_study_knows_it_once(plan: list[
                 search = searcher(wanted, folder)
             if fate != KILLED:
                 states[number] = {FINISHED: "COMPLETE", FAILED: "FAIL"}.get(fate, "PRUNED")
-        trials = searcher(wanted, folder)._study.trials
-        assert {t.number: t.state.name for t in trials if t.state.is_finished()} == states
-        assert [t.number for t in trials] == list(range(len(trials)))
-        assert "RUNNING" not in {t.state.name for t in trials}
-        assert {s.number for s in leaderboard.stops(folder)} == {n for n, s in states.items() if s == "PRUNED"}
-        for trial in trials:
+        known = searcher(wanted, folder)._study.trials
+        assert {t.number: t.state.name for t in known if t.state.is_finished()} == states
+        assert [t.number for t in known] == list(range(len(known)))
+        assert "RUNNING" not in {t.state.name for t in known}
+        stopped = {n for n in states if trials.read_stop(trials.folder_of(folder, n))}
+        assert stopped == {n for n, s in states.items() if s == "PRUNED"}
+        for trial in known:
             assert set(trial.intermediate_values) <= {4, 8, 16, 32}
             assert set(trial.intermediate_values.values()) <= set(told.get(trial.number, []))
             if trial.state.name == "PRUNED":
@@ -264,7 +274,7 @@ def test_after_equal_failures_nothing_is_proposed(tmp_path: Path) -> None:
     failures = Failures(2)
     wanted = config(tmp_path, search__warm_start=[])
     search = searcher(wanted, tmp_path, failures)
-    events = tuning._Events(tmp_path, Nobody(), failures)
+    events = events_of(tmp_path, failures)
     (tmp_path / "error.txt").write_text("Traceback ...\n  more\nValueError: 7 is odd\n")
     events.on_trial_error(1, [], ended(tmp_path, 0, None, tmp_path / "error.txt"))
     artifact.write_json(trials.folder_of(tmp_path, 1) / "failed.json", {"number": 1, "error": "the loss became nan"})
@@ -283,30 +293,23 @@ def test_after_equal_failures_nothing_is_proposed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("outcome", "told"),
-    [(SearchError("gone"), [0.0]), (None, [0.0]), ("a result", [])],
-    ids=["failed", "stopped", "done"],
-)
-def test_no_trial_ends_without_a_value(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Any, told: list[float]
-) -> None:
+@pytest.mark.parametrize("outcome", [SearchError("gone"), None], ids=["failed", "stopped"])
+def test_no_trial_ends_without_a_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Any) -> None:
     """Ray Tune ends the whole sweep over a trial that has never told the objective."""
 
-    def run(*_: Any) -> Any:
+    def made(*_: Any) -> Any:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     reports: list[dict[str, float]] = []
-    monkeypatch.setattr(tuning.trials, "run", run)
-    monkeypatch.setattr(tuning.tune, "report", reports.append)
+    monkeypatch.setattr(trials, "made", made)
     board = SimpleNamespace(warnings=lambda name: nullcontext())
-    place = stages.Place(tmp_path / "artifacts", tmp_path / "store")
-    tuning._trainable({"number": 0, "params": {}}, tmp_path, {}, place, 0.0, board)
-    assert [row["objective"] for row in reports] == told
+    place, wanted = stages.Place(tmp_path / "artifacts", tmp_path / "store"), config(tmp_path, search__warm_start=[])
+    trials.run({"number": 0, "params": {}}, tmp_path, wanted, place, 0.0, board, reports.append)
+    assert [row["objective"] for row in reports] == [0.0]
     assert (trials.folder_of(tmp_path, 0) / "failed.json").exists() == isinstance(outcome, Exception)
-    search = searcher(config(tmp_path, search__warm_start=[]), tmp_path / "sweep")
+    search = searcher(wanted, tmp_path / "sweep")
     search.suggest("a")
     for row in reports:
         search.on_trial_result("a", row)
@@ -324,7 +327,7 @@ def test_a_resume_on_other_data_or_of_another_version_is_refused_or_entered(tmp_
     with campaign.held(False, lambda: None):
         campaign.begin()
         assert sweep._other_data(campaign, there, force=False) == []
-        origin.enter(campaign.folder, wanted, "there")
+        record.enter(campaign.folder, wanted, "there")
     artifact.write_json(campaign.folder / "identity.json", other)
     with (
         pytest.raises(SearchError, match=r"version of torch: was '0.1', is '\d"),

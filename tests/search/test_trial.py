@@ -1,5 +1,7 @@
 """A trial: its configuration, its search over reconstructions, its result that appears once. Training is replaced."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -7,11 +9,10 @@ from typing import Any
 import pytest
 from tiny_training import tiny_config
 
-from cddpm.errors import ConfigError, SearchError
+from cddpm.errors import SearchError
 from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.search import trial
 from cddpm.search.point import Point
-from cddpm.search.trial import TrialJob
 from cddpm.training import stages, worker
 
 pytestmark = pytest.mark.slow
@@ -19,10 +20,31 @@ pytestmark = pytest.mark.slow
 BASE = tiny_config(search__scoring__trials=5, search__scoring__space={"scoring.guidance_scale": {"float": [0.0, 2.0]}})
 
 
+PARAMS = {"training.learning_rate": 5e-4}
+
+
+class Board:
+    """Nobody looks at it."""
+
+    def warnings(self, name: str) -> Any:
+        return nullcontext()
+
+    def post(self, *told: Any) -> None:
+        pass
+
+
 @pytest.fixture
-def job(tmp_path: Path, tiny_store_path: Path) -> TrialJob:
-    params = {"training.learning_rate": 5e-4}
-    return TrialJob(tmp_path / "sweep", 7, params, BASE, stages.Place(tmp_path, tiny_store_path), 0.0)
+def run(tmp_path: Path, store_path: Path) -> Callable[..., list[dict[str, float]]]:
+    """Runs trial 7 of the sweep in ``tmp_path / "sweep"``; gives what it reported."""
+    place = stages.Place(tmp_path, store_path)
+
+    def once(params: dict[str, Any] = PARAMS) -> list[dict[str, float]]:
+        reports: list[dict[str, float]] = []
+        proposal = {"number": 7, "params": params}
+        trial.run(proposal, tmp_path / "sweep", BASE, place, 0.0, Board(), reports.append)
+        return reports
+
+    return once
 
 
 @pytest.fixture
@@ -30,8 +52,8 @@ def trained(monkeypatch: pytest.MonkeyPatch, caches: dict[bool, Reconstruction])
     """Stands for the worker group; notes what it was given."""
     given: list[worker.Assignment] = []
 
-    def run(assignment: worker.Assignment, name: str, folder: Path, gpus: float, forward_reports: bool) -> Any:
-        (folder / name).mkdir(parents=True)
+    def run(assignment: worker.Assignment, folder: Path, gpus: float, forward_reports: bool) -> Any:
+        (folder / worker.fresh_name(folder, "attempt")).mkdir(parents=True)
         given.append(assignment)
         return worker.Outcome(stages.Made(Path("/c/check"), None, ("checkpoint",)), caches[True].path)
 
@@ -39,48 +61,44 @@ def trained(monkeypatch: pytest.MonkeyPatch, caches: dict[bool, Reconstruction])
     return given
 
 
-def test_the_folder_and_the_configuration(job: TrialJob) -> None:
-    assert job.folder.name == "0007"
-    assert job.config.training.learning_rate == 5e-4
-    assert job.config.model_copy(update={"training": BASE.training}) == BASE
+def test_an_impossible_combination_is_told_and_ends_the_trial_alone(run: Any, tmp_path: Path) -> None:
+    reports = run({"reconstruction.noise_levels": [99]})
+    fault = trial.read_ending(tmp_path / "sweep/trials/0007", trial.FAILED)
+    assert fault["error"].startswith("trial 7: reconstruction.noise_levels: 99")
+    assert reports == [{"objective": 0.0, "images": 0.0, "flagged": 1.0, "final": 1.0}]
 
 
-def test_an_impossible_combination_names_the_trial(job: TrialJob) -> None:
-    bad = TrialJob(job.sweep, 7, {"reconstruction.noise_levels": [99]}, job.base, job.place, 0.0)
-    with pytest.raises(ConfigError, match=r"trial 7: reconstruction\.noise_levels: 99"):
-        bad.config  # noqa: B018
-
-
-def test_a_trial_trains_searches_and_keeps_its_result(job: TrialJob, trained: list[worker.Assignment]) -> None:
-    reports: list[dict[str, float]] = []
-    result = trial.run(job, None, reports.append)
-    assert trained[0].config == job.config
-    assert (trained[0].trial, trained[0].stop_file) == (7, job.sweep / "stop")
-    assert trial.read_result(job.folder) == result
+def test_a_trial_trains_searches_and_keeps_its_result(
+    run: Any, trained: list[worker.Assignment], tmp_path: Path
+) -> None:
+    reports, folder = run(), tmp_path / "sweep/trials/0007"
+    assert trained[0].config.training.learning_rate == 5e-4
+    assert trained[0].config.model_copy(update={"training": BASE.training}) == BASE
+    assert (trained[0].trial, trained[0].stop_file) == (7, tmp_path / "sweep/stop")
+    result = trial.read_result(folder)
     assert result.objective == result.best.objective >= result.default.objective
     assert (result.default.number, result.default.params) == (0, {})
     assert (result.checkpoint, result.encoder, result.made) == ("check", None, ("checkpoint",))
-    assert len(trial.read_points(job.folder)) == 5
+    assert len(trial.read_points(folder)) == 5
     assert reports == [{"objective": result.objective, "images": 49.0, "flagged": 0.0, "final": 1.0}]
 
 
-def test_a_trial_with_a_result_never_runs_again(job: TrialJob, trained: list[worker.Assignment]) -> None:
-    first = trial.run(job, None, lambda metrics: None)
-    reports: list[dict[str, float]] = []
-    assert trial.run(job, None, reports.append) == first
-    assert len(trained) == len(reports) == 1
+def test_a_trial_with_a_result_never_runs_again(run: Any, trained: list[worker.Assignment]) -> None:
+    assert run() == run()
+    assert len(trained) == 1
 
 
-def test_a_stop_leaves_no_result_and_the_next_start_finishes(job: TrialJob, trained: list[worker.Assignment]) -> None:
-    job.sweep.mkdir()
-    job.stop_file.touch()
-    reports: list[dict[str, float]] = []
-    assert trial.run(job, None, reports.append) is None
-    assert reports == []
-    assert trial.read_result(job.folder) is None
-    job.stop_file.unlink()
-    assert trial.run(job, None, reports.append) is not None
-    assert len(list((job.folder / "ray").iterdir())) == 2  # every attempt has a new name
+def test_a_stop_leaves_no_result_and_the_next_start_finishes(
+    run: Any, trained: list[worker.Assignment], tmp_path: Path
+) -> None:
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    (sweep / "stop").touch()
+    assert run() == [{"objective": 0.0, "images": 0.0, "flagged": 1.0, "final": 1.0}]
+    assert trial.read_result(sweep / "trials/0007") is None
+    (sweep / "stop").unlink()
+    assert run()[0]["images"] == 49.0
+    assert len(list((sweep / "trials/0007/ray").iterdir())) == 2  # every attempt has a new name
 
 
 def test_a_result_comes_back_whole(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """Trials on a real Ray: what a trial that was stopped early still holds, and what the janitor frees."""
 
+import io
 import json
 import os
 import signal
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,17 @@ from small_sweep import ONE_PROCESS
 
 from cddpm import artifact, cluster
 from cddpm.cluster import internals
-from cddpm.config import override, parse
+from cddpm.config import ExperimentConfig, override, parse
 from cddpm.data.layout import find_root, read_layout
 from cddpm.data.store import build_store
+from cddpm.errors import SearchError
 from cddpm.models.precision import settled_for
 from cddpm.search import study as studies
 from cddpm.search import trial as trials
 from cddpm.search import tuning
-from cddpm.search.budget import Failures
+from cddpm.search.display import Display
+from cddpm.search.point import Point
+from cddpm.text import Console
 from cddpm.training import stages
 from cddpm.training.worker import plain_metrics
 
@@ -34,17 +39,17 @@ RELEASE_SECONDS = 15.0
 
 
 class Watch:
-    """Notes how trials end, and how long after an early stop all CPUs are free again."""
+    """A lab book that notes how trials end, and how long after an early stop all CPUs are free again."""
 
     def __init__(self) -> None:
         self.ends: list[tuple[int, str]] = []
         self.freed_after: float | None = None
         self._threads: list[threading.Thread] = []
 
-    def started(self, number: int, params: dict[str, Any]) -> None:
+    def started(self, number: int, params: dict[str, Any], store: str) -> None:
         pass
 
-    def reported(self, number: int, metrics: dict[str, Any]) -> None:
+    def wake(self) -> None:
         pass
 
     def ended(self, number: int, how: str) -> None:
@@ -66,6 +71,13 @@ class Watch:
             thread.join()
 
 
+def tune_on(config: ExperimentConfig, sweep: Path, place: stages.Place, fits: int, watch: Watch) -> optuna.Study:
+    """Run what is missing of the sweep; gives its study."""
+    (sweep / "ray").mkdir(parents=True, exist_ok=True)
+    tuning.run(config, sweep, place, fits, watch, Display(Console(file=io.StringIO())))
+    return optuna.load_study(study_name=studies.STUDY, storage=f"sqlite:///{sweep / studies.FILE}")
+
+
 class First(optuna.pruners.BasePruner):
     """Gives up every trial at its first preview."""
 
@@ -73,7 +85,9 @@ class First(optuna.pruners.BasePruner):
         return True
 
 
-def test_a_trial_stopped_early_holds_nothing(shared_ray: str, ten_scans: Path, tmp_path: Path) -> None:
+def test_a_trial_stopped_early_holds_nothing(
+    shared_ray: str, ten_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes = {"output_dir": str(tmp_path), "pretraining.enabled": False, "search.training.trials": 1}
     config = settled_for(
         parse(override(ONE_PROCESS, changes, "test"), "test"), "cpu"
@@ -81,12 +95,9 @@ def test_a_trial_stopped_early_holds_nothing(shared_ray: str, ten_scans: Path, t
     root = find_root(ten_scans)
     rows = read_layout(config.data, root).rows
     place = stages.Place(tmp_path / "artifacts", build_store(config.data, root, rows, tmp_path / "artifacts", map))
-    sweep = tmp_path / "sweep"
-    (sweep / "ray").mkdir(parents=True)
-    study, watch = studies.open_study(sweep / "study.db", config), Watch()
-    study.pruner = First()
-
-    tuning.run(config, study, sweep, place, 1, cluster.Board(), Failures(None), watch)
+    sweep, watch = tmp_path / "sweep", Watch()
+    monkeypatch.setattr(studies, "pruner_of", lambda config: First())
+    study = tune_on(config, sweep, place, 1, watch)
     watch.join()
 
     assert watch.ends == [(0, "stopped")]
@@ -109,13 +120,19 @@ def _faulty(proposal: dict[str, Any], **given: Any) -> None:
         np.empty(2**50)
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    artifact.write_json(trials.folder_of(given["sweep"], number) / "result.json", {})
+    _found_nothing(given["sweep"], number)
     odd: dict[str, Any] = {} if number == 2 else {"objective": float("nan")}
     tune.report(plain_metrics({"images": 10, **odd}, "objective", final=True))
 
 
+def _found_nothing(sweep: Path, number: int) -> None:
+    point = Point(0, {}, 0.5, {}, {}, 0.1)
+    result = trials.TrialResult(number, {}, point, point, "c", None, "r", (), 1.0)
+    artifact.write_json(trials.folder_of(sweep, number) / trials.RESULT, asdict(result))
+
+
 def _well(proposal: dict[str, Any], **given: Any) -> None:
-    artifact.write_json(trials.folder_of(given["sweep"], proposal["number"]) / "result.json", {})
+    _found_nothing(given["sweep"], proposal["number"])
     tune.report(plain_metrics({"objective": 0.5, "images": 10}, "objective", final=True))
 
 
@@ -124,19 +141,17 @@ def test_equal_failures_before_any_report_end_a_start_and_the_next_goes_on(
     shared_ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real trial, of a configuration that cannot be, says so and nothing else."""
-    config = parse(override(ONE_PROCESS, {"search.training.trials": 3}, "test"), "test")
-    study, watch = studies.open_study(tmp_path / "study.db", config), Watch()
-    (tmp_path / "ray").mkdir()
+    changes = {"search.training.trials": 3, "search.equal_failures": 2}
+    config, watch = parse(override(ONE_PROCESS, changes, "test"), "test"), Watch()
     place = stages.Place(tmp_path / "artifacts", tmp_path / "store")
-    failures = Failures(2)
+    alike = r"2 trials in a row failed alike \(0000, 0001\): trial 0: reconstruction\.noise_levels: 5000"
     with monkeypatch.context() as patch:
         patch.setattr(tuning.spaces, "suggest", lambda *_: {"reconstruction.noise_levels": [5000]})
-        tuning.run(config, study, tmp_path, place, 1, cluster.Board(), failures, watch)
-    assert failures.met is not None
-    assert "2 trials in a row failed alike (0000, 0001): trial 0: reconstruction.noise_levels: 5000" in failures.met
-    assert [t.state.name for t in study.trials] == ["FAIL", "FAIL"]
-    monkeypatch.setattr(tuning, "_trainable", _well)
-    tuning.run(config, study, tmp_path, place, 1, cluster.Board(), Failures(2), watch)
+        with pytest.raises(SearchError, match=alike):
+            tune_on(config, tmp_path, place, 1, watch)
+    monkeypatch.setattr(trials, "run", _well)
+    study = tune_on(config, tmp_path, place, 1, watch)
+    assert [t.state.name for t in study.trials] == ["FAIL", "FAIL", "COMPLETE"]
     assert watch.ends == [(0, "failed"), (1, "failed"), (2, "finished")]
 
 
@@ -145,12 +160,10 @@ def test_equal_failures_before_any_report_end_a_start_and_the_next_goes_on(
 def test_trials_that_raise_or_run_out_of_memory_or_find_nothing_leave_the_others_alone(
     shared_ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = parse(override(ONE_PROCESS, {"search.training.trials": 4}, "test"), "test")
-    study, watch = studies.open_study(tmp_path / "study.db", config), Watch()
-    (tmp_path / "ray").mkdir()
-    monkeypatch.setattr(tuning, "_trainable", _faulty)
-    place = stages.Place(tmp_path / "artifacts", tmp_path / "store")
-    tuning.run(config, study, tmp_path, place, 4, cluster.Board(), Failures(3), watch)
+    changes = {"search.training.trials": 4, "search.equal_failures": 3}
+    config, watch = parse(override(ONE_PROCESS, changes, "test"), "test"), Watch()
+    monkeypatch.setattr(trials, "run", _faulty)
+    study = tune_on(config, tmp_path, stages.Place(tmp_path / "artifacts", tmp_path / "store"), 4, watch)
     assert sorted(watch.ends) == [(0, "failed"), (1, "failed"), (2, "finished"), (3, "finished")]
     assert [t.state.name for t in study.trials] == ["FAIL", "FAIL", "COMPLETE", "COMPLETE"]
     assert [t.value for t in study.trials] == [None, None, 0.0, 0.0]

@@ -12,7 +12,7 @@ from cddpm import artifact
 from cddpm.campaign import IDENTITY
 from cddpm.config import ExperimentConfig, flat, to_dict, with_values
 from cddpm.errors import SearchError
-from cddpm.search import origin, warm_start
+from cddpm.search import record, warm_start
 from cddpm.search import study as studies
 from cddpm.search import trial as trials
 from cddpm.search.point import Point
@@ -47,7 +47,7 @@ def sweep(folder: Path, settings: list[dict[str, Any]], store: str = STORE, **va
     old = tiny_config(name="old", output_dir=str(folder), **values)
     path = folder / "sweeps" / "old"
     artifact.write_json(path / IDENTITY, flat(to_dict(old)))
-    origin.enter(path, old, store)
+    record.enter(path, old, store)
     for number, params in enumerate(settings):
         scoring = {"scoring.residual": "l2", "scoring.minimum_component_voxels": 9 - number}
         point = Point(0, scoring, 0.1 * number, {}, {}, 0.1)

@@ -9,8 +9,8 @@ from registered import publish, run
 from cddpm.errors import ArtifactError
 from cddpm.tracking import connection, names
 from cddpm.tracking.stage_runs import StageRuns
-from cddpm.training import checkpoint, ledger
-from cddpm.training.watch import StageRecord
+from cddpm.training import checkpoint
+from cddpm.training.watch import StageRecord, keep_record, kept_records
 
 pytestmark = pytest.mark.slow
 
@@ -33,9 +33,9 @@ def runs(output_dir: Path, tmp_path: Path) -> dict[str, Run]:
     """The first sweep makes an encoder and a checkpoint; a trial of the second one finds the encoder."""
     artifacts = output_dir / "artifacts"
     checkpoint.append_history(artifacts / "encoder" / "e1" / checkpoint.HISTORY, {"images": 64, "pretrain/loss": 0.5})
-    ledger.enter(tmp_path / "first", _record("encoder", "e1"), 0)
-    ledger.enter(tmp_path / "first", _record("checkpoint", "c1"), 0)
-    ledger.enter(tmp_path / "second", _record("checkpoint", "c2"), 7)
+    keep_record(tmp_path / "first", _record("encoder", "e1"), 0)
+    keep_record(tmp_path / "first", _record("checkpoint", "c1"), 0)
+    keep_record(tmp_path / "second", _record("checkpoint", "c2"), 7)
     for sweep, trial, used in (
         ("first", 0, {"store": "s1", "encoder": "e1", "checkpoint": "c1"}),
         ("second", 7, {"store": "s1", "encoder": "e1", "checkpoint": "c2"}),
@@ -86,10 +86,10 @@ def test_a_trial_is_linked_to_who_made_what_it_uses(runs: dict[str, Run]) -> Non
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    ledger.enter(tmp_path, _record("encoder", "e1"), None)
-    ((name, entry),) = ledger.read(tmp_path)
+    keep_record(tmp_path, _record("encoder", "e1"), None)
+    ((name, entry),) = kept_records(tmp_path)
     assert (name, entry.record, entry.trial) == ("encoder-e1", _record("encoder", "e1"), None)
-    assert list(ledger.read(tmp_path, frozenset({"encoder-e1"}))) == []
+    assert list(kept_records(tmp_path, frozenset({"encoder-e1"}))) == []
     (tmp_path / "stages" / "encoder-e1.json").write_text('{"trial": 1, "stage"')
     with pytest.raises(ArtifactError, match=r"encoder-e1\.json: not a record of a stage .* only what it cost is lost"):
-        list(ledger.read(tmp_path))
+        list(kept_records(tmp_path))

@@ -4,28 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import torch
-from tiny_training import make_store, tiny_config, train
+from tiny_store import one_thread, store, store_path
+from tiny_training import tiny_config, train
 
 from cddpm.config import ExperimentConfig
-from cddpm.data.store import SliceStore
 from cddpm.training import stages
 from cddpm.training.loop import Hooks
 
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="session")
-def store(store_path: Path) -> SliceStore:
-    return SliceStore.open(store_path)
+__all__ = ["one_thread", "store", "store_path"]
 
 
 @dataclass

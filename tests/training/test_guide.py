@@ -19,11 +19,12 @@ from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.part import rounded
 from cddpm.reconstruct.predict import Networks, Request
 from cddpm.reconstruct.reconstruction import Reconstruction, View
-from cddpm.training import checkpoint, diffusion, stages
-from cddpm.training.guide import guide_config, packed, unpacked
+from cddpm.training import checkpoint, diffusion, prediction, stages
+from cddpm.training.checkpoint import packed, unpacked
 from cddpm.training.loop import Hooks, Interrupted
 from cddpm.training.preview import OBJECTIVE, Preview
 from cddpm.training.ranks import Ranks
+from cddpm.training.stages import guide_config
 
 pytestmark = pytest.mark.slow
 
@@ -142,7 +143,7 @@ def test_a_stop_during_the_guide_is_resumed(made: stages.Made, store_path: Path,
 
 def test_u_is_what_the_guide_says_of_the_same_noise(made: stages.Made, place: stages.Place, store: SliceStore) -> None:
     config, volumes = tiny_config(**GUIDED), store.cohort("A", "val")
-    path = stages.reconstruct(config, place, made.checkpoint, volumes, Ranks(), Hooks())
+    path = prediction.reconstruct(config, place, made.checkpoint, volumes, Ranks(), Hooks())
     cache, (v, *_) = Reconstruction.open(path), volumes
     assert cache.guided
     name = store.volumes[v].id
@@ -160,11 +161,11 @@ def test_u_is_what_the_guide_says_of_the_same_noise(made: stages.Made, place: st
 
 def test_the_cache_knows_its_guide(made: stages.Made, place: stages.Place, store: SliceStore) -> None:
     volumes, config = store.cohort("A", "test"), tiny_config(**GUIDED)
-    guided = stages.reconstruct(config, place, made.checkpoint, volumes, Ranks(), Hooks())
+    guided = prediction.reconstruct(config, place, made.checkpoint, volumes, Ranks(), Hooks())
     assert made.guide is not None
     assert Reconstruction.open(guided).made_from["guide"] == made.guide.name
     plain = tiny_config(**{**GUIDED, "reconstruction__guide": "none", "scoring__guidance_scale": 1.0})
-    other = stages.reconstruct(plain, place, made.checkpoint, volumes, Ranks(), Hooks())
+    other = prediction.reconstruct(plain, place, made.checkpoint, volumes, Ranks(), Hooks())
     assert other != guided
     assert not Reconstruction.open(other).guided
 
@@ -179,20 +180,20 @@ def test_a_cohort_of_another_store_has_the_same_guide(made: stages.Made, place: 
     there = stages.Place(place.artifacts, copy)
     assert stages.guide_path(tiny_config(**GUIDED), there, made.checkpoint) == made.guide
     volumes = SliceStore.open(copy).cohort("A", "test")
-    path = stages.reconstruct(tiny_config(**GUIDED), there, made.checkpoint, volumes, Ranks(), Hooks())
+    path = prediction.reconstruct(tiny_config(**GUIDED), there, made.checkpoint, volumes, Ranks(), Hooks())
     assert Reconstruction.open(path).guided
 
 
 def test_a_guide_that_was_never_trained_is_told(made: stages.Made, store: SliceStore, tmp_path: Path) -> None:
     config, place = tiny_config(**GUIDED), stages.Place(tmp_path, store.path)
     with pytest.raises(ArtifactError, match=r"the DDPM that reconstruction\.guide asks for beside .* is not there"):
-        stages.reconstruct(config, place, made.checkpoint, store.cohort("A", "val"), Ranks(), Hooks())
+        prediction.reconstruct(config, place, made.checkpoint, store.cohort("A", "val"), Ranks(), Hooks())
 
 
 def test_the_preview_is_guided_as_the_scorer(made: stages.Made, place: stages.Place, store: SliceStore) -> None:
     config = tiny_config(**{**GUIDED, "training__validation_volumes": 3})
     cohort = Cohort.of(store, config.data, "val")
-    path = stages.reconstruct(config, place, made.checkpoint, cohort.volumes, Ranks(), Hooks())
+    path = prediction.reconstruct(config, place, made.checkpoint, cohort.volumes, Ranks(), Hooks())
     score = cohort.scorer(Reconstruction.open(path)).score(config.scoring, "dice", ("A",))
     assert made.guide is not None
     preview = Preview(config, store, network(made.guide)).score(network(made.checkpoint), Ranks())

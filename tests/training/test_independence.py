@@ -18,7 +18,7 @@ from cddpm.data.store import SliceStore
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.reconstruction import Key, Reconstruction
 from cddpm.scoring.score import Evaluation, evaluate
-from cddpm.training import checkpoint, diffusion, pretraining, stages
+from cddpm.training import checkpoint, diffusion, prediction, pretraining, stages
 from cddpm.training.loop import Hooks, Trainer
 from cddpm.training.order import Rows
 from cddpm.training.preview import Preview
@@ -65,7 +65,7 @@ def same(a: dict[str, Arrays], b: dict[str, Arrays]) -> bool:
 def reconstruction(finished: Any, store: SliceStore) -> Path:
     """Of the validation volumes, by one process."""
     volumes = validation(store, finished.config)
-    return stages.reconstruct(finished.config, finished.place, finished.made.checkpoint, volumes, Ranks(), Hooks())
+    return prediction.reconstruct(finished.config, finished.place, finished.made.checkpoint, volumes, Ranks(), Hooks())
 
 
 # Workers
@@ -135,7 +135,7 @@ def with_two_workers(rank: int, folder: Path, store: Path, checkpoint_path: Path
     place, config = stages.Place(folder / "two", store), tiny_config(**GENTLE, compute__workers=2)
     made = stages.train(config, place, ranks, Hooks())
     volumes = validation(SliceStore.open(store), config)
-    cache = stages.reconstruct(tiny_config(), place, checkpoint_path, volumes, ranks, Hooks())
+    cache = prediction.reconstruct(tiny_config(), place, checkpoint_path, volumes, ranks, Hooks())
     (folder / f"rank{rank}.json").write_text(json.dumps([str(made.encoder), str(made.checkpoint), str(cache)]))
     dist.destroy_process_group()
 
@@ -208,7 +208,7 @@ def test_results_hardly_depend_on_the_batch_size(
     """Convolutions may sum in another order for another batch: a float16 may be its neighbour, and is an artifact of its own."""
     place, volumes = stages.Place(tmp_path, finished.place.store), validation(store, finished.config)
     config = tiny_config(reconstruction__batch_size=3)
-    other = stages.reconstruct(config, place, finished.made.checkpoint, volumes, Ranks(), Hooks())
+    other = prediction.reconstruct(config, place, finished.made.checkpoint, volumes, Ranks(), Hooks())
     assert other.name != reconstruction.name
     a, b = (flat(kept(path), "c") for path in (reconstruction, other))
     changed = float((a != b).mean())
@@ -242,7 +242,7 @@ def test_results_do_not_depend_on_the_order_of_volumes(
     other = SliceStore.open(path)
     assert [record.id for record in other.volumes] != [record.id for record in store.volumes]
     volumes, place = validation(other, finished.config), stages.Place(tmp_path / "artifacts", path)
-    cache = stages.reconstruct(finished.config, place, finished.made.checkpoint, volumes, Ranks(), Hooks())
+    cache = prediction.reconstruct(finished.config, place, finished.made.checkpoint, volumes, Ranks(), Hooks())
     assert same(kept(cache), kept(reconstruction))
     mine, theirs = (numbers(s, c, finished.config) for s, c in ((store, reconstruction), (other, cache)))
     assert by_volume(mine) == by_volume(theirs)

@@ -69,7 +69,7 @@ def ask(place: stages.Place, levels: list[int], seeds: Sequence[int] = (0,), hoo
     config = tiny_config(**QUICK, reconstruction__noise_levels=levels, reconstruction__noise_seeds=list(seeds))
     (checkpoint,) = (place.artifacts / "checkpoint").glob("[0-9a-f]*")
     volumes = SliceStore.open(place.store).cohort("A", "val")
-    return stages.reconstruct(config, place, checkpoint, volumes, Ranks(), hooks or Hooks())
+    return prediction.reconstruct(config, place, checkpoint, volumes, Ranks(), hooks or Hooks())
 
 
 def everything(path: Path) -> dict[Any, np.ndarray]:

@@ -16,7 +16,7 @@ from cddpm.reconstruct.predict import Networks
 from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.score import Scorer
 from cddpm.search import scoring_search
-from cddpm.training import stages
+from cddpm.training import prediction, stages
 from cddpm.training.loop import Hooks
 from cddpm.training.preview import OBJECTIVE, Preview, preview_settings
 from cddpm.training.ranks import Ranks
@@ -32,7 +32,9 @@ def model(finished: Any) -> Any:
 @pytest.fixture(scope="module")
 def scorer(finished: Any, store: SliceStore) -> Scorer:
     cohort, stop = Cohort.of(store, finished.config.data, "val"), stages.Hooks()
-    path = stages.reconstruct(finished.config, finished.place, finished.made.checkpoint, cohort.volumes, Ranks(), stop)
+    path = prediction.reconstruct(
+        finished.config, finished.place, finished.made.checkpoint, cohort.volumes, Ranks(), stop
+    )
     return cohort.scorer(Reconstruction.open(path))
 
 

@@ -27,7 +27,7 @@ from two_ranks import join, launch
 from cddpm import artifact
 from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, StorageError
-from cddpm.training import checkpoint, diffusion, stages
+from cddpm.training import checkpoint, diffusion, prediction, stages
 from cddpm.training.loop import Hooks, Interrupted
 from cddpm.training.preview import Preview
 from cddpm.training.ranks import Ranks
@@ -237,9 +237,9 @@ def test_reconstructions_are_made_once(finished: Any, store: SliceStore) -> None
     seen: list[tuple[Any, ...]] = []
     hooks = Hooks(progress=lambda *a: seen.append(a[:3]))
     arguments = (finished.config, finished.place, finished.made.checkpoint, volumes, Ranks(), hooks)
-    first = stages.reconstruct(*arguments)
+    first = prediction.reconstruct(*arguments)
     assert seen == [("reconstruction", 1, 1)]
-    assert stages.reconstruct(*arguments) == first
+    assert prediction.reconstruct(*arguments) == first
     assert len(seen) == 1
 
 
@@ -321,7 +321,7 @@ def train_stages(rank: int, folder: Path, store: Path, values: dict[str, Any]) -
     place = stages.Place(folder / "artifacts", store)
     made = stages.train(tiny_config(**values), place, ranks, Hooks(report=reports.append))
     volumes = SliceStore.open(store).cohort("A", "val")
-    cache = stages.reconstruct(tiny_config(**values), place, made.checkpoint, volumes, ranks, Hooks())
+    cache = prediction.reconstruct(tiny_config(**values), place, made.checkpoint, volumes, ranks, Hooks())
     rows = [{k: v for k, v in row.items() if "per_second" not in k} for row in reports]
     (folder / f"rank{rank}.json").write_text(json.dumps([made.checkpoint.name, made.made, cache.name, rows]))
     dist.destroy_process_group()

@@ -39,5 +39,5 @@ def test_a_diverging_training_is_not_started_again(
     place = stages.Place(tmp_path / "artifacts", store_path)
     job = worker.Assignment(config, place, 0, tmp_path / "stop", board)
     with pytest.raises(DivergedError, match="the loss became"):
-        worker.run(job, "attempt-00", tmp_path / "ray", 0.0, forward_reports=False)
+        worker.run(job, tmp_path / "ray", 0.0, forward_reports=False)
     assert board.path.read_text() == "train\n"

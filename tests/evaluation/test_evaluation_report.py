@@ -1,12 +1,14 @@
-"""Markdown that GitHub draws and a terminal shows aligned."""
+"""Markdown that GitHub draws and a terminal shows aligned; the table in terminals of different width."""
 
 import re
 from dataclasses import replace
 
+import pytest
 from fold_results import full_table, shifted, table_of
 
-from cddpm.evaluation.markdown import document, summary
+from cddpm.evaluation.report import document, show, summary
 from cddpm.published.numbers import CDDPM_ENSEMBLE
+from cddpm.text import Console
 from cddpm.tracking.provenance import Provenance
 
 
@@ -65,3 +67,23 @@ def test_a_pipe_in_a_name_does_not_cut_its_cell() -> None:
 
 def test_a_table_without_numbers_says_so() -> None:
     assert summary(table_of([])).endswith("No method has a number here.")
+
+
+def shown(width: int) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        show(full_table(), console)
+    return capture.get()
+
+
+@pytest.mark.parametrize("width", [100, 140])
+def test_nothing_is_cut_and_no_line_is_too_wide(width: int) -> None:
+    text = shown(width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for part in ("Beware: these volumes are synthetic", CDDPM_ENSEMBLE, "ATLAS_v2 Dice", "53.37"):
+        assert part in text
+
+
+def test_brackets_are_no_markup() -> None:
+    assert "[low, high]: 95 % bootstrap interval" in shown(140)
