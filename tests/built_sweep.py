@@ -21,7 +21,7 @@ from cddpm.search.point import Point
 from cddpm.search.registering import Registering
 from cddpm.search.sweep import trial_config
 from cddpm.tracking.lab import Lab
-from cddpm.tracking.surroundings import surroundings
+from cddpm.tracking.provenance import surroundings
 from cddpm.training import ledger, stages, worker
 from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks

@@ -19,11 +19,11 @@ from cddpm.search.trial import TrialResult
 from cddpm.text.numbers import counted, setting
 from cddpm.tracking import names
 from cddpm.tracking.lab import Lab
-from cddpm.tracking.mirror import finite
+from cddpm.tracking.mirror import finite, noted
 from cddpm.tracking.package import Pipeline, write_package
 from cddpm.tracking.package_files import verify_package
+from cddpm.tracking.provenance import code
 from cddpm.tracking.registry import user
-from cddpm.tracking.surroundings import code, noted
 from cddpm.tracking.version_comparison import CONFIDENCE, HEALTHY, MEASURES, RESAMPLES
 from cddpm.training import stages
 
@@ -187,14 +187,14 @@ class Registering:
         Raises ``TrackingError`` if MLflow refused it.
         """
         run = self.runs.run(result.number)
-        refused = self.lab.publisher.mirror.refusals.get(f"{run.key}: registration")
+        refused = self.lab.mirror.refusals.get(f"{run.key}: registration")
         if refused is None and self.lab.left:
             return None
-        found = None if refused else self.lab.publisher.mirror.version(run)
+        found = None if refused else self.lab.mirror.version(run)
         if found is None:
             raise TrackingError(
                 f"{self.lab.uri}: trial {result.number:04d} was not registered as "
-                f"'{self.config.tracking.registered_model}': {refused or self.lab.publisher.last_fault}; its package is "
+                f"'{self.config.tracking.registered_model}': {refused or self.lab.last_fault}; its package is "
                 f"{self.lab.folder / 'packages' / f'{result.number:04d}'}"
             )
         return found
@@ -204,10 +204,10 @@ class Registering:
         number, model = self.version(result), self.config.tracking.registered_model
         if number is None:
             return f"'{model}': its registration waits for MLflow"
-        meant = self.lab.publisher.mirror.meant(model, ALIAS)
+        meant = self.lab.mirror.meant(model, ALIAS)
         if meant == number:
             return f"'{model}': version {number} is the {ALIAS}"
-        moved = self.lab.publisher.mirror.promotion(self.runs.run(result.number))
+        moved = self.lab.mirror.promotion(self.runs.run(result.number))
         why = f": {moved.refused}" if moved and moved.refused else ""
         stays = f"version {meant} stays {ALIAS}" if meant is not None else f"there is no {ALIAS}"
         return f"'{model}': version {number} is registered; {stays}{why}"
@@ -215,6 +215,4 @@ class Registering:
     def is_champion(self, result: TrialResult) -> bool:
         """Whether the alias means the best trial's model now."""
         number = self.version(result)
-        return number is not None and number == self.lab.publisher.mirror.meant(
-            self.config.tracking.registered_model, ALIAS
-        )
+        return number is not None and number == self.lab.mirror.meant(self.config.tracking.registered_model, ALIAS)

@@ -21,7 +21,7 @@ from cddpm.search.preparation import join, prepare_data, settle, slice_store
 from cddpm.search.registering import Registering
 from cddpm.search.trial import TrialResult
 from cddpm.tracking.lab import Lab
-from cddpm.tracking.surroundings import surroundings
+from cddpm.tracking.provenance import surroundings
 from cddpm.training import stages, worker
 
 logger = logging.getLogger(__name__)

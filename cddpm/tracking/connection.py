@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from cddpm import artifact
 from cddpm.errors import AwayError, TrackingError
-from cddpm.tracking import book_files, database, mlflow_settings
+from cddpm.tracking import database, quieten_mlflow
 from cddpm.tracking.address import (
     advice,
     away,
@@ -46,7 +46,7 @@ def connect(uri: str, create: bool = True) -> MlflowClient:
     only looks, a missing database file is an error and nothing is written. Raises ``TrackingError`` that names the URI:
     ``AwayError`` if a server may answer later, another for what no waiting mends (such as another schema: ``database.check``).
     """
-    mlflow_settings.quieten()
+    quieten_mlflow()
     _check_kind(uri)
     file = sqlite_file(uri)
     if file is None:
@@ -59,7 +59,7 @@ def connect(uri: str, create: bool = True) -> MlflowClient:
         if not file.exists():
             _make(file)
         database.check(file)
-        book_files.settle(file)
+        database.settle(file)
         return _opened(file_uri(file))
 
 
@@ -68,7 +68,7 @@ def _make(file: Path) -> None:
     part = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         _opened(file_uri(part))
-        book_files.settle_new(part)
+        database.settle_new(part)
         part.rename(file)
     finally:
         part.unlink(missing_ok=True)

@@ -21,6 +21,14 @@ FINGERPRINT_ENCODER = "cddpm.fingerprint.encoder"
 FINGERPRINT_GUIDE = "cddpm.fingerprint.guide"
 FINGERPRINT_CHECKPOINT = "cddpm.fingerprint.checkpoint"
 FINGERPRINT_RECONSTRUCTION = "cddpm.fingerprint.reconstruction"
+FINGERPRINTS = {
+    "store": FINGERPRINT_STORE,
+    "encoder": FINGERPRINT_ENCODER,
+    "guide": FINGERPRINT_GUIDE,
+    "checkpoint": FINGERPRINT_CHECKPOINT,
+    "reconstruction": FINGERPRINT_RECONSTRUCTION,
+}
+"""Stage -> tag of the fingerprint of what it made."""
 FINGERPRINT_PACKAGE = "cddpm.fingerprint.package"
 MADE_BY = "cddpm.made_by"
 MADE = "cddpm.made"

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from cddpm.config import TrackingConfig
 from cddpm.errors import ArtifactError, AwayError, StorageError, TrackingError
-from cddpm.tracking import address, book_files, connection, mlflow_settings, names
+from cddpm.tracking import address, apply_settings, connection, database, names
 from cddpm.tracking.mirror import MirroredFile, MirroredRun, Point
 from cddpm.tracking.promotion import Promotion
 from cddpm.tracking.registry import Registry
@@ -66,7 +66,7 @@ class Mirror:
 
     def __init__(self, uri: str, experiment: str) -> None:
         """Nobody is asked yet. A new experiment's files lie where its lab book's do."""
-        mlflow_settings.apply()
+        apply_settings()
         self.uri, self.experiment = uri, experiment
         self._client: MlflowClient | None = None
         self._experiment_id: str | None = None
@@ -94,7 +94,7 @@ class Mirror:
         if self._client is None:
             self._client = connection.connect(self.uri)
         if self._experiment_id is None:
-            self._experiment_id = connection.experiment(self._client, self.experiment, book_files.folder(self.uri))
+            self._experiment_id = connection.experiment(self._client, self.experiment, database.folder(self.uri))
         return self._client
 
     def missing(self, runs: Iterable[MirroredRun]) -> int:

@@ -19,11 +19,11 @@ from cddpm.search import champion, leaderboard, origin, trial
 from cddpm.search.mirror import SweepMirror
 from cddpm.search.registering import Registering
 from cddpm.search.scoring_search import PICTURE, VOLUMES
-from cddpm.tracking import connection, names, registration
+from cddpm.tracking import connection, logged_model, names
 from cddpm.tracking.address import default_uri
 from cddpm.tracking.lab import Lab
+from cddpm.tracking.provenance import surroundings
 from cddpm.tracking.registry import Registry
-from cddpm.tracking.surroundings import surroundings
 from cddpm.training import stages
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def enter(config: ExperimentConfig, folder: Path) -> int:
         registering = Registering(config, stages.Place(artifacts, store), lab, SweepMirror(lab.folder))
         registering.register(results, winner)
         assert lab.close() == 0
-        assert lab.publisher.mirror.refusals == {}
+        assert lab.mirror.refusals == {}
         found = registering.version(results[0])
         assert found is not None
     return found
@@ -158,7 +158,7 @@ def test_a_versions_page_reads_like_a_label(client: MlflowClient, version: int, 
         assert part in str(shown.description)
     run = runs[TRIAL].info
     assert f"](#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts)" in str(shown.description)
-    assert set(shown.tags) <= {*registration._FILTERED, names.RECORD}
+    assert set(shown.tags) <= {*logged_model._FILTERED, names.RECORD}
     assert json.loads(shown.tags[names.RECORD])[names.FINGERPRINT_CHECKPOINT]
 
 
