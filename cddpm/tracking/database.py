@@ -32,6 +32,7 @@ _PLACES = {
 _SCHEMAS = Path("store", "db_migrations", "versions")
 _REVISION = re.compile(r"^(revision|down_revision)\s*(?::[^=]*)?=\s*[\"'](\w+)[\"']", re.MULTILINE)
 _OURS = frozenset({"experiments", "runs"})
+_MAGIC = b"SQLite format 3\0"
 _BUSY_SECONDS = 30.0
 
 
@@ -40,8 +41,7 @@ def check(file: Path) -> str:
 
     Raises ``TrackingError`` that says what to do if it is of another, of another program, empty, or no database.
     """
-    address.check_is_there(file)
-    address.check_is_database(file)
+    _check_is_database(file)
     with opened(file) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         known = "alembic_version" in tables
@@ -68,6 +68,22 @@ def check(file: Path) -> str:
         f"{file}: is no lab book of MLflow ({what}), and was left as it is. Move it away and a new one is made by the next "
         "sweep, or name another (--tracking-uri, tracking.uri)"
     )
+
+
+def _check_is_database(file: Path) -> None:
+    """Raises ``TrackingError`` if it does not exist or holds something else, which MLflow would try for minutes to open."""
+    if not file.exists():
+        raise TrackingError(
+            f"{file}: no lab book here. Run a sweep or a training first (it makes one in its output folder), or point to "
+            "another with --tracking-uri or MLFLOW_TRACKING_URI (sqlite:////absolute/path/mlflow.db or http://host:5000)"
+        )
+    begin = b""
+    if file.is_file():
+        with file.open("rb") as stream:
+            begin = stream.read(len(_MAGIC))
+    if begin != _MAGIC:
+        found = "empty" if file.is_file() and not begin else "not a SQLite database"
+        raise TrackingError(f"{file}: is {found}; move it away, or set tracking.uri (--tracking-uri) to another")
 
 
 @contextlib.contextmanager

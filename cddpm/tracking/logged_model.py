@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from cddpm import artifact
 from cddpm.tracking import names
-from cddpm.tracking.package_files import CONFIG, INSIDE, LOGGED_MODEL, PIPELINE, verify_package
+from cddpm.tracking.package_files import CONFIG, INSIDE, LOGGED_MODEL, PIPELINE, listed_files, verify_package
 
 if TYPE_CHECKING:  # over two seconds to import, and who only loads a model of ours does not need it
     from mlflow import MlflowClient
@@ -72,14 +72,14 @@ def register(
     tags: Mapping[str, str],
     label: str,
 ) -> int:
-    """Upload a package for a run and make it a version of the registered model ``name``; returns the version's number.
+    """Upload a package, once verified, for a run and make it a version of the registered model ``name``; returns its number.
 
     What an earlier attempt left unfinished is finished. ``label``: Markdown on top of the version's page; a link to the run's
-    files is added. Raises ``ArtifactError`` if the package is damaged, ``TrackingError`` if MLflow refuses.
+    files is added. Raises ``TrackingError`` if MLflow refuses.
     """
     from cddpm.tracking import connection
 
-    fingerprint = verify_package(package_dir).fingerprint
+    fingerprint = listed_files(package_dir).fingerprint  # whoever calls has compared the digests
     finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
     for key in sorted(metrics.keys() - finite.keys()):
         logger.warning("metric %s of package %s is %s and left out", key, fingerprint, metrics[key])
