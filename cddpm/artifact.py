@@ -213,12 +213,15 @@ def read_json(path: Path, form: type[T], what: str, remedy: str, error: type[Cdd
         raise error(f"{path}: missing; {remedy}") from None
     except OSError as fault:
         raise error(f"{path}: cannot be read ({fault.strerror or fault})") from fault
-    except ValueError as fault:  # pydantic's ValidationError is one
+    except (
+        ValueError,
+        RecursionError,
+    ) as fault:  # pydantic's ValidationError is the first, what nests too deep the second
         raise error(f"{path}: not {what} ({_reason(fault)}); {remedy}") from fault
     return found
 
 
-def _reason(fault: ValueError) -> str:
+def _reason(fault: Exception) -> str:
     from pydantic import ValidationError  # slow to import
 
     if not isinstance(fault, ValidationError):

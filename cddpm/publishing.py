@@ -8,9 +8,9 @@ from cddpm import artifact, events
 from cddpm.campaign import IDENTITY, is_running
 from cddpm.errors import CddpmError, TrackingError
 from cddpm.tracking import address, connection
+from cddpm.tracking.lab import LOCK
 from cddpm.tracking.mirror import MirroredRun
 from cddpm.tracking.publish import Mirror, uri_of
-from cddpm.tracking.publisher import LOCK
 
 FOLDERS = ("sweeps", "evaluations")
 

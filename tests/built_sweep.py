@@ -20,7 +20,7 @@ from cddpm.search.mirror import SweepMirror
 from cddpm.search.point import Point
 from cddpm.search.registering import register
 from cddpm.tracking.lab import Lab
-from cddpm.tracking.surroundings import surroundings
+from cddpm.tracking.provenance import surroundings
 from cddpm.training import prediction, stages, worker
 from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks

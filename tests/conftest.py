@@ -13,9 +13,9 @@ from ten_scans import COUNTS
 
 __all__ = ["own_ray", "pytest_collection_modifyitems", "shared_ray", "sharing"]
 
-from cddpm.tracking import mlflow_settings
+from cddpm import tracking
 
-mlflow_settings.apply()  # these processes are ours
+tracking.apply_settings()  # these processes are ours
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and lines of what is no terminal are not broken without it
 os.unsetenv("COLUMNS")  # readline, which pytest imports, sets it where Python does not see it
 multiprocessing.set_forkserver_preload(["cddpm.training.stages"])  # imported once for all that are forked

@@ -14,11 +14,11 @@ import torch
 
 from cddpm.config import ExperimentConfig, ScoringConfig, TrackingConfig
 from cddpm.tracking import names
+from cddpm.tracking.lab import Lab
 from cddpm.tracking.mirror import MirroredRun, Registration, rows_file, texts
 from cddpm.tracking.package import Pipeline, write_package
 from cddpm.tracking.package_files import verify_package
 from cddpm.tracking.publish import Mirror
-from cddpm.tracking.publisher import Publisher
 
 METRICS = [
     {"val/dice": 0.3, "val/Brats21/dice": 0.6, "test/dice": 0.9, "val/loss": 0.2, "objective": 0.3},
@@ -55,9 +55,9 @@ def publish(output_dir: Path, *runs: MirroredRun, tracking: TrackingConfig | Non
     return mirror
 
 
-def publisher(output_dir: Path, tracking: TrackingConfig, *runs: MirroredRun) -> Publisher:
+def begun_lab(output_dir: Path, tracking: TrackingConfig, *runs: MirroredRun) -> Lab:
     """One that has begun, as a sweep begins."""
-    found = Publisher(output_dir, Mirror.of(tracking, output_dir), lambda: runs)
+    found = Lab(output_dir, Mirror.of(tracking, output_dir), lambda: runs)
     found.start(must_answer=tracking.when_away == "refuse")
     return found
 

@@ -19,7 +19,7 @@ from cddpm.cli.shell import overrides
 from cddpm.config import FIELDS, BenchmarkConfig, DataConfig, field_paths, load, parse
 from cddpm.data.layout import scan_layout
 from cddpm.data.pattern import Patterns
-from cddpm.tracking import guard, version_condition
+from cddpm.tracking import promotion, query
 
 PAGES = pages()
 FOREIGN = {"mlflow": ("mlflow.cli", "cli"), "ray": ("ray.scripts.scripts", "cli")}
@@ -77,7 +77,7 @@ def _parsed(command: Any, words: list[str], whole: bool) -> dict[str, Any]:
         raise
     for text in (values.get("where"), *(values.get("require") or ())):
         if text:
-            version_condition.parse(text, "--where") if text == values.get("where") else guard.required(text, False)
+            query.parse(text, "--where") if text == values.get("where") else promotion.required(text, False)
     return values
 
 

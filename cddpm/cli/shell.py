@@ -15,12 +15,11 @@ from rich.markup import escape
 from rich.text import Text
 from typer.models import ArgumentInfo
 
-from cddpm import host
+from cddpm import host, tracking
 from cddpm.errors import CddpmError, ConfigError, StoppedError
 from cddpm.place import address, local
 from cddpm.text import Console, printable
 from cddpm.text.words import rows
-from cddpm.tracking import mlflow_settings
 
 DataDir = Annotated[
     Path | None, typer.Option(help="DATA_DIR in the published layout; else a phantom.", envvar="DATA_DIR")
@@ -129,7 +128,7 @@ def _written(function: Callable[..., Any], name: str) -> str:
 def guarded_app(app: typer.Typer) -> None:
     """Run ``app``; a user's fault is told in one message without a traceback."""
     on_disk(app)
-    mlflow_settings.apply()
+    tracking.apply_settings()
     logging.basicConfig(
         level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[_LinesOnStderr()]
     )

@@ -43,16 +43,18 @@ def augment(x: Tensor, seeds: Tensor, config: AugmentationConfig, voxel_size_mm:
         raise ValueError(f"seeds: {tuple(seeds.shape)} {seeds.dtype}; ({len(x)},) int64 is needed, one per slice")
     if not config.enabled:
         return x
-    draws = _draws(seeds)
-    x = apply_gamma(x, _exponents(draws, config).to(x.device))
+    draws = uniform_draws(seeds)
+    x = apply_gamma(x, gamma_exponents(draws, config).to(x.device))
     x = _biased(x, draws[:, slice(*_BIAS)], config)
     x = _blurred(x, draws[:, slice(*_BLUR)], config, voxel_size_mm)
     return _ghosted(x, draws[:, slice(*_GHOSTING)], config)
 
 
-def gamma_exponents(seeds: Tensor, config: AugmentationConfig) -> Tensor:
-    """(B,) float32: exp(U(-r, r)) with probability ``gamma_probability``, else 1; r is ``gamma_log_range``."""
-    return _exponents(_draws(seeds), config)
+def gamma_exponents(draws: Floats, config: AugmentationConfig) -> Tensor:
+    """(B,) float32 of ``uniform_draws``: exp(U(-r, r)) with ``gamma_probability``, else 1; r is ``gamma_log_range``."""
+    chosen, strength = draws[:, _GAMMA[0]] < config.gamma_probability, draws[:, _GAMMA[1]]
+    exponents = np.exp(config.gamma_log_range * (2 * strength - 1))
+    return torch.from_numpy(np.where(chosen, exponents, 1.0)).float()
 
 
 def apply_gamma(x: Tensor, exponents: Tensor) -> Tensor:
@@ -106,15 +108,9 @@ def along_axis(x: Tensor, axis: int, matrices: Floats) -> Tensor:
     return result.view(moved.shape).movedim(1, axis + 1)
 
 
-def _draws(seeds: Tensor) -> Floats:
+def uniform_draws(seeds: Tensor) -> Floats:
     """(B, 20) uniform numbers. All are always drawn, so a change of one setting leaves all else of each slice as it was."""
     return uniform(seeds.tolist(), _DRAWS)
-
-
-def _exponents(draws: Floats, config: AugmentationConfig) -> Tensor:
-    chosen, strength = draws[:, _GAMMA[0]] < config.gamma_probability, draws[:, _GAMMA[1]]
-    exponents = np.exp(config.gamma_log_range * (2 * strength - 1))
-    return torch.from_numpy(np.where(chosen, exponents, 1.0)).float()
 
 
 def _biased(x: Tensor, draws: Floats, config: AugmentationConfig) -> Tensor:

@@ -23,7 +23,7 @@ from cddpm.search.display import Display
 from cddpm.search.preparation import join, prepare_data, settle, slice_store
 from cddpm.text import Console
 from cddpm.tracking.lab import Lab
-from cddpm.tracking.surroundings import surroundings
+from cddpm.tracking.provenance import surroundings
 from cddpm.training import stages
 
 logger = logging.getLogger(__name__)

@@ -13,9 +13,8 @@ from cddpm.evaluation.fold import RESULT, FoldRun, Outcome, read_outcome
 from cddpm.events import Life, Span
 from cddpm.search.mirror import fingerprint_tags, finite_only
 from cddpm.tracking import names
-from cddpm.tracking.mirror import MirroredRun, Status, curve, json_file, present, rows_file, texts
+from cddpm.tracking.mirror import MirroredRun, Status, curve, json_file, noted, present, rows_file, texts
 from cddpm.tracking.stage_runs import StageRuns
-from cddpm.tracking.surroundings import noted
 from cddpm.training import checkpoint, stages
 
 FILE = "evaluation.json"

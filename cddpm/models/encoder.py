@@ -6,7 +6,7 @@ He et al., "Deep residual learning for image recognition", CVPR 2016; stride of 
 Module names are those in common use (conv1, bn1, layerN.M.convK, downsample.0/1, fc), so published weights load as they are.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cddpm.config import EncoderConfig
-from cddpm.errors import ArtifactError
 from cddpm.models.sparse import BatchNorm, VisibleSites, normalise
 from cddpm.seeds import uniform
 
@@ -193,31 +192,6 @@ class ResNetEncoder(ResNetTrunk):
         """The condition vector (B, C) of the last feature map (B, channels[-1], h, w)."""
         vector: Tensor = self.fc(last.mean((2, 3)))
         return vector
-
-    def load_trunk(self, state: Mapping[str, Tensor]) -> None:
-        """Load pretrained tensors (``SparK.encoder_state``) into everything but ``fc``, which stays as it is.
-
-        Raises ``ArtifactError`` if a tensor is missing, unknown or of another shape: nothing is skipped in silence.
-        """
-        own = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("fc.")}
-        faults = [*_trunk_faults(own, state)]
-        if faults:
-            shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-            raise ArtifactError(
-                f"pretrained encoder does not fit {self.config.architecture} of width {self.config.width}: {shown}; "
-                "pretrain again with the same encoder settings"
-            )
-        self.load_state_dict(dict(state), strict=False)
-
-
-def _trunk_faults(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
-    for name in own.keys() - state.keys():
-        yield f"{name} is missing"
-    for name in state.keys() - own.keys():
-        yield f"{name} is unknown"
-    for name in own.keys() & state.keys():
-        if own[name].shape != state[name].shape:
-            yield f"{name} has shape {tuple(state[name].shape)}, needed is {tuple(own[name].shape)}"
 
 
 def _stages(config: EncoderConfig) -> Iterator[nn.ModuleList]:

@@ -9,7 +9,6 @@
 
 import contextlib
 import errno
-import json
 import os
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -130,11 +129,12 @@ def provenance(predictor: Predictor, job: Job, found: dict[str, Any]) -> dict[st
 def _read(folder: Path) -> dict[str, Any]:
     """``result.json`` of a folder; empty if there is none, or none that was finished."""
     try:
-        found = json.loads((folder / RESULT).read_text())
-    except (OSError, ValueError):
+        found = artifact.read_json(
+            folder / RESULT, dict[str, Any], "the result of a prediction", "predict this scan again"
+        )
+    except ArtifactError:
         return {}
-    parts = [found.get(name) for name in ("identity", "digests")] if isinstance(found, dict) else []
-    return found if parts and all(isinstance(part, dict) for part in parts) else {}
+    return found if all(isinstance(found.get(name), dict) for name in ("identity", "digests")) else {}
 
 
 def _result(image: Volume, prediction: Prediction) -> dict[str, Any]:

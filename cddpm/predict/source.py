@@ -1,6 +1,5 @@
 """Where a model comes from: a folder with a package, a folder with a trained checkpoint, or the registry."""
 
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +58,12 @@ def of_checkpoint(directory: Path, threshold: float | None) -> Package:
         )
     manifest = artifact.verify(directory, CHECKPOINT)
     file = directory / CONFIG
+    remedy = "train it again, or give a model package"
+    settings = artifact.read_json(file, dict[str, Any], "the settings of a checkpoint", remedy)
     try:
-        config = parse(json.loads(file.read_text()), str(file))
-    except (OSError, ValueError, ConfigError) as error:
-        raise ArtifactError(f"{file}: not the settings of a checkpoint ({error})") from None
+        config = parse(settings, str(file))
+    except ConfigError as error:
+        raise ArtifactError(f"{file}: not the settings of a checkpoint ({error}); {remedy}") from None
     if guide_config(config) is not None or config.scoring.normalise != "none":
         raise ConfigError(
             f"{directory}: its settings need a guide or statistics of healthy scans (reconstruction.guide "

@@ -5,7 +5,6 @@ beside the package, which stays as it is; ``cddpm predict --threshold-from`` tak
 people is told by leaving one scan out: the threshold of all the others, and the rate that the scan has there.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from cddpm import artifact
 from cddpm.config import Frozen, to_dict
@@ -205,18 +204,11 @@ def write(path: Path, calibration: ThresholdCalibration) -> None:
 
 def read(path: Path) -> ThresholdCalibration:
     """Read a calibration. Raises ``ArtifactError`` if it is none."""
-    try:
-        if path.stat().st_size > _LARGEST_FILE_BYTES:
-            raise ArtifactError(f"{path}: {path.stat().st_size} bytes; at most {_LARGEST_FILE_BYTES} are read")
-        return ThresholdCalibration.model_validate(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such calibration; 'cddpm registry calibrate' makes one") from None
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        raise ArtifactError(f"{path}: not a calibration of this program ({place}: {fault['msg']})") from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: not a calibration of this program ({error})") from None
+    if path.is_file() and path.stat().st_size > _LARGEST_FILE_BYTES:
+        raise ArtifactError(f"{path}: {path.stat().st_size} bytes; at most {_LARGEST_FILE_BYTES} are read")
+    return artifact.read_json(
+        path, ThresholdCalibration, "a calibration of this program", "'cddpm registry calibrate' makes one"
+    )
 
 
 def check_belongs(calibration: ThresholdCalibration, package: Package, what: str) -> None:

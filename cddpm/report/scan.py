@@ -1,6 +1,5 @@
 """Predicted scans as one page to look through: what ``cddpm predict`` left of them, beside their truth where there is one."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -172,11 +171,7 @@ def _origin(scan: PredictedScan, several: bool) -> list[Block]:
 
 
 def _result(folder: Path) -> dict[str, Any]:
-    try:
-        result: dict[str, Any] = json.loads((folder / RESULT).read_text())
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder / RESULT}: cannot be read ({error}); predict this scan again") from error
-    return result
+    return artifact.read_json(folder / RESULT, dict[str, Any], "the result of a prediction", "predict this scan again")
 
 
 def _labels(result: Mapping[str, Any]) -> Labels:

@@ -38,13 +38,6 @@ def eroded_mask(mask: NDArray[np.uint8], divisor: int | None) -> NDArray[np.bool
     return ndimage.binary_erosion(inside, _IN_PLANE_CROSS, iterations, border_value=0)
 
 
-def residual_map(
-    image: NDArray[np.floating], reconstruction: NDArray[np.float32], kind: Residual
-) -> NDArray[np.float16]:
-    """``difference`` as float16."""
-    return anomaly_scores(difference(image, reconstruction, kind))
-
-
 def difference(image: NDArray[np.floating], reconstruction: NDArray[np.float32], kind: Residual) -> NDArray[np.float32]:
     """What the reconstruction x0 does not explain of the image x, voxel by voxel, never negative.
 

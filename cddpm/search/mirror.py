@@ -28,12 +28,12 @@ from cddpm.tracking.mirror import (
     curve,
     finite,
     json_file,
+    noted,
     present,
     rows_file,
     texts,
 )
 from cddpm.tracking.stage_runs import StageRuns
-from cddpm.tracking.surroundings import noted
 from cddpm.training import checkpoint
 
 _STATUS: dict[str, Status] = {

@@ -19,11 +19,11 @@ from cddpm.search.trial import TrialResult
 from cddpm.text.numbers import counted, setting
 from cddpm.tracking import names
 from cddpm.tracking.lab import Lab
-from cddpm.tracking.mirror import finite
+from cddpm.tracking.mirror import finite, noted
 from cddpm.tracking.package import Pipeline, write_package
 from cddpm.tracking.package_files import verify_package
+from cddpm.tracking.provenance import code
 from cddpm.tracking.registry import user
-from cddpm.tracking.surroundings import code, noted
 from cddpm.tracking.version_comparison import CONFIDENCE, HEALTHY, MEASURES, RESAMPLES
 from cddpm.training import stages
 
@@ -129,7 +129,7 @@ def register(
 
     model, published, run = (
         config.tracking.registered_model,
-        lab.publisher.mirror,
+        lab.mirror,
         SweepMirror(lab.folder).run(best.number),
     )
     refused = published.refusals.get(f"{run.key}: registration")
@@ -138,7 +138,7 @@ def register(
     version = None if refused else published.version(run)
     if version is None:
         raise TrackingError(
-            f"{lab.uri}: trial {best.number:04d} was not registered as '{model}': {refused or lab.publisher.last_fault}; its "
+            f"{lab.uri}: trial {best.number:04d} was not registered as '{model}': {refused or lab.last_fault}; its "
             f"package is {lab.folder / 'packages' / f'{best.number:04d}'}"
         )
     meant, moved = published.meant(model, ALIAS), published.promotion(run)

@@ -18,7 +18,7 @@ from cddpm.search.mirror import SweepMirror
 from cddpm.search.preparation import join, prepare_data, settle, slice_store
 from cddpm.search.registering import Registered, register
 from cddpm.tracking.lab import Lab
-from cddpm.tracking.surroundings import surroundings
+from cddpm.tracking.provenance import surroundings
 from cddpm.training import stages
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,8 +10,8 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from cddpm import artifact
-from cddpm.tracking import address, book_files, connection
-from cddpm.tracking.catalogue import ModelRecord, RunRecord, VersionRecord
+from cddpm.tracking import address, connection, database
+from cddpm.tracking.catalogue import Model, Run, Version
 
 _PAGE = 1000
 _ONE_BY_ONE = 4
@@ -47,23 +46,26 @@ class CatalogueClient:
         """See ``Catalogue``."""
         return sorted(str(entry.name) for entry in self._pages(self._client.search_registered_models))
 
-    def model(self, name: str) -> ModelRecord | None:
+    def model(self, name: str) -> Model | None:
         """See ``Catalogue``."""
         with connection.told(self._uri):
             found = _unless_absent(lambda: self._client.get_registered_model(name))
         if found is None:
             return None
-        return ModelRecord({alias: int(number) for alias, number in found.aliases.items()}, dict(found.tags))
+        return Model({alias: int(number) for alias, number in found.aliases.items()}, dict(found.tags))
 
-    def versions(self, name: str) -> list[VersionRecord]:
+    def versions(self, name: str) -> list[Version]:
         """See ``Catalogue``."""
+        model = self.model(name)
+        if model is None:
+            return []
         found = self._pages(partial(self._client.search_model_versions, f"name = '{name}'"))
         return [
-            VersionRecord(int(e.version), e.run_id or "", str(e.source or ""), e.creation_timestamp, dict(e.tags))
+            Version.of(int(e.version), e.run_id or "", str(e.source or ""), e.creation_timestamp, e.tags, model.aliases)
             for e in found
         ]
 
-    def runs(self, ids: Collection[str]) -> dict[str, RunRecord]:
+    def runs(self, ids: Collection[str]) -> dict[str, Run]:
         """See ``Catalogue``."""
         wanted = sorted(set(ids))
         with connection.told(self._uri):
@@ -71,8 +73,13 @@ class CatalogueClient:
                 found = [_unless_absent(partial(self._client.get_run, run)) for run in wanted]
             else:
                 found = self._searched(wanted)
-        records = [_run(run) for run in found if run is not None]
-        return {run.id: replace(run, artifacts=self._place(run.artifacts)) for run in records}
+        return {
+            run.info.run_id: Run(
+                run.info.run_id, self._place(run.info.artifact_uri or ""), dict(run.data.params), dict(run.data.tags)
+            )
+            for run in found
+            if run is not None
+        }
 
     def location(self, model_id: str) -> str | None:
         """See ``Catalogue``."""
@@ -109,7 +116,7 @@ class CatalogueClient:
         return found
 
     def _place(self, place: str) -> str:
-        return book_files.here(place, self._file) if self._file else place
+        return database.here(place, self._file) if self._file else place
 
     def _searched(self, ids: list[str]) -> list[Any]:
         experiments = [e.experiment_id for e in self._client.search_experiments(ViewType.ALL, max_results=1000)]
@@ -120,19 +127,6 @@ class CatalogueClient:
                 experiments, f"attributes.run_id IN ({some})", ViewType.ALL, max_results=_AT_ONCE
             )
         return found
-
-
-def _run(run: Any) -> RunRecord:
-    info, data = run.info, run.data
-    return RunRecord(
-        info.run_id,
-        info.run_name or "",
-        info.status,
-        info.artifact_uri or "",
-        dict(data.params),
-        dict(data.tags),
-        dict(data.metrics),
-    )
 
 
 def _unless_absent(ask: Callable[[], Any]) -> Any:

@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from cddpm.tracking import book_files, database
-from cddpm.tracking.catalogue import ModelRecord, RunRecord, VersionRecord
+from cddpm.tracking import database
+from cddpm.tracking.catalogue import Model, Run, Version
 
 SCHEMAS = frozenset({"dc11669786a5"})
 """Schemas (``alembic_version``) that this reader was tested with: that of MLflow 3.17."""
@@ -21,13 +21,13 @@ class CatalogueFile:
         """``file``: of one of ``SCHEMAS``."""
         self._file = file
 
-    def model(self, name: str) -> ModelRecord | None:
+    def model(self, name: str) -> Model | None:
         """See ``Catalogue``."""
         if not self._rows("SELECT 1 FROM registered_models WHERE workspace = ? AND name = ?", _WORKSPACE, name):
             return None
         aliases = "SELECT alias, version FROM registered_model_aliases WHERE workspace = ? AND name = ?"
         tags = "SELECT key, value FROM registered_model_tags WHERE workspace = ? AND name = ?"
-        return ModelRecord(
+        return Model(
             {alias: int(number) for alias, number in self._rows(aliases, _WORKSPACE, name)},
             dict(self._rows(tags, _WORKSPACE, name)),
         )
@@ -37,8 +37,9 @@ class CatalogueFile:
         wanted = "SELECT name FROM registered_models WHERE workspace = ? ORDER BY name"
         return [str(name) for (name,) in self._rows(wanted, _WORKSPACE)]
 
-    def versions(self, name: str) -> list[VersionRecord]:
+    def versions(self, name: str) -> list[Version]:
         """See ``Catalogue``."""
+        model = self.model(name)
         entries = (
             "SELECT version, run_id, source, creation_time FROM model_versions "
             "WHERE workspace = ? AND name = ? AND current_stage <> ?"
@@ -48,13 +49,15 @@ class CatalogueFile:
         for number, key, value in self._rows(wanted, _WORKSPACE, name):
             tags.setdefault(number, {})[key] = value
         return [
-            VersionRecord(int(number), run_id or "", source or "", created, tags.get(number, {}))
+            Version.of(
+                int(number), run_id or "", source or "", created, tags.get(number, {}), model.aliases if model else {}
+            )
             for number, run_id, source, created in self._rows(entries, _WORKSPACE, name, _DELETED)
         ]
 
-    def runs(self, ids: Collection[str]) -> dict[str, RunRecord]:
+    def runs(self, ids: Collection[str]) -> dict[str, Run]:
         """See ``Catalogue``."""
-        found: dict[str, RunRecord] = {}
+        found: dict[str, Run] = {}
         wanted = sorted(set(ids))
         for start in range(0, len(wanted), _AT_ONCE):
             found |= self._some_runs(wanted[start : start + _AT_ONCE])
@@ -64,32 +67,20 @@ class CatalogueFile:
         """See ``Catalogue``."""
         wanted = "SELECT artifact_location FROM logged_models WHERE model_id = ? AND lifecycle_stage = 'active'"
         rows = self._rows(wanted, model_id)
-        return book_files.here(str(rows[0][0]), self._file) if rows else None
+        return database.here(str(rows[0][0]), self._file) if rows else None
 
-    def _some_runs(self, ids: Sequence[str]) -> dict[str, RunRecord]:
+    def _some_runs(self, ids: Sequence[str]) -> dict[str, Run]:
         marks = f"({', '.join('?' * len(ids))})"
-        params, tags = (
-            self._pairs("key, value FROM params", marks, ids),
-            self._pairs("key, value FROM tags", marks, ids),
-        )
-        metrics = self._pairs("key, CASE is_nan WHEN 1 THEN NULL ELSE value END FROM latest_metrics", marks, ids)
-        rows = self._rows(f"SELECT run_uuid, name, status, artifact_uri FROM runs WHERE run_uuid IN {marks}", *ids)
+        params, tags = (self._pairs(table, marks, ids) for table in ("params", "tags"))
+        rows = self._rows(f"SELECT run_uuid, artifact_uri FROM runs WHERE run_uuid IN {marks}", *ids)
         return {
-            run: RunRecord(
-                run,
-                name or "",
-                status,
-                book_files.here(artifacts or "", self._file),
-                params.get(run, {}),
-                tags.get(run, {}),
-                {key: float("nan") if value is None else value for key, value in metrics.get(run, {}).items()},
-            )
-            for run, name, status, artifacts in rows
+            run: Run(run, database.here(artifacts or "", self._file), params.get(run, {}), tags.get(run, {}))
+            for run, artifacts in rows
         }
 
-    def _pairs(self, what: str, marks: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        for run, key, value in self._rows(f"SELECT run_uuid, {what} WHERE run_uuid IN {marks}", *ids):
+    def _pairs(self, table: str, marks: str, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = {}
+        for run, key, value in self._rows(f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid IN {marks}", *ids):
             found.setdefault(run, {})[key] = value
         return found
 

@@ -18,23 +18,22 @@ from mlflow.exceptions import MlflowException
 
 from cddpm import artifact
 from cddpm.errors import AwayError, TrackingError
-from cddpm.tracking import book_files, database, mlflow_settings
-from cddpm.tracking.address import (
-    advice,
-    away,
-    default_uri,
-    file_uri,
-    may_pass,
-    one_line,
-    sqlite_file,
-    without_password,
-)
+from cddpm.tracking import database, quieten_mlflow
+from cddpm.tracking.address import default_uri, file_uri, one_line, sqlite_file, without_password
 
 __all__ = ["as_global", "connect", "default_uri", "experiment", "one_line", "sqlite_file", "told"]
 
 logger = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 8.0
+_PASSING = (
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "REQUEST_LIMIT_EXCEEDED",
+)
+"""MLflow's codes for what may be gone later."""
 _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Kinds of database servers, and where they listen if the URI does not say."""
 
@@ -46,7 +45,7 @@ def connect(uri: str, create: bool = True) -> MlflowClient:
     only looks, a missing database file is an error and nothing is written. Raises ``TrackingError`` that names the URI:
     ``AwayError`` if a server may answer later, another for what no waiting mends (such as another schema: ``database.check``).
     """
-    mlflow_settings.quieten()
+    quieten_mlflow()
     _check_kind(uri)
     file = sqlite_file(uri)
     if file is None:
@@ -59,7 +58,7 @@ def connect(uri: str, create: bool = True) -> MlflowClient:
         if not file.exists():
             _make(file)
         database.check(file)
-        book_files.settle(file)
+        database.settle(file)
         return _opened(file_uri(file))
 
 
@@ -68,7 +67,7 @@ def _make(file: Path) -> None:
     part = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         _opened(file_uri(part))
-        book_files.settle_new(part)
+        database.settle_new(part)
         part.rename(file)
     finally:
         part.unlink(missing_ok=True)
@@ -81,7 +80,7 @@ def _opened(uri: str) -> MlflowClient:
         client.search_registered_models(max_results=1)
     except MlflowException as error:
         lasting = sqlite_file(uri) is not None and "database is locked" not in str(error)
-        passing = may_pass(error.error_code) and not lasting and "schema" not in str(error)
+        passing = error.error_code in _PASSING and not lasting and "schema" not in str(error)
         kind = AwayError if passing else TrackingError
         raise kind(f"{without_password(uri)}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
     except Exception as error:  # SQLAlchemy, Alembic and drivers raise their own kinds
@@ -117,7 +116,10 @@ def _check_answers(uri: str) -> None:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLError):
             return  # certificates are judged by MLflow's own settings
-        raise away(uri, reason) from None
+        raise AwayError(
+            f"{without_password(uri)}: the MLflow server does not answer ({reason}). Start it, correct tracking.uri (or "
+            "MLFLOW_TRACKING_URI), or leave it empty for a SQLite file in output_dir"
+        ) from None
 
 
 def _check_listens(uri: str, host: str | None, port: int) -> None:
@@ -137,7 +139,7 @@ def told(what: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        kind = AwayError if may_pass(error.error_code) else TrackingError
+        kind = AwayError if error.error_code in _PASSING else TrackingError
         raise kind(f"{without_password(what)}: MLflow refuses: {one_line(error)}{_advice(error)}") from error
     except OSError as error:
         raise AwayError(
@@ -150,7 +152,9 @@ def _advice(error: Exception) -> str:
         return ". Install psycopg2-binary and write postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE, or use a server"
     if "schema" in str(error):
         return ". The database is of another MLflow version: back it up, then run `mlflow db upgrade <uri>`"
-    return advice(getattr(error, "error_code", None))
+    if getattr(error, "error_code", None) in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
+        return ". Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    return ""
 
 
 _FOR_TRAINING = {"mlflow.experimentKind": "custom_model_development"}

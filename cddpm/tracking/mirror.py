@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cddpm import artifact
+from cddpm.config import ExperimentConfig, changed
 from cddpm.tracking import names
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+PLACES = ("name", "output_dir", "tracking.")
+"""Settings that say where something lies: they tell two runs apart by nothing that matters."""
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}(/[A-Za-z0-9_.-]{1,120})?")
 
 
@@ -149,6 +152,15 @@ def texts(values: Mapping[str, Any]) -> dict[str, str]:
         names.safe(name): value if isinstance(value, str) else json.dumps(value, default=str)
         for name, value in values.items()
     }
+
+
+def noted(config: ExperimentConfig) -> dict[str, Any]:
+    """Settings that a person looks at in a list of runs: those that differ from the defaults, by dotted path.
+
+    Where things lie is left out; the whole configuration is a file of the run.
+    """
+    default = ExperimentConfig(name=config.name)
+    return {path: value for path, value in changed(config, default).items() if not path.startswith(PLACES)}
 
 
 def milliseconds(seconds: float | None = None) -> int:

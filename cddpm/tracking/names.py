@@ -21,6 +21,14 @@ FINGERPRINT_ENCODER = "cddpm.fingerprint.encoder"
 FINGERPRINT_GUIDE = "cddpm.fingerprint.guide"
 FINGERPRINT_CHECKPOINT = "cddpm.fingerprint.checkpoint"
 FINGERPRINT_RECONSTRUCTION = "cddpm.fingerprint.reconstruction"
+FINGERPRINTS = {
+    "store": FINGERPRINT_STORE,
+    "encoder": FINGERPRINT_ENCODER,
+    "guide": FINGERPRINT_GUIDE,
+    "checkpoint": FINGERPRINT_CHECKPOINT,
+    "reconstruction": FINGERPRINT_RECONSTRUCTION,
+}
+"""Stage -> tag of the fingerprint of what it made."""
 FINGERPRINT_PACKAGE = "cddpm.fingerprint.package"
 MADE_BY = "cddpm.made_by"
 MADE = "cddpm.made"
@@ -103,8 +111,6 @@ KIND_SWEEP = "sweep"
 KIND_TRIAL = "trial"
 KIND_STAGE = "stage"
 KIND_POINT = "point"
-KIND_TRAINING = "training"
-KIND_PRETRAINING = "pretraining"
 KIND_EVALUATION = "evaluation"
 KIND_FOLD = "fold"
 
@@ -178,11 +184,6 @@ def metric(split: str, name: str, dataset: str | None = None) -> str:
     if split not in SPLITS:
         raise ValueError(f"split: '{split}': allowed are {', '.join(SPLITS)}")
     return safe("/".join(part for part in (split, dataset, name) if part))
-
-
-def monitor(name: str, dataset: str | None = None) -> str:
-    """Name of a curve drawn during training over a few validation volumes: ``monitor/Brats21/dice``."""
-    return safe("/".join(part for part in ("monitor", dataset, name) if part))
 
 
 def safe(name: str) -> str:

@@ -11,17 +11,16 @@ No MLflow here: a prediction reads packages without it.
 """
 
 import hashlib
-import json
 import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import safetensors.torch
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -30,6 +29,9 @@ from cddpm.config import ExperimentConfig, Frozen, ScoringConfig, parse, recorde
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.tracking.package_files import CONFIG, KIND, PIPELINE, WEIGHTS, listed_files, verify_package
 
+T = TypeVar("T")
+
+_REMEDY = "written by another version of this program?"
 _LARGEST_HEADER_BYTES = 16 * 2**20
 _LARGEST_JSON_BYTES = 16 * 2**20
 _DTYPES = (
@@ -114,14 +116,12 @@ def read_package(directory: Path, compared: bool = False) -> Package:
     Raises ``ArtifactError`` naming the file and what is wrong with it. Whether the weights fit the network, its loader says.
     """
     manifest = listed_files(directory) if compared else verify_package(directory)
-    config_file, pipeline_file = directory / CONFIG, directory / PIPELINE
+    file = directory / CONFIG
     try:
-        config = parse(_json(config_file), str(config_file))
-        pipeline = Pipeline.model_validate(_json(pipeline_file))
+        config = parse(_json(file, dict[str, Any]), str(file))
     except ConfigError as error:
-        raise ArtifactError(f"{error}\n(written by another version of this program?)") from None
-    except ValidationError as error:
-        raise ArtifactError(f"{pipeline_file}: {_first(error)} (written by another version of this program?)") from None
+        raise ArtifactError(f"{error}\n({_REMEDY})") from None
+    pipeline = _json(directory / PIPELINE, Pipeline)
     return Package(directory, manifest.fingerprint, _weights(directory / WEIGHTS), config, pipeline)
 
 
@@ -154,16 +154,10 @@ def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _json(file: Path, form: type[T]) -> T:
     if file.stat().st_size > _LARGEST_JSON_BYTES:
         raise ArtifactError(f"{file}: {file.stat().st_size} bytes; at most {_LARGEST_JSON_BYTES} are read")
-    try:
-        value = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{file}: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{file}: holds {type(value).__name__}; an object of settings is needed")
-    return value
+    return artifact.read_json(file, form, "settings of a package", _REMEDY)
 
 
 def _weights(file: Path) -> dict[str, Tensor]:
@@ -185,8 +179,3 @@ def _check_header(file: Path) -> None:
             f"{file}: not a safetensors file (its header says {length} bytes of {size}; allowed are up to "
             f"{_LARGEST_HEADER_BYTES}). Pickled weights are never loaded"
         )
-
-
-def _first(error: ValidationError) -> str:
-    fault = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"

@@ -1,15 +1,18 @@
-"""Where numbers come from: what a table says above itself, so that nobody takes it for something else."""
+"""Where numbers come from, code and machine: what a table says above itself, and a run by its tags."""
 
+import hashlib
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
-from cddpm.tracking.surroundings import git_commit
+from cddpm.tracking import names
 
 PACKAGES = ("cddpm", "torch", "ray", "monai", "numpy", "scipy", "scikit-learn")
+_LOCK_FILE = "requirements.lock"
 SYNTHETIC = (
     "these volumes are synthetic. The numbers show that the program works; they cannot be compared with the published "
     "ones, which are of real data."
@@ -47,26 +50,13 @@ def header(provenance: Provenance, folds: tuple[int, ...]) -> list[tuple[str, st
 
 
 def machine() -> str:
-    """Processor and GPUs of this machine: ``AMD EPYC 7713, 2 CPUs; no GPU``."""
-    import torch  # slow to import
+    """Processor and GPUs of this machine: ``AMD EPYC 7713, 2 CPUs; no GPU``. CPUs are those that this process may use."""
+    from cddpm.training.watch import processor  # it imports PyTorch
 
-    found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = _gpus()
     gpus = ", ".join(f"{found.count(name)} x {name}" for name in dict.fromkeys(found)) or "no GPU"
-    return f"{_processor()}, {_cpus()} CPUs; {gpus}"
-
-
-def _cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), platform.processor() or platform.machine())
+    return f"{processor()}, {cpus} CPUs; {gpus}"
 
 
 def commit() -> str:
@@ -87,3 +77,62 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def surroundings() -> dict[str, str]:
+    """Versions, machine, the packages' lock and the commit of the code, where they can be known: tags of a run."""
+    import psutil
+
+    from cddpm.training.watch import processor
+
+    found = {
+        **code(),
+        names.LOCK: lock_hash(),
+        names.HOST: platform.node(),
+        names.PROCESSOR: processor(),
+        names.CPUS: str(os.cpu_count()),
+        names.MEMORY: f"{psutil.virtual_memory().total / 2**30:.0f}",
+        names.GPUS: ", ".join(_gpus()) or "none",
+        names.TORCH: version("torch"),
+        names.RAY: version("ray"),
+    }
+    commit = found.get(names.COMMIT)
+    return {**found, names.SOURCE_COMMIT: commit.rstrip("+")} if commit else found
+
+
+def code() -> dict[str, str]:
+    """Version of this program, and the commit where it can be known."""
+    commit = git_commit()
+    return {names.VERSION: version("cddpm"), **({names.COMMIT: commit} if commit else {})}
+
+
+def lock_hash() -> str:
+    """SHA-256 of ``requirements.lock``, or of the installed packages where the program was installed without that file."""
+    file = Path(__file__).parents[2] / _LOCK_FILE
+    if file.is_file():
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    found = sorted(f"{package.name}=={package.version}" for package in distributions())
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()
+
+
+def _gpus() -> list[str]:
+    import torch  # slow to import
+
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+
+
+def git_commit() -> str | None:
+    """Commit of the code, with ``+`` behind it if tracked files were changed since; None outside of a repository."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from cddpm.config import TrackingConfig
 from cddpm.errors import ArtifactError, AwayError, StorageError, TrackingError
-from cddpm.tracking import address, book_files, connection, mlflow_settings, names
+from cddpm.tracking import address, apply_settings, connection, database, names
 from cddpm.tracking.mirror import MirroredFile, MirroredRun, Point
 from cddpm.tracking.promotion import Promotion
 from cddpm.tracking.registry import Registry
@@ -66,19 +66,16 @@ class Mirror:
 
     def __init__(self, uri: str, experiment: str) -> None:
         """Nobody is asked yet. A new experiment's files lie where its lab book's do."""
-        mlflow_settings.apply()
+        apply_settings()
         self.uri, self.experiment = uri, experiment
         self._client: MlflowClient | None = None
         self._experiment_id: str | None = None
         self._known: dict[tuple[str, str], _Known] = {}
         self._looked: set[tuple[str, str]] = set()
         self._done: dict[tuple[str, str], str] = {}
-        self._refused: set[tuple[str, str]] = set()
         self._made_again: set[tuple[str, str]] = set()
         self.refusals: dict[str, str] = {}
         """What MLflow will never take, by run and part -> its reason."""
-        self._versions: dict[str, int] = {}
-        self._promotions: dict[str, Promotion] = {}
 
     @classmethod
     def of(cls, tracking: TrackingConfig, output_dir: Path) -> Self:
@@ -94,15 +91,15 @@ class Mirror:
         if self._client is None:
             self._client = connection.connect(self.uri)
         if self._experiment_id is None:
-            self._experiment_id = connection.experiment(self._client, self.experiment, book_files.folder(self.uri))
+            self._experiment_id = connection.experiment(self._client, self.experiment, database.folder(self.uri))
         return self._client
 
     def missing(self, runs: Iterable[MirroredRun]) -> int:
         """How many of ``runs`` this process has not seen whole in MLflow; those of which it refused a part count."""
-        places = [((run.campaign, run.key), self._digest(run)) for run in runs]
-        return sum(
-            digest is None or self._done.get(place) != digest or place in self._refused for place, digest in places
-        )
+        whole = [
+            self._done.get((run.campaign, run.key)) == self._digest(run) and not self._refused(run) for run in runs
+        ]
+        return whole.count(False)
 
     def publish(self, runs: Iterable[MirroredRun]) -> int:
         """Make MLflow match ``runs``, parents before children; returns how many had to be changed.
@@ -115,8 +112,8 @@ class Mirror:
             place, digest = (run.campaign, run.key), self._digest(run)
             if digest is None or self._done.get(place) == digest:
                 continue
-            mine = f"{run.key}: "
-            self.refusals = {part: why for part, why in self.refusals.items() if not part.startswith(mine)}
+            for part in self._refused(run):
+                self.refusals.pop(part, None)
             try:
                 changed += self._match(run, digest)
             except BaseException:
@@ -127,11 +124,14 @@ class Mirror:
 
     def _digest(self, run: MirroredRun) -> str | None:
         """None, and a refusal, for a run of which a file cannot be read: it holds no other up."""
+        part = f"{run.key}: files"
         try:
-            return run.digest
+            digest = run.digest
         except (StorageError, OSError) as error:
-            self.refusals[f"{run.key}: files"] = str(error)
+            self.refusals[part] = str(error)
             return None
+        self.refusals.pop(part, None)
+        return digest
 
     def run_id(self, run: MirroredRun) -> str | None:
         """MLflow's id of a run that was published; None if it was not."""
@@ -140,24 +140,28 @@ class Mirror:
 
     def version(self, run: MirroredRun) -> int | None:
         """The version that the run's package became; None if there is none."""
-        if run.key not in self._versions and run.registration is not None and (run_id := self.run_id(run)):
-            registry = Registry(self.connect(), self.uri, run.registration.model)
-            mine = [version.number for version in registry.versions() if version.run_id == run_id]
-            self._versions |= {run.key: max(mine)} if mine else {}
-        return self._versions.get(run.key)
+        run_id = self.run_id(run)
+        if run.registration is None or run_id is None:
+            return None
+        versions = self._registry(run.registration.model).versions()
+        return next((version.number for version in versions if version.run_id == run_id), None)
 
     def meant(self, model: str, alias: str) -> int | None:
         """The version that an alias means now."""
-        versions = Registry(self.connect(), self.uri, model).versions()
+        versions = self._registry(model).versions()
         return next((version.number for version in versions if alias in version.aliases), None)
 
     def promotion(self, run: MirroredRun) -> Promotion | None:
         """What became of the promotion that followed the registration; None if nothing did yet."""
-        if run.key not in self._promotions and run.registration is not None:
-            registry = Registry(self.connect(), self.uri, run.registration.model)
-            entry = registry.promotion(run.registration.identity)
-            self._promotions |= {run.key: entry} if entry else {}
-        return self._promotions.get(run.key)
+        wanted = run.registration
+        return None if wanted is None else self._registry(wanted.model).promotion(wanted.identity)
+
+    def _registry(self, model: str) -> Registry:
+        return Registry(self.connect(), self.uri, model)
+
+    def _refused(self, run: MirroredRun) -> list[str]:
+        # a copy: the driver's thread asks while that of the lab book writes
+        return [part for part in list(self.refusals) if part.startswith(f"{run.key}: ")]
 
     # One run
 
@@ -167,11 +171,8 @@ class Mirror:
         if known is not None and known.tags.get(names.PUBLISHED) == digest:
             return False
         known = known or self._create(run)
-        place = (run.campaign, run.key)
-        if list(self._send(run, known)):
-            self._refused.add(place)
-        else:
-            self._refused.discard(place)
+        self._send(run, known)
+        if not self._refused(run):
             self._tag(known, {names.PUBLISHED: digest})
         return True
 
@@ -183,8 +184,8 @@ class Mirror:
         self._done.clear()
         self._experiment_id = None
 
-    def _send(self, run: MirroredRun, known: _Known) -> Iterator[str]:
-        """Send the parts of a run that differ; yields those that were refused."""
+    def _send(self, run: MirroredRun, known: _Known) -> None:
+        """Send the parts of a run that differ; what is refused is kept in ``refusals``."""
         parts: dict[str, Any] = {
             "beginning": lambda: self._reopen(run, known),
             "settings": lambda: self._params(known, run.params),
@@ -208,7 +209,6 @@ class Mirror:
                     raise AwayError(f"{run.key}: MLflow does not know this run any more; it is made again") from error
                 self.refusals[f"{run.key}: {name}"] = connection.one_line(error)
                 logger.error("MLflow refuses %s of run %s: %s", name, run.key, connection.one_line(error))
-                yield name
 
     def _find(self, run: MirroredRun) -> _Known | None:
         """What MLflow has of a run; at the first one of a sweep all of that sweep is asked for."""
@@ -243,9 +243,8 @@ class Mirror:
         created = self.connect().create_run(
             str(self._experiment_id), start_time=int(run.began * 1000), tags=_cut_tags(tags)
         )
-        known = _Known(str(created.info.run_id), "RUNNING", _cut_tags(tags), {}, set(), {})
-        self._known[run.campaign, run.key] = known
-        return known
+        self._known[run.campaign, run.key] = _known(created)
+        return self._known[run.campaign, run.key]
 
     def _params(self, known: _Known, params: Any) -> None:
         """Params of an earlier start stay: MLflow never changes one."""
@@ -338,20 +337,17 @@ class Mirror:
         wanted = run.registration
         if wanted is None:
             return
-        registry = Registry(self.connect(), self.uri, wanted.model)
+        registry = self._registry(wanted.model)
         try:
             version = registry.register(known.run_id, wanted.package, wanted.metrics, wanted.tags, wanted.label)
             if wanted.alias:
-                self._promotions[run.key] = registry.promote_once(
-                    version, wanted.alias, wanted.why, wanted.who, wanted.identity, wanted.time_ms
-                )
+                registry.promote_once(version, wanted.alias, wanted.why, wanted.who, wanted.identity, wanted.time_ms)
         except AwayError:
             raise
         except TrackingError as error:
             if isinstance(error.__cause__, MlflowException | OSError):
                 raise error.__cause__ from None  # whether trying again is in vain, that one says
             raise ValueError(str(error)) from error
-        self._versions[run.key] = version
 
     def _end(self, run: MirroredRun, known: _Known) -> None:
         if run.status != "RUNNING":

@@ -12,33 +12,18 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from cddpm import artifact
 from cddpm.errors import ArtifactError, RefusedError, TrackingError
-from cddpm.tracking import (
-    address,
-    database,
-    logged_model,
-    names,
-    promotion,
-    reference,
-    registered_files,
-    selection,
-    volume_table,
-)
-from cddpm.tracking.catalogue import Catalogue
+from cddpm.tracking import address, database, names, package_files, promotion, query
+from cddpm.tracking.catalogue import Catalogue, Run, Version
 from cddpm.tracking.catalogue_file import SCHEMAS, CatalogueFile
-from cddpm.tracking.guard import Guard, not_worse_than_of_same_aim
-from cddpm.tracking.package_files import verify_package
-from cddpm.tracking.promotion import Promotion
-from cddpm.tracking.settings import settings_of
-from cddpm.tracking.version import Version, is_ours, version_of
-from cddpm.tracking.version_condition import Comparison
+from cddpm.tracking.promotion import Guard, Promotion
+from cddpm.tracking.query import Comparison
 
 if TYPE_CHECKING:  # over two seconds to import: only what writes, or talks to a server, pays for it
     from mlflow import MlflowClient
@@ -49,16 +34,8 @@ logger = logging.getLogger(__name__)
 
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _RESERVED = re.compile(r"latest|v\d+", re.IGNORECASE)
+_MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
 _LONGEST_WHY = 2000
-
-
-@dataclass(frozen=True)
-class Archiving:
-    """Who hid a version from lists, when and why."""
-
-    who: str
-    when: str
-    why: str
 
 
 class Registry:
@@ -100,14 +77,15 @@ class Registry:
         """Names of all registered models of the lab book."""
         return self._catalogue.models()
 
+    def run(self, run_id: str) -> Run | None:
+        """A run of the lab book; None if it is gone."""
+        return self._catalogue.runs([run_id]).get(run_id) if run_id else None
+
     # Versions
 
     def versions(self) -> list[Version]:
-        """All versions, newest first; empty if nothing was registered."""
-        model = self._catalogue.model(self.name)
-        if model is None:
-            return []
-        ours = [version_of(record, model) for record in self._catalogue.versions(self.name) if is_ours(record)]
+        """All versions that this program made, newest first; empty if nothing was registered."""
+        ours = [version for version in self._catalogue.versions(self.name) if version.fingerprint]
         return sorted(ours, key=lambda version: -version.number)
 
     def select(
@@ -115,7 +93,7 @@ class Registry:
     ) -> list[Version]:
         """Versions that fulfil ``comparisons``, newest first; of one sweep; archived ones too if asked for."""
         found = [v for v in self.versions() if sweep in (None, v.sweep) and (archived or not v.archived)]
-        return selection.where(found, comparisons, lambda versions: settings_of(versions, self._catalogue))
+        return query.where(found, comparisons, self._catalogue)
 
     def best(
         self,
@@ -130,27 +108,13 @@ class Registry:
 
         Test metrics are looked at only with ``split="test"``. Raises ``TrackingError`` if no version has the metric.
         """
-        key = selection.metric_key(metric, dataset, split)
-        chosen = selection.ranked(self.select(archived=archived), key, self.name)
-        return selection.where(chosen, comparisons, lambda versions: settings_of(versions, self._catalogue))[:top]
-
-    @staticmethod
-    def metric_key(metric: str, dataset: str | None = None, split: str = "val") -> str:
-        """The name under which ``best`` looks. Raises ``TrackingError`` for another split than val or test."""
-        return selection.metric_key(metric, dataset, split)
+        key = query.score_key(metric, dataset, split)
+        chosen = query.ranked(self.select(archived=archived), key, self.name)
+        return query.where(chosen, comparisons, self._catalogue)[:top]
 
     def find(self, ref: str) -> Version:
         """The version that ``ref`` means (the newest, if a run has several). Raises ``TrackingError`` with the nearest names."""
-        return reference.find(ref, self.versions(), f"'{self.name}' in {self.uri}")
-
-    def settings(self, version: Version) -> dict[str, str]:
-        """Settings by dotted path as the runs of sweep and trial say; empty if they are gone."""
-        return settings_of([version], self._catalogue)[version.number]
-
-    def run_tags(self, version: Version) -> dict[str, str] | None:
-        """The tags of the run that the version was registered for; None if it is gone."""
-        run = self._catalogue.runs([version.run_id]).get(version.run_id)
-        return None if run is None else run.tags
+        return query.find(ref, self.versions(), f"'{self.name}' in {self.uri}")
 
     # Aliases
 
@@ -190,9 +154,9 @@ class Registry:
         before = self._alias(alias)
         past = promotion.history(self.promotions(), alias, before)
         if before is None:
-            known = sorted({name for version in self.versions() for name in version.aliases})
-            near = reference.nearest(alias, known) or known
-            raise TrackingError(f"'{alias}' is no alias of '{self.name}'; there are {', '.join(near) or 'none yet'}")
+            known = [name for version in self.versions() for name in version.aliases]
+            near = query.nearest_names(alias, known) or "none yet"
+            raise TrackingError(f"'{alias}' is no alias of '{self.name}'; there are {near}")
         if len(past) < 2:
             raise TrackingError(f"'{alias}' of '{self.name}' never meant anything else than version {before}")
         version = self._promotable(self.find(str(past[-2])))
@@ -214,7 +178,7 @@ class Registry:
         found = self._promotable(self.find(str(version)))
         when = datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="microseconds")
         entry = Promotion(alias, version, self._alias(alias), who, when, why)
-        entry = self._move(entry, found, [not_worse_than_of_same_aim(alias)], identity)
+        entry = self._move(entry, found, [promotion.not_worse_than_of_same_aim(alias)], identity)
         if entry.refused:
             logger.warning("version %d of '%s' does not become '%s': %s", version, self.name, alias, entry.refused)
         return entry
@@ -237,11 +201,7 @@ class Registry:
     ) -> Promotion:
         """Enter the attempt and move the alias if nothing speaks against it; one that has only begun is carried on."""
         key = f"{names.PROMOTION}.{identity or uuid.uuid4().hex}"
-        known = promotion.audit(self._catalogue.model(self.name)).get(key)
-        if known is None:
-            promotion.begin(self._book, self.name, key, attempt)
-        elif known.refused != promotion.BEGUN:
-            return known
+        promotion.begin(self._book, self.name, key, attempt)
         with self._book.exclusive():
             model = self._catalogue.model(self.name)
             now = model.aliases.get(attempt.alias) if model else None
@@ -269,7 +229,7 @@ class Registry:
     def archive(self, ref: str, why: str, who: str | None = None) -> Version:
         """Hide a version from lists; nothing is deleted. Raises ``RefusedError`` if an alias points to it."""
         _check_why(why)
-        entry = Archiving(who or user(), _now(), why.strip())
+        entry = {"who": who or user(), "when": _now(), "why": why.strip()}
         with self._book.exclusive():
             version = self.find(ref)
             if version.aliases:
@@ -277,7 +237,7 @@ class Registry:
                     f"version {version.number} of '{self.name}' is {', '.join(version.aliases)}; promote another one to that "
                     "first, or roll it back"
                 )
-            self._book.tag_version(self.name, version.number, names.ARCHIVED, json.dumps(asdict(entry)))
+            self._book.tag_version(self.name, version.number, names.ARCHIVED, json.dumps(entry))
         return self.find(str(version.number))
 
     def restore(self, ref: str) -> Version:
@@ -296,7 +256,8 @@ class Registry:
         altered, or something else lies at ``directory``; ``StorageError`` if the disk refuses.
         """
         version = self.find(ref)
-        if artifact.is_complete(directory) and verify_package(directory).fingerprint == version.fingerprint:
+        there = package_files.verify_package(directory) if artifact.is_complete(directory) else None
+        if there is not None and there.fingerprint == version.fingerprint:
             return directory
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise ArtifactError(
@@ -306,10 +267,7 @@ class Registry:
             directory.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent))
             try:
-                fetched = registered_files.checked(
-                    version, self._where(version), lambda: self._fetched(version, temporary)
-                )
-                fetched.replace(directory)
+                self._package(version, temporary, copied=True).replace(directory)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         return directory
@@ -317,66 +275,67 @@ class Registry:
     def verify(self, version: Version) -> None:
         """Compare the digests of a version's package. Raises ``ArtifactError`` that names the version."""
         with tempfile.TemporaryDirectory(prefix="cddpm-") as folder:
-            registered_files.checked(
-                version,
-                self._where(version),
-                lambda: self._local(version) or self._fetched(version, Path(folder)),
-            )
+            self._package(version, Path(folder))
 
     def local_package(self, version: Version) -> Path | None:
         """Folder of the registered package itself, where this machine can read it; else None.
 
         Raises ``ArtifactError`` if MLflow knows no such model, or says that it lies outside of its folder.
         """
-        found = self._local(version)
-        return found / logged_model.PACKAGE if found else None
-
-    def volumes(self, version: Version, split: str = "val") -> list[dict[str, Any]] | None:
-        """A row of numbers per volume of ``split``; see ``volume_table.rows``."""
-        return volume_table.rows(self._catalogue, self.uri, version, split)
+        found = package_files.local_path(self._location(version))
+        return found / package_files.INSIDE if found else None
 
     def file_of_package(self, version: Version, name: str) -> bytes | None:
         """A file of the registered package, its digest not compared; None if there is none."""
-        with tempfile.TemporaryDirectory(prefix="cddpm-") as folder:
-            place = f"{self._location(version)}/{logged_model.PACKAGE}"
-            return registered_files.read_file(place, name, Path(folder), self.uri)
+        return package_files.read_file(f"{self._location(version)}/{package_files.INSIDE}", name, self.uri)
 
-    def _where(self, version: Version) -> str:
-        return f"version {version.number} of '{self.name}'"
+    def _package(self, version: Version, folder: Path, copied: bool = False) -> Path:
+        """The version's package, all digests compared: where it lies, or (also if ``copied`` is asked for) below ``folder``.
 
-    def _local(self, version: Version) -> Path | None:
-        """Folder of the logged model, where this machine can read it; else None."""
-        return registered_files.local_path(self._location(version))
+        Raises ``ArtifactError`` that names the version.
+        """
+        where = f"version {version.number} of '{self.name}'"
+        try:
+            place = self._location(version)
+            local = None if copied else package_files.local_path(place)
+            path = package_files.verify_logged_model(local or package_files.fetch_model(place, folder, self.uri))
+            found = artifact.read_manifest(path, package_files.KIND).fingerprint
+        except ArtifactError as error:
+            raise ArtifactError(
+                f"{where}: its registered package is damaged or gone: {error}. Nothing was loaded"
+            ) from None
+        if found != version.fingerprint:
+            raise ArtifactError(
+                f"{where}: was registered as {version.fingerprint}, but {found} lies there. Nothing was loaded"
+            )
+        return path
 
     def _location(self, version: Version) -> str:
-        registered_files.check_model_id(version.model_id)
+        if not _MODEL_ID.fullmatch(version.model_id):
+            raise ArtifactError(f"its registry entry points to '{version.model_id}', which is no model id of MLflow")
         found = self._catalogue.location(version.model_id)
         if found is None:
             raise ArtifactError(f"its files were deleted from MLflow (no model {version.model_id})")
         return found
-
-    def _fetched(self, version: Version, target: Path) -> Path:
-        return registered_files.fetch_model(self._location(version), target, self.uri)
 
     # Registration
 
     def register(
         self, run_id: str, package_dir: Path, metrics: Mapping[str, float], tags: Mapping[str, str], label: str = ""
     ) -> int:
-        """Register a package under MLflow's run id; returns its version number.
+        """Register a package under MLflow's run id; returns its version number. ``label``: see ``logged_model.register``.
 
         The same package of the same run is registered once. Raises ``TrackingError`` if MLflow does not answer,
         ``ArtifactError`` if the package is damaged.
         """
-        from cddpm.tracking import connection
-        from cddpm.tracking.registration import Registration
+        from cddpm.tracking import connection, logged_model
 
-        manifest = verify_package(package_dir)
+        manifest = package_files.verify_package(package_dir)
         for version in self.versions():
             if version.fingerprint == manifest.fingerprint and version.run_id == run_id:
                 return version.number
-        new = Registration(self._given_client or connection.connect(self.uri), self.uri, self.name)
-        return new.register(run_id, package_dir, manifest.fingerprint, metrics, tags, label)
+        client = self._given_client or connection.connect(self.uri)
+        return logged_model.register(client, self.uri, self.name, run_id, package_dir, metrics, tags, label)
 
 
 def _promoted_since(entries: Mapping[str, Promotion], key: str, attempt: Promotion) -> str:

@@ -7,7 +7,7 @@ validation. A subject's volumes are averaged; what is resampled or flipped is th
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cddpm import artifact
@@ -15,15 +15,15 @@ from cddpm.errors import ArtifactError
 from cddpm.scoring import statistics
 from cddpm.scoring.statistics import Comparison, FoldResult, Interval
 from cddpm.tracking import names
-from cddpm.tracking.package_files import CONFIG, PIPELINE
+from cddpm.tracking.catalogue import Version
+from cddpm.tracking.mirror import PLACES
+from cddpm.tracking.package_files import CONFIG, PIPELINE, read_file
+from cddpm.tracking.query import texts
 from cddpm.tracking.registry import Registry
-from cddpm.tracking.settings import texts
-from cddpm.tracking.version import Version
 
 MEASURES = ("dice", "auprc")
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-_PLACES = ("name", "output_dir", "tracking.")
 HEALTHY = "healthy"
 Rows = list[dict[str, Any]]
 
@@ -37,15 +37,6 @@ class Score:
     intervals: tuple[Interval, ...]
     against_first: tuple[Comparison | None, ...]
     """Each version minus the first; none for the first itself. ``adjusted`` by Holm over all comparisons of the table."""
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON data."""
-        return {
-            "dataset": self.dataset,
-            "measure": self.measure,
-            "intervals": [asdict(interval) for interval in self.intervals],
-            "against_first": [None if c is None else asdict(c) for c in self.against_first],
-        }
 
 
 @dataclass(frozen=True)
@@ -61,11 +52,16 @@ class SideBySide:
     notes: tuple[str, ...]
     """What could not be compared, and why."""
 
+    def plain(self) -> dict[str, Any]:
+        """As JSON data."""
+        versions = [version.plain() for version in self.versions]
+        return {**asdict(self), "versions": versions, "chosen_on_test": self.split == "test"}
+
 
 def side_by_side(registry: Registry, versions: Sequence[Version], split: str = "val") -> SideBySide:
     """Compare versions on ``split``. Raises ``ArtifactError`` for a package that was altered or is gone."""
     settings = [_settings(registry, version) for version in versions]
-    tables = [_rows(registry, version, split) for version in versions]
+    tables = [_unhealthy(registry, version, split) for version in versions]
     notes = [
         f"version {version.number}: its run has no table of {split} volumes, so there is no interval and no test"
         for version, rows in zip(versions, tables, strict=True)
@@ -83,7 +79,7 @@ def _settings(registry: Registry, version: Version) -> dict[str, str]:
     """Of the package: its configuration with the scoring that was found best."""
     files = _package_files(registry, version)
     config = {**files[CONFIG], "scoring": files[PIPELINE]["scoring"]}
-    return {path: value for path, value in texts(config).items() if not path.startswith(_PLACES)}
+    return {path: value for path, value in texts(config).items() if not path.startswith(PLACES)}
 
 
 def _package_files(registry: Registry, version: Version) -> dict[str, Any]:
@@ -103,9 +99,30 @@ def _package_files(registry: Registry, version: Version) -> dict[str, Any]:
     return found
 
 
-def _rows(registry: Registry, version: Version, split: str) -> Rows | None:
-    content = registry.volumes(version, split)
-    return None if content is None else [row for row in content if row.get("dataset") != HEALTHY]
+def volumes(registry: Registry, version: Version, split: str = "val") -> Rows | None:
+    """Rows of numbers, one per volume of ``split``, that the version's run keeps beside its metrics; None if it keeps none.
+
+    Of test only a sweep's champion has any. Raises ``ArtifactError`` for a damaged table, ``TrackingError`` if MLflow does not
+    answer.
+    """
+    run = registry.run(version.run_id)
+    if run is not None and split == "test":
+        sweep = registry.run(run.tags.get(names.PARENT, ""))
+        run = sweep if sweep is not None and sweep.tags.get(names.CHAMPION) == version.trial_name else None
+    content = None if run is None else read_file(run.artifacts, names.VOLUMES[split], registry.uri)
+    if run is None or content is None:
+        return None
+    try:
+        table = json.loads(content)
+        rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"run {run.id}: its table of volumes is damaged ({error})") from error
+    return [row for row in rows if row.get("contender") in (None, names.CONTENDER)]
+
+
+def _unhealthy(registry: Registry, version: Version, split: str) -> Rows | None:
+    rows = volumes(registry, version, split)
+    return None if rows is None else [row for row in rows if row.get("dataset") != HEALTHY]
 
 
 def _different(settings: Sequence[Mapping[str, str]]) -> dict[str, tuple[str | None, ...]]:
@@ -115,12 +132,9 @@ def _different(settings: Sequence[Mapping[str, str]]) -> dict[str, tuple[str | N
 
 
 def _metrics(versions: Sequence[Version], split: str) -> dict[str, tuple[float | None, ...]]:
-    wanted = sorted({key for version in versions for key in version.metrics if _shown(key, split)})
-    return {key: tuple(version.metrics.get(key) for version in versions) for key in wanted}
-
-
-def _shown(key: str, split: str) -> bool:
-    return key.startswith(f"{split}/") or (split == "val" and key == names.OBJECTIVE)
+    known = {key for version in versions for key in version.metrics}
+    wanted = [key for key in known if key.startswith(f"{split}/") or (split == "val" and key == names.OBJECTIVE)]
+    return {key: tuple(version.metrics.get(key) for version in versions) for key in sorted(wanted)}
 
 
 def _scores(versions: Sequence[Version], tables: Sequence[Rows | None]) -> tuple[Score, ...]:
@@ -134,7 +148,16 @@ def _scores(versions: Sequence[Version], tables: Sequence[Rows | None]) -> tuple
         if comparison is not None
     }
     adjusted = statistics.holm(p_values)
-    return tuple(_with_holm(score, place, adjusted) for place, score in enumerate(drafts))
+    return tuple(
+        replace(
+            score,
+            against_first=tuple(
+                None if c is None else replace(c, adjusted=adjusted.get((place, index)))
+                for index, c in enumerate(score.against_first)
+            ),
+        )
+        for place, score in enumerate(drafts)
+    )
 
 
 def _score(versions: Sequence[Version], tables: Sequence[Rows | None], dataset: str, measure: str) -> Score:
@@ -149,11 +172,3 @@ def _score(versions: Sequence[Version], tables: Sequence[Rows | None], dataset: 
     first, *others = results
     tests = [statistics.compare(statistics.paired([other], [first], measure), RESAMPLES) for other in others]
     return Score(dataset, measure, tuple(intervals), (None, *tests))
-
-
-def _with_holm(score: Score, place: int, adjusted: Mapping[tuple[int, int], float]) -> Score:
-    found = (
-        None if c is None else Comparison(**{**asdict(c), "adjusted": adjusted.get((place, index))})
-        for index, c in enumerate(score.against_first)
-    )
-    return Score(score.dataset, score.measure, score.intervals, tuple(found))

@@ -180,7 +180,7 @@ def _read_state(path: Path, fingerprint: str) -> State:
     manifest = artifact.verify(path, STATE_KIND)
     if manifest.fingerprint != fingerprint:
         raise ArtifactError(f"{path}: belongs to another training ({manifest.fingerprint}, not {fingerprint})")
-    progress = json.loads((path / PROGRESS).read_text())
+    progress = artifact.read_json(path / PROGRESS, dict[str, Any], "the progress of a training", "delete this state")
     average = path / "average.safetensors"
     return State(
         images=progress["images"],
@@ -238,9 +238,10 @@ def timed_history(path: Path) -> list[dict[str, float]]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The resolved configuration inside a checkpoint, as plain data."""
-    config: dict[str, Any] = json.loads((path / CONFIG).read_text())
-    return config
+    """The resolved configuration inside a checkpoint, as plain data. Raises ``ArtifactError`` if it cannot be read."""
+    return artifact.read_json(
+        path / CONFIG, dict[str, Any], "the settings of a checkpoint", "delete it to train it again"
+    )
 
 
 def tensors_on(device: torch.device, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """What the lab book costs a training: blocks of steps with it and without it, by turns, in one process.
 
-In a sweep most of this cost is not the training's at all: MLflow is told by the driver. Here publisher, database and the
+In a sweep most of this cost is not the training's at all: MLflow is told by the driver. Here its lab book, the database and the
 watch over the machine all sit in the training's own process, so that what is measured is a bound.
 """
 
@@ -16,9 +16,9 @@ from cddpm import events
 from cddpm.config import ExperimentConfig, TrackingConfig, parse
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.tracking import names
+from cddpm.tracking.lab import Lab
 from cddpm.tracking.mirror import MirroredRun, curve
 from cddpm.tracking.publish import Mirror
-from cddpm.tracking.publisher import Publisher
 from cddpm.training import checkpoint
 from cddpm.training.watch import Watch
 from speed.rows import Row
@@ -96,14 +96,14 @@ class _Ways:
 
 def _ways(folder: Path, tracking: TrackingConfig, sizes: Sizes, step: Callable[[], None]) -> _Ways:
     work = _Block(folder, sizes.steps, step)
-    publisher = Publisher(folder, Mirror.of(tracking, folder), work.runs)
-    publisher.start(must_answer=False)
-    work.publisher = publisher
+    lab = Lab(folder, Mirror.of(tracking, folder), work.runs)
+    lab.start(must_answer=False)
+    work.lab = lab
     work.logged()  # does not count: compilation, files not yet read
     turns = [(_processor_seconds(work.logged), _processor_seconds(work.plain)) for _ in range(sizes.repeats)]
     line = median(seconds(work.line) for _ in range(20))
     wall = seconds(work.plain)
-    publisher.end(60 if publisher.away is None else 0.1)
+    lab.end(60 if lab.away is None else 0.1)
     logged, plain = (median(side) for side in zip(*turns, strict=True))
     return _Ways(logged, plain, wall, line, sizes)
 
@@ -133,7 +133,7 @@ def _step(config: ExperimentConfig) -> Callable[[], None]:
 class _Block:
     """Steps between two validations, with and without what the lab book does meanwhile."""
 
-    publisher: Publisher
+    lab: Lab
 
     def __init__(self, folder: Path, steps: int, step: Callable[[], None]) -> None:
         self._folder, self._steps, self._step, self._images = folder, steps, step, 0
@@ -154,7 +154,7 @@ class _Block:
         self._images += 32
         row = {names.IMAGES: self._images, names.TRAIN_LOSS: 0.1, names.VAL_LOSS: 0.1, names.MONITOR_OBJECTIVE: 0.5}
         checkpoint.append_history(self._folder / checkpoint.HISTORY, row)
-        self.publisher.wake()
+        self.lab.wake()
 
     def plain(self) -> None:
         """Steps alone."""
@@ -166,5 +166,5 @@ class _Block:
         with Watch(torch.device("cpu")):
             self.line()
             self.plain()
-        if self.publisher.away is None:
-            self.publisher.flush(60)
+        if self.lab.away is None:
+            self.lab.flush(60)

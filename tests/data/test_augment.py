@@ -21,6 +21,7 @@ from cddpm.data.augment import (
     blur_matrices,
     gamma_exponents,
     ghost_matrices,
+    uniform_draws,
 )
 
 ON = AugmentationConfig(enabled=True)
@@ -42,7 +43,7 @@ def test_slices_that_are_not_chosen_keep_every_bit() -> None:
     x, seeds = torch.rand(64, 1, 8, 8) * 1.2 - 0.1, torch.arange(64)
     y = augment(x, seeds, ON)
     same = (y == x).flatten(1).all(1)
-    assert torch.equal(same, gamma_exponents(seeds, ON) == 1)
+    assert torch.equal(same, gamma_exponents(uniform_draws(seeds), ON) == 1)
     assert 16 < same.sum() < 48
 
 
@@ -56,12 +57,12 @@ def test_a_slice_does_not_depend_on_its_batch() -> None:
 
 def test_all_bits_of_a_seed_count() -> None:
     always = AugmentationConfig(enabled=True, gamma_probability=1.0)
-    assert len(gamma_exponents(torch.tensor([1, 1 + 2**32, 1 + 2**62, -1]), always).unique()) == 4
+    assert len(gamma_exponents(uniform_draws(torch.tensor([1, 1 + 2**32, 1 + 2**62, -1])), always).unique()) == 4
 
 
 def test_exponents_follow_the_configuration() -> None:
     config = AugmentationConfig(enabled=True, gamma_probability=0.25, gamma_log_range=0.6)
-    logs = gamma_exponents(torch.arange(4000), config).log()
+    logs = gamma_exponents(uniform_draws(torch.arange(4000)), config).log()
     changed = logs[logs != 0]
     assert len(changed) / 4000 == pytest.approx(0.25, abs=0.03)
     assert changed.abs().max() <= 0.6
@@ -84,7 +85,7 @@ def test_changing_one_probability_leaves_the_other_changes_as_they_were() -> Non
     seeds, x = torch.arange(64), torch.rand(64, 1, 8, 8)
     plain, all_on = augment(x, seeds, ON), augment(x, seeds, EVERYTHING)
     other = (all_on != plain).flatten(1).any(1)
-    assert torch.equal(gamma_exponents(seeds, ON), gamma_exponents(seeds, EVERYTHING))
+    assert torch.equal(gamma_exponents(uniform_draws(seeds), ON), gamma_exponents(uniform_draws(seeds), EVERYTHING))
     assert 20 < other.sum() < 60  # 1 - 0.75 * 0.75 * 0.5 = 72 %
     assert torch.equal(all_on[~other], plain[~other])
 

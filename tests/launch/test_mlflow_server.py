@@ -57,9 +57,9 @@ def test_with_auth_only_users_enter_runs(tmp_path: Path, monkeypatch: pytest.Mon
     with running(tmp_path, "--auth", MLFLOW_AUTH_ADMIN_PASSWORD=password) as server:
         tracking = TrackingConfig(uri=server.uri, when_away="refuse")
         with pytest.raises(AwayError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):
-            registered.publisher(tmp_path, tracking)
+            registered.begun_lab(tmp_path, tracking)
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-        assert registered.publisher(tmp_path, tracking, registered.run("mine")).end(60) == 0
+        assert registered.begun_lab(tmp_path, tracking, registered.run("mine")).end(60) == 0
         assert password not in server.log
     assert (tmp_path / "secret").stat().st_mode & 0o077 == 0

@@ -199,7 +199,7 @@ def test_every_encoder_is_pretrained_and_then_conditions(architecture):
     assert not torch.equal(pretrained["conv1.weight"], before["conv1.weight"])
 
     model = ConditionedDiffusion(ATTENDING, encoder, DROPPING)
-    model.encoder.load_trunk(pretrained)
+    model.encoder.load_state_dict(pretrained, strict=False)
     assert torch.equal(model.encoder.layer4[0].conv1.weight, pretrained["layer4.0.conv1.weight"])
     assert model.condition(slices).tokens.shape == (3, 4, model.encoder.channels[-1])
     for layer in (

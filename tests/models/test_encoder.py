@@ -9,7 +9,6 @@ from reference_settings import Arrays, encoder, load_arrays, weights
 from torch import nn
 
 from cddpm.config import EncoderConfig
-from cddpm.errors import ArtifactError
 from cddpm.models.encoder import DropPath, ResNetEncoder, ResNetTrunk, draw_paths, keep_paths
 from cddpm.models.sparse import VisibleSites
 
@@ -129,30 +128,6 @@ def test_bfloat16_autocast_runs_sparse_and_dense() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert encoder(x).isfinite().all()
         assert encoder.forward_features(x, visible)[-1].isfinite().all()
-
-
-def test_load_trunk_leaves_fc_and_takes_all_else() -> None:
-    target, source = small(), small()
-    before = target.fc.weight.clone()
-    state = {k: torch.rand_like(v) if v.is_floating_point() else v for k, v in source.state_dict().items()}
-    trunk = {k: v for k, v in state.items() if not k.startswith("fc.")}
-    target.load_trunk(trunk)
-    assert torch.equal(target.fc.weight, before)
-    assert all(torch.equal(target.state_dict()[name], tensor) for name, tensor in trunk.items())
-
-
-@pytest.mark.parametrize("fault", ["conv1.weight is missing", "extra is unknown", r"conv1.weight has shape \(1,\)"])
-def test_load_trunk_refuses_what_does_not_fit(fault: str) -> None:
-    encoder = small()
-    state = {k: v for k, v in encoder.state_dict().items() if not k.startswith("fc.")}
-    if "missing" in fault:
-        del state["conv1.weight"]
-    elif "unknown" in fault:
-        state["extra"] = torch.zeros(1)
-    else:
-        state["conv1.weight"] = torch.zeros(1)
-    with pytest.raises(ArtifactError, match=fault):
-        encoder.load_trunk(state)
 
 
 @pytest.fixture(scope="module")

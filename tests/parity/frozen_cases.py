@@ -27,7 +27,7 @@ from cddpm.published.scoring import ReferenceVolume, reference_metrics
 from cddpm.scoring.metrics import confusion
 from cddpm.scoring.operating_point import area_under_roc, average_precision, best_dice, histogram, seed_search
 from cddpm.scoring.postprocess import anomaly_map, remove_small_components
-from cddpm.scoring.residual import eroded_mask, residual_map
+from cddpm.scoring.residual import anomaly_scores, difference, eroded_mask
 
 Arrays = dict[str, np.ndarray]
 ENCODER = EncoderConfig(architecture="resnet18", width=8)
@@ -209,7 +209,9 @@ def postprocessing(dtype: torch.dtype) -> Arrays:
     brain, lesion = (grid**2).sum(0) < 0.2, ((grid - 0.12) ** 2).sum(0) < 0.012
     image = brain * (0.4 + 0.05 * generator.standard_normal(shape)) + 0.3 * lesion
     reconstruction = (0.4 * brain + 0.02 * generator.standard_normal(shape)).astype(np.float32)
-    scores = anomaly_map(residual_map(image, reconstruction, "l1"), eroded_mask(brain.astype(np.uint8), 25), 3)
+    scores = anomaly_map(
+        anomaly_scores(difference(image, reconstruction, "l1")), eroded_mask(brain.astype(np.uint8), 25), 3
+    )
     counted = histogram(scores, lesion)
     best, searched = best_dice([[counted]]), seed_search(counted)
     kept = remove_small_components(scores > searched.threshold, 8)

@@ -304,7 +304,7 @@ def damaged(folder: Path, calibration: ThresholdCalibration) -> Iterator[tuple[P
         yield folder / f"{name}.json", told
     (folder / "text.json").write_text("{")
     yield folder / "text.json", "not a calibration of this program"
-    yield folder / "absent.json", "no such calibration; 'cddpm registry calibrate' makes one"
+    yield folder / "absent.json", "missing; 'cddpm registry calibrate' makes one"
 
 
 def test_what_is_no_calibration_is_refused(calibration: ThresholdCalibration, package: Package, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_page_that_no_browser_opens_is_refused(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "cannot be read"),
+        ("{", "not the result of a prediction"),
         ("{}", "not the result of a prediction"),
         ('{"scan": 3}', "not the result of a prediction"),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cddpm.scoring.postprocess import anomaly_map, bounding_box, remove_small_components, segment
-from cddpm.scoring.residual import eroded_mask, residual_map
+from cddpm.scoring.residual import anomaly_scores, difference, eroded_mask
 
 
 def voxels(shape, *places) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_bounding_box_is_the_smallest(places):
 @pytest.mark.parity
 def test_equals_the_published_code(published, near):
     threshold = float(published["a_best_thresh_f32"])
-    residual = residual_map(published["a_orig"], published["a_reco"], "l1")
+    residual = anomaly_scores(difference(published["a_orig"], published["a_reco"], "l1"))
     scores = anomaly_map(residual, eroded_mask(published["a_mask"], 25), 5)
     for scale, suffix in ((1.0, ""), (0.5, "_half")):
         near("thresholding", segment(scores, scale * threshold, 0), published[f"a_thresholded{suffix}"], 0)

@@ -7,15 +7,21 @@ from cddpm.scoring.residual import (
     FLOAT16_MAX,
     SHRINKAGE,
     SMALLEST_DEVIATION,
+    anomaly_scores,
+    difference,
     eroded_mask,
     erosion_iterations,
     mahalanobis_map,
     matched,
-    residual_map,
 )
 
 IMAGE = np.array([[[0.5, 0.25, 0.0]]], np.float16)
 PREDICTED = np.array([[[0.25, 0.75, 0.0]]], np.float32)
+
+
+def residual_map(image, reconstruction, kind) -> np.ndarray:
+    """The residual as it is scored, float16."""
+    return anomaly_scores(difference(image, reconstruction, kind))
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from cddpm.search import champion, leaderboard, record, trial
 from cddpm.search.mirror import SweepMirror
 from cddpm.search.registering import register
 from cddpm.search.scoring_search import PICTURE, VOLUMES
-from cddpm.tracking import connection, names, registration
+from cddpm.tracking import connection, logged_model, names
 from cddpm.tracking.address import default_uri
 from cddpm.tracking.lab import Lab
+from cddpm.tracking.provenance import surroundings
 from cddpm.tracking.registry import Registry
-from cddpm.tracking.surroundings import surroundings
 from cddpm.training import stages
 
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def enter(config: ExperimentConfig, folder: Path) -> int:
     with Lab.open(config, folder, SweepMirror(folder).runs) as lab:
         found = register(config, stages.Place(artifacts, store), lab, results, winner)
         assert found.undelivered == 0
-        assert lab.publisher.mirror.refusals == {}
+        assert lab.mirror.refusals == {}
     assert found.version is not None
     return found.version
 
@@ -156,7 +156,7 @@ def test_a_versions_page_reads_like_a_label(client: MlflowClient, version: int, 
         assert part in str(shown.description)
     run = runs[TRIAL].info
     assert f"](#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts)" in str(shown.description)
-    assert set(shown.tags) <= {*registration._FILTERED, names.RECORD}
+    assert set(shown.tags) <= {*logged_model._FILTERED, names.RECORD}
     assert json.loads(shown.tags[names.RECORD])[names.FINGERPRINT_CHECKPOINT]
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from cddpm.errors import TrackingError
 from cddpm.tracking import address
 
 
@@ -22,18 +21,6 @@ def test_other_lab_books_are_no_file(uri: str) -> None:
 def test_a_relative_file_is_found_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert address.sqlite_file("sqlite:///outputs/mlflow.db?timeout=3") == tmp_path / "outputs" / "mlflow.db"
-
-
-def test_what_is_no_database_is_told(tmp_path: Path) -> None:
-    file = tmp_path / "mlflow.db"
-    with pytest.raises(TrackingError, match="no lab book here"):
-        address.check_is_there(file)
-    file.write_bytes(b"")
-    with pytest.raises(TrackingError, match="is empty; move it away"):
-        address.check_is_database(file)
-    file.write_bytes(b"PK\3\4")
-    with pytest.raises(TrackingError, match="is not a SQLite database"):
-        address.check_is_database(file)
 
 
 def test_a_message_is_cut_at_300_characters() -> None:

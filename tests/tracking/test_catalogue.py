@@ -1,5 +1,6 @@
 """Two ways to one lab book: what is read from a file is what MLflow's client says, of the file and of a server before it."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from mlflow.store.db.utils import _get_latest_schema_revision
 from mlflow_process import running
 
 from cddpm.errors import AwayError, TrackingError
-from cddpm.tracking import catalogue_file, connection, database
+from cddpm.tracking import catalogue_file, connection, database, names
 from cddpm.tracking.address import file_uri
+from cddpm.tracking.catalogue import Version
 from cddpm.tracking.catalogue_client import CatalogueClient
 from cddpm.tracking.catalogue_file import CatalogueFile
 from cddpm.tracking.registry import Registry
@@ -51,7 +53,7 @@ def _agree(both: Both, count: int) -> None:
         wanted = [*[version.run_id for version in versions[:some]], "f" * 32]
         assert file.runs(wanted) == client.runs(wanted)
         assert len(file.runs(wanted)) == some
-    for model_id in (versions[0].source.removeprefix("models:/"), "m-" + "0" * 32):
+    for model_id in (versions[0].model_id, "m-" + "0" * 32):
         assert file.location(model_id) == client.location(model_id)
     assert file.location("m-" + "0" * 32) is None
 
@@ -59,7 +61,7 @@ def _agree(both: Both, count: int) -> None:
 def test_both_say_the_same(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cddpm.tracking.catalogue_client._ONE_BY_ONE", 1)  # three are searched for
     _agree(both, 3)
-    assert both[0].location(both[0].versions("cddpm")[0].source.removeprefix("models:/"))
+    assert both[0].location(both[0].versions("cddpm")[0].model_id)
 
 
 @pytest.mark.slow
@@ -131,7 +133,7 @@ def test_a_damaged_file_is_told(three_versions: Path) -> None:
 def test_a_big_lab_book_is_read_in_as_few_statements_as_a_small_one(
     tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, condition: bool
 ) -> None:
-    from cddpm.tracking.version_condition import parse
+    from cddpm.tracking.query import parse
 
     comparisons = parse("params.guidance_scale > 0.1", "--where") if condition else []
     statements: list[str] = []
@@ -154,3 +156,49 @@ def test_a_big_lab_book_is_read_in_as_few_statements_as_a_small_one(
         assert [version.number for version in found] == [versions, versions - 1, versions - 2]
         counts.append(len(statements))
     assert counts[0] == counts[1] <= 20
+
+
+# A version, as its entry describes it
+
+TAGS = {
+    names.FINGERPRINT_PACKAGE: "f1",
+    names.METRICS: '{"val/dice": 0.5}',
+    names.SWEEP: "demo",
+    names.TRIAL: "7",
+    "a": "b",
+}
+ALIASES = {"z": 2, "champion": 2, "other": 1}
+
+
+def test_an_entry_becomes_a_version() -> None:
+    version = Version.of(2, "run", "models:/m-1", 1_700_000_000_000, TAGS, ALIASES)
+    assert (version.aliases, version.trial_name, version.model_id) == (("champion", "z"), "demo/0007", "m-1")
+    assert (version.created, version.metrics) == ("2023-11-14T22:13:20+00:00", {"val/dice": 0.5})
+    assert names.METRICS not in version.tags
+    assert not version.archived
+    plain = version.plain()
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["trial_name"] == "demo/0007"
+
+
+def test_what_is_for_machines_lies_in_one_tag_or_each_in_its_own() -> None:
+    packed = {names.FINGERPRINT_PACKAGE: "f1", "a": "b"}
+    shown = {key: value for key, value in TAGS.items() if key not in packed}
+    versions = [
+        Version.of(2, "run", "models:/m-1", 0, tags, ALIASES)
+        for tags in (TAGS, {**shown, names.RECORD: json.dumps(packed)})
+    ]
+    assert versions[0] == versions[1]
+
+
+def test_an_archived_one_and_one_without_a_trial() -> None:
+    tags = {key: value for key, value in TAGS.items() if key != names.TRIAL} | {names.ARCHIVED: "{}"}
+    version = Version.of(3, "run", "models:/m-1", 0, tags, ALIASES)
+    assert version.archived
+    assert (version.trial_name, version.aliases) == ("demo", ())
+
+
+def test_what_others_registered_is_not_ours(three_versions: Path) -> None:
+    with sqlite3.connect(three_versions) as connection:
+        connection.execute("DELETE FROM model_version_tags WHERE version = 2")
+    assert [version.number for version in Registry.open(file_uri(three_versions)).versions()] == [3, 1]

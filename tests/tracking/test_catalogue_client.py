@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cddpm import tracking
 from cddpm.errors import ArtifactError, AwayError, TrackingError
-from cddpm.tracking import mlflow_settings, registered_files
+from cddpm.tracking import package_files
 from cddpm.tracking.registry import Registry
 
 pytestmark = pytest.mark.slow
@@ -22,7 +23,7 @@ WAYS_IN = ("AUTH", "AWS_SIGV4", "CLIENT_CERT_PATH", "INSECURE_TLS", "USERNAME", 
 def _no_way_in_of_the_desk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in WAYS_IN:
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
-    for name, value in mlflow_settings._VARIABLES.items():  # as in our commands
+    for name, value in tracking._VARIABLES.items():  # as in our commands
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -108,5 +109,5 @@ def test_a_file_of_a_server_that_climbs_out_is_refused(name: str, tmp_path: Path
         _answering(200, answer, []) as uri,
         pytest.raises(ArtifactError, match="MLflow refuses to fetch it: Invalid path"),
     ):
-        registered_files.fetch_model("mlflow-artifacts:/0/models/m-1/artifacts", tmp_path / "here", uri)
+        package_files.fetch_model("mlflow-artifacts:/0/models/m-1/artifacts", tmp_path / "here", uri)
     assert not [path.name for path in tmp_path.rglob("*") if path.is_file()]

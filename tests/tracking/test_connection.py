@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import registered
-from registered import publisher
+from registered import begun_lab
 
 from cddpm.config import TrackingConfig
 from cddpm.errors import AwayError, TrackingError
@@ -20,7 +20,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from cddpm.config import TrackingConfig
-from registered import publisher, run
+from registered import begun_lab, run
 
 folder = Path(sys.argv[1])
 gate, door = os.pipe()
@@ -29,7 +29,7 @@ for number in range(4):  # forked after the imports, so that they arrive togethe
         os.close(door)
         os.read(gate, 1)
         shown = run(f"sweep{number}", "sweep", metrics={"objective": number})
-        left = publisher(folder / str(number), TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db"), shown).end(60)
+        left = begun_lab(folder / str(number), TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db"), shown).end(60)
         os._exit(left)
 os.close(door)
 sys.exit(sum(os.wait()[1] != 0 for _ in range(4)))
@@ -81,7 +81,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(
         AwayError, match=r"http://127\.0\.0\.1:9: the MLflow server does not answer .*refused.*Start it"
     ):
-        publisher(tmp_path, tracking)
+        begun_lab(tmp_path, tracking)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def forbidding() -> Iterator[str]:
 @pytest.mark.slow
 def test_a_server_that_forbids_is_quoted(forbidding: str, tmp_path: Path) -> None:
     with pytest.raises(AwayError, match=r"MLflow refuses: .*403.*MLFLOW_TRACKING_USERNAME"):
-        publisher(tmp_path, TrackingConfig(uri=forbidding, when_away="refuse"))
+        begun_lab(tmp_path, TrackingConfig(uri=forbidding, when_away="refuse"))
 
 
 @pytest.mark.parametrize("uri", ["htp://host:5000", "localhost:5000", "/srv/mlruns", "file:///srv/mlruns", ""])
@@ -113,7 +113,7 @@ def test_what_is_no_lab_book_is_never_waited_for(tmp_path: Path, uri: str) -> No
         connection.connect(uri)
     if uri:
         with pytest.raises(TrackingError, match="is no lab book"):
-            publisher(tmp_path, TrackingConfig(uri=uri))
+            begun_lab(tmp_path, TrackingConfig(uri=uri))
 
 
 def test_a_database_server_that_is_away_is_named_without_its_password() -> None:
@@ -126,7 +126,7 @@ def test_a_deleted_experiment_is_named(output_dir: Path) -> None:
     client = registered.publish(output_dir, tracking=tracking).connect()
     client.delete_experiment(client.get_experiment_by_name("mine").experiment_id)
     with pytest.raises(TrackingError, match="experiment 'mine' was deleted"):
-        publisher(output_dir, tracking)
+        begun_lab(output_dir, tracking)
 
 
 @pytest.mark.parametrize("before", [None, "http://elsewhere:5000"])

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy
 from mlflow.store.db.utils import _get_latest_schema_revision
 from mlflow.store.tracking.dbmodels.initial_models import Base
-from registered import publisher
+from registered import begun_lab
 
 from cddpm import publishing
 from cddpm.config import TrackingConfig
@@ -49,7 +49,7 @@ _WRITING: dict[str, Callable[[Path], object]] = {
     "promote": lambda file: _opened(file).promote("1", "champion", "why"),
     "archive": lambda file: _opened(file).archive("1", "why"),
     "connect": lambda file: connection.connect(file_uri(file)),
-    "sweep": lambda file: publisher(file.parent, TrackingConfig()),
+    "sweep": lambda file: begun_lab(file.parent, TrackingConfig()),
     "sync": _sync,
 }
 
@@ -170,7 +170,7 @@ def test_the_schema_is_that_of_the_installed_mlflow() -> None:
 def test_one_module_alone_writes_to_mlflow_s_tables() -> None:
     writes = re.compile(r"write=True|\b(UPDATE \{?\w+\}? SET|INSERT|REPLACE INTO|DELETE FROM|ALTER TABLE)\b")
     files = Path(database_file.__file__).parents[1].rglob("*.py")
-    assert [file.name for file in files if writes.search(file.read_text())] == ["book_files.py"]
+    assert [file.name for file in files if writes.search(file.read_text())] == ["database.py"]
 
 
 def test_a_lab_book_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

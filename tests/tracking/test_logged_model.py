@@ -14,7 +14,7 @@ from cddpm import artifact
 from cddpm.config import ExperimentConfig, ScoringConfig
 from cddpm.errors import ArtifactError
 from cddpm.predict.scans import COLUMNS
-from cddpm.tracking import logged_model
+from cddpm.tracking import logged_model, package_files
 from cddpm.tracking.package import Pipeline, read_package, write_package
 from cddpm.tracking.package_files import KIND
 
@@ -35,11 +35,11 @@ def model(package: Path) -> Iterator[Path]:
 
 
 def test_the_package_lies_whole_inside(package: Path, model: Path) -> None:
-    inside = logged_model.verify(model)
+    inside = package_files.verify_logged_model(model)
     assert inside == model / "data" / "package"
     assert {p.name: p.read_bytes() for p in inside.iterdir()} == {p.name: p.read_bytes() for p in package.iterdir()}
     assert (
-        artifact.read_manifest(model, logged_model.KIND).fingerprint
+        artifact.read_manifest(model, package_files.LOGGED_MODEL).fingerprint
         == artifact.read_manifest(package, KIND).fingerprint
     )
 
@@ -48,7 +48,7 @@ def test_its_weights_are_hashed_once(model: Path, monkeypatch: pytest.MonkeyPatc
     hashed: list[str] = []
     real = artifact.file_digest
     monkeypatch.setattr(artifact, "file_digest", lambda path: (hashed.append(path.name), real(path))[1])
-    package = read_package(logged_model.verify(model), compared=True)
+    package = read_package(package_files.verify_logged_model(model), compared=True)
     assert hashed.count("model.safetensors") == 1
     assert torch.equal(package.weights["w"], torch.ones(3))
 
@@ -58,11 +58,11 @@ def test_a_package_whose_manifest_says_otherwise_is_refused(model: Path) -> None
     told = json.loads(manifest.read_text())
     told["files"]["model.safetensors"] = "0" * 64
     manifest.write_text(json.dumps(told))
-    fingerprint = artifact.read_manifest(model, logged_model.KIND).fingerprint
+    fingerprint = artifact.read_manifest(model, package_files.LOGGED_MODEL).fingerprint
     (model / artifact.MANIFEST).unlink()
-    artifact.seal(model, logged_model.KIND, fingerprint, {})
+    artifact.seal(model, package_files.LOGGED_MODEL, fingerprint, {})
     with pytest.raises(ArtifactError, match=r"package/model\.safetensors: altered or damaged"):
-        logged_model.verify(model)
+        package_files.verify_logged_model(model)
 
 
 def test_mlflow_is_told_how_to_load_and_what_goes_in(model: Path) -> None:
@@ -102,7 +102,7 @@ def test_requirements_are_those_installed(model: Path) -> None:
 def test_every_altered_file_is_named(model: Path, name: str) -> None:
     (model / name).write_text((model / name).read_text() + " ")
     with pytest.raises(ArtifactError, match=rf"{name}: altered or damaged"):
-        logged_model.verify(model)
+        package_files.verify_logged_model(model)
 
 
 def test_a_damaged_package_is_no_model(package: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_damaged_package_is_no_model(package: Path, tmp_path: Path) -> None:
 
 
 def test_tags_say_what_the_package_says(package: Path) -> None:
-    assert logged_model.tags(package) == {
+    assert logged_model._origin(package) == {
         "cddpm.fingerprint.store": "s1",
         "cddpm.fingerprint.checkpoint": "c1",
         "cddpm.fingerprint.config": artifact.fingerprint(json.loads((package / "config.json").read_text())),

@@ -18,7 +18,7 @@ from cddpm import events
 from cddpm.cli.registry import app
 from cddpm.config import ExperimentConfig, parse, recorded, resolve_paths
 from cddpm.predict import source
-from cddpm.tracking import book_files
+from cddpm.tracking import database
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.lineage import registered as made_from
 from cddpm.tracking.package_files import verify_package
@@ -121,7 +121,7 @@ def test_what_is_written_lies_in_the_project(project: Path) -> None:
     assert {v.trial_name: v.number for v in registry.versions()}["late/0000"] == 4
     assert list((outputs / "mlartifacts").glob("*/artifacts/config.json"))
     for place in _places(outputs / "mlflow.db"):
-        assert place.startswith((outputs / book_files.FOLDER).as_uri())
+        assert place.startswith((outputs / database.FOLDER).as_uri())
 
 
 def test_nothing_that_is_kept_names_the_old_place(project: Path) -> None:
@@ -135,7 +135,7 @@ def _places(file: Path) -> list[str]:
     with sqlite3.connect(file) as connection:
         found = [
             place
-            for table, column in book_files._PLACES.items()
+            for table, column in database._PLACES.items()
             for (place,) in connection.execute(f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL")
         ]
     assert len(found) > 8
@@ -144,7 +144,7 @@ def _places(file: Path) -> list[str]:
 
 _NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/\0", exclude_categories=["Cs", "Cc"]), min_size=1
-).filter(lambda name: name not in (".", "..", book_files.FOLDER))
+).filter(lambda name: name not in (".", "..", database.FOLDER))
 _FOLDERS = st.lists(_NAMES, min_size=1, max_size=4).map(lambda parts: Path("/", *parts))
 
 
@@ -152,12 +152,12 @@ _FOLDERS = st.lists(_NAMES, min_size=1, max_size=4).map(lambda parts: Path("/", 
 @given(_FOLDERS, _FOLDERS, st.lists(_NAMES, max_size=3))
 def test_a_place_of_the_book_goes_where_the_book_goes(old: Path, new: Path, rest: list[str]) -> None:
     file = new / "mlflow.db"
-    wanted = new.joinpath(book_files.FOLDER, *rest).as_uri()
-    there = old.joinpath(book_files.FOLDER, *rest)
-    assert book_files.here(there.as_uri(), file) == wanted
-    assert book_files.here(wanted, file) == wanted
+    wanted = new.joinpath(database.FOLDER, *rest).as_uri()
+    there = old.joinpath(database.FOLDER, *rest)
+    assert database.here(there.as_uri(), file) == wanted
+    assert database.here(wanted, file) == wanted
     for place in (old.joinpath(*rest).as_uri(), "s3://bucket/mlartifacts/x", "mlflow-artifacts:/1/mlartifacts/x", ""):
-        assert book_files.here(place, file) == place
+        assert database.here(place, file) == place
 
 
 @settings(max_examples=30)

@@ -21,7 +21,6 @@ def test_no_two_tags_share_a_name() -> None:
 def test_metrics_are_filed_by_split_and_data_set() -> None:
     assert names.metric("val", "dice") == "val/dice"
     assert names.metric("test", "dice", "Brats21") == "test/Brats21/dice"
-    assert names.monitor("dice", "MSLUB") == "monitor/MSLUB/dice"
     assert names.trial_key("demo", 3) == "demo/0003"
 
 

@@ -22,11 +22,11 @@ from cddpm.cli.registry import app as registry_app
 from cddpm.config import ExperimentConfig, ScoringConfig, TrackingConfig
 from cddpm.errors import ArtifactError, AwayError, RefusedError, TrackingError
 from cddpm.tracking import names
-from cddpm.tracking.logged_model import PACKAGE
+from cddpm.tracking.lab import Lab
 from cddpm.tracking.mirror import MirroredFile, MirroredRun, Point, curve
 from cddpm.tracking.package import Pipeline, read_package, write_package
+from cddpm.tracking.package_files import INSIDE
 from cddpm.tracking.publish import Mirror
-from cddpm.tracking.publisher import Publisher
 from cddpm.tracking.registry import Registry
 from cddpm.training import checkpoint
 
@@ -83,8 +83,8 @@ def _work_through_an_outage(server: Server, folder: Path) -> None:
     """Add all kinds of things."""
     slowest, desk = 0.0, _Desk("demo")
     mirror = Mirror(server.uri, "outage")
-    with Publisher(folder, mirror, desk.runs) as publisher:
-        publisher.start(must_answer=True)
+    with Lab(folder, mirror, desk.runs) as lab:
+        lab.start(must_answer=True)
         restart = threading.Thread(target=server.start)
         for step in range(1, STEPS + 1):
             if step == 20:
@@ -104,12 +104,12 @@ def _work_through_an_outage(server: Server, folder: Path) -> None:
                 key = f"demo/{step:04d}"
                 tags = {names.TRIAL: str(step)}
                 desk.late[step] = registered.run(key, tags=tags, params={"b": str(step)}, files=files, registration=own)
-            publisher.wake()
+            lab.wake()
             slowest = max(slowest, time.monotonic() - start)
             time.sleep(0.05)
         restart.join()
         desk.ended = True
-        assert publisher.flush(100) == 0
+        assert lab.flush(100) == 0
         assert mirror.refusals == {}
     assert slowest < 1  # nobody waits for a request
 
@@ -143,20 +143,20 @@ def _check_nothing_is_missing_or_double(server: Server) -> None:
 def test_a_server_that_forbids_or_is_slow_holds_nothing_up(server: Server, tmp_path: Path) -> None:
     gate, desk, slowest = Gate(server), _Desk("gate"), 0.0
     mirror = Mirror(gate.uri, "gate")
-    with Publisher(tmp_path, mirror, desk.runs) as publisher:
-        publisher.start(must_answer=True)
-        assert publisher.flush(60) == 0
+    with Lab(tmp_path, mirror, desk.runs) as lab:
+        lab.start(must_answer=True)
+        assert lab.flush(60) == 0
         for step in range(1, STEPS + 1):
             gate.forbids, gate.seconds = 10 < step <= 30, 5.0 if step > 30 else 0.0
             start = time.monotonic()
             desk.steps = step
-            publisher.wake()
+            lab.wake()
             slowest = max(slowest, time.monotonic() - start)
             time.sleep(0.05)
         before = gate.requests
-        assert publisher.flush(0.1) > 0
+        assert lab.flush(0.1) > 0
         gate.seconds = 0.0
-        assert publisher.flush(100) == 0
+        assert lab.flush(100) == 0
         assert gate.requests > before
         assert mirror.refusals == {}
         assert slowest < 1
@@ -168,11 +168,11 @@ def test_a_server_that_forbids_or_is_slow_holds_nothing_up(server: Server, tmp_p
 def test_a_server_that_forbids_at_the_start_is_waited_for(server: Server, tmp_path: Path) -> None:
     gate = Gate(server)
     gate.forbids = True
-    with Publisher(tmp_path, Mirror(gate.uri, "gate"), _Desk("late").runs) as publisher:
-        publisher.start(must_answer=False)
-        assert "403" in (publisher.away or "")
+    with Lab(tmp_path, Mirror(gate.uri, "gate"), _Desk("late").runs) as lab:
+        lab.start(must_answer=False)
+        assert "403" in (lab.away or "")
         gate.forbids = False
-        assert publisher.flush(60) == 0
+        assert lab.flush(60) == 0
     gate.close()
 
 
@@ -185,7 +185,7 @@ from cddpm.config import TrackingConfig
 from cddpm.tracking import names
 from cddpm.tracking.mirror import MirroredFile, MirroredRun, Point, curve
 from cddpm.tracking.publish import Mirror
-from cddpm.tracking.publisher import Publisher
+from cddpm.tracking.lab import Lab
 from cddpm.training import checkpoint
 from cddpm.tracking.mirror import curve
 from cddpm.tracking.publish import Mirror
@@ -290,7 +290,7 @@ def test_commands_over_http_need_neither_torch_nor_ray(filled: Server, tmp_path:
 def test_what_a_server_has_lost_is_named(filled: Server, tmp_path: Path) -> None:
     registry = Registry.open(filled.uri)
     for number, harm in ((2, "altered"), (3, "deleted")):
-        (package,) = filled.folder.rglob(f"*/{registry.find(str(number)).model_id}/artifacts/{PACKAGE}")
+        (package,) = filled.folder.rglob(f"*/{registry.find(str(number)).model_id}/artifacts/{INSIDE}")
         if harm == "altered":
             registered.altered(package)
         else:

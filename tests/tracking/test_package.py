@@ -165,10 +165,10 @@ def test_a_link_is_refused(package: Path) -> None:
     ("name", "text", "message"),
     [
         (CONFIG, '{"name": "x", "colour": 1}', "colour: unknown setting"),
-        (CONFIG, "[1]", "holds list"),
-        (PIPELINE, "{", "not JSON"),
+        (CONFIG, "[1]", r"config\.json: not settings of a package \(Input should be a valid dict"),
+        (PIPELINE, "{", r"pipeline\.json: not settings of a package"),
         (PIPELINE, '{"scoring": {}, "thresholds": {}, "format": 2}', "format: Input should be 1"),
-        (PIPELINE, "[" * 100_000, "not JSON"),
+        (PIPELINE, "[" * 100_000, "not settings of a package"),
     ],
 )
 def test_other_settings_are_refused_by_name(package: Path, name: str, text: str, message: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cddpm.tracking import provenance, surroundings
+from cddpm.tracking import provenance
 from cddpm.tracking.provenance import Provenance, header, here, versions
 
 
@@ -20,14 +20,14 @@ def test_the_machine_is_told_by_its_processor_and_gpus() -> None:
 
 
 def test_outside_of_a_repository_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surroundings, "__file__", str(tmp_path / "x.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "x.py"))
     assert provenance.commit() == "unknown (not in a git repository)"
 
 
 def test_changes_since_the_commit_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surroundings, "_git", lambda *words: "abc" if words[0] == "rev-parse" else " M cddpm/x.py")
+    monkeypatch.setattr(provenance, "_git", lambda *words: "abc" if words[0] == "rev-parse" else " M cddpm/x.py")
     assert provenance.commit() == "abc with uncommitted changes"
-    monkeypatch.setattr(surroundings, "_git", lambda *words: "abc" if words[0] == "rev-parse" else "")
+    monkeypatch.setattr(provenance, "_git", lambda *words: "abc" if words[0] == "rev-parse" else "")
     assert provenance.commit() == "abc"
 
 

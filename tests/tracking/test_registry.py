@@ -8,8 +8,8 @@ import registered
 
 from cddpm.errors import ArtifactError, TrackingError
 from cddpm.tracking import connection
-from cddpm.tracking.logged_model import PACKAGE
 from cddpm.tracking.package import read_package
+from cddpm.tracking.package_files import INSIDE
 from cddpm.tracking.registry import Registry
 
 
@@ -129,9 +129,9 @@ def test_a_harmed_package_is_named_and_nothing_comes(filled: Path, tmp_path: Pat
     try:
         match harm:
             case "alter":
-                (home / PACKAGE / "model.safetensors").write_bytes(b"x")
+                (home / INSIDE / "model.safetensors").write_bytes(b"x")
             case "weights":
-                (home / PACKAGE / "model.safetensors").unlink()
+                (home / INSIDE / "model.safetensors").unlink()
             case "loader":
                 mlmodel = home / "MLmodel"
                 mlmodel.write_text(mlmodel.read_text().replace("cddpm.predict.pyfunc", "antigravity"))

@@ -13,10 +13,10 @@ from cddpm.campaign import IDENTITY, LOCK
 from cddpm.cli.registry import app
 from cddpm.config import with_values
 from cddpm.errors import ArtifactError, ConfigError, RefusedError, TrackingError, UndeliveredError
-from cddpm.tracking import connection, names, publisher
+from cddpm.tracking import connection, lab, names
 from cddpm.tracking.address import file_uri
-from cddpm.tracking.logged_model import PACKAGE
 from cddpm.tracking.package import read_package
+from cddpm.tracking.package_files import INSIDE
 from cddpm.tracking.registry import Registry
 
 SWEEP = "full-search-t2-1a2b3c4d"
@@ -220,10 +220,10 @@ def test_every_bad_package_is_named(three: Registry, tmp_path: Path, here: Path)
 def _lose(registry: Registry, number: int, folder: Path) -> None:
     """Version ``number`` points to a copy of its files, one of which is altered."""
     version = registry.find(str(number))
-    source = registry._local(version)
-    assert source is not None
-    copy = Path(shutil.copytree(source, folder / f"lost-{number}"))
-    registered.altered(copy / PACKAGE)
+    package = registry.local_package(version)
+    assert package is not None
+    copy = Path(shutil.copytree(package.parents[1], folder / f"lost-{number}"))
+    registered.altered(copy / INSIDE)
     with sqlite3.connect(registry.uri.removeprefix("sqlite:///")) as connection:
         statement = "UPDATE logged_models SET artifact_location = ? WHERE model_id = ?"
         connection.execute(statement, (str(copy), version.model_id))
@@ -289,7 +289,7 @@ def test_a_damaged_folder_holds_no_other_up(here: Path, damage: str) -> None:
 def test_what_another_process_publishes_is_named(here: Path) -> None:
     folder = built_sweep.begin(built_sweep.config(here / "outputs", "busy"))
     with (
-        artifact.lock(folder / publisher.LOCK),
+        artifact.lock(folder / lab.LOCK),
         pytest.raises(UndeliveredError, match="another process is publishing it"),
     ):
         _run("sync")

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -24,10 +24,9 @@ from cddpm.cli.registry.options import (
 from cddpm.cli.shell import print_json
 from cddpm.errors import ConfigError, UndeliveredError
 from cddpm.text import Console, path, whole
-
-if TYPE_CHECKING:
-    from cddpm.tracking.guard import Guard
-    from cddpm.tracking.promotion import Promotion
+from cddpm.tracking import query
+from cddpm.tracking.address import default_uri, registry_command
+from cddpm.tracking.promotion import Guard, Promotion, not_worse, required
 
 Why = Annotated[str | None, typer.Option("--why", help="The reason; it is kept.", show_default=False)]
 
@@ -91,8 +90,6 @@ def archive(
     as_json: AsJson = False,
 ) -> None:
     """Hide a version from list and best; nothing is deleted, and what an alias points to is refused."""
-    from cddpm.tracking.address import default_uri, registry_command
-
     version = opened(uri, model).archive(ref, why, who)
     if as_json:
         print_json(version.plain())
@@ -143,15 +140,14 @@ def sync(
 
 def _guards(
     require: Sequence[str], not_worse_than: str | None, metric: tuple[str, str | None, str], force: bool
-) -> "list[Guard]":
-    from cddpm.tracking.guard import not_worse, required
-    from cddpm.tracking.selection import metric_key
-
+) -> list[Guard]:
     guards = [required(text, force) for text in require]
-    return guards + ([not_worse(not_worse_than, metric_key(*metric), force)] if not_worse_than is not None else [])
+    if not_worse_than is not None:
+        guards.append(not_worse(not_worse_than, query.score_key(*metric), force))
+    return guards
 
 
-def _told(entry: "Promotion", model: str, as_json: bool) -> None:
+def _told(entry: Promotion, model: str, as_json: bool) -> None:
     if as_json:
         print_json(entry.plain())
         return

@@ -1,8 +1,7 @@
 """The commands of ``cddpm registry`` that change nothing there: list, best, show, compare, lineage, pull, verify."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -27,10 +26,8 @@ from cddpm.cli.registry.options import (
 from cddpm.cli.shell import print_json
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.text import Console, whole
-
-if TYPE_CHECKING:
-    from cddpm.tracking.version import Version
-    from cddpm.tracking.version_condition import Comparison
+from cddpm.tracking import query
+from cddpm.tracking.catalogue import Version
 
 _SHOWN = 100
 """Rows of a list: nobody reads more, and drawing thousands takes seconds."""
@@ -52,12 +49,10 @@ def list_command(
     as_json: AsJson = False,
 ) -> None:
     """List versions, newest first."""
-    from cddpm.tracking.selection import in_order
-
     conditions = _conditions(where)
     registry = opened(uri, model)
-    found = in_order(registry.select(conditions, sweep, archived), sort, model)[:top]
-    if _about_test(conditions) or sort.startswith("test/"):
+    found = query.in_order(registry.select(conditions, sweep, archived), sort, model)[:top]
+    if query.is_about_test(conditions) or sort.startswith("test/"):
         say_loudly(TEST_WARNING)
     if as_json:
         print_json([version.plain() for version in found])
@@ -90,11 +85,11 @@ def best(
 ) -> None:
     """Rank versions by a validation metric, best first."""
     conditions = _conditions(where)
-    if _about_test(conditions) and split != "test":
+    if query.is_about_test(conditions) and split != "test":
         raise ConfigError(f'--where "{where}": looks at test; choose by validation, or say --split test')
     registry = opened(uri, model)
     found = registry.best(metric, dataset, split, top, conditions, archived)
-    key, on_test = registry.metric_key(metric, dataset, split), split == "test"
+    key, on_test = query.score_key(metric, dataset, split), split == "test"
     if on_test:
         say_loudly(TEST_WARNING)
     if as_json:
@@ -125,29 +120,19 @@ def show(ref: Ref, uri: Uri = None, model: Model = "cddpm", as_json: AsJson = Fa
 
 def compare(refs: Refs, split: Split = "val", uri: Uri = None, model: Model = "cddpm", as_json: AsJson = False) -> None:
     """Settings that differ, metrics, and scores per subject with intervals and paired tests against the first."""
-    from cddpm.tracking.selection import metric_key
     from cddpm.tracking.version_comparison import side_by_side
 
     if len(refs) < 2:
         raise ConfigError(f"compare {refs[0]}: name at least two versions")
-    metric_key("dice", None, split)  # is it a split?
+    query.score_key("dice", None, split)  # is it a split?
     registry = opened(uri, model)
     found = side_by_side(registry, [registry.find(ref) for ref in refs], split)
     if split == "test":
         say_loudly("compared on TEST: choose no model by it")
-    if not as_json:
+    if as_json:
+        print_json(found.plain())
+    else:
         tables.comparison(found, model)
-        return
-    plain = {
-        "versions": [version.plain() for version in found.versions],
-        "split": split,
-        "chosen_on_test": split == "test",
-        "settings": {path: list(values) for path, values in found.settings.items()},
-        "metrics": {name: list(values) for name, values in found.metrics.items()},
-        "scores": [score.plain() for score in found.scores],
-        "notes": list(found.notes),
-    }
-    print_json(plain)
 
 
 def lineage(
@@ -158,7 +143,7 @@ def lineage(
     as_json: AsJson = False,
 ) -> None:
     """What a version descends from: data, store, encoder, checkpoint, reconstruction, score."""
-    from cddpm.tracking.ancestry import ancestry
+    from cddpm.tracking.lineage import ancestry
 
     registry = opened(uri, model)
     version = registry.find(ref)
@@ -219,16 +204,8 @@ def verify(
         raise ArtifactError(f"{len(bad)} of {len(rows)} registered packages are damaged or gone:\n" + "\n".join(bad))
 
 
-def _conditions(text: str) -> "list[Comparison]":
-    from cddpm.tracking.version_condition import parse
-
-    return parse(text, "--where") if text else []
-
-
-def _about_test(conditions: "Sequence[Comparison]") -> bool:
-    from cddpm.tracking.version_condition import is_about_test
-
-    return is_about_test(conditions)
+def _conditions(text: str) -> list[query.Comparison]:
+    return query.parse(text, "--where") if text else []
 
 
 def _is_sibling(name: str, metric: str, split: str) -> bool:

@@ -11,9 +11,9 @@ from cddpm.tracking import names
 
 if TYPE_CHECKING:
     from cddpm.scoring.statistics import Comparison, Interval
-    from cddpm.tracking.ancestry import Ancestor
+    from cddpm.tracking.catalogue import Version
+    from cddpm.tracking.lineage import Ancestor
     from cddpm.tracking.promotion import Promotion
-    from cddpm.tracking.version import Version
     from cddpm.tracking.version_comparison import SideBySide
 
 _SHOWN_ELSEWHERE = ("mlflow.", names.SWEEP, names.TRIAL, names.KIND, names.FINGERPRINT_PACKAGE)

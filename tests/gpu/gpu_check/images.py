@@ -22,7 +22,7 @@ from cddpm.reconstruct.predict import Manner, Request, predict_volumes
 from cddpm.scoring import operating_point
 from cddpm.scoring.metrics import dice
 from cddpm.scoring.postprocess import anomaly_map, median_filter, remove_small_components
-from cddpm.scoring.residual import eroded_mask, residual_map
+from cddpm.scoring.residual import anomaly_scores, difference, eroded_mask
 from cddpm.seeds import seed_of
 from gpu_check import device as devices
 from gpu_check import networks
@@ -125,7 +125,7 @@ def scored(found: dict[Key, Array], expected: dict[Key, Array], piece: Piece, re
 
 def _map(arrays: dict[Key, Array], piece: Piece) -> Array:
     guided = [arrays["u", t, 0] + GUIDANCE * (arrays["c", t, 0] - arrays["u", t, 0]) for t in LEVELS]
-    residual = residual_map(piece.image, np.mean(guided, axis=0).astype(np.float32), "l1")
+    residual = anomaly_scores(difference(piece.image, np.mean(guided, axis=0).astype(np.float32), "l1"))
     return anomaly_map(residual, eroded_mask(piece.mask, None), 3)
 
 

@@ -10,7 +10,7 @@ import registered
 
 from cddpm import artifact
 from cddpm.errors import ArtifactError
-from cddpm.tracking import logged_model, registered_files
+from cddpm.tracking import package_files
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.registry import Registry
 
@@ -25,9 +25,9 @@ def registry(home: Path, tmp_path: Path) -> Registry:
     """A registry whose version 2 lies in a folder that a test may harm."""
     registry = Registry.open(file_uri(shutil.copyfile(home / "mlflow.db", tmp_path / "mlflow.db")))
     (tmp_path / "mlartifacts").symlink_to(home / "mlartifacts")
-    source = registry._local(registry.find("2"))
-    assert source is not None
-    _set_location(registry, str(shutil.copytree(source, tmp_path / "model")))
+    package = registry.local_package(registry.find("2"))
+    assert package is not None
+    _set_location(registry, str(shutil.copytree(package.parents[1], tmp_path / "model")))
     return registry
 
 
@@ -90,12 +90,12 @@ def test_a_manifest_that_climbs_is_refused(registry: Registry, tmp_path: Path, n
 
 
 def test_a_package_manifest_that_climbs_is_refused(registry: Registry, tmp_path: Path) -> None:
-    package = tmp_path / "model" / logged_model.PACKAGE
+    package = tmp_path / "model" / package_files.INSIDE
     manifest = json.loads((package / artifact.MANIFEST).read_text())
     manifest["files"]["../../../outside.json"] = "0" * 64
     (package / artifact.MANIFEST).write_text(json.dumps(manifest))
     (tmp_path / "model" / artifact.MANIFEST).unlink()
-    artifact.seal(tmp_path / "model", logged_model.KIND, registry.find("2").fingerprint, {})
+    artifact.seal(tmp_path / "model", package_files.LOGGED_MODEL, registry.find("2").fingerprint, {})
     _refused(registry, tmp_path, "a model package has exactly")
 
 
@@ -109,7 +109,7 @@ def test_a_link_is_refused(registry: Registry, tmp_path: Path) -> None:
 @pytest.mark.parametrize("harm", ["altered", "deleted"])
 def test_what_was_altered_or_deleted_is_named(registry: Registry, tmp_path: Path, harm: str) -> None:
     if harm == "altered":
-        registered.altered(tmp_path / "model" / logged_model.PACKAGE)
+        registered.altered(tmp_path / "model" / package_files.INSIDE)
         _refused(registry, tmp_path, "pipeline.json: altered or damaged")
     else:
         shutil.rmtree(tmp_path / "model")
@@ -124,6 +124,6 @@ def test_a_deleted_entry_is_told(registry: Registry, tmp_path: Path) -> None:
 
 def test_places_that_are_not_here(tmp_path: Path) -> None:
     for uri in ("s3://bucket/a", "mlflow-artifacts:/1/a", "http://host/a", "file://otherhost/a"):
-        assert registered_files.local_path(uri) is None
-    assert registered_files.local_path("file:///a%20b/c") == Path("/a b/c")
-    assert registered_files.read_file(str(tmp_path), "nothing.json", tmp_path, "") is None
+        assert package_files.local_path(uri) is None
+    assert package_files.local_path("file:///a%20b/c") == Path("/a b/c")
+    assert package_files.read_file(str(tmp_path), "nothing.json", "") is None
