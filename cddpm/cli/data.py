@@ -221,7 +221,7 @@ def _print_report(report: "Report") -> None:
     console = Console()
     colours = {"error": "red", "warning": "yellow"}
     for finding in report.findings:
-        said = escape(f"{finding.found}; {finding.allowed} [{finding.code}]")
+        said = escape(finding.said)
         label = f"[{colours[finding.severity]}]{finding.severity}[/]"
         console.print(f"{label}: {console.path(finding.file)}: {said}")
     for line in report.lines()[len(report.findings) :]:

@@ -94,6 +94,8 @@ def both_of_one(dataset: str) -> str:
 
 MOST_CHANGE = 2.0
 """Nearest-voxel sampling changes the volume of small lesions; by a larger factor it is told."""
+MOST_NAMED = 12
+"""So many files of one warning are named in its line."""
 
 
 @dataclass(frozen=True)
@@ -203,9 +205,23 @@ class Finding:
     file: str
     found: str
     allowed: str
+    others: tuple[str, ...] = ()
+    """More files of which the same was found."""
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.file}: {self.found}; {self.allowed} [{self.code}]"
+        return f"{self.severity}: {self.file}: {self.said}"
+
+    @property
+    def said(self) -> str:
+        """All but where."""
+        return f"{self.found}{self._and_others()}; {self.allowed} [{self.code}]"
+
+    def _and_others(self) -> str:
+        if not self.others:
+            return ""
+        named = ", ".join(file.rpartition("/")[2] for file in self.others[:MOST_NAMED])
+        rest = " and more, all of them with --json" if len(self.others) > MOST_NAMED else ""
+        return f" (and {len(self.others)} more files: {named}{rest})"
 
 
 @dataclass(frozen=True)
@@ -251,7 +267,7 @@ class Report:
 
 
 def alike(findings: Iterable[Finding], most: int = 3) -> list[Finding]:
-    """The findings, but a warning that is the same word for word for more than ``most`` files stands once, with their number."""
+    """The findings, but a warning that is the same word for word for more than ``most`` files stands once, with the others."""
     groups: dict[tuple[str, str, str, str], list[Finding]] = {}
     for one in findings:
         groups.setdefault((one.severity, one.code, one.found, one.allowed), []).append(one)
@@ -260,7 +276,7 @@ def alike(findings: Iterable[Finding], most: int = 3) -> list[Finding]:
         if first.severity == "error" or len(others) < most:
             told += [first, *others]
         else:
-            told.append(replace(first, found=f"{first.found} (and {len(others)} more files)"))
+            told.append(replace(first, others=tuple(one.file for one in others)))
     return told
 
 

@@ -189,17 +189,13 @@ def _check_size(scan: "Volume", resampled: Sequence[float]) -> None:
 
     if min(resampled) >= 0.5 and math.prod(resampled) <= MOST_VOXELS:
         return
-    voxels, sizes, field = (
-        " x ".join(f"{n:.4g}" for n in numbers)
-        for numbers in (
-            scan.data.shape,
-            scan.voxel_size_mm,
-            np.multiply(scan.data.shape, scan.voxel_size_mm),
-        )
+    field_mm = np.multiply(scan.data.shape, scan.voxel_size_mm)
+    voxels, sizes, field, grid = (
+        " x ".join(f"{n:.0f}" if n >= 100 else f"{n:.4g}" for n in numbers)
+        for numbers in (scan.data.shape, scan.voxel_size_mm, field_mm, resampled)
     )
     of_unit = f", in {unit(scan.header)[0]}" if scan.header is not None else ""
     found = f"its header makes a field of {field} mm ({voxels} voxels of {sizes} mm{of_unit})"
-    grid = " x ".join(f"{n:.3g}" for n in resampled)
     allowed = f"{grid} voxels of the model are no scan of a head; correct the voxel size (pixdim, sform) or its unit (xyzt_units)"
     raise VolumeFileError(str(scan.path), "field-of-view", found, allowed)
 

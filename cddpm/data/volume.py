@@ -341,7 +341,8 @@ def _check_dtype(path: Path, header: Any) -> None:
 def _spatial_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
     kept = shape[:3] + tuple(n for n in shape[3:] if n != 1)
     if len(kept) != 3 or min(kept) < 2:
-        found = f"shape {extent(shape)} ({sum(n > 1 for n in shape)}-D)"
+        axes = sum(n > 1 for n in shape)
+        found = f"shape {extent(shape)} ({axes}-D{'' if axes == len(shape) else ' beside axes of one voxel'})"
         fault(path, "dimensions", found, "one 3-D volume with at least 2 voxels along each axis is needed")
     if math.prod(kept) > MOST_VOXELS:
         found = f"{extent(kept)} voxels by its header, {math.prod(kept):,} in all"
@@ -371,7 +372,7 @@ def _shear_degrees(affine: npt.NDArray[np.float64]) -> float:
 
 
 def _suffix_notes(path: Path, compressed: bool) -> tuple[str, ...]:
-    if compressed == (path.suffix == ".gz"):
+    if compressed == (path.suffix.lower() == ".gz"):
         return ()
     return (
         f"the name says {path.suffix}, but the file is {'' if compressed else 'not '}compressed; read as what it is",

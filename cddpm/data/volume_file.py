@@ -56,7 +56,7 @@ def read_bytes(path: Path, limit: int = -1) -> bytes:
             raw = stream.read(limit)
     except FileNotFoundError:
         link = f" (it is a link to {path.readlink()})" if path.is_symlink() else ""
-        fault(path, "missing", f"no such file{link}", "correct the path in the split file or restore the file")
+        fault(path, "missing", f"no such file{link}", "correct the path where it is named, or restore the file")
     except OSError as error:
         if error.errno == errno.ELOOP:
             fault(path, "symlink-loop", "a symbolic link that leads back to itself", "link to the real file")

@@ -5,11 +5,15 @@
 ``overview.png``                                      three slices
 ``result.json``                                       scores, warnings, provenance, digests; written last
 ====================================================  ==============================================================
+
+Where scan and mask lie is kept twice: as seen from the folder, which holds after both were moved or copied together, and as an
+absolute path, which holds after the folder alone was. Which of them is meant the digest says.
 """
 
 import contextlib
 import errno
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -105,10 +109,38 @@ def _clear(folder: Path) -> None:
         folder.rmdir()
 
 
+def places(job: Job) -> dict[str, str]:
+    """Where the files of ``job`` lie, as seen from its folder."""
+    files = {"scan": job.scan, "mask": job.mask}
+    folder = job.folder.resolve()
+    return {name: os.path.relpath(file.resolve(), folder) for name, file in files.items() if file is not None}
+
+
+def scan_of(folder: Path, found: Mapping[str, Any]) -> Path:
+    """Where the scan lies whose result ``found`` is ``folder``'s: beside the folder as it was then, else where it was then.
+
+    Raises ``KeyError`` or ``TypeError`` if it is no result, ``ArtifactError`` if no file, or only another one, is there.
+    """
+    near, before = found.get("places", {}).get("scan"), found.get("identity", {}).get("scan_sha256")
+    beside = [Path(os.path.normpath(folder.resolve() / near))] if near else []  # results of before have none
+    known = list(dict.fromkeys([*beside, Path(found["scan"])]))
+    there = [place for place in known if place.is_file()]
+    same = [place for place in there if before is None or artifact.file_digest(place) == before]
+    if not there:
+        looked_for = " and no ".join(map(str, known))
+        raise ArtifactError(f"{folder}: its scan is gone (no {looked_for}); restore it, or predict it again")
+    if not same:
+        raise ArtifactError(
+            f"{there[0]}: not the file that {folder} was made from (another SHA-256); restore it, or predict it again"
+        )
+    return same[0]
+
+
 def provenance(predictor: Predictor, job: Job, found: dict[str, Any]) -> dict[str, Any]:
     """Where a result comes from, as plain JSON data; ``found`` says where the model was found."""
     package = predictor.package
     return {
+        "places": places(job),
         "scan": str(job.scan.resolve()),
         "mask": str(job.mask.resolve()) if job.mask else "estimated",
         "dataset": job.dataset,

@@ -14,7 +14,7 @@ from cddpm.data.prepare import aligned
 from cddpm.data.volume import Volume
 from cddpm.errors import ArtifactError
 from cddpm.labels import Labels
-from cddpm.predict.result import ANOMALY_MAP, RECONSTRUCTION, RESULT, SEGMENTATION
+from cddpm.predict.result import ANOMALY_MAP, RECONSTRUCTION, RESULT, SEGMENTATION, scan_of
 from cddpm.report.document import Block, Cell, Facts, Heading, Section, Table, Words, cell, page
 from cddpm.report.viewer import Exhibit, described, viewer
 from cddpm.scoring import metrics
@@ -73,7 +73,8 @@ def read(folder: Path, truth: Path | None = None, name: str | None = None) -> Pr
     """
     result = _result(folder)
     try:
-        image = volume.read_image(_same_scan(folder, result))
+        file = scan_of(folder, result)
+        image = volume.read_image(file)
         low, high = float(result["intensities"]["at_0"]), float(result["intensities"]["at_1"])
         threshold, note = float(result["threshold"]), _note(result)
     except (KeyError, TypeError, ValueError) as error:
@@ -100,7 +101,7 @@ def read(folder: Path, truth: Path | None = None, name: str | None = None) -> Pr
         voxel_size_mm=reorient_sizes(image.voxel_size_mm, volume.axis_codes(image.affine), "LPS"),
         note=" ".join([note, *(f"The truth: {told}." for told in (true.notes if true else ()))]),
     )
-    return PredictedScan(folder, result, exhibit)
+    return PredictedScan(folder, {**result, "scan": str(file)}, exhibit)
 
 
 def write(scans: Sequence[PredictedScan], path: Path) -> Path:
@@ -178,16 +179,6 @@ def _labels(result: Mapping[str, Any]) -> Labels:
     data = DataConfig.model_validate(result.get("settings", {}).get("data", {}))
     named = [name for name in data.unhealthy if name == result.get("dataset")] or data.unhealthy
     return data.labels_of(named[0]) if len(named) == 1 else Labels()
-
-
-def _same_scan(folder: Path, result: Mapping[str, Any]) -> Path:
-    """The scan's file, as it was when it was predicted."""
-    path, before = Path(result["scan"]), result.get("identity", {}).get("scan_sha256")
-    if before is not None and path.is_file() and artifact.file_digest(path) != before:
-        raise ArtifactError(
-            f"{path}: not the file that {folder} was made from (another SHA-256); restore it, or predict it again"
-        )
-    return path
 
 
 def _note(result: Mapping[str, Any]) -> str:

@@ -71,7 +71,7 @@ def prepare_data(config: ExperimentConfig, display: Display) -> Path:
     with display.stage("data check") as say:
         report = check(config.data, root, parallel=max(2, os.cpu_count() or 2))
         for warning in report.warnings:
-            said = escape(f"{warning.found}; {warning.allowed} [{warning.code}]")
+            said = escape(warning.said)
             display.say(f"[yellow]warning: {display.console.path(warning.file)}: {said}[/]")
         refuse_errors(report.findings)
         for fact in report.facts():

@@ -3,12 +3,16 @@
 import json
 import os
 import shutil
+from typing import Literal
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_data import AFFINE, SHAPE, TinyData, ball, row
 
 from cddpm.data.check import check
+from cddpm.data.finding import MOST_NAMED, Finding, Report, alike
 from cddpm.data.volume import write_volume
 
 
@@ -152,3 +156,20 @@ def test_report_as_lines_and_as_json(tiny: TinyData) -> None:
     plain = json.loads(json.dumps(report.to_dict()))
     assert (plain["volumes"], plain["errors"], plain["warnings"]) == (9, 1, 0)
     assert plain["findings"][0]["file"] == str(path)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["error", "warning"]), st.integers(0, 3)), max_size=40))
+def test_no_file_of_a_warning_is_lost_where_many_have_it(drawn: list[tuple[Literal["error", "warning"], int]]) -> None:
+    files = [f"/data/scan_{n:02d}_t2.nii.gz" for n in range(len(drawn))]
+    all_of_them = [
+        Finding(kind, "x", file, f"odd {what}", "look") for file, (kind, what) in zip(files, drawn, strict=True)
+    ]
+    report = Report(tuple(alike(all_of_them)), len(files))
+    lines = [json.dumps(one) for one in report.to_dict()["findings"]]
+    for (kind, what), file in zip(drawn, files, strict=True):
+        assert sum(file in line and f"odd {what}" in line and kind in line for line in lines) == 1
+    for told in report.findings:
+        assert str(told).startswith(f"{told.severity}: {told.file}: odd ")
+        assert len(told.others) > MOST_NAMED or all(file.rpartition("/")[2] in str(told) for file in told.others)
+    assert {told.others for told in report.errors} <= {()}

@@ -1,5 +1,6 @@
 """Whatever a prediction warns of, the check of training, validation and test scans warns of."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
-from cddpm.config import DataConfig
+from cddpm.config import DataConfig, PhantomConfig
 from cddpm.data import geometry as grid
 from cddpm.data.brain import suspicions
 from cddpm.data.check import check
-from cddpm.data.volume import Volume, read_image, read_mask, write_volume
+from cddpm.data.phantom.folder import make_phantom
+from cddpm.data.volume import Volume, read_image, read_mask, read_segmentation, write_volume
 
 pytestmark = pytest.mark.slow
 
@@ -37,20 +40,19 @@ def brain(seed: int) -> Files:
 
 def skull(files: Files) -> Files:
     image, mask, *rest = files
-    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
-    radius = np.sqrt(sum((a / 0.97) ** 2 for a in axes))
-    return np.where((mask == 0) & (radius < 1), np.float32(600), image), mask, *rest  # type: ignore[return-value]
+    shell = ndimage.binary_dilation(mask, iterations=2) & (mask == 0)
+    return np.where(shell, np.float32(np.median(image[mask > 0])), image), mask, *rest  # type: ignore[return-value]
 
 
 def off_centre(files: Files) -> Files:
-    moved = files[3].copy()
-    moved[2, 3] = -20 * VOXEL_MM
-    return *(np.pad(a, ((0, 0), (0, 0), (20, 0))) for a in files[:3]), moved  # type: ignore[return-value]
+    moved, voxels = files[3].copy(), round(80 / files[3][2, 2])
+    moved[:3, 3] -= voxels * moved[:3, 2]
+    return *(np.pad(a, ((0, 0), (0, 0), (voxels, 0))) for a in files[:3]), moved  # type: ignore[return-value]
 
 
 def t1(files: Files) -> Files:
     image, mask, *rest = files
-    return np.where(mask > 0, 900 - image, 0).astype(np.float32), mask, *rest  # type: ignore[return-value]
+    return np.where(mask > 0, image.max() + 1 - image, 0).astype(np.float32), mask, *rest  # type: ignore[return-value]
 
 
 def scaled(factor: float) -> Callable[[Files], Files]:
@@ -58,18 +60,30 @@ def scaled(factor: float) -> Callable[[Files], Files]:
 
 
 def oblique(files: Files) -> Files:
-    turned = files[3].copy()
-    turned[:2, :2] = VOXEL_MM * np.array([[-np.cos(0.3), np.sin(0.3)], [-np.sin(0.3), -np.cos(0.3)]])
-    return *files[:3], turned
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]
+    return *files[:3], turn @ files[3]
+
+
+def wide_mask(files: Files) -> Files:
+    image, mask, *rest = files
+    return image, ndimage.binary_dilation(mask, iterations=3).astype(np.uint8), *rest  # type: ignore[return-value]
+
+
+def half_a_mask(files: Files) -> Files:
+    image, mask, *rest = files
+    return image, mask * (np.arange(mask.shape[1])[:, None] < mask.shape[1] // 2), *rest  # type: ignore[return-value]
 
 
 QUIRKS: dict[str, tuple[Callable[[Files], Files], str]] = {
     "brain off the centre of the field": (off_centre, "outside of the model's field of view"),
     "a tenth of the spacing": (scaled(0.1), "the brain mask holds 1 ml"),
-    "other voxels": (scaled(0.9), "were resampled to 4.00 x 4.00 x 4.00 mm"),
+    "other voxels": (scaled(0.9), "were resampled to"),
     "skull on": (skull, "lie outside of the mask"),
     "T1 named T2": (t1, "unusual for T2"),
     "oblique": (oblique, "degrees oblique"),
+    "a mask beyond the brain": (wide_mask, "the mask reaches beyond the brain; suspect it first"),
+    "half a mask": (half_a_mask, "lie outside of the mask"),
 }
 
 
@@ -115,6 +129,49 @@ def test_the_check_tells_all_that_a_prediction_warns_of(tmp_path: Path, quirk: s
     assert set(warned) <= told
     others = {f.file for f in report.findings} - {str(p) for p in tmp_path.glob(f"{odd.name[0]}_*")}
     assert not {file for file in others if not file.startswith(str(data.table))}
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    """One scan of each cohort (two for training) as the quickstart draws and reads them."""
+    few = PhantomConfig(healthy_train=2, healthy_val=1, healthy_test=1, unhealthy_val=1, unhealthy_test=1)
+    root = make_phantom(tmp_path_factory.mktemp("phantom") / "data", few, ("t2",), parallel=1)
+    size = {"voxel_size_mm": 2.0, "volume_shape": (96, 96, 50), "rescale_factor": 2}
+    return DataConfig(data_dir=root, unhealthy=("Brats21",), modality="t2", **size)  # type: ignore[arg-type]
+
+
+def scans_of(root: Path) -> list[Path]:
+    return sorted([*root.glob("Train/ixi/t2/*"), *root.glob("Test/Brats21/t2/*")])
+
+
+@pytest.mark.nightly
+def test_nothing_is_said_of_the_phantom(phantom: DataConfig) -> None:
+    assert phantom.data_dir is not None
+    assert len(scans_of(phantom.data_dir)) == 6
+    assert check(phantom, phantom.data_dir).findings == ()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("quirk", QUIRKS)
+def test_the_check_names_every_scan_of_the_phantom_with_a_quirk(
+    phantom: DataConfig, quirk: str, tmp_path: Path
+) -> None:
+    assert phantom.data_dir is not None
+    change, words = QUIRKS[quirk]
+    root = Path(shutil.copytree(phantom.data_dir, tmp_path / "data"))
+    odd = scans_of(root)[1:]  # the other one of training stays as it is
+    for image in odd:
+        places = [image.parents[1] / kind / image.name.replace("t2.", f"{kind}.") for kind in ("mask", "seg")]
+        scan, mask = read_image(image), read_mask(places[0])
+        lesion = read_segmentation(places[1]).data if places[1].exists() else mask.data * 0
+        *arrays, affine = change((scan.data, mask.data, lesion, scan.affine))
+        for place, array in zip([image, *places], arrays, strict=True):
+            if place.exists():
+                write_volume(place, array, affine)
+    data = phantom.model_copy(update={"data_dir": root, "centre": "scan" if change is off_centre else "brain"})
+    warned = [(f.file, *f.others) for f in check(data, root).warnings if words in f.found]
+    named = {file for files in warned for file in files if Path(file).parent.name == "t2"}
+    assert named == set(map(str, odd))
 
 
 @settings(max_examples=60, deadline=None)

@@ -129,6 +129,15 @@ def test_name_and_compression_may_disagree(tmp_path: Path) -> None:
         assert said in found.notes[0]
 
 
+@pytest.mark.parametrize("ending", [".nii", ".NII", ".Nii", ".nii.gz", ".NII.GZ", ".nii.GZ", ".Nii.Gz"])
+def test_nothing_is_said_of_an_ending_in_letters_of_another_case(tmp_path: Path, ending: str) -> None:
+    write_volume(tmp_path / "x.nii", VALUES, AFFINE)
+    raw = (tmp_path / "x.nii").read_bytes()
+    file = tmp_path / f"y{ending}"
+    file.write_bytes(gzip.compress(raw) if ending.lower().endswith("gz") else raw)
+    assert read_image(file).notes == ()
+
+
 def test_values_of_a_mask_and_of_a_segmentation(tmp_path: Path) -> None:
     write_volume(tmp_path / "two.nii", MASK * 2, AFFINE)
     write_volume(tmp_path / "float.nii", MASK.astype(np.float64) * 255, AFFINE)
@@ -272,7 +281,7 @@ def broken_folder(path: Path) -> Path:
         (broken_rgb, "x.nii", "dtype", "RGB"),
         (broken_four_d, "x.nii", "dimensions", "6x7x5x3 (4-D)"),
         (broken_two_d, "x.nii", "dimensions", "6x7 (2-D)"),
-        (broken_single_slice, "x.nii", "dimensions", "6x7x1 (2-D)"),
+        (broken_single_slice, "x.nii", "dimensions", "6x7x1 (2-D beside axes of one voxel)"),
         (broken_all_zero, "x.nii", "all-zero", "all voxels are 0"),
         (broken_constant, "x.nii", "constant", "all voxels are 7"),
         (broken_singular, "x.nii", "affine", "singular affine"),

@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_package import Scan
 
 from cddpm.errors import ArtifactError
 from cddpm.predict.predictor import Prediction
-from cddpm.predict.result import FILES, RESULT, Identity, check_same, is_done, write
+from cddpm.predict.result import FILES, RESULT, Identity, check_same, is_done, places, scan_of, write
 from cddpm.predict.scans import Job
 
 pytestmark = pytest.mark.slow
@@ -77,3 +81,45 @@ def test_a_folder_without_a_result_is_nobodys(job: Job, tmp_path: Path) -> None:
     for text in ("", "[1]", "{}", json.dumps({"identity": None})):
         (tmp_path / RESULT).write_text(text)
         check_same(tmp_path, "model-1", job)
+
+
+_WAY = st.lists(st.sampled_from(["a", "b", "Study #1 50% ü"]), max_size=3).map(lambda parts: "/".join(parts))
+
+
+@settings(max_examples=40, deadline=None)
+@given(scans=_WAY, results=_WAY, how=st.sampled_from(["mv", "cp", "mv to another depth", "results alone"]))
+def test_the_scan_of_a_result_is_found_where_both_went(scans: str, results: str, how: str) -> None:
+    """And the old place is looked at only where the file at the new one is missing or another."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch).resolve()
+        old, new = root / "deep/old", root / ("new" if "depth" in how else "deep/new")
+        job = Job(old / scans / "scan.nii", old / results / "out" / "scan")
+        for folder in (job.scan.parent, job.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        job.scan.write_text("one")
+        sha = Identity.of("m", job).scan_sha256
+        found = {"scan": str(job.scan), "places": places(job), "identity": {"scan_sha256": sha}}
+        if how == "results alone":
+            assert scan_of(job.folder.rename(root / "elsewhere"), found) == job.scan
+            return
+        shutil.copytree(old, new) if how == "cp" else shutil.move(old, new)
+        here, folder = new / job.scan.relative_to(old), new / job.folder.relative_to(old)
+        assert scan_of(folder, found) == here
+        here.write_text("another")
+        if how == "cp":
+            assert scan_of(folder, found) == job.scan
+            job.scan.write_text("another")
+        with pytest.raises(ArtifactError, match=r"scan\.nii: not the file that .* was made from"):
+            scan_of(folder, found)
+        here.unlink()
+        job.scan.unlink(missing_ok=True)
+        with pytest.raises(ArtifactError, match="its scan is gone") as caught:
+            scan_of(folder, found)
+        assert str(here) in str(caught.value)
+
+
+def test_a_result_of_before_names_one_place(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii").write_text("one")
+    assert scan_of(tmp_path / "out", {"scan": str(tmp_path / "scan.nii")}) == tmp_path / "scan.nii"
+    with pytest.raises(KeyError):
+        scan_of(tmp_path / "out", {})

@@ -91,7 +91,7 @@ def test_another_process_predicts_what_the_predictor_does(
     written = read_image(Path(good["folder"]) / "anomaly_map.nii.gz")
     np.testing.assert_array_equal(written.data, prediction.anomaly_map)
     np.testing.assert_array_equal(written.affine, scan.image.affine)
-    assert absent["error"] == "absent.nii: no such file; correct the path in the split file or restore the file"
+    assert absent["error"] == "absent.nii: no such file; correct the path where it is named, or restore the file"
     assert np.isnan(absent["components"])
     assert absent["folder"] == ""
 
