@@ -69,7 +69,7 @@ def is_module(name: str) -> bool:
         return False
 
 
-NOT_IMPORTED = {"cddpm.__main__", *([] if is_module("triton") else ["cddpm.models.kernels"])}
+NOT_IMPORTED = {"cddpm.__main__", *([] if is_module("triton") else ["cddpm.models.fused", "cddpm.models.kernels"])}
 """The command line starts when it is imported; the kernels need what only PyTorch for GPUs brings."""
 OWN = [name for name in map(dotted, FILES) if name not in NOT_IMPORTED]
 

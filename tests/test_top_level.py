@@ -99,7 +99,9 @@ def imported(*folders: str) -> set[str]:
     names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
     packages = {file.parent.name for file in (ROOT / "tests").rglob("__init__.py")}
     own = {"cddpm", "launch", "speed", *packages, *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
-    foreign = {name.split(".")[0] for name in names} - sys.stdlib_module_names - own
+    foreign = (
+        {name.split(".")[0] for name in names} - sys.stdlib_module_names - own - {"triton"}
+    )  # torch for GPUs brings it
     return {normal(named.get(name, name)) for name in foreign}
 
 

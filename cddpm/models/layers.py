@@ -1,4 +1,4 @@
-"""The cheap layers around the convolutions: PyTorch's own on a CPU, one pass over the memory on a GPU (``kernels.py``).
+"""The cheap layers around the convolutions: PyTorch's own on a CPU, one pass over the memory on a GPU (``fused.py``).
 
 On a GPU the full network's convolutions take less time than copies between layouts and number formats did: GroupNorm knows
 neither channels-last nor bfloat16. Letters: B slices, C channels, H and W pixels.
@@ -45,7 +45,7 @@ def normalised(
 ) -> Tensor:
     """``silu(norm(x + bias) (1 + scale) + shift)`` of ``x`` (B, C, H, W); ``modulation`` (B, 2 C) holds scale and shift."""
     if on_kernels(x) and isinstance(norm, nn.GroupNorm):
-        from cddpm.models.kernels import GroupNormSiLU
+        from cddpm.models.fused import GroupNormSiLU
 
         half = torch.is_autocast_enabled("cuda")
         dtype = torch.get_autocast_dtype("cuda") if half else norm.weight.dtype
@@ -65,7 +65,7 @@ def resampled(x: Tensor, resampling: Resampling) -> Tensor:
     if resampling == "none":
         return x
     if on_kernels(x):
-        from cddpm.models.kernels import Enlarged, Shrunk
+        from cddpm.models.fused import Enlarged, Shrunk
 
         found: Tensor = (Shrunk if resampling == "down" else Enlarged).apply(x)
         return found
@@ -77,7 +77,7 @@ def added(x: Tensor, y: Tensor, *biases: Tensor | None) -> Tensor:
     left = [bias for bias in biases if bias is not None]
     if not left or not on_kernels(x):
         return functools.reduce(torch.add, (bias[:, None, None] for bias in left), x + y)
-    from cddpm.models.kernels import AddBiased
+    from cddpm.models.fused import AddBiased
 
     found: Tensor = AddBiased.apply(x, y, functools.reduce(torch.add, left))
     return found

@@ -187,7 +187,7 @@ def _pictures(record: SweepRecord) -> list[Block]:
     found: list[Block] = []
     left = MOST_PICTURE_BYTES
     for path in files:
-        name = unquote(path.stem) if path.parent.name == PICTURES else "all data sets"
+        name = unquote(path.stem) if path.parent.name == PICTURES.name else "all data sets"
         left -= path.stat().st_size
         if left < 0:
             found.append(Words(f"{name}: left out to keep this page small; see {path}", "missing"))

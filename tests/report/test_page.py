@@ -76,7 +76,10 @@ def test_a_better_trial_since_test_is_told(finished: SweepRecord) -> None:
     tested = finished.champion
     assert tested is not None
     assert tested.objective is not None
-    newer = dataclasses.replace(tested, number=9, objective=tested.objective + 0.1)
+    assert tested.result is not None
+    best = dataclasses.replace(tested.result.best, objective=tested.objective + 0.1)
+    result = dataclasses.replace(tested.result, number=9, best=best)
+    newer = dataclasses.replace(tested, folder=tested.folder.with_name("0009"), result=result)
     later = dataclasses.replace(finished, trials=[*finished.trials, newer])
     assert later.champion is tested
     assert page.missing(later) == ["A better trial has finished since test was scored; --resume scores it."]

@@ -21,6 +21,7 @@ from cddpm.tracking import connection
 from cddpm.tracking import database as database_file
 from cddpm.tracking.address import file_uri
 from cddpm.tracking.lineage import registered
+from cddpm.tracking.query import settings_of
 from cddpm.tracking.registry import Registry
 
 
@@ -38,7 +39,7 @@ _READING: dict[str, Callable[[Path], object]] = {
     "list": lambda file: _opened(file).versions(),
     "best": lambda file: _opened(file).best("dice"),
     "show": lambda file: _opened(file).promotions(),
-    "settings": lambda file: _opened(file).settings(_opened(file).find("1")),
+    "settings": lambda file: settings_of([_opened(file).find("1")], _opened(file)._catalogue),
     "verify": lambda file: _opened(file).verify(_opened(file).find("1")),
     "pull": lambda file: _opened(file).pull("1", file.parent / "pulled"),
     "lineage": lambda file: registered(file_uri(file)),
