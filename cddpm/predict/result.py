@@ -121,11 +121,10 @@ def scan_of(folder: Path, found: Mapping[str, Any]) -> Path:
 
     Raises ``KeyError`` or ``TypeError`` if it is no result, ``ArtifactError`` if no file, or only another one, is there.
     """
-    near, before = found.get("places", {}).get("scan"), found.get("identity", {}).get("scan_sha256")
-    beside = [Path(os.path.normpath(folder.resolve() / near))] if near else []  # results of before have none
-    known = list(dict.fromkeys([*beside, Path(found["scan"])]))
+    beside, before = folder.resolve() / found["places"]["scan"], found["identity"]["scan_sha256"]
+    known = list(dict.fromkeys([Path(os.path.normpath(beside)), Path(found["scan"])]))
     there = [place for place in known if place.is_file()]
-    same = [place for place in there if before is None or artifact.file_digest(place) == before]
+    same = [place for place in there if artifact.file_digest(place) == before]
     if not there:
         looked_for = " and no ".join(map(str, known))
         raise ArtifactError(f"{folder}: its scan is gone (no {looked_for}); restore it, or predict it again")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cddpm import artifact
 from cddpm.data.volume import read_map, read_segmentation, write_volume
 from cddpm.errors import ArtifactError, CddpmError, VolumeError
 from cddpm.report import scan as scans
@@ -50,8 +51,8 @@ def test_voxel_sizes_follow_the_axes(predicted: Path, tmp_path: Path) -> None:
     for name in ("anomaly_map", "reconstruction", "segmentation", "input"):
         source = Path(result["scan"]) if name == "input" else folder / f"{name}.nii.gz"
         write_volume(folder / f"{name}.nii.gz", read_map(source).data, affine)
-    result["scan"] = str(folder / "input.nii.gz")
-    del result["identity"]  # as before digests were kept
+    result["places"]["scan"] = "input.nii.gz"
+    result["identity"]["scan_sha256"] = artifact.file_digest(folder / "input.nii.gz")
     (folder / "result.json").write_text(json.dumps(result))
     assert scans.read(folder).exhibit.voxel_size_mm == (1.0, 2.0, 3.0)
 
