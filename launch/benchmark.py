@@ -17,6 +17,7 @@ from cddpm.cli.shell import (
     OutputDir,
     Resume,
     Settings,
+    Storage,
     TrackingUri,
     guarded,
     overrides,
@@ -29,6 +30,7 @@ def main(
     config: Annotated[Path, typer.Option(help="Benchmark file (YAML).")] = Path("tune_configs/benchmark.yaml"),
     data_dir: DataDir = None,
     output_dir: OutputDir = None,
+    storage: Storage = None,
     folds: Folds = None,
     modality: Annotated[str | None, typer.Option(help="Only the cohorts of this modality.")] = None,
     resume: Resume = False,
@@ -40,6 +42,7 @@ def main(
     given = {
         "data.data_dir": data_dir,
         "output_dir": output_dir,
+        "storage": storage,
         "evaluation.folds": whole_numbers("--folds", folds),
         "tracking.uri": tracking_uri,
     }

@@ -16,6 +16,7 @@ from cddpm.cli.shell import (
     OutputDir,
     Resume,
     Settings,
+    Storage,
     TrackingUri,
     guarded,
     overrides,
@@ -28,6 +29,7 @@ def main(
     config: Annotated[Path, typer.Option(help="Experiment file (YAML).")],
     data_dir: DataDir = None,
     output_dir: OutputDir = None,
+    storage: Storage = None,
     name: Annotated[str | None, typer.Option(help="Name of the evaluation, instead of the file's.")] = None,
     folds: Folds = None,
     resume: Resume = False,
@@ -39,6 +41,7 @@ def main(
     given = {
         "data.data_dir": data_dir,
         "output_dir": output_dir,
+        "storage": storage,
         "name": name,
         "evaluation.folds": whole_numbers("--folds", folds),
         "tracking.uri": tracking_uri,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cddpm.cli.shell import Address, DataDir, OutputDir, Resume, Settings, TrackingUri, guarded, overrides
+from cddpm.cli.shell import Address, DataDir, OutputDir, Resume, Settings, Storage, TrackingUri, guarded, overrides
 from cddpm.config import load
 from cddpm.text import Console
 
@@ -19,6 +19,7 @@ def main(
     config: Annotated[Path, typer.Option(help="Experiment file (YAML).")] = Path("tune_configs/quickstart.yaml"),
     data_dir: DataDir = None,
     output_dir: OutputDir = None,
+    storage: Storage = None,
     name: Annotated[str | None, typer.Option(help="Name of the sweep, instead of the file's.")] = None,
     trials: Annotated[int | None, typer.Option(help="Training trials, instead of the file's.")] = None,
     resume: Resume = False,
@@ -40,6 +41,7 @@ def main(
     given = {
         "data.data_dir": data_dir,
         "output_dir": output_dir,
+        "storage": storage,
         "name": name,
         "search.training.trials": trials,
         "tracking.uri": tracking_uri,

@@ -19,6 +19,9 @@ ROWS = (  # lowest first: modules and folders of cddpm, and launch; each imports
     "host",
     "compiled",
     "artifact",
+    "storage",
+    "shelf",
+    "backup",
     "events",
     "config",
     "data",
@@ -46,13 +49,15 @@ HOMES = {
     "cddpm.cluster": (
         "cddpm.cluster.*",
         "cddpm.training.worker",
+        "cddpm.training.stages",
+        "cddpm.training.prediction",
         "cddpm.search.*",
         "cddpm.evaluation.*",
         "cddpm.predict.batch",
         "cddpm.campaign",
         *COMMAND_LINES,
     ),
-    "fcntl": ("cddpm.artifact",),  # a look that takes a lock keeps somebody from starting
+    "fcntl": ("cddpm.artifact", "cddpm.shelf"),  # a look that takes a lock keeps somebody from starting
     "mlflow": ("cddpm.tracking.*",),
     "nibabel": ("cddpm.data.volume",),
     "numba": ("cddpm.compiled",),

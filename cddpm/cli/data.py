@@ -1,13 +1,14 @@
 """``cddpm data``: make a phantom, check a DATA_DIR or a table, tell its leaks, build its slice store."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 
-from cddpm.cli.shell import print_json
+from cddpm.cli.shell import Storage, print_json
 from cddpm.text import Console, Table, whole
 
 if TYPE_CHECKING:
@@ -172,18 +173,21 @@ def build(
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Instead of the file's output_dir.", show_default=False)
     ] = None,
+    storage: Storage = None,
     address: Address = None,
 ) -> None:
     """Check every scan, and prepare it, as Ray tasks, into the slice store that trainings read."""
     from cddpm import cluster
     from cddpm.config import load
 
-    values = {**_places(data_dir, table), "output_dir": str(output_dir) if output_dir else None}
+    places = {"output_dir": str(output_dir) if output_dir else None, "storage": storage}
+    values = {**_places(data_dir, table), **places}
     settings = load(config, {name: value for name, value in values.items() if value is not None})
     cluster.check_answers(address)
     from cddpm.data import check as checking  # slow to import: a wrong setting is told at once
     from cddpm.data.layout import read_layout, root_of
     from cddpm.data.store import SliceStore, build_store
+    from cddpm.shelf import Shelf
 
     root = root_of(settings.data)
     report = checking.check(settings.data, root, parallel=os.cpu_count() or 1)
@@ -193,7 +197,9 @@ def build(
     rows = read_layout(settings.data, root).rows
     cluster.connect(address)
     try:
-        path = build_store(settings.data, root, rows, settings.output_dir / "artifacts", cluster.parallel_map)
+        shelf = Shelf.of(settings.kept_in)
+        spread = partial(cluster.parallel_map, beside_driver=bool(shelf.storage))
+        path = build_store(settings.data, root, rows, shelf, spread)
     finally:
         cluster.kill()
     store = SliceStore.open(path)

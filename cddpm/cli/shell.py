@@ -25,6 +25,13 @@ DataDir = Annotated[
     Path | None, typer.Option(help="DATA_DIR in the published layout; else a phantom.", envvar="DATA_DIR")
 ]
 OutputDir = Annotated[Path | None, typer.Option(help="Where everything is kept.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        help="Where artifacts are kept: a folder, s3://BUCKET/PREFIX, ...",
+        envvar="CDDPM_STORAGE",
+    ),
+]
 Folds = Annotated[str | None, typer.Option(help="Folds, separated by commas, instead of the file's.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue what was stopped or killed.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow server.", envvar="MLFLOW_TRACKING_URI")]

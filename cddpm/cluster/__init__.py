@@ -1,6 +1,7 @@
 """Ray, as thin as it can be: connect, spread plain functions over tasks, and watch what trainings do."""
 
 from cddpm.cluster.board import Board
+from cddpm.cluster.claims import claimed
 from cddpm.cluster.door import check_answers
 from cddpm.cluster.internals import janitor
 from cddpm.cluster.session import HEAD, WORKER_ENVIRONMENT, capacity, connect, connected, kill
@@ -14,6 +15,7 @@ __all__ = [
     "capacity",
     "check_answers",
     "check_shared",
+    "claimed",
     "connect",
     "connected",
     "drive",

@@ -3,14 +3,21 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from cddpm.cluster.session import HEAD
 
+logger = logging.getLogger(__name__)
+
 
 class Board:
-    """What the trainings are doing now, in one actor: workers post, the driver looks. Posting never waits or fails."""
+    """What the trainings are doing now, in one actor beside the driver: workers post, the driver looks.
+
+    Posting never waits or fails. Through it workers on other nodes learn what the driver's folder asks of them (``stop_asked``
+    of a list of files there), and leave what is to be kept in it: they see nothing of that folder themselves.
+    """
 
     def __init__(self) -> None:
         import ray
@@ -18,6 +25,38 @@ class Board:
         self._actor: Any = ray.remote(num_cpus=0, resources={HEAD: 1})(_BoardActor).remote()
         self._last = 0.0
         self._read = 0
+        self._asked: Any = None
+
+    def any_there(self, files: Sequence[Path]) -> bool:
+        """Whether one of ``files`` is there on the driver's node, as of the last look that has come back; it never waits.
+
+        Once true it stays so.
+        """
+        import ray
+
+        if self._asked is True:
+            return True
+        if self._asked is not None:
+            done, _ = ray.wait([self._asked], timeout=0)
+            if not done:
+                return False
+            try:
+                if ray.get(self._asked):
+                    self._asked = True
+                    return True
+            except ray.exceptions.RayError:  # the driver is gone: the cluster ends this process, too
+                logger.info("the board does not answer")
+        self._asked = self._actor.any_there.remote([str(file) for file in files])
+        return False
+
+    def keep(self, write: Callable[..., None], *arguments: Any) -> None:
+        """Have ``write(*arguments)`` done on the driver's node. Raises what it raises."""
+        import ray
+
+        try:
+            ray.get(self._actor.keep.remote(write, arguments))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
 
     def post(self, trial: int, stage: str, images: int, budget: int, loss: float, every_seconds: float = 0.5) -> None:
         """Tell where ``trial`` is; at most once in ``every_seconds``, and always at the end of a stage."""
@@ -81,6 +120,12 @@ class _BoardActor:
     def __init__(self) -> None:
         self.state: dict[int, tuple[str, int, int, float]] = {}
         self.lines: dict[str, None] = {}  # in the order in which they were left
+
+    def any_there(self, files: list[str]) -> bool:
+        return any(Path(file).exists() for file in files)
+
+    def keep(self, write: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        write(*arguments)
 
     def post(self, trial: int, stage: str, images: int, budget: int, loss: float) -> None:
         self.state[trial] = (stage, images, budget, loss)

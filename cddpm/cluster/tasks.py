@@ -13,12 +13,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def parallel_map(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """``function`` of each item as Ray tasks of one CPU, results in order. Errors of a task are raised as they were."""
+def parallel_map(function: Callable[[T], R], items: Sequence[T], beside_driver: bool = False) -> Iterator[R]:
+    """``function`` of each item as Ray tasks of one CPU, results in order. Errors of a task are raised as they were.
+
+    ``beside_driver``: on the head alone, for what only its disk has, as many at a time as it has CPUs.
+    """
     import ray
 
-    task: Any = ray.remote(num_cpus=1, max_retries=2)(_apply)
-    window = max(2, 2 * int(capacity().get("CPU", 1)))
+    booked: dict[str, Any] = {"num_cpus": 0, "resources": {HEAD: 1}} if beside_driver else {"num_cpus": 1}
+    task: Any = ray.remote(max_retries=2, **booked)(_apply)
+    window = os.cpu_count() or 1 if beside_driver else max(2, 2 * int(capacity().get("CPU", 1)))
     pending = [task.remote(function, item) for item in items[:window]]
     for started in range(window, len(items) + window):
         if not pending:

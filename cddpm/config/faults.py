@@ -276,6 +276,7 @@ def _parameter_faults(root: type[BaseModel], level: str, path: str) -> Iterator[
         "search",
         "tracking",
         "output_dir",
+        "storage",
         "name",
         "data",
         "compute",

@@ -12,6 +12,7 @@ from cddpm.config.sections import takes
 from cddpm.config.settings import Settings, annotation_at, field_paths, section_of, shown
 from cddpm.errors import ConfigError
 from cddpm.place import home
+from cddpm.storage import is_uri
 from cddpm.text.likeness import did_you_mean
 
 if TYPE_CHECKING:
@@ -200,6 +201,8 @@ def _with_places(config: ExperimentConfig, change: Callable[[Path], Path]) -> Ex
             "data": config.data.model_copy(update=data),
             "tracking": config.tracking.model_copy(update={"uri": uri}),
             "output_dir": change(config.output_dir),
+            "storage": config.storage
+            and (config.storage if is_uri(config.storage) else str(change(Path(config.storage)))),
         }
     )
 

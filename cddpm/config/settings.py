@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from cddpm.config.sections import (
     ComputeConfig,
@@ -23,6 +23,8 @@ from cddpm.config.sections import (
     TrainingConfig,
 )
 from cddpm.config.space import SearchConfig
+from cddpm.errors import ConfigError
+from cddpm.storage import settled
 
 
 class ScoringConfig(Frozen):
@@ -102,6 +104,14 @@ class ScoringConfig(Frozen):
             yield f"level_weights: {shown} would be ignored by {what}; leave them empty"
 
 
+def settled_storage(place: str) -> str:
+    """``storage.settled``, for a setting. Raises ``ValueError``."""
+    try:
+        return settled(place) if place else ""
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("storage: ")) from None
+
+
 class Settings(Frozen):
     """Every setting, each right by itself; ``ExperimentConfig`` adds that they fit together."""
 
@@ -110,6 +120,10 @@ class Settings(Frozen):
     """``intensity-threshold``: the image itself takes the place of the residual; nothing is trained."""
     seed: int = 0
     output_dir: Path = Path("outputs")
+    """Folder of sweeps, evaluations, phantom and lab book on the driver's disk."""
+    storage: Annotated[str, AfterValidator(settled_storage)] = ""
+    """Where artifacts, states of trainings and a copy of each sweep's folder are kept, for all machines of a cluster: a folder
+    (shared, if there are several), or ``s3://``, ``gs://`` or ``abfs://`` with bucket and prefix. Empty: ``output_dir``."""
     data: DataConfig = DataConfig()
     encoder: EncoderConfig = EncoderConfig()
     model: ModelConfig = ModelConfig()
@@ -122,6 +136,11 @@ class Settings(Frozen):
     compute: ComputeConfig = ComputeConfig()
     search: SearchConfig = SearchConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def kept_in(self) -> str:
+        """The storage: a folder or a URI."""
+        return self.storage or str(self.output_dir)
 
 
 def field_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

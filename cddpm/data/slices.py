@@ -21,6 +21,7 @@ import pyarrow as pa
 from cddpm import artifact
 from cddpm.data.geometry import Geometry
 from cddpm.errors import ArtifactError, DataError
+from cddpm.shelf import Kept
 
 KIND = "slice store"
 SLICES, VOLUMES, COHORTS = "slices.arrow", "volumes.arrow", "cohorts.arrow"
@@ -81,8 +82,8 @@ class SliceStore:
             artifact.verify(path, KIND)
         return cls(path)
 
-    def __reduce__(self) -> tuple[type["SliceStore"], tuple[Path]]:
-        return SliceStore, (self.path,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (Kept.of(self.path),)
 
     def __len__(self) -> int:
         """Number of slices."""
@@ -333,3 +334,8 @@ def _slice_shape(path: Path, schema: pa.Schema) -> tuple[int, int]:
 
 def _fold_words(fold: int | None) -> str:
     return "" if fold is None else f" fold {fold}"
+
+
+def _opened(kept: Kept) -> SliceStore:
+    """On another node: fetched."""
+    return SliceStore(kept.here())

@@ -16,6 +16,7 @@ from cddpm.data.layout import ScanRow
 from cddpm.data.slices import KIND, SliceStore, VolumeRecord, axial, write_store
 from cddpm.data.split import labels_of
 from cddpm.errors import DataError, VolumeError
+from cddpm.shelf import Shelf
 
 __all__ = ["SliceStore", "VolumeRecord", "build_store", "store_fingerprint"]
 
@@ -48,9 +49,9 @@ class _Failure:
 
 
 def build_store(
-    data: DataConfig, root: Path, rows: Iterable[ScanRow], artifacts_dir: Path, parallel_map: ParallelMap
+    data: DataConfig, root: Path, rows: Iterable[ScanRow], shelf: Shelf | Path, parallel_map: ParallelMap
 ) -> Path:
-    """Make the slice store of ``rows`` below ``artifacts_dir/store``, or return the one that is there.
+    """Make the slice store of ``rows`` on ``shelf`` (a path: a folder of artifacts), or return the one that is there.
 
     ``rows`` may hold several splits and folds; each scan is stored once. ``parallel_map(function, items)`` yields results in the
     order of ``items``, lazily if memory is to stay bounded; function and items pickle. The store's fingerprint is made of the
@@ -70,7 +71,8 @@ def build_store(
         results = parallel_map(functools.partial(_prepare_scan, data), scans)
         write_store(directory, _records(scans, results, digests, data.modality), cohorts)
 
-    path, made = artifact.ensure(artifacts_dir / "store" / name, KIND, name, made_from, fill)
+    kept = shelf if isinstance(shelf, Shelf) else Shelf(shelf)
+    path, made = kept.ensure(kept.path("store", name), KIND, made_from, fill)
     logger.info("slice store %s %s", path, "made" if made else "is there already")
     return path
 

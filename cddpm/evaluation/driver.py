@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from cddpm import cluster, events
 from cddpm.campaign import Campaign
 from cddpm.config import ExperimentConfig, to_dict, with_values
@@ -20,7 +22,7 @@ from cddpm.evaluation.fold import FoldRun, Outcome
 from cddpm.evaluation.plan import Plan
 from cddpm.evaluation.shift import Shift, contrast_store
 from cddpm.search.display import Display
-from cddpm.search.preparation import join, prepare_data, settle, slice_store
+from cddpm.search.preparation import backup_of, join, prepare_data, settle, slice_store
 from cddpm.text import Console
 from cddpm.tracking.lab import Lab
 from cddpm.tracking.provenance import surroundings
@@ -51,14 +53,18 @@ def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summ
     """Make every run of ``plan``, then the tables. Raises ``SearchError`` if a run failed (after the others are done)."""
     cluster.check_answers(address)
     campaign = Campaign(plan.kind, plan.name, plan.folder, plan.identity)
-    with campaign.held(resume, display.stop):
+    backup = backup_of(plan.first, plan.folder)
+    if resume and (line := backup.restored()):
+        display.say(escape(line))
+    with backup.following(), campaign.held(resume, display.stop):
         roots = _roots(plan, display)
-        ray = join(address, [c for configs in plan.methods.values() for c in configs], plan.first.output_dir, display)
+        ray = join(address, [c for configs in plan.methods.values() for c in configs], display)
         plan = _settled(plan, campaign, ray.available, display)
         runs = _runs(plan, roots, ray.gpus, display)
         with Lab.open(plan.first, plan.folder, mirror.EvaluationMirror(plan.folder).runs) as lab:
             display.warn(lab.away)
             campaign.begin(surroundings())
+            backup.start()
             mirror.keep(plan.folder, plan.kind, plan.name, plan.first, runs)
             lab.wake()
             outcomes = _carry_out(runs, ray.fits, lab, display)
@@ -126,7 +132,7 @@ def _shifts(config: ExperimentConfig, place: Any) -> tuple[Shift, ...]:
         return ()
     home = place(config)
     contrasts = [
-        Shift(f"power {power:g}", contrast_store(home.store, power, home.artifacts))
+        Shift(f"power {power:g}", contrast_store(home.store, power, home.shelf))
         for power in config.evaluation.contrast_powers
     ]
     return (*contrasts, *(Shift(f"modality {c.data.modality}", place(c).store) for c in _transfer(config)))

@@ -125,7 +125,7 @@ def _model(run: FoldRun, board: Any) -> Outcome | None:
     seconds["test reconstruction"] = time.monotonic() - start
     moved = {UNSHIFTED: test} if run.shifts else {}
     for shift in run.shifts:
-        there = replace(job, place=stages.Place(run.place.artifacts, shift.store))
+        there = replace(job, place=replace(run.place, store=shift.store))
         moved[shift.label] = worker.scorer_on_test(there, checkpoint, run.gpus, book.scorer.calibration)
     return _measured(run, book, test, moved, trained.made, seconds)
 
@@ -174,6 +174,7 @@ def _operating_point(run: FoldRun, book: ScoreBook) -> tuple[Point, ScoringConfi
     with point_workers(book, run.config) as score:
         points = scoring_search.search(score, run.config, book.scorer.guided, stop=run.stop_file.exists)
     scoring_search.record_points(run.folder, points, run.config)
+    run.place.shelf.share(book.files)
     best = scoring_search.best(points)
     return best, scoring_with(run.config, best.params)
 

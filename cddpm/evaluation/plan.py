@@ -58,6 +58,7 @@ class Plan:
         """All settings that may never change between two starts."""
         free = (
             "output_dir",
+            "storage",
             "tracking.",
             "search.",
             "compute.maximum_failures",

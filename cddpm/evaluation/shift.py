@@ -23,6 +23,7 @@ from cddpm.data.store import SliceStore
 from cddpm.scoring.measures import measure
 from cddpm.scoring.metrics import mean
 from cddpm.scoring.score import Scorer
+from cddpm.shelf import Shelf
 
 UNSHIFTED = "none"
 """Label of the test cohort as it is, beside the shifted ones."""
@@ -37,7 +38,7 @@ class Shift:
     store: Path
 
 
-def contrast_store(store: Path, power: float, artifacts: Path) -> Path:
+def contrast_store(store: Path, power: float, shelf: Shelf) -> Path:
     """The test scans of a slice store with every image to the voxelwise ``power``, made once."""
     origin = SliceStore.open(store, verify=False)
     made_from = {"store": origin.fingerprint, "power": power}
@@ -46,8 +47,8 @@ def contrast_store(store: Path, power: float, artifacts: Path) -> Path:
     def changed(v: int) -> np.ndarray[Any, np.dtype[np.float16]]:
         return apply_power(origin.image(v).astype(np.float32), power, origin.mask(v)).astype(np.float16)
 
-    path = artifacts / "store" / name
-    return artifact.ensure(path, KIND, name, made_from, lambda folder: copy_cohort(origin, folder, "test", changed))[0]
+    path = shelf.path("store", name)
+    return shelf.ensure(path, KIND, made_from, lambda folder: copy_cohort(origin, folder, "test", changed))[0]
 
 
 def shifted(

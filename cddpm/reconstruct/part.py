@@ -58,6 +58,13 @@ def volumes_of(directory: Path) -> list[str]:
     return sorted(unquote(path.name) for path in directory.iterdir() if path.is_dir())
 
 
+def step_of(file: str) -> tuple[str, Step] | None:
+    """Volume and step of a part by its name below the folder of predictions; None for anything else."""
+    folder, _, name = file.rpartition("/")
+    step = _step(name)
+    return None if step is None else (unquote(folder), step)
+
+
 def _step(name: str) -> Step | None:
     found = _NAME.fullmatch(name)
     return (int(found["level"]), int(found["seed"])) if found else None
@@ -85,20 +92,23 @@ def claim(directory: Path, volume_id: str) -> Iterator[bool]:
         yield True
 
 
-def write_part(directory: Path, volume_id: str, arrays: Mapping[Key, NDArray[np.floating]]) -> None:
+def write_part(directory: Path, volume_id: str, arrays: Mapping[Key, NDArray[np.floating]]) -> list[Path]:
     """Write predictions of one volume, (S, H, W) each, keyed by (branch ``c`` or ``u``, level, seed), as one part per step.
+
+    Gives the files that were written.
 
     Parts that are there are left alone. With any ``u``, every ``c`` must have its ``u``. Raises ``CddpmError`` for values
     that float16 cannot hold (then nothing is written), ``StorageError`` for a full disk, ``ValueError`` for an incomplete
     mapping.
     """
     rows = rounded(volume_id, arrays)
-    there = parts_of(directory, volume_id)
+    there, written = parts_of(directory, volume_id), list[Path]()
     for level, seed in dict.fromkeys(key[1:] for key in rows):
         if (level, seed) not in there:
             data = _to_arrow({key[0]: array for key, array in rows.items() if key[1:] == (level, seed)})
-            name = f"{level}-{seed}.{_digest(data)}.arrow"
-            artifact.write_bytes(volume_directory(directory, volume_id) / name, data)
+            written.append(volume_directory(directory, volume_id) / f"{level}-{seed}.{_digest(data)}.arrow")
+            artifact.write_bytes(written[-1], data)
+    return written
 
 
 def rounded(volume_id: str, arrays: Mapping[Key, NDArray[np.floating]]) -> dict[Key, NDArray[np.float16]]:

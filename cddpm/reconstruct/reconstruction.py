@@ -25,7 +25,8 @@ from cddpm import artifact
 from cddpm.config import NoiseConfig, PatchConfig, ReconstructionConfig, to_dict
 from cddpm.errors import ArtifactError
 from cddpm.models.precision import certain
-from cddpm.reconstruct.part import Key, Step, drop_damaged, parts_of, read_part
+from cddpm.reconstruct.part import Key, Step, drop_damaged, parts_of, read_part, step_of
+from cddpm.shelf import Kept
 
 KIND, PREDICTION = "reconstruction", "prediction"
 VIEW, MADE_FROM = "view.json", "made_from.json"
@@ -102,6 +103,11 @@ class View:
         """Fingerprint of this view of a prediction, and what it is made from."""
         own = {"volumes": list(self.volumes), "noise_levels": list(self.levels), "noise_seeds": list(self.seeds)}
         return artifact.fingerprint(KIND, prediction, own), {**made_from, **own, "prediction": prediction}
+
+    def asks(self, file: str) -> bool:
+        """Whether a file below the folder of predictions, by its name there, is a part of this view."""
+        found = step_of(file)
+        return found is not None and found[0] in self.volumes and found[1] in self.steps
 
     def missing(self, parts: Path, volume: str) -> tuple[Step, ...]:
         """Steps at which ``volume`` is not written in ``parts``."""
@@ -205,7 +211,7 @@ class Reconstruction:
     def __reduce__(self) -> tuple[Any, ...]:
         """What is kept on the disk pickles as its path."""
         if self.fingerprint:
-            return Reconstruction.open, (self.path,)
+            return _opened, (Kept.of(self.path),)
         return Reconstruction, (View(self.volumes, self.levels, self.seeds), self._parts)
 
     def c(self, volume: str, level: int, seed: int) -> NDArray[np.floating[Any]]:
@@ -259,3 +265,11 @@ class _Kept(dict[tuple[str, Step], Branches]):
             )
         self[key] = read_part(self._files[volume][step])
         return self[key]
+
+
+def _opened(kept: Kept) -> Reconstruction:
+    """On another node: fetched with its parts."""
+    path = kept.here()
+    view, parts = read_view(path)
+    kept.shelf.gather(parts, view.asks)
+    return Reconstruction.open(path)

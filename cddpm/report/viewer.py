@@ -222,7 +222,7 @@ def _scorer(record: SweepRecord, trial: TrialRecord) -> Scorer:
     place = stages.Place(record.artifacts, record.artifacts / "store" / record.origin.store)
     cohort = Cohort.of(SliceStore.open(place.store, verify=False), config.data, "test")
     checkpoint = place.artifacts / stages.CHECKPOINT / trial.result.checkpoint
-    path = prediction.wanted_of(config, place, checkpoint, cohort.volumes).reconstruction(place.artifacts)
+    path = prediction.wanted_of(config, place, checkpoint, cohort.volumes).reconstruction
     return cohort.scorer(Reconstruction.open(path), calibrated=given(trial.result.best.statistics))
 
 

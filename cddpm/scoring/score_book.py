@@ -52,17 +52,16 @@ class ScoreBook:
 
         Raises ``StorageError`` if the disk refuses.
         """
-        made_from = {
-            "version": SCORING_VERSION,
-            "reconstruction": reconstruction,
-            "store": store,
-            "unhealthy": {name: [case.id for case in scorer.cases(name)] for name in scorer.datasets},
-            "healthy": [case.id for case in scorer.cases(HEALTHY)],
-        }
-        folder = artifacts / KIND / artifact.fingerprint(KIND, made_from)
+        made_from = _made_from(scorer, reconstruction, store)
+        folder = book_folder(scorer, artifacts, reconstruction, store)
         if not (folder / MADE_FROM).is_file():
             artifact.write_json(folder / MADE_FROM, made_from)
         return cls(scorer, folder)
+
+    @property
+    def files(self) -> list[Path]:
+        """All that is known on this node."""
+        return [self.folder / MADE_FROM, *self.folder.glob("*.jsonl")]
 
     def score(
         self, scoring: ScoringConfig, objective: Objective = "dice", datasets: Sequence[str] | None = None
@@ -126,6 +125,21 @@ class ScoreBook:
             self._scores.setdefault(entry["key"], Score(**entry["score"]))
         except (KeyError, TypeError):  # of a version that knew other numbers
             logger.debug("%s: a score with other fields is left out", self.folder)
+
+
+def _made_from(scorer: Scorer, reconstruction: str | None, store: str) -> dict[str, Any]:
+    return {
+        "version": SCORING_VERSION,
+        "reconstruction": reconstruction,
+        "store": store,
+        "unhealthy": {name: [case.id for case in scorer.cases(name)] for name in scorer.datasets},
+        "healthy": [case.id for case in scorer.cases(HEALTHY)],
+    }
+
+
+def book_folder(scorer: Scorer, artifacts: Path, reconstruction: str | None, store: str) -> Path:
+    """Where the book of ``scorer``'s cohort lies, or will lie; see ``ScoreBook.open``."""
+    return artifacts / KIND / artifact.fingerprint(KIND, _made_from(scorer, reconstruction, store))
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from cddpm.search import budget, leaderboard, record, sampler, study
 from cddpm.search import trial as trials
 from cddpm.search.preparation import phantom_folder
 from cddpm.search.sweep import folder_of
+from cddpm.shelf import Shelf
 from cddpm.training import checkpoint, diffusion, pretraining, stages
 from cddpm.training.stages import guide_config
 
@@ -185,17 +186,18 @@ def _ends(parameter: Parameter) -> list[Any]:
 
 
 def _stages(config: ExperimentConfig, store: str) -> Iterator[Stage]:
-    artifacts, guided_by = config.output_dir / "artifacts", None
-    yield Stage(STORE, store, artifact.is_complete(artifacts / STORE / store))
+    shelf, guided_by = Shelf.of(config.kept_in), None
+    artifacts = shelf.artifacts
+    yield Stage(STORE, store, shelf.has(artifacts / STORE / store))
     guide = guide_config(config)
     if guide is not None:
         guided_by = stages.checkpoint_identity(guide, store)[0]
-        yield Stage(stages.GUIDE, guided_by, artifact.is_complete(artifacts / stages.CHECKPOINT / guided_by))
+        yield Stage(stages.GUIDE, guided_by, shelf.has(artifacts / stages.CHECKPOINT / guided_by))
     if config.model.conditioned and config.pretraining.enabled and not config.training.artifact:
         name = stages.encoder_identity(config, store)[0]
-        yield Stage(stages.ENCODER, name, artifact.is_complete(artifacts / stages.ENCODER / name))
+        yield Stage(stages.ENCODER, name, shelf.has(artifacts / stages.ENCODER / name))
     name = stages.checkpoint_identity(config, store)[0]
-    yield Stage(stages.CHECKPOINT, name, artifact.is_complete(artifacts / stages.CHECKPOINT / name))
+    yield Stage(stages.CHECKPOINT, name, shelf.has(artifacts / stages.CHECKPOINT / name))
     yield _prediction(config, artifacts, store, name, guided_by)
 
 
@@ -221,7 +223,7 @@ def _volume_ids(config: ExperimentConfig, path: Path) -> list[str]:
 
 
 def _speed(config: ExperimentConfig, store: str | None) -> Speed:
-    artifacts = config.output_dir / "artifacts"
+    artifacts = Shelf.of(config.kept_in).artifacts
     return Speed(
         _median(_rates(config, artifacts / stages.CHECKPOINT, diffusion.STAGE, "training")),
         _median(_rates(config, artifacts / stages.ENCODER, pretraining.STAGE, "pretraining")),

@@ -1,14 +1,16 @@
 """What the driver of a sweep or an evaluation does before its first trial: data, Ray, number formats, slice store."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.markup import escape
 
 from cddpm import artifact, cluster
+from cddpm.backup import Backup
 from cddpm.campaign import Campaign
 from cddpm.config import ExperimentConfig, to_dict
 from cddpm.data.check import check
@@ -16,9 +18,11 @@ from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom.folder import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
-from cddpm.errors import SearchError
+from cddpm.errors import SearchError, StorageError
 from cddpm.models import precision
 from cddpm.search.display import Display
+from cddpm.shelf import ARTIFACTS, Shelf
+from cddpm.storage import Bucket, is_uri
 from cddpm.training import stages, worker
 from cddpm.training.watch import Watch, keep_record
 
@@ -36,14 +40,43 @@ class Cluster:
         return self.available.get("GPU", 0.0)
 
 
-def join(address: str | None, configs: Iterable[ExperimentConfig], output_dir: Path, display: Display) -> Cluster:
-    """Join the cluster at ``address``, or start one here; every node must see ``output_dir``.
+def shelf_of(config: ExperimentConfig) -> Shelf:
+    """The storage's shelf on this node, which ``output_dir/artifacts`` leads to.
+
+    Raises ``StorageError`` if artifacts of another storage lie there.
+    """
+    shelf, link = Shelf.of(config.kept_in), config.output_dir / ARTIFACTS
+    if shelf.artifacts.resolve() == link.resolve():
+        return shelf
+    shelf.artifacts.mkdir(parents=True, exist_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink():
+        link.unlink()
+    elif link.exists():
+        raise StorageError(
+            f"{link}: holds artifacts of its own, but the storage is {config.kept_in}; name another output_dir (--output-dir)"
+        )
+    link.symlink_to(shelf.artifacts, target_is_directory=True)
+    return shelf
+
+
+def backup_of(config: ExperimentConfig, folder: Path) -> Backup:
+    """The copy in the storage of a campaign's ``folder``."""
+    return Backup(folder, config.kept_in, folder.relative_to(config.output_dir).as_posix())
+
+
+def join(address: str | None, configs: Sequence[ExperimentConfig], display: Display) -> Cluster:
+    """Join the cluster at ``address``, or start one here; every node must reach the storage.
 
     Raises as ``cluster.connect`` and ``cluster.check_shared``, ``SearchError`` for a training that fits nowhere.
     """
     with display.stage("Ray") as say:
         cluster.connect(address)
-        cluster.check_shared(output_dir)
+        storage = configs[0].kept_in
+        if is_uri(storage):
+            Bucket(storage).check()
+        else:
+            cluster.check_shared(Path(storage))
         available = cluster.capacity()
         fits = min(worker.check_capacity(config.compute, available) for config in configs)
         say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")
@@ -175,14 +208,16 @@ def _slow(config: ExperimentConfig, nodes: Mapping[str, precision.Hardware]) -> 
 def slice_store(config: ExperimentConfig, root: Path, display: Display, campaign: Path) -> stages.Place:
     """Build (or find) the slice store of ``config.data`` on the cluster; ``campaign`` keeps what building it cost."""
     with display.stage("slice store") as say:
-        rows = read_layout(config.data, root).rows
-        before = {p.name for p in (config.output_dir / "artifacts" / "store").glob("*") if artifact.is_complete(p)}
+        rows, shelf = read_layout(config.data, root).rows, shelf_of(config)
+        before = {p.name for p in (shelf.artifacts / "store").glob("*") if artifact.is_complete(p)}
         with Watch(torch.device("cpu")) as watch:
-            path = build_store(config.data, root, rows, config.output_dir / "artifacts", cluster.parallel_map)
+            # before an object store no node but this one has the scans
+            spread = partial(cluster.parallel_map, beside_driver=bool(shelf.storage))
+            path = build_store(config.data, root, rows, shelf, spread)
         if path.name not in before:
             keep_record(campaign, watch.record("store", path.name), None)
         store = SliceStore.open(path, verify=False)  # `build_store` has
         say(
             f"{len(store.volumes)} volumes, {len(store)} slices of {store.slice_shape[0]}x{store.slice_shape[1]}, {path.name}"
         )
-    return stages.Place(config.output_dir / "artifacts", path)
+    return stages.Place(shelf.artifacts, path, shelf.storage)

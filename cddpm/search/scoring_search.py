@@ -30,7 +30,7 @@ from cddpm.data.store import SliceStore
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.score import Scorer, evaluate
-from cddpm.scoring.score_book import ScoreBook
+from cddpm.scoring.score_book import ScoreBook, book_folder
 from cddpm.search import space as spaces
 from cddpm.search.point import (
     Params,
@@ -243,7 +243,9 @@ def book_of(
     predicted = Reconstruction.open(reconstruction) if reconstruction else None
     cohort = Cohort.of(store, config.data, "val")
     scorer = cohort.scorer(predicted, threads=threads, seconds_per_pass=seconds_per_pass)
-    return ScoreBook.open(scorer, place.artifacts, predicted.fingerprint if predicted else None, store.fingerprint)
+    fingerprint = predicted.fingerprint if predicted else None
+    place.shelf.gather(book_folder(scorer, place.artifacts, fingerprint, store.fingerprint))
+    return ScoreBook.open(scorer, place.artifacts, fingerprint, store.fingerprint)
 
 
 @contextmanager

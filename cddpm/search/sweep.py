@@ -15,7 +15,7 @@ from cddpm.search import budget, champion, leaderboard, record, study
 from cddpm.search.display import Display
 from cddpm.search.leaderboard import Row
 from cddpm.search.mirror import SweepMirror
-from cddpm.search.preparation import join, prepare_data, settle, slice_store
+from cddpm.search.preparation import backup_of, join, prepare_data, settle, slice_store
 from cddpm.search.registering import Registered, register
 from cddpm.tracking.lab import Lab
 from cddpm.tracking.provenance import surroundings
@@ -64,12 +64,15 @@ def run(
     cluster.check_answers(address)
     folder = folder_of(config)
     campaign = Campaign("sweep", config.name, folder, _identity(config), forceable=True)
-    with campaign.held(resume or extend != 0, display.stop, force) as changed:
+    backup = backup_of(config, folder)
+    if (resume or extend) and (line := backup.restored()):
+        display.say(escape(line))
+    with backup.following(), campaign.held(resume or extend != 0, display.stop, force) as changed:
         if extend:
             budget.extend(folder, config, extend, study.ended(folder / study.FILE))
         config = budget.extended(folder, config)
         root = prepare_data(config, display)
-        ray = join(address, [config], config.output_dir, display)
+        ray = join(address, [config], display)
         config = settle(campaign, [config], ray.available, display, changed, force)[0]
         place = slice_store(config, root, display, folder)
         changed += _other_data(campaign, place, force)
@@ -78,6 +81,7 @@ def run(
         with Lab.open(config, folder, SweepMirror(folder).runs) as lab:
             display.warn(lab.away)
             campaign.begin(surroundings())
+            backup.start()
             record.enter(folder, config, place.store.name, changed)
             lab.wake()
             from cddpm.search import tuning  # Ray Tune reads its environment when it is imported
@@ -131,6 +135,7 @@ def _identity(config: ExperimentConfig) -> dict[str, Any]:
     """Versions, and settings by dotted path, but those that may change between two starts without changing any number."""
     free = (
         "output_dir",
+        "storage",
         "tracking.",
         "search.concurrent_trials",
         "search.logged_points",

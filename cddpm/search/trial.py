@@ -118,6 +118,7 @@ def made(job: worker.Assignment, params: dict[str, Any], folder: Path, gpus: flo
             points = scoring_search.search(score, config, book.scorer.guided, progress, job.asked_to_stop)
     except Interrupted:
         return None
+    job.place.shelf.share(book.files)
     result = TrialResult(
         number=job.trial,
         params=params,

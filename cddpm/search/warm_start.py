@@ -23,7 +23,7 @@ from cddpm.text.likeness import did_you_mean
 FILE = "warm_start.json"
 SCORING_POINTS = 5
 """Scoring settings of so many earlier trials, the best ones, are tried first."""
-_OWN_BUSINESS = ("name", "output_dir", "tracking.", "compute.", "search.", "data.")
+_OWN_BUSINESS = ("name", "output_dir", "storage", "tracking.", "compute.", "search.", "data.")
 """Settings in which earlier trials may differ without a word (data are compared by themselves)."""
 
 

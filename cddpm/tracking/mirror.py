@@ -20,7 +20,7 @@ from cddpm.config import ExperimentConfig, changed
 from cddpm.tracking import names
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
-PLACES = ("name", "output_dir", "tracking.")
+PLACES = ("name", "output_dir", "storage", "tracking.")
 """Settings that say where something lies: they tell two runs apart by nothing that matters."""
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}(/[A-Za-z0-9_.-]{1,120})?")
 

@@ -52,7 +52,7 @@ def offer(
     made_from = {criterion.metric: value, "images": images}
     path = directory / f"best-{images:012d}"
     artifact.create(path, KIND, name, made_from, lambda d: checkpoint.save_weights(d / checkpoint.WEIGHTS, weights))
-    for old in _all(directory):
+    for old in folders(directory):
         if old != path:
             shutil.rmtree(old, ignore_errors=True)
     return True
@@ -79,13 +79,14 @@ def weights(directory: Path, criterion: Criterion, name: str) -> dict[str, Tenso
     return checkpoint.load_weights(path / checkpoint.WEIGHTS)
 
 
-def _all(directory: Path) -> list[Path]:
+def folders(directory: Path) -> list[Path]:
+    """Of finished best weights, the oldest first."""
     return sorted(path for path in directory.glob("best-*") if artifact.is_complete(path))
 
 
 def _newest(directory: Path) -> Path | None:
     """The best so far: of two, which a crash can leave, the later one was better."""
-    return next(reversed(_all(directory)), None)
+    return next(reversed(folders(directory)), None)
 
 
 def _value(path: Path, criterion: Criterion) -> float:

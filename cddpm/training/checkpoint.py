@@ -149,7 +149,7 @@ def save_state(directory: Path, state: State, fingerprint: str) -> Path:
     if path.exists():  # a damaged state that was walked past
         shutil.rmtree(path)
     artifact.create(path, STATE_KIND, fingerprint, {"images": state.images}, fill)
-    for old in _states(directory)[KEPT_STATES:]:
+    for old in states(directory)[KEPT_STATES:]:
         shutil.rmtree(old, ignore_errors=True)
     return path
 
@@ -159,20 +159,21 @@ def newest_state(directory: Path, fingerprint: str) -> State | None:
 
     None if training never saved one. Raises ``ArtifactError`` if there are states and none is intact.
     """
-    states = _states(directory)
-    for path in states:
+    there = states(directory)
+    for path in there:
         try:
             return _read_state(path, fingerprint)
         except ArtifactError as error:
             logger.warning("passing over a damaged state: %s", error)
-    if states:
+    if there:
         raise ArtifactError(
-            f"{directory}: none of its {len(states)} saved states is intact; delete this folder to train from the start"
+            f"{directory}: none of its {len(there)} saved states is intact; delete this folder to train from the start"
         )
     return None
 
 
-def _states(directory: Path) -> list[Path]:
+def states(directory: Path) -> list[Path]:
+    """Folders of saved states, the newest first."""
     return sorted((p for p in directory.glob("images-*") if p.is_dir() and p.suffix != ".partial"), reverse=True)
 
 

@@ -124,6 +124,8 @@ class Hooks:
     """Asked on the first rank now and then: shall the training save and end?"""
     made: Callable[[StageRecord], None] = lambda record: None
     """Called on the first rank when a stage was computed (not found): what it cost."""
+    saved: Callable[[Path], None] = lambda path: None
+    """Called on the first rank when a state was saved, with its folder."""
     search: InnerSearch | None = None
     """Of previews (``search.preview_trials`` above 1)."""
 
@@ -168,10 +170,10 @@ class Trainer:
             self.images += self.recipe.batch_size
             self._count_losses(hooks, step in milestones or step % POLL_STEPS == 0)
             if step in milestones:
-                self._save()
+                self._save(hooks)
                 self._evaluate(hooks)
             if step % POLL_STEPS == 0 and self.ranks.share(hooks.stop() if self.ranks.first else None):
-                self._save()
+                self._save(hooks)
                 raise Interrupted(f"{self.stage}: stopped after {self.images} images; its state is saved")
 
     def _steps(self) -> Iterator[int]:
@@ -301,7 +303,7 @@ class Trainer:
             best.offer(self.directory, criterion, self.images, value, self._current_weights(), self.name)
         self.ranks.barrier()
 
-    def _save(self) -> None:
+    def _save(self, hooks: Hooks) -> None:
         if self.images == self._saved:
             return
         total = self._total_loss()
@@ -314,7 +316,7 @@ class Trainer:
                 total,
                 self.loss_steps,
             )
-            checkpoint.save_state(self.directory, state, self.name)
+            hooks.saved(checkpoint.save_state(self.directory, state, self.name))
         self.ranks.barrier()
         self._saved = self.images
 

@@ -6,7 +6,7 @@ of it, and predicts only that; what another is making it leaves for later, and t
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from cddpm.cluster import claimed
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.reconstruct.part import claim, write_part
@@ -25,6 +26,7 @@ from cddpm.reconstruct.reconstruction import (
     found_prediction,
     prediction_identity,
     prediction_path,
+    read_view,
 )
 from cddpm.training import stages
 from cddpm.training.loop import Hooks, Interrupted
@@ -46,9 +48,14 @@ class Wanted:
     name: str
     """Fingerprint of the predictions, of whatever volumes, levels and seeds."""
     made_from: dict[str, Any]
-    parts: Path
+    place: stages.Place
     networks: Callable[[torch.device], Networks]
     """Loads what predicts; called only if something is missing."""
+
+    @property
+    def parts(self) -> Path:
+        """The folder of the predictions on this node."""
+        return prediction_path(self.place.artifacts, self.name)
 
     def id(self, v: int) -> str:
         """Name of a volume."""
@@ -58,14 +65,26 @@ class Wanted:
         """Those of ``volumes`` of which something is not predicted."""
         return [v for v in volumes if self.view.missing(self.parts, self.id(v))]
 
-    def reconstruction(self, artifacts: Path) -> Path:
-        """Where the reconstruction lies, or will lie, below ``artifacts``."""
-        return cache_path(artifacts, self.view.identity(self.name, self.made_from)[0])
+    @property
+    def reconstruction(self) -> Path:
+        """Where the reconstruction lies, or will lie."""
+        return cache_path(self.place.artifacts, self.view.identity(self.name, self.made_from)[0])
 
-    def finish(self, artifacts: Path) -> Path:
+    def finish(self) -> Path:
         """Make the reconstruction of parts that are all written."""
         name, made_from = self.view.identity(self.name, self.made_from)
-        return finish(cache_path(artifacts, name), self.view.volumes, name, made_from, self.parts, self.view)
+        return self.place.shelf.put(
+            finish(self.reconstruction, self.view.volumes, name, made_from, self.parts, self.view)
+        )
+
+    def gather(self) -> None:
+        """Fetch the parts of the view that others have put into the storage."""
+        self.place.shelf.gather(self.parts, self.view.asks)
+
+    def claim(self, volume: str) -> AbstractContextManager[bool]:
+        """Whether a volume is this process's to predict until the block ends."""
+        shelf = self.place.shelf
+        return claimed(f"{shelf.place(self.parts)}/{volume}") if shelf.storage else claim(self.parts, volume)
 
 
 def reconstruct(
@@ -76,19 +95,30 @@ def reconstruct(
     Raises ``ArtifactError`` if ``config`` asks for a guide that was not trained, ``Interrupted`` when asked to stop.
     """
     wanted = wanted_of(config, place, path, volumes)
-    target = wanted.reconstruction(place.artifacts)
     missing = bool(wanted.missing(wanted.volumes)) if ranks.first else False  # for the record; ``complete`` looks again
-    with stages.watched(STAGE, target.name, config, ranks, hooks) if missing else nullcontext():
+    with stages.watched(STAGE, wanted.reconstruction.name, config, ranks, hooks) if missing else nullcontext():
         complete(wanted, ranks, hooks)
     if ranks.first:
-        wanted.finish(place.artifacts)
+        wanted.finish()
     ranks.barrier()
-    return target
+    return wanted.reconstruction
+
+
+def fetched(place: stages.Place, name: str) -> Path:
+    """The finished reconstruction with the fingerprint ``name``, with all its parts, on this node.
+
+    Raises ``ArtifactError`` if it does not exist, or is damaged.
+    """
+    path = place.shelf.need(cache_path(place.artifacts, name))
+    view, parts = read_view(path)
+    place.shelf.gather(parts, view.asks)
+    return path
 
 
 def unpredicted(config: ExperimentConfig, place: stages.Place, path: Path, volumes: Sequence[int]) -> list[int]:
     """Those of ``volumes`` of which the checkpoint ``path`` has not predicted all that ``config`` asks for, or it is damaged."""
     wanted = wanted_of(config, place, path, volumes)
+    wanted.gather()
     wanted.view.without_damaged(wanted.parts)
     return wanted.missing(volumes)
 
@@ -107,14 +137,13 @@ def wanted_of(config: ExperimentConfig, place: stages.Place, path: Path, volumes
         guide.name if guide is not None else None,
     )
     view = View.of([store.volumes[v].id for v in volumes], config.reconstruction)
-    parts = prediction_path(place.artifacts, name)
     return Wanted(
         store,
         tuple(volumes),
         view,
         name,
         made_from,
-        parts,
+        place,
         lambda device: Networks(config, stages.load_model(path, device)[0], stages.load_guide(guide, device), device),
     )
 
@@ -125,6 +154,7 @@ def complete(wanted: Wanted, ranks: Ranks, hooks: Hooks) -> None:
     Raises ``Interrupted`` when asked to stop; what was predicted until then stays.
     """
     if ranks.first:
+        wanted.gather()
         found_prediction(wanted.parts, wanted.made_from)
         wanted.view.without_damaged(wanted.parts)
     volumes, busy = wanted.volumes, False
@@ -135,6 +165,8 @@ def complete(wanted: Wanted, ranks: Ranks, hooks: Hooks) -> None:
             time.sleep(WAIT_SECONDS)
         predict(wanted, missing[ranks.rank :: ranks.world], ranks, hooks)
         ranks.barrier()
+        if ranks.first:
+            wanted.gather()
         volumes, busy = missing, True
 
 
@@ -151,7 +183,7 @@ def predict(wanted: Wanted, volumes: Sequence[int], ranks: Ranks, hooks: Hooks) 
             return
         found = wanted.networks(ranks.device).predict(chain([first], requests))
         for number, (request, arrays) in enumerate(found):
-            write_part(wanted.parts, request.key, arrays)
+            wanted.place.shelf.share(write_part(wanted.parts, request.key, arrays))
             claims.pop(request.key).close()
             if ranks.first:
                 hooks.progress(STAGE, number + 1, len(volumes), 0.0)
@@ -166,7 +198,7 @@ def _requests(
             return
         name, parts = wanted.id(v), wanted.parts
         own = stack.enter_context(ExitStack())
-        if own.enter_context(claim(parts, name)) and (steps := wanted.view.missing(parts, name)):
+        if own.enter_context(wanted.claim(name)) and (steps := wanted.view.missing(parts, name)):
             claims[name] = own
             yield Request(name, wanted.store.image(v), steps)
         else:

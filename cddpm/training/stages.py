@@ -7,6 +7,7 @@ the settings of the conditioned model but for the condition, and a checkpoint of
 finds.
 """
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -19,19 +20,23 @@ import torch
 from torch import Tensor
 
 from cddpm import artifact
+from cddpm.cluster import claimed
 from cddpm.config import ExperimentConfig, parse, recorded, to_dict, with_values
 from cddpm.data.store import SliceStore
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.precision import certain
-from cddpm.training import checkpoint, diffusion, pretraining
+from cddpm.shelf import Shelf
+from cddpm.training import away, checkpoint, diffusion, pretraining
 from cddpm.training.loop import Hooks, Interrupted, Trainer
 from cddpm.training.order import Rows
 from cddpm.training.preview import Preview, preview_settings
 from cddpm.training.ranks import Ranks
 from cddpm.training.watch import Watch
 
-ENCODER, CHECKPOINT, GUIDE = "encoder", "checkpoint", "guide"
+logger = logging.getLogger(__name__)
+
+STORE, ENCODER, CHECKPOINT, GUIDE = "store", "encoder", "checkpoint", "guide"
 WAIT_SECONDS = 1.0
 """Between looks at an artifact that another trial is making."""
 METHOD_VERSION = 2
@@ -40,10 +45,24 @@ METHOD_VERSION = 2
 
 @dataclass(frozen=True)
 class Place:
-    """Where artifacts live, and the slice store they are made from."""
+    """Where artifacts live on this node, and the slice store they are made from."""
 
     artifacts: Path
     store: Path
+    storage: str = ""
+    """URI of the object store behind ``artifacts``; empty: that folder is the storage itself."""
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where artifacts are found and kept."""
+        return Shelf(self.artifacts, self.storage)
+
+    def here(self) -> "Place":
+        """The same place on the node that asks, with the slice store at hand."""
+        if not self.storage:
+            return self
+        shelf = self.shelf.here()
+        return replace(self, artifacts=shelf.artifacts, store=shelf.need(shelf.path(STORE, self.store.name)))
 
 
 @dataclass(frozen=True)
@@ -128,32 +147,32 @@ def train(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hooks) ->
         name, made_from = encoder_identity(config, store.fingerprint)
         encoder = place.artifacts / ENCODER / name
         if config.pretraining.artifact:
-            artifact.verify(encoder, ENCODER)
-        with _claimed(encoder, ENCODER, config, ranks, hooks) as work:
-            if work is not None:
+            artifact.verify(place.shelf.need(encoder), ENCODER)
+        # a trial is judged by its diffusion model alone
+        silent = Hooks(progress=hooks.progress, stop=hooks.stop, made=hooks.made)
+        with _claimed(place.shelf, encoder, config, ranks, silent) as job:
+            if job is not None:
                 pretrained = pretraining.PretrainingObjective(config, store, validation_rows, ranks.device)
                 recipe = pretraining.recipe(config)
-                silent = Hooks(
-                    progress=hooks.progress, stop=hooks.stop
-                )  # a trial is judged by its diffusion model alone
-                Trainer(pretraining.STAGE, pretrained, recipe, rows, work, name, ranks).run(silent)
-                _keep(encoder, ENCODER, made_from, pretrained.spark.encoder_state(), work, config, ranks)
+                Trainer(pretraining.STAGE, pretrained, recipe, rows, job.work, name, ranks).run(job.hooks)
+                job.keep(made_from, pretrained.spark.encoder_state())
                 made.append(ENCODER)
+        place.shelf.need(encoder)
 
     name, made_from = checkpoint_identity(config, store.fingerprint)
     path = place.artifacts / CHECKPOINT / name
-    with _claimed(path, CHECKPOINT, config, ranks, hooks) as work:
-        if work is not None:
+    with _claimed(place.shelf, path, config, ranks, hooks) as job:
+        if job is not None:
             asked = config.scoring.guidance_scale != 1 or config.search.preview_trials > 1  # with s = 1 nobody is
             preview = Preview(config, store, load_guide(guide if asked else None, ranks.device), hooks.search)
             objective = diffusion.DiffusionObjective(config, store, validation_rows, preview, ranks.device)
             if encoder is not None:
                 _load_encoder(objective.model, encoder)
             recipe = diffusion.recipe(config)
-            weights = Trainer(diffusion.STAGE, objective, recipe, rows, work, name, ranks).run(hooks)
-            _keep(path, CHECKPOINT, made_from, weights, work, config, ranks)
+            weights = Trainer(diffusion.STAGE, objective, recipe, rows, job.work, name, ranks).run(job.hooks)
+            job.keep(made_from, weights)
             made.append(CHECKPOINT)
-    return Made(path, encoder, tuple(made), guide)
+    return Made(place.shelf.need(path), encoder, tuple(made), guide)
 
 
 _WITHOUT_CONDITION: dict[str, Any] = {
@@ -199,7 +218,7 @@ def _make_guide(config: ExperimentConfig, place: Place, ranks: Ranks, hooks: Hoo
 
 def _finished_model(config: ExperimentConfig, place: Place) -> Path:
     """The checkpoint that ``training.artifact`` names. Raises ``ConfigError`` if it was made for other settings."""
-    path = place.artifacts / CHECKPOINT / str(config.training.artifact)
+    path = place.shelf.need(place.artifacts / CHECKPOINT / str(config.training.artifact))
     artifact.verify(path, CHECKPOINT)
     kept = parse(checkpoint.read_config(path), str(path / checkpoint.CONFIG))
     sections = ("model", "diffusion", *(["encoder"] if config.model.conditioned else []))
@@ -225,59 +244,98 @@ def _load_encoder(model: ConditionedDiffusion, path: Path) -> None:
     checkpoint.fill_module(model.encoder, {**own, **weights}, str(path))  # fc stays random, nothing is frozen
 
 
+@dataclass(frozen=True)
+class _Job:
+    """An artifact that this worker group makes now."""
+
+    shelf: Shelf
+    path: Path
+    config: ExperimentConfig
+    ranks: Ranks
+    work: Path
+    """The folder for resumable work meanwhile."""
+    hooks: Hooks
+
+    def keep(self, made_from: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """Make the artifact of trained ``weights``, with configuration and history; its folder of ``work`` goes."""
+
+        def fill(folder: Path) -> None:
+            checkpoint.save_weights(folder / checkpoint.WEIGHTS, weights)
+            artifact.write_json(folder / checkpoint.CONFIG, recorded(self.config))
+            shutil.copyfile(self.work / checkpoint.HISTORY, folder / checkpoint.HISTORY)
+
+        if self.ranks.first:
+            artifact.create(self.path, self.path.parent.name, self.path.name, made_from, fill)
+            self.shelf.put(self.path)
+            away.forget(self.shelf, self.work)
+        self.ranks.barrier()
+
+
 @contextmanager
-def _claimed(path: Path, kind: str, config: ExperimentConfig, ranks: Ranks, hooks: Hooks) -> Iterator[Path | None]:
+def _claimed(shelf: Shelf, path: Path, config: ExperimentConfig, ranks: Ranks, hooks: Hooks) -> Iterator[_Job | None]:
     """None if the artifact ``path`` is there; if not, or if it is damaged, it is this worker group's to make in the block.
 
-    Gives the folder for resumable work meanwhile. While another group makes the artifact, all ranks wait in short steps (one
-    long wait of the first rank alone would let the others' broadcast time out). Raises ``Interrupted`` when asked to stop
-    meanwhile.
+    While another group makes the artifact, all ranks wait in short steps (one long wait of the first rank alone would let the
+    others' broadcast time out). Raises ``Interrupted`` when asked to stop meanwhile.
     """
-    work = path.parent / ".work" / path.name
+    kind, work = path.parent.name, path.parent / ".work" / path.name
     with ExitStack() as stack:
-        while (state := ranks.share(_claim(path, kind, work, stack, hooks) if ranks.first else None)) == "busy":
+        while (state := ranks.share(_claim(shelf, path, work, stack, hooks) if ranks.first else None)) == "busy":
             time.sleep(WAIT_SECONDS)
         if state == "stop":
-            raise Interrupted(f"{path.name}: stopped while another trial makes this {path.parent.name}")
+            raise Interrupted(f"{path.name}: stopped while another trial makes this {kind}")
         if state == "found":
             yield None
             return
-        with watched(kind, path.name, config, ranks, hooks):
-            yield work
+        with watched(kind, path.name, config, ranks, hooks), away.kept_away(shelf, work, ranks, hooks) as followed:
+            yield _Job(shelf, path, config, ranks, work, followed)
 
 
-def _claim(path: Path, kind: str, work: Path, stack: ExitStack, hooks: Hooks) -> str:
-    if artifact.is_sound(path, kind):
+def _claim(shelf: Shelf, path: Path, work: Path, stack: ExitStack, hooks: Hooks) -> str:
+    if _sound(shelf, path):
         return "found"
     try:
-        stack.enter_context(
-            artifact.lock(work.with_name(f"{work.name}.lock"), wait=False)
-        )  # freed when this process dies
+        stack.enter_context(_alone(shelf, path, work))
     except BlockingIOError:
         return "stop" if hooks.stop() else "busy"
-    return "found" if artifact.is_complete(path) and not artifact.set_aside_damaged(path, kind) else "mine"
+    if _sound(shelf, path):
+        return "found"
+    artifact.set_aside_damaged(path, path.parent.name)
+    return "mine"
 
 
-def _keep(
-    path: Path,
-    kind: str,
-    made_from: dict[str, Any],
-    weights: Mapping[str, Tensor],
-    work: Path,
-    config: ExperimentConfig,
-    ranks: Ranks,
-) -> None:
-    """Make the artifact of trained ``weights``, with configuration and history; its folder of ``work`` goes."""
+def _sound(shelf: Shelf, path: Path) -> bool:
+    """Whether the artifact is there, and whole; a damaged one of an object store is told and taken away."""
+    kind = path.parent.name
+    try:
+        if shelf.get(path) is None:
+            return False
+        if shelf.storage:
+            if artifact.set_aside_damaged(path, kind):  # this node's copy
+                return shelf.get(path) is not None
+            shelf.put(path)  # a process that died may have made it, and not yet sent it
+            return True
+    except ArtifactError as error:
+        logger.warning("%s; it is made again", error)
+        shelf.discard(path)
+        return False
+    return artifact.is_sound(path, kind)
 
-    def fill(folder: Path) -> None:
-        checkpoint.save_weights(folder / checkpoint.WEIGHTS, weights)
-        artifact.write_json(folder / checkpoint.CONFIG, recorded(config))
-        shutil.copyfile(work / checkpoint.HISTORY, folder / checkpoint.HISTORY)
 
-    if ranks.first:
-        artifact.create(path, kind, path.name, made_from, fill)
-        shutil.rmtree(work, ignore_errors=True)
-    ranks.barrier()
+@contextmanager
+def _alone(shelf: Shelf, path: Path, work: Path) -> Iterator[None]:
+    """The claim on an artifact: a lock in a folder, freed by the kernel; before an object store the cluster's own.
+
+    Raises ``BlockingIOError`` while another has it.
+    """
+    if not shelf.storage:
+        with artifact.lock(work.with_name(f"{work.name}.lock"), wait=False):
+            yield
+        return
+    with claimed(shelf.place(path)) as mine:
+        if not mine:
+            raise BlockingIOError
+        yield
 
 
 @contextmanager
@@ -314,7 +372,7 @@ def guide_path(config: ExperimentConfig, place: Place, path: Path) -> Path | Non
     guide = guide_config(with_values(own, {"reconstruction.guide": config.reconstruction.guide}, str(path)))
     assert guide is not None  # asked for
     found = place.artifacts / CHECKPOINT / checkpoint_identity(guide, str(store))[0]
-    if not artifact.is_complete(found):
+    if place.shelf.get(found) is None:
         raise ArtifactError(
             f"{found}: the DDPM that reconstruction.guide asks for beside {path.name} is not there; train with the same "
             "configuration first, or set reconstruction.guide: none"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from cddpm.training import prediction, stages
 from cddpm.training.loop import Hooks, InnerSearch, Interrupted
 from cddpm.training.preview import OBJECTIVE
 from cddpm.training.ranks import Ranks
-from cddpm.training.watch import Watch, keep_record
+from cddpm.training.watch import StageRecord, Watch, keep_record
 
 SPENT = "spent"
 """Beside the stop file: the sweep's budget is used up, which ends trainings as a request to stop does."""
@@ -53,9 +53,26 @@ class Assignment:
         """Folder of the sweep or evaluation: what was computed is written down there."""
         return self.stop_file.parent
 
+    @property
+    def stop_files(self) -> list[Path]:
+        """What asks this training, alone or with all others, to save its state and end, on the driver's disk."""
+        alone = [] if self.stop_of_trial is None else [self.stop_of_trial]
+        return [self.stop_file, self.stop_file.with_name(SPENT), *alone]
+
     def asked_to_stop(self) -> bool:
-        """Whether this training shall save its state and end, alone or with all others."""
-        return stop_asked(self.stop_file) or (self.stop_of_trial is not None and self.stop_of_trial.exists())
+        """Whether this training shall save its state and end, as seen on the driver's node."""
+        return any(file.exists() for file in self.stop_files)
+
+    def seen_to_stop(self) -> bool:
+        """The same, as a worker on any node learns it."""
+        return self.asked_to_stop() if self.board is None else self.board.any_there(self.stop_files)
+
+    def keep_record(self, record: StageRecord) -> None:
+        """Write down on the driver's disk what a stage has cost."""
+        if self.board is None:
+            keep_record(self.campaign, record, self.trial)
+        else:
+            self.board.keep(keep_record, self.campaign, record, self.trial)
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,21 @@ class Outcome:
     reconstruction: Path
     pass_seconds: float | None = None
     """See ``reconstruct.predict.pass_seconds``; measured only if the search asks for it."""
+
+    def at(self, place: stages.Place) -> "Outcome":
+        """The same at ``place``, fetched to this node if another has made it."""
+        if not place.storage:
+            return self
+        shelf = place.shelf
+
+        def here(path: Path | None) -> Path | None:
+            return None if path is None else shelf.need(shelf.path(path.parent.name, path.name))
+
+        made = self.made
+        checkpoint = here(made.checkpoint)
+        assert checkpoint is not None  # it was given
+        found = replace(made, checkpoint=checkpoint, encoder=here(made.encoder), guide=here(made.guide))
+        return replace(self, made=found, reconstruction=prediction.fetched(place, self.reconstruction.name))
 
 
 def on_gpu(compute: ComputeConfig, gpus: float) -> bool:
@@ -132,7 +164,7 @@ def run(assignment: Assignment, folder: Path, gpus: float, forward_reports: bool
         outcome: Outcome | None = trainer.fit().return_value  # type: ignore[attr-defined]
     except TrainingFailedError as error:
         raise _cause(error) from error
-    return outcome
+    return None if outcome is None else outcome.at(assignment.place)
 
 
 def _callbacks(forward_reports: bool) -> list[Any]:
@@ -183,13 +215,13 @@ def work(job: dict[str, Any]) -> Outcome | None:
     hooks = Hooks(
         report=_reporter(config, train.report),
         progress=_progress(assignment),
-        stop=assignment.asked_to_stop,
+        stop=assignment.seen_to_stop,
         search=assignment.search,
-        made=lambda record: keep_record(assignment.campaign, record, assignment.trial),
+        made=assignment.keep_record,
     )
     try:
         with _warnings(assignment):
-            return run_stages(config, assignment.place, ranks, hooks)
+            return run_stages(config, assignment.place.here(), ranks, hooks)
     except Interrupted:
         return None
     except (MemoryError, RuntimeError) as error:
@@ -283,6 +315,7 @@ def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int],
     needed = resources_per_worker(config.compute, gpus)
     task = ray.remote(_predict).options(num_cpus=needed["CPU"], num_gpus=needed.get("GPU", 0), max_retries=2)
     count = max(1, min(int(capacity().get(name, 0.0) // amount) for name, amount in needed.items()))
+    assignment.place.shelf.need(checkpoint)
     missing = prediction.unpredicted(config, assignment.place, checkpoint, volumes)
     parts = [part for part in (missing[i::count] for i in range(count)) if part]
     with Watch(torch.device("cpu")) as watch:
@@ -300,5 +333,7 @@ def predict_cohort(assignment: Assignment, checkpoint: Path, volumes: list[int],
 def _predict(assignment: Assignment, checkpoint: Path, part: list[int], gpu: bool) -> None:
     config = assignment.config
     torch.set_num_threads(config.compute.threads_per_worker or max(1, int(config.compute.cpus_per_worker)))
-    wanted = prediction.wanted_of(config, assignment.place, checkpoint, part)
+    place = assignment.place.here()
+    there = place.shelf.need(place.shelf.path(checkpoint.parent.name, checkpoint.name))
+    wanted = prediction.wanted_of(config, place, there, part)
     prediction.complete(wanted, Ranks(device=torch.device("cuda" if gpu else "cpu")), Hooks())

@@ -113,6 +113,28 @@ def read_by_property(section: str) -> dict[str, set[str]]:
     }
 
 
+def read_in_other_sections(section: str) -> dict[str, set[tuple[str, str]]]:
+    """What each property of ``section`` reads of a section that it holds: ``self.search.datasets``."""
+    held = {
+        ast.unparse(part.target): ast.unparse(part.annotation)
+        for name in with_bases(section)
+        if name in sections()
+        for part in sections()[name].body
+        if isinstance(part, ast.AnnAssign)
+    }
+    properties = [node for node in sections()[section].body if isinstance(node, ast.FunctionDef) and is_property(node)]
+    return {
+        node.name: {
+            (held.get(part.value.attr, ""), part.attr)
+            for part in ast.walk(node)
+            if isinstance(part, ast.Attribute)
+            and isinstance(part.value, ast.Attribute)
+            and ast.unparse(part.value.value) == "self"
+        }
+        for node in properties
+    }
+
+
 def unread(missed: set[tuple[str, str]], declared: dict[str, set[str]]) -> list[str]:
     """Settings that no code reads, neither itself nor through a property that is read."""
     found = set(missed)
@@ -125,6 +147,7 @@ def unread(missed: set[tuple[str, str]], declared: dict[str, set[str]]) -> list[
                 break
             grown |= more
         found |= {(section, name) for name in grown}
+        found |= set().union(*(pairs for name, pairs in read_in_other_sections(section).items() if name in grown))
     return sorted(
         f"{section}.{name}" for section, names in declared.items() for name in names if (section, name) not in found
     )

@@ -10,6 +10,7 @@ from cddpm.data.store import SliceStore
 from cddpm.evaluation.shift import apply_power, contrast_store, shifted
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.scoring.score import HEALTHY
+from cddpm.shelf import Shelf
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_only_test_scans_are_kept_and_only_their_intensities_change(home: Path) -> None:
     origin = SliceStore.open(home)
-    moved = SliceStore.open(contrast_store(home, 0.5, home.parents[1]))
+    moved = SliceStore.open(contrast_store(home, 0.5, Shelf(home.parents[1])))
     kept = [v for v in range(len(origin.volumes)) if v in {*origin.cohort("A", "test"), *origin.cohort("IXI", "test")}]
     assert [v.id for v in moved.volumes] == [origin.volumes[v].id for v in kept]
     for new, old in enumerate(kept):
@@ -33,11 +34,11 @@ def test_only_test_scans_are_kept_and_only_their_intensities_change(home: Path) 
 
 
 def test_each_power_is_made_once(home: Path) -> None:
-    first = contrast_store(home, 2.0, home.parents[1])
+    first = contrast_store(home, 2.0, Shelf(home.parents[1]))
     written = (first / "manifest.json").stat().st_mtime_ns
-    assert contrast_store(home, 2.0, home.parents[1]) == first
+    assert contrast_store(home, 2.0, Shelf(home.parents[1])) == first
     assert (first / "manifest.json").stat().st_mtime_ns == written
-    assert contrast_store(home, 0.7, home.parents[1]) != first
+    assert contrast_store(home, 0.7, Shelf(home.parents[1])) != first
 
 
 class Copied:
