@@ -19,6 +19,7 @@ from cddpm.config.sections import (
     Positive,
     PretrainingConfig,
     ReconstructionConfig,
+    SlurmConfig,
     TrackingConfig,
     TrainingConfig,
 )
@@ -122,6 +123,7 @@ class Settings(Frozen):
     compute: ComputeConfig = ComputeConfig()
     search: SearchConfig = SearchConfig()
     tracking: TrackingConfig = TrackingConfig()
+    slurm: SlurmConfig = SlurmConfig()
 
 
 def field_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

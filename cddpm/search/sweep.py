@@ -137,6 +137,7 @@ def _identity(config: ExperimentConfig) -> dict[str, Any]:
         "search.maximum_",
         "search.equal_failures",
         "compute.maximum_failures",
+        "slurm.",
         "training.precision",  # compared once it is settled
         "reconstruction.precision",
     )
