@@ -26,6 +26,7 @@ from cddpm import artifact
 from cddpm.cluster import internals, node
 from cddpm.cluster.session import HEAD, HEAD_SLOTS, OBJECT_STORE_BYTES
 from cddpm.errors import SearchError, StoppedError
+from cddpm.text.numbers import counted
 
 TRIES = 3
 """Starts of Ray on a node: somebody else may have taken a port since it was looked at."""
@@ -212,8 +213,8 @@ def _await_nodes(ray: "_Ray", seconds: float, request: Request, say: Say) -> Non
             told = True
             say(f"waiting for {', '.join(missing)} ...")
         time.sleep(POLL_SECONDS)
-    resources = ", ".join(f"{amount:g} {name}s" for name, amount in ray.resources.items())
-    say(f"Ray at {ray.address}: {len(wanted)} node(s); each has {resources}")
+    booked = " and ".join(counted(amount, name) for name, amount in ray.resources.items())
+    say(f"Ray at {ray.address}: {counted(len(wanted), 'node')} with {booked} each")
 
 
 def _command(command: Sequence[str], address: str, terms: Terms, request: Request, say: Say) -> int:
@@ -294,6 +295,7 @@ def _options(ports: node.Ports, folder: Path, own: str, head: str | None) -> tup
         *role,
         "--block",
         "--disable-usage-stats",
+        "--log-style=record",
         f"--node-ip-address={own}",
         f"--node-name={node.name()}",
         f"--num-cpus={booked['CPU']}",
@@ -307,7 +309,7 @@ def _options(ports: node.Ports, folder: Path, own: str, head: str | None) -> tup
 
 def _by_interface(own: str) -> dict[str, str]:
     """gloo and NCCL of trainings by the interface that Ray uses, not by what the host's name resolves to (often loopback)."""
-    found = node.interface_of(own)
+    found = None if own.startswith("127.") else node.interface_of(own)  # for loopback Ray takes another
     chosen = {name: found for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if found}
     return {**chosen, **os.environ}
 
