@@ -63,7 +63,8 @@ class Slurm:
         end = time.monotonic() + seconds
         while (state := self.state(job)) not in states:
             said = log.read_text() if log.exists() else ""
-            assert time.monotonic() < end and state in ("PENDING", "RUNNING", "COMPLETING", *states), f"{state}\n{said}"
+            assert state in ("PENDING", "RUNNING", "COMPLETING"), f"{state}\n{said}"
+            assert time.monotonic() < end, f"{state} after {seconds} s\n{said}"
             time.sleep(1)
         return state
 
@@ -98,7 +99,7 @@ def started() -> Iterator[Slurm]:
 
 @contextlib.contextmanager
 def _daemon(command: list[str], slurm: Slurm, log: Path) -> Iterator[None]:
-    program = next(p for p in (shutil.which(command[0], path=_PATH),) if p)
+    program = shutil.which(command[0], path=_PATH) or command[0]
     with log.open("wb") as out:
         process = subprocess.Popen([program, *command[1:]], env=slurm.environment, stdout=out, stderr=out)
     try:

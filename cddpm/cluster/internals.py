@@ -27,15 +27,17 @@ def joined(address: str) -> set[str]:
 
     Public is only ``ray.init``, with a driver and its processes; asked every second, of a cluster that may just be dying.
     """
-    from ray._raylet import GcsClient
+    from ray import _raylet
     from ray.core.generated import gcs_pb2
     from ray.exceptions import RayError
 
+    client: Any = _raylet
+    data: Any = gcs_pb2  # made when it is imported
     try:
-        nodes = GcsClient(address=address).get_all_node_info(timeout=5).values()
+        nodes = client.GcsClient(address=address).get_all_node_info(timeout=5).values()
     except (RayError, RuntimeError, ConnectionError):
         return set()
-    return {n.node_name for n in nodes if n.state == gcs_pb2.GcsNodeInfo.ALIVE}
+    return {n.node_name for n in nodes if n.state == data.GcsNodeInfo.ALIVE}
 
 
 def abandoned_placement_groups() -> Iterable[str]:

@@ -3,7 +3,6 @@
 Most jobs run a sweep that is played: what it sees of Ray is told, when it is asked to save it ends.
 """
 
-import glob
 import json
 import os
 import shutil
@@ -29,8 +28,8 @@ import json, logging, os, pathlib, signal, sys, time
 import ray
 folder = pathlib.Path(sys.argv[sys.argv.index("--config") + 1]).parent
 name = sys.argv[sys.argv.index("--name") + 1] if "--name" in sys.argv else "plain"
-signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(130)))
 ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
+signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(130)))
 seen = {
     "resources": ray.cluster_resources(),
     "nodes": [n["NodeName"] for n in ray.nodes()],
@@ -67,8 +66,8 @@ def seen(job: slurm.Job, which: str = "plain-0") -> dict[str, Any]:
     return dict(json.loads((job.folder / f"seen-{which}.json").read_text()))
 
 
-def left() -> list[str]:
-    return glob.glob(f"/tmp/ray-{os.getuid()}-*")
+def left() -> set[Path]:
+    return set(Path("/tmp").glob(f"ray-{os.getuid()}-*"))
 
 
 def test_the_time_limit_saves_and_queues_again(own_ray: None, slurm_here: Slurm, tmp_path: Path) -> None:

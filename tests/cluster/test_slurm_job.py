@@ -1,4 +1,4 @@
-"""The job of a sweep on SLURM: what it asks for, what it refuses before it is queued, and its script, run with a step that is played."""
+"""The job of a sweep on SLURM: what it asks for, what is refused before it is queued, its script around a step that is played."""
 
 import os
 import re

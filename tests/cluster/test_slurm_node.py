@@ -64,18 +64,15 @@ def test_a_taken_port_anywhere_in_a_block_gives_way_to_the_next() -> None:
 def test_of_many_that_begin_at_the_same_second_each_has_its_own() -> None:
     """Twenty rounds of three with one job number: the kernel lets one listen, whoever looks when."""
     for _ in range(20):
-        candidates, found = node.blocks(77, USUAL), list[node.Ports]()
-        start, over = threading.Barrier(3), threading.Barrier(3)
+        found, start, over = list[node.Ports](), threading.Barrier(3), threading.Barrier(3)
 
-        def take(
-            candidates: list[node.Ports], found: list[node.Ports], start: threading.Barrier, over: threading.Barrier
-        ) -> None:
+        def take(found: list[node.Ports], start: threading.Barrier, over: threading.Barrier) -> None:
             start.wait()
-            with node.claimed(candidates) as ports:
+            with node.claimed(node.blocks(77, USUAL)) as ports:
                 found.append(ports)
                 over.wait()
 
-        threads = [threading.Thread(target=take, args=(candidates, found, start, over)) for _ in range(3)]
+        threads = [threading.Thread(target=take, args=(found, start, over)) for _ in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:
