@@ -6,7 +6,7 @@ Most jobs run a sweep that is played: what it sees of Ray is told, when it is as
 import json
 import os
 import shutil
-import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,7 @@ def test_an_element_of_an_array_is_queued_again_alone(own_ray: None, slurm_here:
     slurm_here.wait(f"{number}_1", "RUNNING", log=log)
     while not list(job.folder.glob("seen-*")):
         slurm_here.wait(f"{number}_1", "RUNNING", log=log)
+        time.sleep(0.5)
     slurm_here.ask("scancel", "--batch", "--signal=USR1", f"{number}_1")
     slurm_here.wait(f"{number}_1", "COMPLETED", log=log)
     assert f"queued again: job {number}_1" in log.read_text()
@@ -109,6 +110,7 @@ def test_of_two_jobs_on_a_host_one_ends_and_the_other_goes_on(own_ray: None, slu
     for number, job in jobs:
         while not (job.folder / "seen-plain-0.json").exists():
             slurm_here.wait(number, "RUNNING", log=log_of(job, number))
+            time.sleep(0.5)
     for number, job in jobs:
         assert seen(job)["resources"]["CPU"] == 1
         (job.folder / "done").touch()
@@ -139,9 +141,9 @@ def test_a_sweep_on_two_nodes_that_is_queued_again_ends_as_one_left_in_peace(
     job = slurm.write(config, ROOT / "launch")
     number = slurm_here.ask("sbatch", "--parsable", str(job.script))
     log = log_of(job, number)
-    while not list((tmp_path / "out/sweeps/small/trials").glob("*/attempt-*")):
+    while not log.exists() or "images: validation loss" not in log.read_text():  # in the midst of a training
         slurm_here.wait(number, "RUNNING", log=log)
-        subprocess.run(["sleep", "0.5"], check=True)
+        time.sleep(0.2)
     slurm_here.ask("scancel", "--batch", "--signal=USR1", number)
     slurm_here.wait(number, "COMPLETED", log=log, seconds=900)
     said = log.read_text()

@@ -182,7 +182,7 @@ STEP = """#!/bin/bash
 # srun, played: it says what it was asked, and ends as $folder/ending says when it is told to save
 echo "$@" >> "$folder/asked"
 trap 'echo saved; exit $(cat "$folder/ending")' USR1
-env | grep -E '^(DATA_DIR|RAY_|CDDPM_NODES)' | sort >> "$folder/environment"
+env | grep -E '^(DATA_DIR|RAY_A|CDDPM_NODES)' | sort >> "$folder/environment"
 touch "$folder/runs"
 for _ in $(seq 300); do sleep 0.1; [ ! -e "$folder/done" ] || exit "$(cat "$folder/done")"; done
 """
@@ -256,7 +256,7 @@ def test_before_the_limit_it_saves_waits_and_is_queued_again(
     assert ("--name it-s_a.test-3 --set seed=3" in step) == bool(array)
     assert "--requeued" in step
     surroundings = dict(line.split("=") for line in (tmp_path / "environment").read_text().splitlines())
-    assert surroundings.keys() == {"CDDPM_NODES", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}
+    assert surroundings.keys() == {"CDDPM_NODES", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}  # no DATA_DIR, no RAY_ADDRESS
     assert surroundings["CDDPM_NODES"] == "n1 n2 "
     assert re.fullmatch("[0-9a-f]{64}", surroundings["RAY_AUTH_TOKEN"])
     assert surroundings["RAY_AUTH_TOKEN"] not in step + job.output
