@@ -87,12 +87,14 @@ def started() -> Iterator[Slurm]:
         (folder / "slurm.conf").write_text(lines)
         kept = [f"--{what}={folder}/munge.{end}" for what, end in (("key-file", "key"), ("socket", "socket"))]
         kept += [f"--{what}-file={folder}/munge.{what}" for what in ("log", "pid", "seed")]
-        for daemon in (
-            ["munged", "--foreground", "--force", *kept],
-            ["slurmctld", "-D", "-c"],
-            *(["slurmd", "-D", "-N", node] for node in NODES),
+        for log, daemon in enumerate(
+            (
+                ["munged", "--foreground", "--force", *kept],
+                ["slurmctld", "-D", "-c"],
+                *(["slurmd", "-D", "-N", node] for node in NODES),
+            )
         ):
-            stack.enter_context(_daemon(daemon, slurm, folder / f"{daemon[0]}-{daemon[-1]}.log"))
+            stack.enter_context(_daemon(daemon, slurm, folder / f"{log}-{daemon[0]}.log"))
         _await_nodes(slurm)
         yield slurm
 

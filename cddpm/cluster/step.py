@@ -59,44 +59,58 @@ def run(command: Sequence[str], terms: Terms, say: Say) -> int:
     """
     if "SLURM_JOB_ID" not in os.environ:
         raise SearchError("not within a SLURM job (SLURM_JOB_ID is not set); sbatch starts this by its script")
-    is_head, request = int(os.environ.get("SLURM_NODEID") or 0) == 0, Request()
+    is_head, request = int(os.environ.get("SLURM_NODEID") or 0) == 0, Request(_meeting(terms, "stop"))
     try:
         with request.heard(), _surroundings() as folder:
             if is_head:
                 return _head(command, terms, folder, request, say)
-            _worker(terms, folder, say)
+            _worker(terms, folder, request, say)
             return 0
     finally:
         if is_head:
-            artifact.write_json(_meeting(terms), {"address": ""})  # who still waits for the head need not
+            artifact.write_json(_meeting(terms, "head.json"), {"address": ""})  # who still waits for the head need not
 
 
 class Request:
-    """A request to stop: SIGUSR1 before the time limit, SIGTERM when the job is cancelled or gives way to another."""
+    """A request to stop: a file of the job's script before the time limit, or SIGTERM when SLURM cancels the step.
 
-    def __init__(self) -> None:
-        self.asked: float | None = None
-        self.limited = False
+    SLURM sends a signal to all processes of a step, Ray's included: what is to be saved in peace is asked for by the file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._cancelled = False
+        self._asked: float | None = None
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
-        """Listen until the block ends. A worker hears it too and stays: trainings save on it."""
+        """Listen to SIGTERM until the block ends."""
 
         def hear(number: int, frame: FrameType | None) -> None:
-            self.asked = self.asked or time.monotonic()
-            self.limited = self.limited or number == signal.SIGUSR1
+            self._cancelled = True
 
-        before = {one: signal.signal(one, hear) for one in (signal.SIGUSR1, signal.SIGTERM)}
+        before = signal.signal(signal.SIGTERM, hear)
         try:
             yield
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            signal.signal(signal.SIGTERM, before)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether SLURM ends the step."""
+        return self._cancelled
+
+    @property
+    def asked(self) -> bool:
+        """Whether anybody asked."""
+        if self._asked is None and self._file.exists():
+            self._asked = time.monotonic()
+        return self._cancelled or self._asked is not None
 
     def overdue(self, save_seconds: float) -> bool:
         """Whether the limit comes too near to wait for those that still save."""
         late = max(0.0, save_seconds - BEFORE_LIMIT_SECONDS)
-        return self.limited and self.asked is not None and time.monotonic() - self.asked > late
+        return self._asked is not None and time.monotonic() - self._asked > late
 
 
 @contextlib.contextmanager
@@ -129,9 +143,11 @@ def _cache(folder: Path) -> Path:
     return folder / "cache"
 
 
-def _meeting(terms: Terms) -> Path:
-    """Where this run of the job, and no run before it, says where its head is."""
-    return terms.meeting / f".head-{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT') or 0}.json"
+def _meeting(terms: Terms, what: str) -> Path:
+    """A file of this run of the job, and of no run before it."""
+    name, _, end = what.partition(".")
+    run = f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT') or 0}"
+    return terms.meeting / f".{name}-{run}{end and f'.{end}'}"
 
 
 def _head(command: Sequence[str], terms: Terms, folder: Path, request: Request, say: Say) -> int:
@@ -142,7 +158,7 @@ def _head(command: Sequence[str], terms: Terms, folder: Path, request: Request, 
             if not ray.begins(terms.join_seconds):
                 say(f"Ray's head did not start ({ray.last_words()}){_then(number)}")
                 continue
-            artifact.write_json(_meeting(terms), {"address": ray.address})
+            artifact.write_json(_meeting(terms, "head.json"), {"address": ray.address})
             _await_nodes(ray, terms.join_seconds, request, say)
             return _command(command, ray.address, terms, request, say)
     raise SearchError(f"Ray's head did not start on node {node.name()} in {TRIES} tries; what it said stands above")
@@ -152,17 +168,17 @@ def _then(number: int) -> str:
     return "; it is tried again with other ports" if number + 1 < TRIES else ""
 
 
-def _worker(terms: Terms, folder: Path, say: Say) -> None:
+def _worker(terms: Terms, folder: Path, request: Request, say: Say) -> None:
     """Hold a worker node until the head has gone; one that dies is started again."""
-    head = _await_head(terms)
+    head = _await_head(terms, request)
     if head is None:
         return
     own = node.address(os.environ, terms.interface, head.rpartition(":")[0])
     for number in range(TRIES):
         with _ray(folder, own, head, say) as ray:
-            while ray.alive() and reached(head):
+            while ray.alive() and not request.cancelled and reached(head):
                 time.sleep(POLL_SECONDS)
-            if not reached(head):
+            if request.cancelled or not reached(head):
                 return
             say(f"Ray's worker node ended ({ray.last_words()}){_then(number)}")
     raise SearchError(f"Ray did not run on node {node.name()} in {TRIES} tries; what it said stands above")
@@ -178,10 +194,12 @@ def reached(address: str) -> bool:
     return True
 
 
-def _await_head(terms: Terms) -> str | None:
-    """Address of the head, once it is there; None if it has ended. Raises ``SearchError`` after ``join_seconds``."""
-    end, place = time.monotonic() + terms.join_seconds, _meeting(terms)
+def _await_head(terms: Terms, request: Request) -> str | None:
+    """Address of the head, once it is there; None if it, or this step, ends. Raises ``SearchError`` after ``join_seconds``."""
+    end, place = time.monotonic() + terms.join_seconds, _meeting(terms, "head.json")
     while time.monotonic() < end:
+        if request.cancelled:
+            return None
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             address = str(json.loads(place.read_text())["address"])
             if not address or reached(address):
@@ -218,11 +236,14 @@ def _await_nodes(ray: "_Ray", seconds: float, request: Request, say: Say) -> Non
 
 
 def _command(command: Sequence[str], address: str, terms: Terms, request: Request, say: Say) -> int:
-    """Run ``command`` on the Ray at ``address``; a request to stop becomes one SIGTERM. Returns its exit code."""
+    """Run ``command`` on the Ray at ``address``; a request to stop becomes one SIGTERM. Returns its exit code.
+
+    When SLURM cancels the step it has sent SIGTERM to the command itself; a second one would end it at once.
+    """
     process = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": address}, start_new_session=True)
     passed_on = False
     while process.poll() is None:
-        if request.asked and not passed_on:
+        if request.asked and not request.cancelled and not passed_on:
             passed_on = True
             process.terminate()
         if request.overdue(terms.save_seconds):

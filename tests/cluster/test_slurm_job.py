@@ -181,10 +181,14 @@ def test_what_is_no_option_is_refused(option: str, tmp_path: Path) -> None:
 STEP = """#!/bin/bash
 # srun, played: it says what it was asked, and ends as $folder/ending says when it is told to save
 echo "$@" >> "$folder/asked"
-trap 'echo saved; exit $(cat "$folder/ending")' USR1
 env | grep -E '^(DATA_DIR|RAY_A|CDDPM_NODES)' | sort >> "$folder/environment"
+meeting="$(sed -n 's/.*--meeting \\(.*\\) --join-seconds.*/\\1/p' "$folder/asked")"
 touch "$folder/runs"
-for _ in $(seq 300); do sleep 0.1; [ ! -e "$folder/done" ] || exit "$(cat "$folder/done")"; done
+for _ in $(seq 300); do
+    [ ! -e "$meeting/.stop-12-0" ] || { echo saved; exit "$(cat "$folder/ending")"; }
+    [ ! -e "$folder/done" ] || exit "$(cat "$folder/done")"
+    sleep 0.1
+done
 """
 SCONTROL = """#!/bin/bash
 case "$1" in hostnames) ;; show) printf 'n1\\nn2\\n' ;; requeue) echo "$2" >> "$folder/requeued" ;; esac
@@ -232,6 +236,7 @@ class Played:
     def end(self) -> tuple[int, list[str]]:
         """Exit code, and what was queued again."""
         self.output, _ = self.process.communicate(timeout=30)
+        assert not list(self.folder.glob("*/slurm/*/.*")), "what nodes met by is left"
         file = self.folder / "requeued"
         return self.process.returncode, file.read_text().split() if file.exists() else []
 

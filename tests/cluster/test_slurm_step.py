@@ -21,6 +21,11 @@ def terms(folder: Path, join: float = 30, save: float = 300) -> step.Terms:
     return step.Terms(folder, join, save)
 
 
+NOBODY = step.Request(Path("/dev/null/nobody asks"))
+FILE = 0
+"""Of those who ask a step to stop: the job's script, by a file; others by a signal."""
+
+
 @pytest.fixture(autouse=True)
 def in_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "POLL_SECONDS", 0.05)
@@ -44,23 +49,30 @@ def test_a_worker_waits_for_a_head_that_is_late_and_for_none_of_a_run_before(tmp
         (tmp_path / ".head-12-0.json").write_text("{")  # as a shared folder may show it for a moment
         late = threading.Timer(0.3, artifact.write_json, [tmp_path / ".head-12-0.json", {"address": address}])
         late.start()
-        assert step._await_head(terms(tmp_path)) == address
+        assert step._await_head(terms(tmp_path), NOBODY) == address
         late.join()
 
 
 def test_a_head_that_never_comes_is_named_after_the_stated_time(tmp_path: Path) -> None:
     begin = time.monotonic()
     with pytest.raises(SearchError) as caught:
-        step._await_head(terms(tmp_path, join=0.3))
+        step._await_head(terms(tmp_path, join=0.3), NOBODY)
     assert 0.3 <= time.monotonic() - begin < 5
     text = str(caught.value)
     assert text.startswith("node n2: the head (n1) did not answer within 0.3 s")
     assert "slurm.join_seconds" in text
 
 
+def test_a_worker_of_a_step_that_ends_waits_for_nobody(tmp_path: Path) -> None:
+    request = step.Request(tmp_path / "stop")
+    with request.heard():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert step._await_head(terms(tmp_path), request) is None
+
+
 def test_nobody_waits_for_a_head_that_has_ended(tmp_path: Path) -> None:
     artifact.write_json(tmp_path / ".head-12-0.json", {"address": ""})
-    assert step._await_head(terms(tmp_path)) is None
+    assert step._await_head(terms(tmp_path), NOBODY) is None
 
 
 COMMAND = """
@@ -77,16 +89,20 @@ sys.exit(130 + len(asked) - 1)
 
 
 def stopped(tmp_path: Path, lasts: float, save: float, signals: list[int]) -> tuple[int, list[str]]:
-    """Exit code of a command that is asked to stop by ``signals`` to the step, and what the step says."""
-    request, said = step.Request(), list[str]()
-    here = tmp_path / "here"
+    """Exit code of a command that is asked to stop by the script's file or by SLURM's ``signals``, and what the step says."""
+    stop, here, said = tmp_path / "stop", tmp_path / "here", list[str]()
+    request = step.Request(stop)
 
     def ask() -> None:
         while not here.exists():
             time.sleep(0.05)
         for one in signals:
-            os.kill(os.getpid(), one)
-            time.sleep(0.1)
+            if one == FILE:
+                stop.touch()
+            else:
+                for process in (psutil.Process(), *psutil.Process().children()):
+                    process.send_signal(one)  # as SLURM does: to all of the step
+            time.sleep(0.3)
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -103,9 +119,7 @@ def stopped(tmp_path: Path, lasts: float, save: float, signals: list[int]) -> tu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "signals", [[signal.SIGUSR1], [signal.SIGTERM], [signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1]]
-)
+@pytest.mark.parametrize("signals", [[FILE], [signal.SIGTERM], [signal.SIGTERM, FILE]])
 def test_however_often_it_is_asked_the_command_is_asked_once(tmp_path: Path, signals: list[int]) -> None:
     assert stopped(tmp_path, 0.5, 300, signals) == (130, [])
 
@@ -113,7 +127,7 @@ def test_however_often_it_is_asked_the_command_is_asked_once(tmp_path: Path, sig
 @pytest.mark.slow
 def test_what_has_not_saved_a_minute_before_the_limit_is_ended(tmp_path: Path) -> None:
     begin = time.monotonic()
-    code, said = stopped(tmp_path, 60, step.BEFORE_LIMIT_SECONDS + 1, [signal.SIGUSR1])
+    code, said = stopped(tmp_path, 60, step.BEFORE_LIMIT_SECONDS + 1, [FILE])
     assert code == 130
     assert ["the time limit is near" in line for line in said] == [True]
     assert time.monotonic() - begin < 40
@@ -127,7 +141,7 @@ def test_a_cancelled_command_has_the_time_that_slurm_gives_it(tmp_path: Path) ->
 @pytest.mark.parametrize(("code", "expected"), [("sys.exit(6)", 6), ("os.kill(os.getpid(), 9)", 137)])
 def test_the_code_of_a_command_is_that_of_a_shell(tmp_path: Path, code: str, expected: int) -> None:
     command = [sys.executable, "-c", f"import os, sys; {code}"]
-    assert step._command(command, "h:1", terms(tmp_path), step.Request(), print) == expected
+    assert step._command(command, "h:1", terms(tmp_path), NOBODY, print) == expected
 
 
 FAMILY = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); {then}"
