@@ -47,7 +47,9 @@ def connect(address: str | None = None) -> None:
 
     if ray.is_initialized():
         return
-    own: dict[str, Any] = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
+    # of several Rays on a host a training's controller would else ask any
+    here = {door.VARIABLE: address} if ":" in address and "://" not in address else {}
+    own: dict[str, Any] = {"runtime_env": {"env_vars": {**WORKER_ENVIRONMENT, **here}}}
     if address == "local":
         own = {"include_dashboard": True, "resources": {HEAD: HEAD_SLOTS}, "object_store_memory": OBJECT_STORE_BYTES}
         door.settle_token()

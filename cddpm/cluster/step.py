@@ -32,7 +32,8 @@ TRIES = 3
 """Starts of Ray on a node: somebody else may have taken a port since it was looked at."""
 POLL_SECONDS = 1.0
 BEFORE_LIMIT_SECONDS = 60
-"""What has not saved so long before the job's limit is ended, so that the job can still be queued again."""
+"""What has not saved so long before the job's limit is ended, so that the job can still be queued again; SLURM counts whole
+minutes. At least half of the time to save is left."""
 CACHE = "CDDPM_CACHE"
 """Names the folder on each node's own disk for what is fetched once."""
 NODES = "CDDPM_NODES"
@@ -109,7 +110,7 @@ class Request:
 
     def overdue(self, save_seconds: float) -> bool:
         """Whether the limit comes too near to wait for those that still save."""
-        late = max(0.0, save_seconds - BEFORE_LIMIT_SECONDS)
+        late = max(save_seconds / 2, save_seconds - BEFORE_LIMIT_SECONDS)
         return self._asked is not None and time.monotonic() - self._asked > late
 
 

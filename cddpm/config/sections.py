@@ -421,7 +421,7 @@ class SlurmConfig(Frozen):
     time: Annotated[str, Field(pattern=r"^(\d+-)?\d+(:\d{1,2}){0,2}$")] | None = None
     """Limit of one run, as SLURM writes it (in quotes): ``"24:00:00"``, ``2-12``. The job saves, ends and is queued again."""
     save_seconds: Annotated[int, Field(ge=60)] = 300
-    """So long before the limit trainings are asked to save; what has not ended a minute before it is ended."""
+    """So long before the limit trainings are asked to save; what has not saved a minute before it is ended."""
     join_seconds: Positive = 600
     """So long the head waits for the other nodes, and they for the head."""
     interface: str | None = None

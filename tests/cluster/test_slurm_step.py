@@ -127,15 +127,30 @@ def test_however_often_it_is_asked_the_command_is_asked_once(tmp_path: Path, sig
 @pytest.mark.slow
 def test_what_has_not_saved_a_minute_before_the_limit_is_ended(tmp_path: Path) -> None:
     begin = time.monotonic()
-    code, said = stopped(tmp_path, 60, step.BEFORE_LIMIT_SECONDS + 1, [FILE])
+    code, said = stopped(tmp_path, 60, 2, [FILE])  # at least half of the time is left
     assert code == 130
     assert ["the time limit is near" in line for line in said] == [True]
     assert time.monotonic() - begin < 40
 
 
+def test_the_time_to_save_ends_a_minute_before_the_limit_or_at_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for save, late in ((600.0, 540.0), (120.0, 60.0), (60.0, 30.0)):
+        now = 1000.0
+        monkeypatch.setattr(step.time, "monotonic", lambda: now)  # noqa: B023
+        request = step.Request(tmp_path)
+        assert not request.overdue(save)
+        assert request.asked
+        now += late
+        assert not request.overdue(save)
+        now += 0.1
+        assert request.overdue(save)
+
+
 @pytest.mark.slow
 def test_a_cancelled_command_has_the_time_that_slurm_gives_it(tmp_path: Path) -> None:
-    assert stopped(tmp_path, 2, step.BEFORE_LIMIT_SECONDS + 1, [signal.SIGTERM]) == (130, [])
+    assert stopped(tmp_path, 2, 2, [signal.SIGTERM]) == (130, [])
 
 
 @pytest.mark.parametrize(("code", "expected"), [("sys.exit(6)", 6), ("os.kill(os.getpid(), 9)", 137)])
