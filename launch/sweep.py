@@ -99,7 +99,8 @@ def _to_slurm(
     gpus = f" and {counted(asked.gpus_per_node, 'GPU')}" if asked.gpus_per_node else ""
     console.print(
         f"[bold]job of sweep '{escape(config.name)}'[/]: {counted(asked.nodes, 'node')} with "
-        f"{counted(slurm.cpus_per_node(config), 'CPU')}{gpus}, {asked.time or 'as long as the partition allows'} a run"
+        f"{counted(slurm.cpus_per_node(config), 'CPU')}{gpus}{' each' if asked.nodes > 1 else ''}; "
+        f"time limit of a run: {asked.time or 'that of the partition'}"
     )
     console.print(f"configuration: {path(job.config)}")
     console.print(f"script: {path(job.script)}")

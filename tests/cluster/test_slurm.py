@@ -64,13 +64,12 @@ def seen(job: slurm.Job, which: str = "plain-0") -> dict[str, Any]:
     return dict(json.loads((job.folder / f"seen-{which}.json").read_text()))
 
 
-def left() -> set[Path]:
-    return set(Path("/tmp").glob(f"ray-{os.getuid()}-*"))
+def left(number: str) -> list[Path]:
+    return list(Path("/tmp").glob(f"ray-{os.getuid()}-{number}*"))
 
 
 def test_the_time_limit_saves_and_queues_again(own_ray: None, slurm_here: Slurm, tmp_path: Path) -> None:
     """The signal is SLURM's own, a minute before a limit of three."""
-    before = left()
     number, job = submit(slurm_here, tmp_path / "a folder", nodes=2, time="3", save_seconds=60)
     log = log_of(job, number)
     slurm_here.wait(number, "COMPLETED", log=log)
@@ -86,7 +85,7 @@ def test_the_time_limit_saves_and_queues_again(own_ray: None, slurm_here: Slurm,
         assert one["resources"]["head"] == 1000
         assert all(node.FIRST_PORT < port < node.FIRST_PORT + node.BLOCK * node.BLOCKS for port in one["ports"])
         assert one["arguments"][-1] == "--requeued"
-    assert left() == before
+    assert left(number) == []
     assert not list(job.folder.glob(".head-*"))
 
 
