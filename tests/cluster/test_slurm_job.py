@@ -78,8 +78,8 @@ def test_each_setting_becomes_its_option(tmp_path: Path) -> None:
         "mail-type": "FAIL",
         "exclusive": "",
     }
-    body = script.partition("set -u\n")[2]
-    assert "\nmodule load cuda\nsource ~/env\n" in body
+    surroundings, _, body = script.partition("\nset -u\n")
+    assert surroundings.endswith("\nmodule load cuda\nsource ~/env\n")  # whose scripts seldom bear it
     step = " ".join(body.partition("srun ")[2].partition("&\n")[0].replace("\\\n", " ").split())
     assert "'--container-image=a b.sqsh' /opt/python" in step
     assert "--join-seconds 60 --save-seconds 600 --interface ib0 -- /opt/python" in step
