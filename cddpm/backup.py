@@ -39,6 +39,10 @@ class Backup:
         self._started = False
         self._failed = ""
 
+    def exists(self) -> bool:
+        """Whether the storage knows the folder. Raises ``StorageError``."""
+        return self.needed and self._bucket.read(WRITER) is not None
+
     def restored(self) -> str | None:
         """Bring the folder back if the storage knows it and it is not here, or another machine went on with it; what was done.
 

@@ -169,6 +169,11 @@ class Campaign:
                     signal.signal(s, old)
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether the campaign in ``folder`` has something to resume."""
+    return (folder / IDENTITY).exists()
+
+
 def is_running(folder: Path) -> bool:
     """Whether a process holds the campaign in ``folder`` now. Looking is in nobody's way."""
     return artifact.is_locked(folder / LOCK)

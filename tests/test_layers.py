@@ -64,7 +64,7 @@ HOMES = {
     "grpc": ("cddpm.cluster.door",),
     "optuna": ("cddpm.search.*",),
     "plotly": ("cddpm.report.*",),
-    "jinja2": ("cddpm.report.document",),
+    "jinja2": ("cddpm.report.document", "cddpm.cluster.slurm"),
     "typer": COMMAND_LINES,
     "rich.console": ("cddpm.text.*", "cddpm.search.display"),  # Rich's own break words and paths
     "rich.table": ("cddpm.text.*", "cddpm.search.display"),

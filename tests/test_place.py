@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -44,6 +44,7 @@ NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"
 @given(SCHEMES, st.lists(NAMES, min_size=1, max_size=3))
 def test_every_address_is_told_from_every_path(scheme: str, names: list[str]) -> None:
     written = f"{scheme}://{'/'.join(names)}"
+    assume(set(names) != {"."})  # a path leaves it out, and nothing stays behind the slashes
     assert address(written) is not None
     assert address(Path(written)) is not None
     path = "/".join(names)

@@ -28,6 +28,8 @@ _LONGEST_SOCKET = 107
 """Bytes of the path of a socket on Linux."""
 _IN_RAY = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """What Ray puts behind the temporary folder for its sockets, with the largest process number."""
+LONGEST_FOLDER = _LONGEST_SOCKET - len(_IN_RAY.removeprefix("/ray"))
+"""Bytes of the path of a temporary folder that is Ray's alone (``ray start --temp-dir``)."""
 _SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 

@@ -22,6 +22,24 @@ def address_here() -> str:
     return str(canonicalize_bootstrap_address("auto"))
 
 
+def joined(address: str) -> set[str]:
+    """Names of the living nodes of the cluster at HOST:PORT; none while it does not answer.
+
+    Public is only ``ray.init``, with a driver and its processes; asked every second, of a cluster that may just be dying.
+    """
+    from ray import _raylet
+    from ray.core.generated import gcs_pb2
+    from ray.exceptions import RayError
+
+    client: Any = _raylet
+    data: Any = gcs_pb2  # made when it is imported
+    try:
+        nodes = client.GcsClient(address=address).get_all_node_info(timeout=5).values()
+    except (RayError, RuntimeError, ConnectionError):
+        return set()
+    return {n.node_name for n in nodes if n.state == data.GcsNodeInfo.ALIVE}
+
+
 def abandoned_placement_groups() -> Iterable[str]:
     """Placement groups whose creator is dead and which still hold, or wait for, resources (hex ids).
 

@@ -1,7 +1,11 @@
 """Join a Ray cluster or start one on this machine, and leave it; what its processes are told through their environment."""
 
+import contextlib
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from cddpm.cluster import door
@@ -43,7 +47,9 @@ def connect(address: str | None = None) -> None:
 
     if ray.is_initialized():
         return
-    own: dict[str, Any] = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
+    # of several Rays on a host a training's controller would else ask any
+    here = {door.VARIABLE: address} if ":" in address and "://" not in address else {}
+    own: dict[str, Any] = {"runtime_env": {"env_vars": {**WORKER_ENVIRONMENT, **here}}}
     if address == "local":
         own = {"include_dashboard": True, "resources": {HEAD: HEAD_SLOTS}, "object_store_memory": OBJECT_STORE_BYTES}
         door.settle_token()
@@ -51,8 +57,21 @@ def connect(address: str | None = None) -> None:
             os.environ["RAY_TMPDIR"] = folder
     else:
         door.check_answers(address)
-    with door.told(address, instead):
+    with door.told(address, instead), _own_handlers():
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+
+
+@contextlib.contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Give this program's signal handlers back after Ray, as it starts, has put its own (SIGTERM: abort) in their place."""
+    mine = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other set them
+            for one, handler in mine.items():
+                if callable(handler) and handler is not signal.default_int_handler:
+                    signal.signal(one, handler)
 
 
 def connected() -> bool:

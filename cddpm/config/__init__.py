@@ -34,6 +34,7 @@ from cddpm.config.sections import (
     PretrainingConfig,
     ReconstructionConfig,
     RescaleGrid,
+    SlurmConfig,
     TrackingConfig,
     TrainingConfig,
 )
@@ -97,6 +98,7 @@ __all__ = [
     "RescaleGrid",
     "ScoringConfig",
     "SearchConfig",
+    "SlurmConfig",
     "Space",
     "Test",
     "TrackingConfig",

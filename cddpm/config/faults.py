@@ -280,5 +280,6 @@ def _parameter_faults(root: type[BaseModel], level: str, path: str) -> Iterator[
         "name",
         "data",
         "compute",
+        "slurm",
     ):
         yield f"{where}: '{path}': allowed here are encoder, model, diffusion, pretraining, training and reconstruction settings"

@@ -19,6 +19,7 @@ from cddpm.config.sections import (
     Positive,
     PretrainingConfig,
     ReconstructionConfig,
+    SlurmConfig,
     TrackingConfig,
     TrainingConfig,
 )
@@ -136,6 +137,7 @@ class Settings(Frozen):
     compute: ComputeConfig = ComputeConfig()
     search: SearchConfig = SearchConfig()
     tracking: TrackingConfig = TrackingConfig()
+    slurm: SlurmConfig = SlurmConfig()
 
     @property
     def kept_in(self) -> str:

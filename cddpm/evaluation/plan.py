@@ -62,6 +62,7 @@ class Plan:
             "tracking.",
             "search.",
             "compute.maximum_failures",
+            "slurm.",
             "evaluation.folds",
             "data.fold",
             "training.precision",  # compared once it is settled

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from cddpm import campaign as campaigns
 from cddpm import cluster
 from cddpm.campaign import Campaign
 from cddpm.config import ExperimentConfig, flat, recorded
@@ -40,6 +41,12 @@ class Summary:
 def folder_of(config: ExperimentConfig) -> Path:
     """Where a sweep keeps everything but artifacts and the lab book."""
     return config.output_dir / "sweeps" / config.name
+
+
+def is_begun(config: ExperimentConfig) -> bool:
+    """Whether there is something to resume, here or in the storage. Raises ``StorageError``."""
+    folder = folder_of(config)
+    return campaigns.is_begun(folder) or backup_of(config, folder).exists()
 
 
 def extended(config: ExperimentConfig, more: int = 0) -> ExperimentConfig:
@@ -142,6 +149,7 @@ def _identity(config: ExperimentConfig) -> dict[str, Any]:
         "search.maximum_",
         "search.equal_failures",
         "compute.maximum_failures",
+        "slurm.",
         "training.precision",  # compared once it is settled
         "reconstruction.precision",
     )
