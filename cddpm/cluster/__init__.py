@@ -3,6 +3,7 @@
 from cddpm.cluster.board import Board
 from cddpm.cluster.door import check_answers
 from cddpm.cluster.internals import janitor
+from cddpm.cluster.network import torch_config
 from cddpm.cluster.session import HEAD, WORKER_ENVIRONMENT, capacity, connect, connected, kill
 from cddpm.cluster.tasks import ActorPool, check_shared, drive, on_each_node, parallel_map
 
@@ -21,4 +22,5 @@ __all__ = [
     "kill",
     "on_each_node",
     "parallel_map",
+    "torch_config",
 ]
