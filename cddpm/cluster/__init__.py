@@ -1,6 +1,7 @@
 """Ray, as thin as it can be: connect, spread plain functions over tasks, and watch what trainings do."""
 
 from cddpm.cluster.board import Board
+from cddpm.cluster.doctor import refuse_unfit
 from cddpm.cluster.door import check_answers
 from cddpm.cluster.internals import janitor
 from cddpm.cluster.network import torch_config
@@ -22,5 +23,6 @@ __all__ = [
     "kill",
     "on_each_node",
     "parallel_map",
+    "refuse_unfit",
     "torch_config",
 ]

@@ -39,11 +39,12 @@ class Cluster:
 def join(address: str | None, configs: Iterable[ExperimentConfig], output_dir: Path, display: Display) -> Cluster:
     """Join the cluster at ``address``, or start one here; every node must see ``output_dir``.
 
-    Raises as ``cluster.connect`` and ``cluster.check_shared``, ``SearchError`` for a training that fits nowhere.
+    Raises as ``cluster.connect``, ``check_shared`` and ``refuse_unfit``, ``SearchError`` for a training that fits nowhere.
     """
     with display.stage("Ray") as say:
         cluster.connect(address)
         cluster.check_shared(output_dir)
+        cluster.refuse_unfit(output_dir)
         available = cluster.capacity()
         fits = min(worker.check_capacity(config.compute, available) for config in configs)
         say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")

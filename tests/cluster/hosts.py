@@ -91,7 +91,7 @@ class Hosts:
         self.key = folder / "key"
         folder.mkdir(parents=True, exist_ok=True)
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
-        self._bridge, self._subnet = _bridge()
+        self.name, self._subnet = _bridge()
 
     def __enter__(self) -> "Hosts":
         return self
@@ -114,7 +114,7 @@ class Hosts:
         place, name = self.folder / f"host{number}", f"host{number}"
         place.mkdir(exist_ok=True)
         self._write_files(place.with_suffix(".files"), number)
-        outside = f"{self._bridge}p{number}"
+        outside = f"{self.name}p{number}"
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork"]
         command += ["--kill-child=SIGKILL", "bash", "-c", MACHINE, "machine", str(place), self.address(number)]
         command += [self.address(1), shm, name, ":".join(map(str, KEPT)), ":".join(map(str, self._shared))]
@@ -131,7 +131,7 @@ class Hosts:
         card = f"02:00:00:00:00:{number:02x}"  # that of the host before it, else the others would look for that one
         inside = ("name", "eth0", "address", card, "netns", str(process.pid))
         _run("ip", "link", "add", outside, "type", "veth", "peer", *inside)
-        _run("ip", "link", "set", outside, "master", self._bridge, "up")
+        _run("ip", "link", "set", outside, "master", self.name, "up")
 
     def _write_files(self, files: Path, number: int) -> None:
         files.mkdir(exist_ok=True)
@@ -160,10 +160,12 @@ class Hosts:
         return ["ssh", "-i", str(self.key), *given, f"root@{self.address(number)}"]
 
     def run(
-        self, number: int, command: str, check: bool = True, seconds: float = 120
+        self, number: int, command: str, check: bool = True, seconds: float = 120, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run a shell command on a host to its end. With ``check`` a failure of it fails the test, with what it printed."""
-        done = subprocess.run([*self.ssh(number), command], capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(
+            [*self.ssh(number), command], capture_output=True, text=True, timeout=seconds, input=stdin
+        )
         assert not (check and done.returncode), f"host {number}: {command}\n{done.stdout}{done.stderr}"
         return done
 
@@ -177,7 +179,7 @@ class Hosts:
     def kill(self, number: int) -> None:
         """As if a host lost its power: nobody hears from it any more, and all that it had is gone."""
         process = self._processes.pop(number)
-        _run("ip", "link", "del", f"{self._bridge}p{number}")  # first: no process may say farewell
+        _run("ip", "link", "del", f"{self.name}p{number}")  # first: no process may say farewell
         process.kill()
         process.wait()
 
@@ -186,7 +188,7 @@ class Hosts:
         for number in list(self._processes):
             with contextlib.suppress(AssertionError):
                 self.kill(number)
-        _run("ip", "link", "del", self._bridge)
+        _run("ip", "link", "del", self.name)
 
 
 def _bridge() -> tuple[str, str]:

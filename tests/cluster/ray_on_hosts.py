@@ -1,0 +1,93 @@
+"""Ray on test hosts, set up as on machines of one's own: ``ray up`` of a cluster file with a local provider, over ssh."""
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hosts import ROOT, Hosts
+
+RAY = f"{sys.prefix}/bin/ray"
+HEAD = 2
+START = (
+    "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_raylet_start_wait_time_s=180 "
+    "ray start --disable-usage-stats --num-cpus=1 --object-store-memory=100000000"
+)
+"""Patient, for all hosts share the cores of one machine."""
+
+
+class Cluster:
+    """Ray on hosts 2 (the head), 3, ...; each has one CPU, so that a training of two workers lies on two hosts."""
+
+    def __init__(self, hosts: Hosts, workers: tuple[int, ...] = (3,)) -> None:
+        self.hosts, self._workers = hosts, workers
+        self._token = hosts.folder / "token"
+        self._token.write_text(secrets.token_hex(32))
+
+    def up(self, seconds: float = 400) -> None:
+        """Start the hosts and Ray on all of them; wait until they are one cluster."""
+        self.hosts.start(HEAD, *self._workers)
+        file = self.hosts.folder / "cluster.yaml"
+        file.write_text(yaml.safe_dump(self._file()))
+        place = self.hosts.folder / "desk"
+        place.mkdir(exist_ok=True)
+        done = subprocess.run(
+            [RAY, "up", "-y", "--no-config-cache", str(file)],
+            env={**os.environ, "HOME": str(place), "RAY_TMPDIR": str(place), "RAY_USAGE_STATS_ENABLED": "0"},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+        assert done.returncode == 0, f"ray up:\n{done.stdout}{done.stderr}"
+        self.await_nodes(1 + len(self._workers), seconds)
+
+    def _file(self) -> dict[str, Any]:
+        head, *workers = (self.hosts.address(number) for number in (HEAD, *self._workers))
+        return {
+            "cluster_name": self.hosts.name,
+            "provider": {"type": "local", "head_ip": head, "worker_ips": workers},
+            "auth": {"ssh_user": "root", "ssh_private_key": str(self.hosts.key)},
+            "min_workers": len(workers),
+            "max_workers": len(workers),
+            "file_mounts": {"~/.ray/auth_token": str(self._token)},
+            "head_start_ray_commands": [
+                f"{START} --head --port=6379 --dashboard-host=127.0.0.1 --resources='{{\"head\": 1000}}' "
+                "--autoscaling-config=~/ray_bootstrap_config.yaml"
+            ],
+            "worker_start_ray_commands": [f"{START} --address=$RAY_HEAD_IP:6379"],
+        }
+
+    def await_nodes(self, count: int, seconds: float = 120) -> None:
+        """Wait until so many nodes are alive."""
+        end = time.monotonic() + seconds
+        while (alive := self.nodes()) != count:
+            assert time.monotonic() < end, f"{alive} of {count} nodes after {seconds} s:\n{self.status()}"
+            time.sleep(0.5)
+
+    def nodes(self) -> int:
+        """How many nodes are alive; 0 if the head does not answer."""
+        done = self.hosts.run(
+            HEAD, "RAY_AUTH_MODE=token ray list nodes --format json --filter state=ALIVE", check=False
+        )
+        return done.stdout.count('"node_id"')
+
+    def status(self) -> str:
+        """What ``ray status`` says, and what the monitor wrote."""
+        done = self.hosts.run(
+            HEAD, "RAY_AUTH_MODE=token ray status; tail -n 40 /tmp/ray/session_latest/logs/monitor*", check=False
+        )
+        return done.stdout + done.stderr
+
+    def join(self, number: int) -> None:
+        """Have a host (started again) join."""
+        self.hosts.run(number, "mkdir -p -m 700 ~/.ray && cat >~/.ray/auth_token", stdin=self._token.read_text())
+        self.hosts.run(number, f"{START} --address={self.hosts.address(HEAD)}:6379")
+
+    def launch(self, command: str, log: Path) -> "subprocess.Popen[bytes]":
+        """Start a command of the project on the head, in the project's folder."""
+        environment = "RAY_AUTH_MODE=token OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 COLUMNS=200"
+        return self.hosts.launch(HEAD, f"cd {ROOT} && {environment} {command}", log)
