@@ -42,7 +42,7 @@ def doctor(
     if as_json:
         print_json({**dataclasses.asdict(report), "faults": len(report.faults)})
     else:
-        _print(report)
+        show(report, Console())
     raise typer.Exit(SearchError.exit_code if report.faults else 0)
 
 
@@ -59,8 +59,8 @@ def _lab_book(uri: str) -> "Check":
     return Check("MLflow", f"{without_password(uri)} answers")
 
 
-def _print(report: "Report") -> None:
-    console = Console()
+def show(report: "Report", console: Console) -> None:
+    """A table of the nodes, a line for each check."""
     table = Table(numbers.counted(len(report.nodes), "node"))
     for heading in ("node", "CPUs", "GPUs", "interface", "cache", "Ray's files", "/dev/shm"):
         table.add_column(heading, justify="left" if heading in ("node", "interface") else "right", no_wrap=True)

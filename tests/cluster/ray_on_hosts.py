@@ -15,9 +15,10 @@ RAY = f"{sys.prefix}/bin/ray"
 HEAD = 2
 START = (
     "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_raylet_start_wait_time_s=180 "
-    "ray start --disable-usage-stats --num-cpus=1 --object-store-memory=100000000"
+    "ray start --disable-usage-stats --num-cpus=1 --object-store-memory=100000000 "
+    "--runtime-env-agent-port=52366 --dashboard-agent-grpc-port=52367 --metrics-export-port=52368"
 )
-"""Patient, for all hosts share the cores of one machine."""
+"""Patient, for all hosts share the cores of one machine: without these ports Ray waits half a minute for its agents, then dies."""
 
 
 class Cluster:
