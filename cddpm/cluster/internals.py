@@ -22,6 +22,14 @@ def address_here() -> str:
     return str(canonicalize_bootstrap_address("auto"))
 
 
+def quieten() -> None:
+    """What Ray prints of nodes, past every logger and whatever ``log_to_driver`` says, goes to our log (level info)."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda data, **_: logger.info("Ray: %s", " ".join(map(str, data.get("lines", ()))))
+
+
 def abandoned_placement_groups() -> Iterable[str]:
     """Placement groups whose creator is dead and which still hold, or wait for, resources (hex ids).
 

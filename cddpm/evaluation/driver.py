@@ -138,7 +138,7 @@ def _carry_out(runs: list[FoldRun], fits: int, lab: Lab, display: Display) -> li
     for number in found.keys() - told:  # an earlier driver died before it could say so
         lab.started(number, {})
         lab.ended(number, "finished")
-    board, faults = cluster.Board(), list[str]()
+    board, roster, faults = cluster.Board(), cluster.Roster(), list[str]()
 
     def started(run: FoldRun) -> None:
         data = run.config.data
@@ -146,7 +146,11 @@ def _carry_out(runs: list[FoldRun], fits: int, lab: Lab, display: Display) -> li
         lab.started(run.number, {})
 
     missing = [run for run in runs if run.number not in found]
-    with display.tuning(len(runs), len(found), None, board.look, board.told), cluster.janitor():
+
+    def told() -> list[str]:
+        return roster.told() + board.told()
+
+    with display.tuning(len(runs), len(found), None, board.look, told, roster.waiting), cluster.janitor():
         for run, outcome in cluster.drive(partial(fold.evaluate, board=board), missing, fits, started):
             board.clear(run.number)
             if isinstance(outcome, BaseException):

@@ -18,7 +18,7 @@ START = (
     "ray start --disable-usage-stats --num-cpus=1 --object-store-memory=100000000 "
     "--runtime-env-agent-port=52366 --dashboard-agent-grpc-port=52367 --metrics-export-port=52368"
 )
-"""Patient, for all hosts share the cores of one machine: without these ports Ray waits half a minute for its agents, then dies."""
+"""Patient, for all hosts share one machine's cores; without these ports Ray waits half a minute for its agents, then dies."""
 
 
 class Cluster:
