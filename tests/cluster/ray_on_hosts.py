@@ -15,10 +15,22 @@ RAY = f"{sys.prefix}/bin/ray"
 HEAD = 2
 START = (
     "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_raylet_start_wait_time_s=180 "
-    "ray start --disable-usage-stats --num-cpus=1 --object-store-memory=100000000 "
-    "--runtime-env-agent-port=52366 --dashboard-agent-grpc-port=52367 --metrics-export-port=52368"
+    "ray start --disable-usage-stats --num-cpus=1 --object-store-memory=100000000"
 )
-"""Patient, for all hosts share one machine's cores; without these ports Ray waits half a minute for its agents, then dies."""
+"""Patient, for all hosts share one machine's cores."""
+AS_HEAD = "--head --port=6379 --dashboard-host=127.0.0.1 --resources='{\"head\": 1000}'"
+
+COUNT = """
+import sys, time
+import ray
+ray.init("auto", log_to_driver=False, logging_level="ERROR")
+end = time.monotonic() + float(sys.argv[2])
+while (alive := sum(node["Alive"] for node in ray.nodes())) != int(sys.argv[1]):
+    if time.monotonic() > end:
+        sys.exit(f"{alive} nodes")
+    time.sleep(0.2)
+print(time.time())
+"""
 
 
 class Cluster:
@@ -29,8 +41,17 @@ class Cluster:
         self._token = hosts.folder / "token"
         self._token.write_text(secrets.token_hex(32))
 
+    def start(self) -> None:
+        """Start the hosts and Ray on all of them, by hand."""
+        self.hosts.start(HEAD, *self._workers)
+        self._give_token(HEAD)
+        self.hosts.run(HEAD, f"{START} {AS_HEAD}", seconds=300)
+        for number in self._workers:
+            self.join(number)
+        self.await_nodes(1 + len(self._workers))
+
     def up(self, seconds: float = 400) -> None:
-        """Start the hosts and Ray on all of them; wait until they are one cluster."""
+        """The same by ``ray up``: the head starts Ray on the others over ssh."""
         self.hosts.start(HEAD, *self._workers)
         file = self.hosts.folder / "cluster.yaml"
         file.write_text(yaml.safe_dump(self._file()))
@@ -55,38 +76,22 @@ class Cluster:
             "min_workers": len(workers),
             "max_workers": len(workers),
             "file_mounts": {"~/.ray/auth_token": str(self._token)},
-            "head_start_ray_commands": [
-                f"{START} --head --port=6379 --dashboard-host=127.0.0.1 --resources='{{\"head\": 1000}}' "
-                "--autoscaling-config=~/ray_bootstrap_config.yaml"
-            ],
+            "head_start_ray_commands": [f"{START} {AS_HEAD} --autoscaling-config=~/ray_bootstrap_config.yaml"],
             "worker_start_ray_commands": [f"{START} --address=$RAY_HEAD_IP:6379"],
         }
 
-    def await_nodes(self, count: int, seconds: float = 120) -> None:
-        """Wait until so many nodes are alive."""
-        end = time.monotonic() + seconds
-        while (alive := self.nodes()) != count:
-            assert time.monotonic() < end, f"{alive} of {count} nodes after {seconds} s:\n{self.status()}"
-            time.sleep(0.5)
+    def await_nodes(self, count: int, seconds: float = 200) -> float:
+        """Wait until so many nodes are alive; returns when that was, in seconds since 1970."""
+        words = f"RAY_AUTH_MODE=token python - {count} {seconds}"
+        return float(self.hosts.run(HEAD, words, stdin=COUNT, seconds=2 * seconds).stdout.split()[-1])
 
-    def nodes(self) -> int:
-        """How many nodes are alive; 0 if the head does not answer."""
-        done = self.hosts.run(
-            HEAD, "RAY_AUTH_MODE=token ray list nodes --format json --filter state=ALIVE", check=False
-        )
-        return done.stdout.count('"node_id"')
-
-    def status(self) -> str:
-        """What ``ray status`` says, and what the monitor wrote."""
-        done = self.hosts.run(
-            HEAD, "RAY_AUTH_MODE=token ray status; tail -n 40 /tmp/ray/session_latest/logs/monitor*", check=False
-        )
-        return done.stdout + done.stderr
+    def _give_token(self, number: int) -> None:
+        self.hosts.run(number, "mkdir -p -m 700 ~/.ray && cat >~/.ray/auth_token", stdin=self._token.read_text())
 
     def join(self, number: int) -> None:
-        """Have a host (started again) join."""
-        self.hosts.run(number, "mkdir -p -m 700 ~/.ray && cat >~/.ray/auth_token", stdin=self._token.read_text())
-        self.hosts.run(number, f"{START} --address={self.hosts.address(HEAD)}:6379")
+        """Have a host join, for the first time or started again."""
+        self._give_token(number)
+        self.hosts.run(number, f"{START} --address={self.hosts.address(HEAD)}:6379", seconds=300)
 
     def launch(self, command: str, log: Path) -> "subprocess.Popen[bytes]":
         """Start a command of the project on the head, in the project's folder."""

@@ -29,7 +29,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     (folder / "shared").mkdir()
     with Hosts(folder / "hosts", shared=[folder / "shared"]) as hosts:
         cluster = Cluster(hosts, workers=(OTHER,))
-        cluster.up()
+        cluster.start()
         yield cluster
 
 
@@ -154,8 +154,7 @@ def test_a_training_whose_host_is_lost_ends_as_if_nothing_had_been(cluster: Clus
     cluster.await_nodes(1)
     cluster.hosts.start(OTHER)
     cluster.join(OTHER)
-    cluster.await_nodes(2)
-    joined = time.time()
+    joined = cluster.await_nodes(2)
     assert process.wait(900) == 0, log.read_text()
     *_, (again, found) = groups(cluster)
     assert len(groups(cluster)) == before + 2
