@@ -162,3 +162,11 @@ def test_a_training_whose_host_is_lost_ends_as_if_nothing_had_been(cluster: Clus
     print(f"back in training {again - joined:.1f} s after the successor had joined")
     assert again - joined < BACK_SECONDS
     assert weights(shared, "lost") == weights(shared, "calm")
+
+
+@pytest.mark.nightly
+def test_ray_up_makes_a_cluster_of_hosts_that_share_nothing(tmp_path: Path) -> None:
+    if reason := missing():
+        pytest.skip(reason)
+    with Hosts(tmp_path / "hosts") as hosts:
+        Cluster(hosts, workers=(OTHER,)).up()
