@@ -13,7 +13,8 @@ from hosts import ROOT, Hosts
 RAY = f"{sys.prefix}/bin/ray"
 HEAD = 2
 START = (
-    "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_raylet_start_wait_time_s=180 "
+    "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_enable_worker_prestart=0 "
+    "RAY_raylet_start_wait_time_s=180 "
     "ray start --disable-usage-stats --num-cpus=1 --object-store-memory=100000000"
 )
 """Patient, for all hosts share one machine's cores."""
@@ -41,10 +42,10 @@ class Cluster:
         self._token.write_text(secrets.token_hex(32))
 
     def start(self) -> None:
-        """Start the hosts and Ray on all of them, by hand."""
+        """Start the hosts and Ray on all of them, by hand, and without a dashboard, whose ten processes these cores can spare."""
         self.hosts.start(HEAD, *self._workers)
         self._give_token(HEAD)
-        self.hosts.run(HEAD, f"{START} {AS_HEAD}", seconds=300)
+        self.hosts.run(HEAD, f"{START} {AS_HEAD} --include-dashboard=false", seconds=300)
         for number in self._workers:
             self.join(number)
         self.await_nodes(1 + len(self._workers))
