@@ -205,7 +205,7 @@ def silent_rows(answers: Mapping[str, Any]) -> Iterator[Check]:
                 _one_line(answer),
                 "install the packages of requirements.lock there, and this project (pip install --no-deps -e .)"
                 if missing
-                else "look into Ray's logs there, or take it out of the cluster (ray stop on it)",
+                else "open all TCP ports between it and this one, look into Ray's logs there, or end its Ray",
             )
 
 

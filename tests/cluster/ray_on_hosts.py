@@ -15,9 +15,10 @@ HEAD = 2
 START = (
     "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_enable_worker_prestart=0 "
     "RAY_raylet_start_wait_time_s=180 "
-    "ray start --disable-usage-stats --num-cpus=1 --object-store-memory=100000000"
+    "ray start --disable-usage-stats --num-cpus=1 --object-store-memory=100000000 --node-manager-port=8077 "
+    "--object-manager-port=8076"
 )
-"""Patient, for all hosts share one machine's cores."""
+"""Patient, for all hosts share one machine's cores; with Ray's ports fixed, as firewalls want them."""
 AS_HEAD = "--head --port=6379 --dashboard-host=127.0.0.1 --resources='{\"head\": 1000}'"
 
 COUNT = """
