@@ -40,10 +40,15 @@ _HELD: dict[Path, IO[bytes]] = {}
 """Artifacts that this process uses: shared locks, which end with it."""
 
 
+def cache_root() -> Path:
+    """The folder of this node's caches."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cddpm"
+    return Path(os.environ.get(CACHE) or usual)
+
+
 def cache_folder(uri: str) -> Path:
     """This node's cache of the object store ``uri``."""
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cddpm"
-    return Path(os.environ.get(CACHE) or usual) / artifact.fingerprint("storage", uri)
+    return cache_root() / artifact.fingerprint("storage", uri)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from cddpm.cluster.board import Board
 from cddpm.cluster.claims import claimed
+from cddpm.cluster.doctor import refuse_unfit
 from cddpm.cluster.door import check_answers
 from cddpm.cluster.internals import janitor
+from cddpm.cluster.network import torch_config
+from cddpm.cluster.roster import Roster
 from cddpm.cluster.session import HEAD, WORKER_ENVIRONMENT, capacity, connect, connected, kill
 from cddpm.cluster.tasks import ActorPool, check_shared, drive, on_each_node, parallel_map
 
@@ -12,6 +15,7 @@ __all__ = [
     "WORKER_ENVIRONMENT",
     "ActorPool",
     "Board",
+    "Roster",
     "capacity",
     "check_answers",
     "check_shared",
@@ -23,4 +27,6 @@ __all__ = [
     "kill",
     "on_each_node",
     "parallel_map",
+    "refuse_unfit",
+    "torch_config",
 ]

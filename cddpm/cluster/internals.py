@@ -40,6 +40,14 @@ def joined(address: str) -> set[str]:
     return {n.node_name for n in nodes if n.state == data.GcsNodeInfo.ALIVE}
 
 
+def quieten() -> None:
+    """What Ray prints of nodes, past every logger and whatever ``log_to_driver`` says, goes to our log (level info)."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda data, **_: logger.info("Ray: %s", " ".join(map(str, data.get("lines", ()))))
+
+
 def abandoned_placement_groups() -> Iterable[str]:
     """Placement groups whose creator is dead and which still hold, or wait for, resources (hex ids).
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from cddpm.cluster import door
+from cddpm.cluster import door, internals
 
 HEAD = "head"
 """Custom resource of the head node: drivers of trials live there and take no CPU."""
@@ -57,6 +57,7 @@ def connect(address: str | None = None) -> None:
             os.environ["RAY_TMPDIR"] = folder
     else:
         door.check_answers(address)
+    internals.quieten()
     with door.told(address, instead), _own_handlers():
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
 

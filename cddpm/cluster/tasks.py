@@ -98,6 +98,47 @@ def _apply_all(function: Callable[..., R], arguments: tuple[Any, ...]) -> R:
     return function(*arguments)
 
 
+def ask(
+    function: Callable[..., R], arguments: Mapping[str, tuple[Any, ...]], seconds: float
+) -> dict[str, R | BaseException]:
+    """``function(*arguments[address])`` on the node of each address, all at once; it books nothing there.
+
+    What it raised stands in place of its answer, ``SearchError`` where none came within ``seconds``, or the node is gone.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
+
+    nodes = {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(_apply_all)
+    asked = {
+        address: task.options(scheduling_strategy=Affinity(nodes[address], soft=False)).remote(function, given)
+        for address, given in arguments.items()
+        if address in nodes
+    }
+    done, late = ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds) if asked else ([], [])
+    for one in late:
+        ray.cancel(one, force=True)
+    return {
+        address: _answer(asked[address], seconds, asked[address] in done)
+        if address in asked
+        else SearchError("is gone")
+        for address in arguments
+    }
+
+
+def _answer(asked: Any, seconds: float, done: bool) -> Any:
+    import ray
+
+    if not done:
+        return SearchError(f"no answer within {seconds:.0f} s")
+    try:
+        return ray.get(asked)
+    except ray.exceptions.RayTaskError as error:
+        return error.cause
+    except ray.exceptions.RayError as error:
+        return SearchError(f"does not answer ({(str(error).splitlines() or [type(error).__name__])[0]})")
+
+
 def check_shared(folder: Path) -> None:
     """Every node must see ``folder`` as the same place. Raises ``SearchError`` naming the nodes that do not."""
     import ray

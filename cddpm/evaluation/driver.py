@@ -140,11 +140,11 @@ def _shifts(config: ExperimentConfig, place: Any) -> tuple[Shift, ...]:
 
 def _carry_out(runs: list[FoldRun], fits: int, lab: Lab, display: Display) -> list[Outcome]:
     found = {run.number: known for run in runs if (known := fold.read_outcome(run.folder))}
-    told = {event.number for event in events.read(runs[0].campaign) if event.kind == "trial ended"} if runs else set()
-    for number in found.keys() - told:  # an earlier driver died before it could say so
+    ended = {event.number for event in events.read(runs[0].campaign) if event.kind == "trial ended"} if runs else set()
+    for number in found.keys() - ended:  # an earlier driver died before it could say so
         lab.started(number, {})
         lab.ended(number, "finished")
-    board, faults = cluster.Board(), list[str]()
+    board, roster, faults = cluster.Board(), cluster.Roster(), list[str]()
 
     def started(run: FoldRun) -> None:
         data = run.config.data
@@ -152,7 +152,11 @@ def _carry_out(runs: list[FoldRun], fits: int, lab: Lab, display: Display) -> li
         lab.started(run.number, {})
 
     missing = [run for run in runs if run.number not in found]
-    with display.tuning(len(runs), len(found), None, board.look, board.told), cluster.janitor():
+
+    def told() -> list[str]:
+        return roster.told() + board.told()
+
+    with display.tuning(len(runs), len(found), None, board.look, told, roster.waiting), cluster.janitor():
         for run, outcome in cluster.drive(partial(fold.evaluate, board=board), missing, fits, started):
             board.clear(run.number)
             if isinstance(outcome, BaseException):

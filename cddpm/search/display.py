@@ -49,6 +49,7 @@ class Display:
         self._best: tuple[float, int] | None = None
         self._tuning_start, self._done_before = self.start, 0
         self._told: Callable[[], list[str]] = list
+        self._waiting: Callable[[], str] = str
 
     def stop(self) -> None:
         """Say from here on that everything is ending."""
@@ -76,15 +77,17 @@ class Display:
         best: tuple[float, int] | None,
         look: Look,
         told: Callable[[], list[str]] = list,
+        waiting: Callable[[], str] = str,
     ) -> Iterator[None]:
         """Show trials until the block ends. ``look`` asks where the running ones are; ``best``: (objective, trial) so far.
 
-        ``told`` gives new lines that they left.
+        ``told`` gives new lines that they left, ``waiting`` what they wait for now, if there is anything.
         """
         self._total, self._done, self._done_before, self._best = total, done, done, best
         self._tuning_start = time.monotonic()
         over = threading.Event()
-        show, self._told = self._live if self.console.is_terminal else self._lines, told
+        self._told, self._waiting = told, waiting
+        show = self._live if self.console.is_terminal else self._lines
         thread = threading.Thread(target=show, args=(look, over), name="display", daemon=True)
         thread.start()
         try:
@@ -144,6 +147,7 @@ class Display:
     def _lines(self, look: Look, over: threading.Event) -> None:
         while not over.wait(LINE_SECONDS):
             self._pass_on()
+            self.warn(self._waiting())
             for number, (stage, seen, budget, loss) in sorted(look().items()):
                 if number in self._trials:
                     self._say(
@@ -151,13 +155,13 @@ class Display:
                     )
 
     def _table(self, board: dict[int, tuple[str, int, int, float]]) -> RenderableType:
-        rows = []
-        for number, waiting in sorted(self._trials.items()):
+        rows, waiting = [], self._waiting()
+        for number, starting in sorted(self._trials.items()):
             stage, seen, budget, loss = board.get(number, ("", 0, 1, 0.0))
             self._left(number, stage, seen, budget)
-            said = _where(stage, seen, budget, loss) if stage else waiting
+            said = _where(stage, seen, budget, loss) if stage else starting
             rows.append((f"{self.unit} {number:04d}", ProgressBar(total=max(1, budget), completed=seen), said))
-        shown = rows[: max(1, self.console.height - 4)]
+        shown = rows[: max(1, self.console.height - 4 - bool(waiting))]
         room = self.console.width - max((len(name) + len(said) for name, _, said in shown), default=0) - 4
         table = rich.table.Table.grid(padding=(0, 2))
         for name, bar, said in shown:
@@ -165,7 +169,7 @@ class Display:
             table.add_row(name, *([bar] if room >= SHORTEST_BAR else []), said)
         hidden = len(rows) - len(shown)
         more = [Text(f"and {hidden} more {self.unit}s run")] if hidden else []
-        return Group(table, *more, self._summary())
+        return Group(table, *more, *([Text(waiting, "yellow")] if waiting else []), self._summary())
 
     def _summary(self) -> Text:
         best = f"best so far {self._best[0]:.3f} ({self.unit} {self._best[1]:04d})" if self._best else "no result yet"

@@ -68,7 +68,7 @@ def backup_of(config: ExperimentConfig, folder: Path) -> Backup:
 def join(address: str | None, configs: Sequence[ExperimentConfig], display: Display) -> Cluster:
     """Join the cluster at ``address``, or start one here; every node must reach the storage.
 
-    Raises as ``cluster.connect`` and ``cluster.check_shared``, ``SearchError`` for a training that fits nowhere.
+    Raises as ``cluster.connect``, ``check_shared`` and ``refuse_unfit``, ``SearchError`` for a training that fits nowhere.
     """
     with display.stage("Ray") as say:
         cluster.connect(address)
@@ -77,6 +77,7 @@ def join(address: str | None, configs: Sequence[ExperimentConfig], display: Disp
             Bucket(storage).check()
         else:
             cluster.check_shared(Path(storage))
+        cluster.refuse_unfit(storage)
         available = cluster.capacity()
         fits = min(worker.check_capacity(config.compute, available) for config in configs)
         say(f"{available.get('CPU', 0):g} CPUs, {available.get('GPU', 0):g} GPUs, {fits} training(s) at a time")

@@ -161,13 +161,15 @@ def run(config: ExperimentConfig, folder: Path, place: Place, fits: int, lab: La
     gpus = cluster.capacity().get("GPU", 0.0)
     booked = worker.resources_per_worker(compute, gpus)
     meter = Meter(folder, {name: compute.workers * amount for name, amount in booked.items()}, limits=search)
-    board, failures = cluster.Board(), Failures(search.equal_failures)
+    board, roster, failures = cluster.Board(), cluster.Roster(), Failures(search.equal_failures)
     missing = search.training.trials - ended
     trainable = tune.with_parameters(
         trials.run, sweep=folder, base=config, place=place, gpus=gpus, board=board, report=tune.report
     )
     with (
-        display.tuning(search.training.trials, ended, best, board.look, board.told),
+        display.tuning(
+            search.training.trials, ended, best, board.look, lambda: roster.told() + board.told(), roster.waiting
+        ),
         meter.running(),
         cluster.janitor(),
     ):

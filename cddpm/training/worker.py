@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cddpm.cluster import Board, capacity
+from cddpm.cluster import Board, capacity, torch_config
 from cddpm.config import ComputeConfig, ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError, SearchError
@@ -148,6 +148,7 @@ def run(assignment: Assignment, folder: Path, gpus: float, forward_reports: bool
     trainer = TorchTrainer(
         work,  # type: ignore[arg-type]  # Ray Train's types are those of its older trainer, which returned nothing
         train_loop_config={"assignment": assignment},
+        torch_config=torch_config(),
         scaling_config=ScalingConfig(
             num_workers=compute.workers,
             use_gpu=on_gpu(compute, gpus),
