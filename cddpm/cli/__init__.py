@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cddpm.cli import cache, data, glossary, importing, predict, registry, report
+from cddpm.cli import cache, cluster, data, glossary, importing, predict, registry, report
 from cddpm.cli.shell import guarded_app
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.command("predict")(predict.predict)
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(registry.app, name="registry")
 app.command("report")(report.report)
 app.command("import")(importing.import_checkpoint)
