@@ -58,14 +58,14 @@ def images(named: Mapping[str, str], ray: str) -> Iterator[Fault]:
         yield Fault(min(pythons), f"images of several Pythons ({which}), which do not read each other; use one")
 
 
-def storage(path: str, place: str | None, folder_allowed: bool) -> Iterator[Fault]:
+def storage(path: str, place: Any, folder_allowed: bool) -> Iterator[Fault]:
     """``place`` of data and results as ``CDDPM_STORAGE`` tells it to all machines; None if it is told nowhere."""
     allowed = "s3://bucket/prefix, gs://... or abfs://..." + (
         ", or a folder that all hosts share" if folder_allowed else ""
     )
     if place is None:
         yield Fault(path, f"no CDDPM_STORAGE; without it machines have no place in common. Allowed is {allowed}")
-    elif not ADDRESS.match(place) and not (folder_allowed and place.startswith("/")):
+    elif not ADDRESS.match(str(place)) and not (folder_allowed and str(place).startswith("/")):
         yield Fault(path, f"CDDPM_STORAGE={place} is no place that all machines see; allowed is {allowed}")
 
 

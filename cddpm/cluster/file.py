@@ -65,7 +65,7 @@ MACHINES = {
 
 
 def check(path: Path) -> list[Fault]:
-    """All faults of the cluster file ``path``, in the order of the file's sections.
+    """All faults of the cluster file ``path``; like ``ray up``, it counts relative paths from the working directory.
 
     Raises ``ConfigError`` where the file cannot be read, or holds something else.
     """
@@ -76,7 +76,7 @@ def check(path: Path) -> list[Fault]:
     if not documents or not all(isinstance(document, dict) for document in documents):
         raise ConfigError(f"{path}: a mapping of cluster settings, or manifests of KubeRay, are needed")
     ray = importlib.metadata.version("ray")
-    locked = path.parent / "requirements.lock"
+    locked = Path("requirements.lock")
     lock = re.search(r"^ray==(\S+)$", locked.read_text(), re.MULTILINE) if locked.is_file() else None
     found = []
     if lock and lock[1] != ray:
@@ -85,7 +85,7 @@ def check(path: Path) -> list[Fault]:
         return [*found, *manifest.faults(documents, ray)]
     if len(documents) > 1:
         raise ConfigError(f"{path}: {len(documents)} YAML documents; `ray up` takes one")
-    return [*found, *faults(documents[0], path.parent)]
+    return [*found, *faults(documents[0], Path.cwd())]
 
 
 def faults(config: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
@@ -93,12 +93,12 @@ def faults(config: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
     if not config.get("cluster_name"):
         yield Fault("cluster_name", "missing; two clusters without a name would be one")
     provider = mapping(config, "provider")
-    kind = provider.get("type")
+    kind = str(provider.get("type") or "")
     if not kind:
         yield Fault("provider.type", "missing; allowed is aws, gcp, or local for machines you own")
     elif kind not in PROVIDERS:
         yield Fault("provider.type", f"'{kind}' is not known here; allowed is aws, gcp or local")
-    for setting, why in PROVIDERS.get(str(kind), {}).items():
+    for setting, why in PROVIDERS.get(kind, {}).items():
         if not provider.get(setting):
             yield Fault(f"provider.{setting}", f"missing; {why}")
     if kind in ("aws", "gcp"):
@@ -128,7 +128,7 @@ def _machine_faults(types: Mapping[str, Any], kind: str) -> Iterator[Fault]:
         for setting, why in MACHINES[kind].items():
             if not machine.get(setting):
                 yield Fault(f"{where}.{setting}", f"missing; {why}")
-        for setting in sorted(machine.keys() - MACHINE_SETTINGS) if kind == "aws" else ():
+        for setting in sorted(map(str, machine.keys() - MACHINE_SETTINGS)) if kind == "aws" else ():
             yield Fault(f"{where}.{setting}", f"unknown setting{did_you_mean(setting, MACHINE_SETTINGS)}")
 
 
@@ -224,4 +224,6 @@ def _is_loopback(host: str) -> bool:
 def _mount_faults(config: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
     for target, source in mapping(config, "file_mounts").items():
         if not (folder / Path(str(source)).expanduser()).exists():
-            yield Fault(f"file_mounts.{target}", f"{source} does not exist (relative to {folder})")
+            yield Fault(
+                f"file_mounts.{target}", f"{source} does not exist (seen from {folder}, where 'ray up' is called)"
+            )

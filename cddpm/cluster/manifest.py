@@ -74,7 +74,7 @@ def _pod_faults(path: str, pod: Document, told: Document) -> Iterator[Fault]:
     where = f"{path}.containers[0]"
     variables: dict[str, Any] = {}
     for source in items(container, "envFrom"):
-        variables |= mapping(told, mapping(source, "configMapRef").get("name"))
+        variables |= mapping(told, str(mapping(source, "configMapRef").get("name")))
     variables |= {str(mapping(v).get("name")): mapping(v).get("value") for v in items(container, "env")}
     yield from storage(f"{where}.env", variables.get("CDDPM_STORAGE"), False)
     grace, drain = pod.get("terminationGracePeriodSeconds"), str(variables.get(DRAIN))
