@@ -88,8 +88,16 @@ def check(path: Path) -> list[Fault]:
     return [*found, *faults(documents[0], Path.cwd())]
 
 
-def faults(config: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
-    """Everything wrong with a file for ``ray up``; relative ``file_mounts`` sources count from ``folder``."""
+def faults(config: Mapping[str, Any], folder: Path) -> list[Fault]:
+    """Everything wrong with a file for ``ray up``; relative ``file_mounts`` sources count from ``folder``.
+
+    Ray's own validation is asked where ours found nothing but placeholders: it stops at its first fault, and says it worse.
+    """
+    found, left = [*_own_faults(config, folder)], [*placeholders(config)]
+    return [*found, *left] if found else [*left, *(Fault(*fault) for fault in internals.launcher_faults(config))]
+
+
+def _own_faults(config: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
     if not config.get("cluster_name"):
         yield Fault("cluster_name", "missing; two clusters without a name would be one")
     provider = mapping(config, "provider")
@@ -106,7 +114,6 @@ def faults(config: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
             yield Fault("max_workers", "missing; it is the ceiling of what the cluster can cost")
         yield from _machine_faults(mapping(config, "available_node_types"), kind)
         yield from _spot_faults(config)
-    yield from placeholders(config)
     yield from secrets(config)
     yield from _token_faults(config)
     yield from _storage_faults(config)
@@ -116,8 +123,6 @@ def faults(config: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
     docker = mapping(config, "docker")
     named = {f"docker.{key}": str(docker[key]) for key in ("image", "head_image", "worker_image") if key in docker}
     yield from images(named, importlib.metadata.version("ray"))
-    if kind in PROVIDERS and all(provider.get(setting) for setting in PROVIDERS[kind]):  # else it is told better above
-        yield from (Fault(*fault) for fault in internals.launcher_faults(config))
 
 
 def _machine_faults(types: Mapping[str, Any], kind: str) -> Iterator[Fault]:
