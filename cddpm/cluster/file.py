@@ -117,6 +117,7 @@ def _own_faults(config: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
     yield from secrets(config)
     yield from _token_faults(config)
     yield from _storage_faults(config)
+    yield from _start_faults(config)
     yield from _port_faults(config)
     yield from _stop_faults(config)
     yield from _mount_faults(config, folder)
@@ -189,9 +190,15 @@ def _storage_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault(where, f"CDDPM_STORAGE is told in several places ({', '.join(sorted(elsewhere))}); keep one")
 
 
-def _port_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
+def _start_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
     if not _ray_starts(config, "head"):
         yield Fault("head_start_ray_commands", "no 'ray start'; Ray's default opens the dashboard to the network")
+    elif not all("--disable-usage-stats" in start for start in _ray_starts(config, "head")):
+        what = "no --disable-usage-stats; 'ray up' turns reports to Ray's makers on, whatever a variable says"
+        yield Fault("head_start_ray_commands", what)
+
+
+def _port_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
     for role in ("head", "worker"):
         for i, command in enumerate(items(config, f"{role}_start_ray_commands")):
             for option, host in re.findall(r"(--(?:dashboard-)?host)[= ](\S+)", str(command)):

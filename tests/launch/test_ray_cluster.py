@@ -160,7 +160,7 @@ def test_own_machines_need_no_region_but_a_token(tmp_path: Path) -> None:
         "provider": {"type": "local", "head_ip": "10.0.0.2", "worker_ips": ["10.0.0.3"]},
         "auth": {"ssh_user": "me"},
         "setup_commands": ["echo 'export CDDPM_STORAGE=/srv/cddpm' >~/.cddpm"],
-        "head_start_ray_commands": [f"{start} --head --dashboard-host=127.0.0.1"],
+        "head_start_ray_commands": [f"{start} --head --disable-usage-stats"],
         "worker_start_ray_commands": [f"{start} --address=$RAY_HEAD_IP:6379"],
     }
     assert list(faults(config, tmp_path)) == []
