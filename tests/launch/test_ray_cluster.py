@@ -123,9 +123,10 @@ WRONG: list[tuple[Callable[[Config], None], str]] = [
     (delete("file_mounts", "/home/ray/secrets/auth_token"), "file_mounts: no auth_token"),
     (set_in("file_mounts", "/data", value="no/such/folder"), "no/such/folder does not exist"),
     (
-        set_in("head_start_ray_commands", value=["ray start --head --dashboard-host=0.0.0.0"]),
+        set_in("head_start_ray_commands", value=["ray start --head --disable-usage-stats --dashboard-host=0.0.0.0"]),
         "opens what listens there",
     ),
+    (set_in("head_start_ray_commands", value=["ray start --head"]), "no --disable-usage-stats"),
     (delete("head_start_ray_commands"), "Ray's default opens the dashboard"),
     (set_in("docker", "worker_run_options", value=["-p 8265:8265"]), "opens a port"),
     (
