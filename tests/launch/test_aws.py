@@ -24,6 +24,8 @@ POLICIES = PROJECT / "launch" / "clusters" / "aws"
 REGION = "eu-central-1"
 ROLES = ("cddpm-head", "cddpm-worker")
 Config = dict[str, Any]
+pytestmark = pytest.mark.timeout(300)
+"""The simulated AWS reads large tables at its first request."""
 
 
 @pytest.fixture(scope="module")
