@@ -1,24 +1,47 @@
-"""``cddpm cluster``: look at a running cluster before it is given work."""
+"""``cddpm cluster``: look at what describes a cluster before it costs money, and at a running one before it is given work."""
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from cddpm.cli.shell import TrackingUri, print_json
-from cddpm.errors import SearchError, TrackingError
+from cddpm.errors import ConfigError, SearchError, TrackingError
 from cddpm.text import Console, Table, numbers
 
 if TYPE_CHECKING:
     from cddpm.cluster.doctor import Check, Report
 
-app = typer.Typer(no_args_is_help=True, help="Look at a running cluster.")
+app = typer.Typer(no_args_is_help=True, help="Check what describes a cluster, and look at a running one.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")]
 
 
-@app.callback()
-def _group() -> None:
-    """A callback keeps the name of the only command."""
+@app.command()
+def check(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A file for 'ray up', or manifests of KubeRay.", show_default=False),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """List all faults of a cluster file without starting a machine. Exit code 2 if there are any.
+
+    Found are what Ray itself refuses, placeholders, other versions than here, open ports, no token, secrets, no storage,
+    files that are missing, machines that wait for ever.
+    """
+    from cddpm.cluster.file import check as look  # with Ray
+
+    found = look(file)
+    if as_json:
+        print_json({"file": str(file), "faults": [fault._asdict() for fault in found]})
+        raise typer.Exit(ConfigError.exit_code if found else 0)
+    if found:
+        raise ConfigError("\n".join(f"{file}: {fault}" for fault in found))
+    console = Console()
+    console.print(f"{console.path(file)}: no fault was found")
 
 
 @app.command()
@@ -26,7 +49,7 @@ def doctor(
     address: Annotated[str, typer.Option(help="Ray cluster (or RAY_ADDRESS); auto: the one of this machine.")] = "auto",
     storage: Annotated[str | None, typer.Option(help="Where sweeps keep their output: tried from every node.")] = None,
     tracking_uri: TrackingUri = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a screen.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Try on every node what a training needs, within a minute or two. Exit code 6 if there is a fault, each with its remedy.
 

@@ -1,4 +1,4 @@
-"""Check a cluster file (``ray_cluster.yaml``) before it costs money.
+"""Check a cluster file (``ray_cluster.yaml``, a manifest of KubeRay) before it costs money.
 
 ``ray up`` has no dry run, and Ray's own validation lets pass what hurts later: a missing region (silently another one), a
 misspelt machine setting, an absent file, a spot cluster that waits for ever, a dashboard open to the world.
@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
+from cddpm.cluster import internals, manifest
+from cddpm.cluster.fault import STORAGE, Fault, images, items, mapping, placeholders, secrets, storage, texts
 from cddpm.errors import ConfigError
 from cddpm.text.likeness import did_you_mean
 
-PLACEHOLDER = re.compile(r"<[^<>]*>|\b(TODO|FIXME|CHANGE_?ME|REPLACE_?ME|YOUR[_-]\w+)|\bX{3,}\b|\bami-(0+|x+)\b", re.I)
-IMAGE = re.compile(r"rayproject/ray:(\d+\.\d+\.\d+)")
 MACHINE_SETTINGS = frozenset(
     {
         "BlockDeviceMappings",
@@ -43,106 +43,187 @@ MACHINE_SETTINGS = frozenset(
     }
 )
 """Settings of EC2 RunInstances that a node type may use, and Ray's ``SubnetIds``."""
+PROVIDERS = {
+    "aws": {"region": "without it machines start in us-west-2"},
+    "gcp": {
+        "region": "name it, as in europe-west4",
+        "availability_zone": "name it, as in europe-west4-a",
+        "project_id": "name the project that pays",
+    },
+    "local": {"head_ip": "name the host that leads", "worker_ips": "list the hosts that train"},
+}
+"""What each provider must be told, and why."""
+MACHINES = {
+    "aws": {
+        "InstanceType": "name it, Ray's own default is out of date",
+        "ImageId": "name it, Ray's own default is out of date",
+        "IamInstanceProfile": "name a role's profile; Ray's own may do everything in EC2 and S3, and is for the head alone",
+    },
+    "gcp": {"machineType": "name it", "disks": "a boot disk with an image is needed"},
+    "local": {},
+}
 
 
-def check(path: Path) -> dict[str, Any]:
-    """Read the cluster file ``path`` and return it. Raises ``ConfigError`` that lists all faults."""
+def check(path: Path) -> list[Fault]:
+    """All faults of the cluster file ``path``; like ``ray up``, it counts relative paths from the working directory.
+
+    Raises ``ConfigError`` where the file cannot be read, or holds something else.
+    """
     try:
-        config = yaml.safe_load(path.read_text())
+        documents = [document for document in yaml.safe_load_all(path.read_text()) if document is not None]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path}: holds {type(config).__name__}, a mapping of cluster settings is needed")
-    found = [f"{path}: {fault}" for fault in faults(config, path.parent)]
-    if found:
-        raise ConfigError("\n".join(found))
-    return config
+    if not documents or not all(isinstance(document, dict) for document in documents):
+        raise ConfigError(f"{path}: a mapping of cluster settings, or manifests of KubeRay, are needed")
+    ray = importlib.metadata.version("ray")
+    locked = Path("requirements.lock")
+    lock = re.search(r"^ray==(\S+)$", locked.read_text(), re.MULTILINE) if locked.is_file() else None
+    found = []
+    if lock and lock[1] != ray:
+        found = [Fault("requirements.lock", f"ray=={lock[1]}, but this computer has Ray {ray}; both must be the same")]
+    if any("kind" in document for document in documents):
+        return [*found, *manifest.faults(documents, ray)]
+    if len(documents) > 1:
+        raise ConfigError(f"{path}: {len(documents)} YAML documents; `ray up` takes one")
+    return [*found, *faults(documents[0], Path.cwd())]
 
 
-def faults(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """Everything wrong with a cluster file's content; relative ``file_mounts`` sources count from ``folder``."""
+def faults(config: Mapping[str, Any], folder: Path) -> list[Fault]:
+    """Everything wrong with a file for ``ray up``; relative ``file_mounts`` sources count from ``folder``.
+
+    Ray's own validation is asked where ours found nothing but placeholders: it stops at its first fault, and says it worse.
+    """
+    found, left = [*_own_faults(config, folder)], [*placeholders(config)]
+    return [*found, *left] if found else [*left, *(Fault(*fault) for fault in internals.launcher_faults(config))]
+
+
+def _own_faults(config: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
     if not config.get("cluster_name"):
-        yield "cluster_name: missing; two clusters without a name would be one"
-    provider = _mapping(config, "provider")
-    if not provider.get("type"):
-        yield "provider.type: missing; allowed is aws, or local for machines you own"
-    if provider.get("type") == "aws":
-        if not provider.get("region"):
-            yield "provider.region: missing; without it machines start in us-west-2"
-        yield from _machine_faults(_mapping(config, "available_node_types"))
+        yield Fault("cluster_name", "missing; two clusters without a name would be one")
+    provider = mapping(config, "provider")
+    kind = str(provider.get("type") or "")
+    if not kind:
+        yield Fault("provider.type", "missing; allowed is aws, gcp, or local for machines you own")
+    elif kind not in PROVIDERS:
+        yield Fault("provider.type", f"'{kind}' is not known here; allowed is aws, gcp or local")
+    for setting, why in PROVIDERS.get(kind, {}).items():
+        if not provider.get(setting):
+            yield Fault(f"provider.{setting}", f"missing; {why}")
+    if kind in ("aws", "gcp"):
+        if config.get("max_workers") is None:
+            yield Fault("max_workers", "missing; it is the ceiling of what the cluster can cost")
+        yield from _machine_faults(mapping(config, "available_node_types"), kind)
         yield from _spot_faults(config)
-    yield from _placeholder_faults(config)
+    yield from secrets(config)
     yield from _token_faults(config)
+    yield from _storage_faults(config)
+    yield from _start_faults(config)
     yield from _port_faults(config)
+    yield from _stop_faults(config)
     yield from _mount_faults(config, folder)
-    yield from _image_faults(_mapping(config, "docker"))
+    docker = mapping(config, "docker")
+    named = {f"docker.{key}": str(docker[key]) for key in ("image", "head_image", "worker_image") if key in docker}
+    yield from images(named, importlib.metadata.version("ray"))
 
 
-def _machine_faults(types: Mapping[str, Any]) -> Iterator[str]:
+def _machine_faults(types: Mapping[str, Any], kind: str) -> Iterator[Fault]:
     if not types:
-        yield "available_node_types: missing; a head and at least one worker type are needed"
-    for name, node in types.items():
-        machine, where = _mapping(node, "node_config"), f"available_node_types.{name}.node_config"
-        for setting in ("InstanceType", "ImageId"):
+        yield Fault("available_node_types", "missing; a head and at least one worker type are needed")
+    for name in types:
+        machine, where = mapping(types, name, "node_config"), f"available_node_types.{name}.node_config"
+        for setting, why in MACHINES[kind].items():
             if not machine.get(setting):
-                yield f"{where}.{setting}: missing; name it, Ray's own default is out of date"
-        for setting in machine.keys() - MACHINE_SETTINGS:
-            yield f"{where}.{setting}: unknown setting{did_you_mean(setting, MACHINE_SETTINGS)}"
+                yield Fault(f"{where}.{setting}", f"missing; {why}")
+        for setting in sorted(map(str, machine.keys() - MACHINE_SETTINGS)) if kind == "aws" else ():
+            yield Fault(f"{where}.{setting}", f"unknown setting{did_you_mean(setting, MACHINE_SETTINGS)}")
 
 
-def _spot_faults(config: Mapping[str, Any]) -> Iterator[str]:
-    types, head = _mapping(config, "available_node_types"), str(config.get("head_node_type"))
+def _spot_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
+    types, head = mapping(config, "available_node_types"), str(config.get("head_node_type"))
     if head not in types:
-        yield f"head_node_type: '{head}' is not among available_node_types ({', '.join(types)})"
+        yield Fault("head_node_type", f"'{head}' is not among available_node_types ({', '.join(map(str, types))})")
     elif _is_spot(types[head]):
-        yield f"available_node_types.{head}: the head is a spot instance; when it is taken away all trials are lost"
-    workers = [_mapping(types, name) for name in types if name != head]
+        yield Fault(
+            f"available_node_types.{head}", "the head is a spot instance; when it is taken away all trials are lost"
+        )
+    workers = [mapping(types, name) for name in types if name != head]
     if workers and all(_is_spot(node) or node.get("max_workers") == 0 for node in workers):
-        yield "available_node_types: every worker type is spot; add one without InstanceMarketOptions to fall back on"
+        yield Fault("available_node_types", "every worker type is spot; add one that is not, to fall back on")
 
 
 def _is_spot(node: Any) -> bool:
-    return _mapping(_mapping(node, "node_config"), "InstanceMarketOptions").get("MarketType") == "spot"
+    machine = mapping(node, "node_config")
+    scheduling = machine.get("scheduling") or []  # of GCP: one mapping, or a list of them
+    return mapping(machine, "InstanceMarketOptions").get("MarketType") == "spot" or any(
+        part.get("preemptible") or part.get("provisioningModel") == "SPOT"
+        for part in (scheduling if isinstance(scheduling, list) else [scheduling])
+        if isinstance(part, Mapping)
+    )
 
 
-def _placeholder_faults(config: Mapping[str, Any]) -> Iterator[str]:
-    for path, text in _texts(config):
-        if found := PLACEHOLDER.search(text):
-            yield f"{path}: the placeholder '{found.group()}' is still there; write the real value"
-
-
-def _token_faults(config: Mapping[str, Any]) -> Iterator[str]:
-    in_docker = any("RAY_AUTH_MODE=token" in option for option in _list(_mapping(config, "docker"), "run_options"))
+def _token_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
+    docker, mounts = mapping(config, "docker"), mapping(config, "file_mounts")
+    options = " ".join(map(str, items(docker, "run_options")))
     starts = [*_ray_starts(config, "head"), *_ray_starts(config, "worker")]
-    if not in_docker and not (starts and all("RAY_AUTH_MODE=token" in command for command in starts)):
-        yield (
-            "docker.run_options: no '--env RAY_AUTH_MODE=token'; without it anyone who reaches the head may run code "
-            "there (without Docker: put RAY_AUTH_MODE=token before every 'ray start')"
+    if "RAY_AUTH_MODE=token" not in options and not (starts and all("RAY_AUTH_MODE=token" in s for s in starts)):
+        yield Fault(
+            "docker.run_options",
+            "no '--env RAY_AUTH_MODE=token'; without it anyone who reaches the head may run code there (without Docker: "
+            "put RAY_AUTH_MODE=token before every 'ray start')",
         )
-    mounted = any("auth_token" in str(source) for source in _mapping(config, "file_mounts").values())
-    if _mapping(config, "provider").get("type") == "aws" and not mounted:
-        yield "file_mounts: no auth_token; mount ~/.ray/auth_token, made by 'ray get-auth-token --generate'"
+    mounted = [str(target) for target, source in mounts.items() if "auth_token" in str(source)]
+    if not mounted and mapping(config, "provider").get("type") != "local":
+        yield Fault("file_mounts", "no auth_token; mount ~/.ray/auth_token, made by 'ray get-auth-token --generate'")
+    looked_for = re.search(r"RAY_AUTH_TOKEN_PATH=(\S+)", options)
+    if mounted and docker and (looked_for[1] if looked_for else "~/.ray/auth_token") not in mounted:
+        yield Fault("docker.run_options", f"RAY_AUTH_TOKEN_PATH is not where the token is mounted ({mounted[0]})")
 
 
-def _port_faults(config: Mapping[str, Any]) -> Iterator[str]:
-    starts = _ray_starts(config, "head")
-    if not starts:
-        yield "head_start_ray_commands: no 'ray start'; Ray's default opens the dashboard to the network"
-    for host in re.findall(r"--dashboard-host[= ](\S+)", " ".join(starts)):
-        if not _is_loopback(host):
-            yield f"head_start_ray_commands: --dashboard-host={host} opens the dashboard; allowed is 127.0.0.1"
-    for options in ("run_options", "head_run_options", "worker_run_options"):
-        for option in _list(_mapping(config, "docker"), options):
-            if re.match(r"(-p|--publish)\b", option):
-                yield f"docker.{options}: '{option}' opens a port; reach the head through ssh instead"
-    group = _mapping(_mapping(config, "provider"), "security_group")
-    for rule in group.get("IpPermissions") or ():
-        if (rule.get("FromPort"), rule.get("ToPort")) != (22, 22):
-            yield f"provider.security_group.IpPermissions: {dict(rule)} opens a port; allowed is 22 alone"
+def _storage_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
+    in_docker = bool(mapping(config, "docker"))
+    where = "docker.run_options" if in_docker else "setup_commands"
+    options = items(mapping(config, "docker"), "run_options") if in_docker else items(config, "setup_commands")
+    places = STORAGE.findall(" ".join(map(str, options)))
+    yield from storage(where, places[0] if places else None, mapping(config, "provider").get("type") == "local")
+    elsewhere = {path for path, text in texts(config) if STORAGE.search(text)}
+    if len(places) > 1 or any(not path.startswith(f"{where}[") for path in elsewhere):
+        yield Fault(where, f"CDDPM_STORAGE is told in several places ({', '.join(sorted(elsewhere))}); keep one")
+
+
+def _start_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
+    if not _ray_starts(config, "head"):
+        yield Fault("head_start_ray_commands", "no 'ray start'; Ray's default opens the dashboard to the network")
+    elif not all("--disable-usage-stats" in start for start in _ray_starts(config, "head")):
+        what = "no --disable-usage-stats; 'ray up' turns reports to Ray's makers on, whatever a variable says"
+        yield Fault("head_start_ray_commands", what)
+
+
+def _port_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
+    for role in ("head", "worker"):
+        for i, command in enumerate(items(config, f"{role}_start_ray_commands")):
+            for option, host in re.findall(r"(--(?:dashboard-)?host)[= ](\S+)", str(command)):
+                if not _is_loopback(host):
+                    what = f"{option}={host} opens what listens there to the network; allowed is 127.0.0.1"
+                    yield Fault(f"{role}_start_ray_commands[{i}]", what)
+    for path, text in texts(mapping(config, "docker"), "docker"):
+        if re.match(r"(-p|--publish)\b", text):
+            yield Fault(path, f"'{text}' opens a port; reach the head through ssh instead")
+    for i, rule in enumerate(items(mapping(config, "provider", "security_group"), "IpPermissions")):
+        if not isinstance(rule, Mapping) or (rule.get("FromPort"), rule.get("ToPort")) != (22, 22):
+            yield Fault(f"provider.security_group.IpPermissions[{i}]", f"{rule} opens a port; allowed is 22 alone")
+
+
+def _stop_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
+    """``ray stop`` goes by the names of processes: in a container it sees that container's."""
+    for path, text in texts(config):
+        if not mapping(config, "docker") and re.search(r"\bray stop\b", text):
+            yield Fault(
+                path, "'ray stop' ends every Ray on the host, a neighbour's too; end your own by its --temp-dir"
+            )
 
 
 def _ray_starts(config: Mapping[str, Any], role: str) -> list[str]:
-    return [command for command in _list(config, f"{role}_start_ray_commands") if "ray start" in command]
+    return [str(command) for command in items(config, f"{role}_start_ray_commands") if "ray start" in str(command)]
 
 
 def _is_loopback(host: str) -> bool:
@@ -152,36 +233,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _mount_faults(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    for target, source in _mapping(config, "file_mounts").items():
+def _mount_faults(config: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
+    for target, source in mapping(config, "file_mounts").items():
         if not (folder / Path(str(source)).expanduser()).exists():
-            yield f"file_mounts.{target}: {source} does not exist (relative to {folder})"
-
-
-def _image_faults(docker: Mapping[str, Any]) -> Iterator[str]:
-    here = importlib.metadata.version("ray")
-    for key in ("image", "head_image", "worker_image"):
-        for version in IMAGE.findall(str(docker.get(key, ""))):
-            if version != here:
-                yield f"docker.{key}: Ray {version}, but this computer has Ray {here}; both must be the same"
-
-
-def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _texts(part, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts(part, path)
-    elif isinstance(value, str):
-        yield path, value
-
-
-def _mapping(parent: Any, key: str) -> Mapping[str, Any]:
-    value = parent.get(key) if isinstance(parent, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(parent: Mapping[str, Any], key: str) -> list[str]:
-    value = parent.get(key)
-    return [str(part) for part in value] if isinstance(value, list) else []
+            yield Fault(
+                f"file_mounts.{target}", f"{source} does not exist (seen from {folder}, where 'ray up' is called)"
+            )

@@ -1,10 +1,11 @@
 """Names that Ray keeps to itself, each used for what no public one gives; where a version of Ray lacks them, we do without."""
 
 import contextlib
+import copy
 import functools
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -119,3 +120,21 @@ def janitor(every_seconds: float = 5.0) -> Iterator[None]:
     finally:
         over.set()
         thread.join(timeout=every_seconds)
+
+
+def launcher_faults(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Path and message of what Ray's own validation of a file for ``ray up`` refuses; nothing is asked of a cloud.
+
+    Public is only ``ray up`` itself, which starts machines. Where Ray moves these names, that is logged and nothing found.
+    """
+    try:
+        from ray.autoscaler._private.util import prepare_config, validate_config
+    except ImportError as error:
+        _warn_once(f"this version of Ray hides its validation ({error}); the file was checked by our own rules alone")
+        return
+    logging.getLogger(prepare_config.__module__).setLevel(logging.WARNING)  # it tells what it fills in
+    try:
+        validate_config(prepare_config(copy.deepcopy(dict(config))))
+    except Exception as error:  # noqa: BLE001 - whatever it stumbles over, `ray up` would, too
+        where = str(getattr(error, "json_path", "")).removeprefix("$").removeprefix(".")
+        yield where or "cluster file", f"Ray refuses it: {' '.join(str(getattr(error, 'message', error)).split())}"

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cddpm.cluster.file import check, faults
-from cddpm.errors import ConfigError
+from cddpm.cluster.file import faults
 
 PROJECT = Path(__file__).resolve().parents[2]
 FILE = PROJECT / "ray_cluster.yaml"
@@ -28,12 +27,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cluster() -> Config:
-    config: Config = yaml.safe_load(FILE.read_text())
+    config: Config = yaml.safe_load(FILE.read_text().replace("<your-bucket>", "scans"))
     return config
-
-
-def test_shipped_file_has_no_fault() -> None:
-    assert check(FILE)["cluster_name"] == "cddpm"
 
 
 def test_shipped_file_passes_rays_validation(cluster: Config) -> None:
@@ -82,8 +77,7 @@ def test_local_results_and_environments_are_not_copied(cluster: Config) -> None:
 def test_environment_comes_from_the_lock_file(cluster: Config) -> None:
     (install,) = cluster["setup_commands"]
     assert "-r requirements.lock" in install
-    if not (PROJECT / "requirements.lock").exists():
-        pytest.skip("requirements.lock is missing: it is made when the dependencies are frozen")
+    assert re.search(r"^boto3==", (PROJECT / "requirements.lock").read_text(), re.MULTILINE), "the autoscaler needs it"
 
 
 def set_in(*path: str, value: Any) -> Callable[[Config], None]:
@@ -118,10 +112,21 @@ WRONG: list[tuple[Callable[[Config], None], str]] = [
         "head: the head is a spot instance",
     ),
     (set_in("head_node_type", value="haed"), "'haed' is not among available_node_types"),
-    (set_in("docker", "run_options", value=["--shm-size=12g"]), "no '--env RAY_AUTH_MODE=token'"),
+    (
+        set_in(
+            "docker",
+            "run_options",
+            value=["--env CDDPM_STORAGE=s3://a/b", "--env RAY_AUTH_TOKEN_PATH=/home/ray/secrets/auth_token"],
+        ),
+        "no '--env RAY_AUTH_MODE=token'",
+    ),
     (delete("file_mounts", "/home/ray/secrets/auth_token"), "file_mounts: no auth_token"),
     (set_in("file_mounts", "/data", value="no/such/folder"), "no/such/folder does not exist"),
-    (set_in("head_start_ray_commands", value=["ray start --head --dashboard-host=0.0.0.0"]), "opens the dashboard"),
+    (
+        set_in("head_start_ray_commands", value=["ray start --head --disable-usage-stats --dashboard-host=0.0.0.0"]),
+        "opens what listens there",
+    ),
+    (set_in("head_start_ray_commands", value=["ray start --head"]), "no --disable-usage-stats"),
     (delete("head_start_ray_commands"), "Ray's default opens the dashboard"),
     (set_in("docker", "worker_run_options", value=["-p 8265:8265"]), "opens a port"),
     (
@@ -139,7 +144,7 @@ def test_each_fault_is_found_alone(cluster: Config, break_it: Callable[[Config],
     separate = yaml.safe_load(yaml.dump(cluster, Dumper=NoAlias))
     break_it(separate)
     (fault,) = faults(separate, PROJECT)
-    assert message in fault
+    assert message in str(fault)
 
 
 class NoAlias(yaml.SafeDumper):
@@ -149,31 +154,16 @@ class NoAlias(yaml.SafeDumper):
         return True
 
 
-def test_all_faults_are_listed_with_the_file(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.yaml"
-    broken.write_text("provider: {type: aws}\n")
-    with pytest.raises(ConfigError) as caught:
-        check(broken)
-    lines = str(caught.value).splitlines()
-    assert all(line.startswith(f"{broken}: ") for line in lines)
-    assert len(lines) >= 5
-
-
-@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "provider: 3\navailable_node_types: [1]\ndocker: x\n"])
-def test_what_is_no_cluster_file_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(ConfigError):
-        check(tmp_path / "c.yaml")
-
-
 def test_own_machines_need_no_region_but_a_token(tmp_path: Path) -> None:
     start = "RAY_AUTH_MODE=token ray start"
     config = {
         "cluster_name": "lab",
         "provider": {"type": "local", "head_ip": "10.0.0.2", "worker_ips": ["10.0.0.3"]},
-        "head_start_ray_commands": [f"{start} --head --dashboard-host=127.0.0.1"],
+        "auth": {"ssh_user": "me"},
+        "setup_commands": ["echo 'export CDDPM_STORAGE=/srv/cddpm' >~/.cddpm"],
+        "head_start_ray_commands": [f"{start} --head --disable-usage-stats"],
         "worker_start_ray_commands": [f"{start} --address=$RAY_HEAD_IP:6379"],
     }
     assert list(faults(config, tmp_path)) == []
     config["worker_start_ray_commands"] = ["ray start --address=$RAY_HEAD_IP:6379"]
-    assert ["RAY_AUTH_MODE" in fault for fault in faults(config, tmp_path)] == [True]
+    assert ["RAY_AUTH_MODE" in fault.what for fault in faults(config, tmp_path)] == [True]
