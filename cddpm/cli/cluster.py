@@ -29,8 +29,8 @@ def check(
 ) -> None:
     """List all faults of a cluster file without starting a machine. Exit code 2 if there are any.
 
-    Found are what Ray itself refuses, placeholders, other versions than here, open ports, no token, secrets, no storage,
-    files that are missing, machines that wait for ever.
+    Found is what Ray itself refuses, and what it lets pass: placeholders, other versions, open ports, secrets, no token,
+    no storage, missing files, spot machines without a fallback.
     """
     from cddpm.cluster.file import check as look  # with Ray
 

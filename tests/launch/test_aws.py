@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,38 +45,71 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def make_roles() -> None:
     """The machines' roles, which AWS looks up when one starts."""
-    iam = boto3.client("iam")
+    iam = boto3.client("iam", region_name=REGION)
     for role in ROLES:
         iam.create_role(RoleName=role, AssumeRolePolicyDocument=(POLICIES / "trust.json").read_text())
         iam.create_instance_profile(InstanceProfileName=role)
         iam.add_role_to_instance_profile(InstanceProfileName=role, RoleName=role)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a simulated AWS was asked for by Ray, with one machine of each type."""
+
+    config: Config
+    machines: dict[str, dict[str, Any]]
+    disks: list[dict[str, Any]]
+    rules: list[dict[str, Any]]
+    narrowed: list[dict[str, Any]]
+    """Rules of the security group after somebody narrowed the one for ssh, and called ``ray up`` again."""
+    calls: set[str]
+    """Requests of the head, as policies name them."""
+
+
+NARROW = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "192.0.2.0/24"}]}
+
+
 @pytest.fixture(scope="module")
-def cluster(account: None) -> Iterator[Config]:
-    """The shipped file as ``ray up`` makes it ready on a laptop: key, network, group; inside of a simulated AWS."""
+def asked(account: None) -> Asked:
+    """The laptop's part of ``ray up`` (key, network, group), then the head's: start, look, tag, end."""
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
     from ray.autoscaler._private.util import prepare_config
 
+    def rules(group: str) -> list[dict[str, Any]]:
+        (found,) = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
+        permissions: list[dict[str, Any]] = found["IpPermissions"]
+        return permissions
+
+    calls: set[str] = set()
     with moto.mock_aws():
         make_roles()
-        yield AWSNodeProvider.bootstrap_config(prepare_config(yaml.safe_load(FILE.read_text())))
+        ec2 = boto3.client("ec2", region_name=REGION)
+        prepared = prepare_config(yaml.safe_load(FILE.read_text()))
+        config = AWSNodeProvider.bootstrap_config(prepared)
+        provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+        for resource in (provider.ec2, provider.ec2_fail_fast):
+            resource.meta.client.meta.events.register(
+                "before-call.*.*", lambda model, **_: calls.add(f"ec2:{model.name}")
+            )
+        for name, node in config["available_node_types"].items():
+            kind = "head" if name == config["head_node_type"] else "worker"
+            provider.create_node(node["node_config"], {"ray-node-kind": kind, "ray-user-node-type": name}, 1)
+        found, disks = machines(), [disk for disk in ec2.describe_volumes()["Volumes"] if disk["Attachments"]]
+        (group,) = {group["GroupId"] for machine in found.values() for group in machine["SecurityGroups"]}
+        first = rules(group)
 
+        nodes = provider.non_terminated_nodes({})
+        for node in nodes:
+            for look in (provider.is_running, provider.internal_ip, provider.external_ip, provider.node_tags):
+                look(node)
+        provider.set_node_tags(nodes[0], {"ray-node-status": "up-to-date"})
+        provider.terminate_nodes(nodes)
 
-@pytest.fixture(scope="module")
-def started(cluster: Config) -> tuple[Any, list[str]]:
-    """Ray's provider, which has started one machine of each type; the names of its requests, as policies write them."""
-    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
-
-    provider, calls = AWSNodeProvider(cluster["provider"], cluster["cluster_name"]), list[str]()
-    for resource in (provider.ec2, provider.ec2_fail_fast):
-        resource.meta.client.meta.events.register(
-            "before-call.*.*", lambda model, **_: calls.append(f"ec2:{model.name}")
-        )
-    for name, node in cluster["available_node_types"].items():
-        kind = "head" if name == cluster["head_node_type"] else "worker"
-        provider.create_node(node["node_config"], {"ray-node-kind": kind, "ray-user-node-type": name}, 1)
-    return provider, calls
+        outside = [rule for rule in first if rule["IpRanges"]]
+        ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=outside)
+        ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[NARROW])
+        AWSNodeProvider.bootstrap_config(prepared)
+        return Asked(config, found, disks, first, rules(group), calls)
 
 
 def machines() -> dict[str, dict[str, Any]]:
@@ -96,64 +130,41 @@ def actions(policy: str) -> set[str]:
 
 
 @pytest.mark.slow
-def test_machines_are_asked_for_as_the_file_says(cluster: Config, started: Any) -> None:
-    found, ec2 = machines(), boto3.client("ec2", region_name=REGION)
-    assert {name: machine["InstanceType"] for name, machine in found.items()} == {
+def test_machines_are_asked_for_as_the_file_says(asked: Asked) -> None:
+    assert {name: machine["InstanceType"] for name, machine in asked.machines.items()} == {
         "head": "m6i.2xlarge",
         "spot_l4": "g6.2xlarge",
         "spot_a10g": "g5.2xlarge",
         "on_demand_a10g": "g5.2xlarge",
     }
-    assert {name for name, machine in found.items() if machine.get("InstanceLifecycle") == "spot"} == {
-        "spot_l4",
-        "spot_a10g",
-    }
-    for name, machine in found.items():
+    spot = {name for name, machine in asked.machines.items() if machine.get("InstanceLifecycle") == "spot"}
+    assert spot == {"spot_l4", "spot_a10g"}
+    for name, machine in asked.machines.items():
         role = "cddpm-head" if name == "head" else "cddpm-worker"
         assert machine["IamInstanceProfile"]["Arn"].endswith(f"/{role}")
         assert machine["MetadataOptions"]["HttpTokens"] == "required"
-        assert machine["ImageId"] == cluster["available_node_types"]["head"]["node_config"]["ImageId"]
-    disks = [v for v in ec2.describe_volumes()["Volumes"] if v["Attachments"]]
-    assert [(disk["Size"], disk["Encrypted"]) for disk in disks] == [(200, True)] * len(found)
+        assert machine["ImageId"] == asked.config["available_node_types"]["head"]["node_config"]["ImageId"]
+    assert [(disk["Size"], disk["Encrypted"]) for disk in asked.disks] == [(200, True)] * len(asked.machines)
 
 
 @pytest.mark.slow
-def test_nothing_but_ssh_is_open_to_the_outside(cluster: Config, started: Any) -> None:
-    from ray.autoscaler._private.aws.config import _configure_security_group
-
-    (group,) = {group["GroupId"] for machine in machines().values() for group in machine["SecurityGroups"]}
-    ec2 = boto3.client("ec2", region_name=REGION)
-
-    def rules() -> list[dict[str, Any]]:
-        (found,) = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
-        permissions: list[dict[str, Any]] = found["IpPermissions"]
-        return permissions
-
-    inside = [rule for rule in rules() if rule["UserIdGroupPairs"]]
-    outside = [rule for rule in rules() if rule["IpRanges"] or rule["Ipv6Ranges"]]
+def test_nothing_but_ssh_is_open_to_the_outside(asked: Asked) -> None:
+    (group,) = {group["GroupId"] for machine in asked.machines.values() for group in machine["SecurityGroups"]}
+    inside = [rule for rule in asked.rules if rule["UserIdGroupPairs"]]
+    outside = [rule for rule in asked.rules if rule["IpRanges"] or rule["Ipv6Ranges"]]
     assert [[pair["GroupId"] for pair in rule["UserIdGroupPairs"]] for rule in inside] == [[group]]
     assert [(rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) for rule in outside] == [("tcp", 22, 22)]
 
-    ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=outside)
-    narrow = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "192.0.2.0/24"}]}
-    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[narrow])
-    for node in cluster["available_node_types"].values():
-        del node["node_config"]["SecurityGroupIds"]
-    _configure_security_group(cluster)  # as the next `ray up` does
-    assert [rule["IpRanges"] for rule in rules() if rule["IpRanges"]] == [narrow["IpRanges"]]
+
+@pytest.mark.slow
+def test_a_group_that_was_narrowed_stays_narrow(asked: Asked) -> None:
+    assert [rule["IpRanges"] for rule in asked.narrowed if rule["IpRanges"]] == [NARROW["IpRanges"]]
 
 
 @pytest.mark.slow
-def test_the_heads_role_may_do_what_the_autoscaler_does_and_no_more(started: tuple[Any, list[str]]) -> None:
-    provider, calls = started
-    nodes = provider.non_terminated_nodes({})
-    for node in nodes:
-        assert provider.is_running(node) or not provider.is_terminated(node)
-        provider.internal_ip(node), provider.external_ip(node), provider.node_tags(node)
-    provider.set_node_tags(nodes[0], {"ray-node-status": "up-to-date"})
-    provider.terminate_nodes(nodes)
-    assert set(calls) == {action for action in actions("head.json") if action.startswith("ec2:")}
-    assert actions("head.json") - set(calls) == {"iam:PassRole", "ssm:GetParameter", "ssm:GetParameters"}
+def test_the_heads_role_may_do_what_the_autoscaler_does_and_no_more(asked: Asked) -> None:
+    assert asked.calls == {action for action in actions("head.json") if action.startswith("ec2:")}
+    assert actions("head.json") - asked.calls == {"iam:PassRole", "ssm:GetParameter", "ssm:GetParameters"}
 
 
 def test_rights_are_of_this_region_these_machines_and_one_bucket() -> None:
@@ -223,7 +234,7 @@ def test_what_is_done_once_may_be_done_twice(server: None, tmp_path: Path) -> No
     for _ in range(2):
         subprocess.run(["bash", POLICIES / "once.sh", "scans-of-a-test", str(config)], check=True)
     assert "--env CDDPM_STORAGE=s3://scans-of-a-test/cddpm\n" in config.read_text()
-    iam, s3 = boto3.client("iam"), boto3.client("s3", region_name=REGION)
+    iam, s3 = boto3.client("iam", region_name=REGION), boto3.client("s3", region_name=REGION)
     own = {role: set(iam.list_role_policies(RoleName=role)["PolicyNames"]) for role in ROLES}
     assert own == {"cddpm-head": {"bucket", "workers"}, "cddpm-worker": {"bucket"}}
     for role in ROLES:

@@ -11,10 +11,11 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 bucket="${1:?error: name a bucket: bash launch/clusters/aws/once.sh BUCKET}"
 file="${2:-$here/../../../ray_cluster.yaml}"
 region="$(sed -n 's/^  region: *//p' "$file")"
+export AWS_DEFAULT_REGION="$region"
 
 policy() { sed "s/<your-bucket>/$bucket/; s/<your-region>/$region/" "$here/$1"; }
 
-if ! aws s3api head-bucket --bucket "$bucket" 2>/dev/null; then
+if ! aws s3api head-bucket --bucket "$bucket" >/dev/null 2>&1; then
     where=(--create-bucket-configuration "LocationConstraint=$region")
     [ "$region" != us-east-1 ] || where=()
     aws s3api create-bucket --bucket "$bucket" --region "$region" ${where[@]+"${where[@]}"} >/dev/null
@@ -26,9 +27,9 @@ aws s3api put-bucket-lifecycle-configuration --bucket "$bucket" --lifecycle-conf
     '{"Rules": [{"ID": "cut-off-uploads", "Status": "Enabled", "Filter": {}, "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7}}]}' \
     >/dev/null
 
-# The account's first spot instance needs this role, which a worker's own may not make.
-aws iam get-role --role-name AWSServiceRoleForEC2Spot >/dev/null 2>&1 ||
-    aws iam create-service-linked-role --aws-service-name spot.amazonaws.com >/dev/null
+# The account's first spot instance needs a role of AWS's own, which a worker's may not make.
+told="$(aws iam create-service-linked-role --aws-service-name spot.amazonaws.com 2>&1)" ||
+    grep -q -e "has been taken" -e "already exists" <<<"$told" || { echo "$told" >&2 && exit 1; }
 for role in cddpm-head cddpm-worker; do
     aws iam get-role --role-name "$role" >/dev/null 2>&1 ||
         aws iam create-role --role-name "$role" --assume-role-policy-document "$(policy trust.json)" >/dev/null
