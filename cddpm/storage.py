@@ -70,11 +70,11 @@ def settled(place: str) -> str:
         return f"/{rest}"
     if scheme not in SCHEMES and scheme not in _protocols():
         raise ConfigError(
-            f"storage: {place}: unknown scheme '{found[1]}'{did_you_mean(scheme, SCHEMES)}; allowed are a folder and "
+            f"{place}: unknown scheme '{found[1]}'{did_you_mean(scheme, SCHEMES)}; allowed are a folder and "
             "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, abfs://CONTAINER@ACCOUNT/PREFIX"
         )
     if not rest.partition("?")[0]:
-        raise ConfigError(f"storage: {place}: names no bucket; allowed is {scheme}://BUCKET/PREFIX")
+        raise ConfigError(f"{place}: names no bucket; allowed is {scheme}://BUCKET/PREFIX")
     return f"{scheme}://{rest}"
 
 
@@ -136,13 +136,21 @@ class Bucket:
 
     def names(self, prefix: str = "") -> dict[str, int]:
         """Size in bytes of each object below ``prefix``, by name. Raises ``StorageError``."""
+        return {name: size for name, (size, _) in self.objects(prefix).items()}
 
-        def find(system: Any, root: str) -> dict[str, int]:
+    def objects(self, prefix: str = "") -> dict[str, tuple[int, int]]:
+        """Size in bytes of each object below ``prefix`` and when it was written (ns since 1970), by name.
+
+        Raises ``StorageError``.
+        """
+
+        def find(system: Any, root: str) -> dict[str, tuple[int, int]]:
             from pyarrow.fs import FileSelector, FileType
 
             folder = f"{root}/{prefix}".rstrip("/")
             found = system.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
-            return {one.path.removeprefix(f"{root}/"): one.size for one in found if one.type == FileType.File}
+            files = [one for one in found if one.type == FileType.File]
+            return {one.path.removeprefix(f"{root}/"): (one.size, one.mtime_ns or 0) for one in files}
 
         try:
             return self._tried(prefix, find)

@@ -27,19 +27,19 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def environment(port: int, **more: str) -> dict[str, str]:
-    """What a process needs to reach the server on ``port``."""
-    found = {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+def environment(port: int, host: str = "127.0.0.1", **more: str) -> dict[str, str]:
+    """What a process needs to reach the server on ``port`` of ``host``."""
+    found = {**KEYS, "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
     return {**found, "AWS_EC2_METADATA_DISABLED": "true", **more}
 
 
 @contextlib.contextmanager
-def moto(folder: Path) -> Iterator[int]:
-    """Port of moto's server, with the bucket ``tests``."""
+def moto(folder: Path, host: str = "127.0.0.1") -> Iterator[int]:
+    """Port of moto's server, which listens on ``host``, with the bucket ``tests``."""
     if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask_cors") is None:
         pytest.skip("moto's server is not installed (moto[s3], flask, flask-cors)")
     port = free_port()
-    with _running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], folder / "moto.log", port):
+    with _running([sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)], folder / "moto.log", port):
         _make_bucket(port)
         yield port
 

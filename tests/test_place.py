@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from cddpm import cli
 from cddpm.cli import shell
-from cddpm.config import BenchmarkConfig, DataConfig, ExperimentConfig, MethodConfig, load
+from cddpm.config import BenchmarkConfig, DataConfig, ExperimentConfig, MethodConfig, flat, load, recorded
 from cddpm.data import check, split
 from cddpm.errors import ConfigError, DataError
 from cddpm.place import ON_DISK, address, home, local
@@ -75,7 +75,7 @@ def test_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert home(Path("a/~/b")) == Path("a/~/b")
     (tmp_path / "my.yaml").write_text("name: one\noutput_dir: ~/runs\ndata: {data_dir: ~/scans, table: ~/t.csv}\n")
     config = load(tmp_path / "my.yaml")
-    assert (config.output_dir, config.data.data_dir, config.data.table) == tuple(
+    assert (config.output_dir, Path(config.data.data_dir or ""), config.data.table) == tuple(
         tmp_path / "me" / name for name in ("runs", "scans", "t.csv")
     )
 
@@ -105,7 +105,6 @@ PATHS = sorted({*paths_of(ExperimentConfig), *paths_of(BenchmarkConfig)}, key=st
 def test_settings_with_paths_are_found() -> None:
     assert {
         (ExperimentConfig, "output_dir"),
-        (DataConfig, "data_dir"),
         (DataConfig, "table"),
         (MethodConfig, "config"),
     } == set(PATHS)
@@ -121,12 +120,21 @@ def test_no_setting_takes_an_address_for_a_path(section: type[BaseModel], name: 
         assert fault["msg"] == f"Input should be {ON_DISK}"
 
 
-@pytest.mark.parametrize("path", ["output_dir", "data.data_dir", "data.table"])
+@pytest.mark.parametrize("path", ["output_dir", "data.table"])
 def test_one_line_names_file_setting_and_address(path: str, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("name: one\n")
     with pytest.raises(ConfigError) as refused:
         load(tmp_path / "my.yaml", shell.overrides({}, [f"{path}=s3://bucket/x"]))
     assert str(refused.value) == f"{tmp_path / 'my.yaml'}: {path}: Input should be {ON_DISK} (found 's3://bucket/x')"
+
+
+@pytest.mark.parametrize("path", ["storage", "data.data_dir"])
+def test_storage_and_scans_may_lie_in_an_object_store(path: str, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("name: one\n")
+    config = load(tmp_path / "my.yaml", shell.overrides({}, [f"{path}=s3://bucket/x/"]))
+    assert flat(recorded(config))[path] == flat(config)[path] == "s3://bucket/x"
+    with pytest.raises(ConfigError, match=rf"{path}: s4://bucket/x: unknown scheme 's4'; did you mean 's3'"):
+        load(tmp_path / "my.yaml", shell.overrides({}, [f"{path}=s4://bucket/x"]))
 
 
 def test_the_tracking_uri_stays_an_address(tmp_path: Path) -> None:

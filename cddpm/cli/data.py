@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from cddpm.cli.shell import Storage, print_json
+from cddpm.storage import is_uri, settled
 from cddpm.text import Console, Table, whole
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Make a phantom, check scans, tell leaks, build a slice store.")
 
 DataDir = Annotated[
-    Path | None,
+    str | None,
     typer.Argument(
         metavar="DATA_DIR",
-        help="Folder with Train, Test and splits, or where a table's paths begin.",
+        help="Folder or s3://... with Train, Test and splits, or where a table's paths begin.",
         show_default=False,
     ),
 ]
@@ -208,10 +209,11 @@ def build(
     console.print(f"{console.path(path)}: {len(store.volumes)} volumes, {len(store)} slices of {height}x{width}")
 
 
-def _places(data_dir: Path | None, table: Path | None) -> dict[str, str | None]:
+def _places(data_dir: str | None, table: Path | None) -> dict[str, str | None]:
     """Where the data are, as settings."""
-    paths = {"data.data_dir": data_dir, "data.table": table}
-    return {name: str(path.absolute()) if path else None for name, path in paths.items()}
+    place = settled(data_dir) if data_dir else None
+    scans = str(Path(place).absolute()) if place and not is_uri(place) else place
+    return {"data.data_dir": scans, "data.table": str(table.absolute()) if table else None}
 
 
 def _data_config(file: Path | None, values: dict[str, Any]) -> "DataConfig":

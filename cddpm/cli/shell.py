@@ -22,7 +22,8 @@ from cddpm.text import Console, printable
 from cddpm.text.words import rows
 
 DataDir = Annotated[
-    Path | None, typer.Option(help="DATA_DIR in the published layout; else a phantom.", envvar="DATA_DIR")
+    str | None,
+    typer.Option(help="DATA_DIR in the published layout, a folder or s3://...; else a phantom.", envvar="DATA_DIR"),
 ]
 OutputDir = Annotated[Path | None, typer.Option(help="Where everything is kept.")]
 Storage = Annotated[

@@ -190,9 +190,10 @@ def recorded(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _with_places(config: ExperimentConfig, change: Callable[[Path], Path]) -> ExperimentConfig:
-    data = {
-        name: path and change(path) for name, path in (("data_dir", config.data.data_dir), ("table", config.data.table))
-    }
+    def place(text: str | None) -> str | None:
+        return text if not text or is_uri(text) else str(change(Path(text)))
+
+    data = {"data_dir": place(config.data.data_dir), "table": config.data.table and change(config.data.table)}
     uri = config.tracking.uri
     if uri and uri.startswith(_SQLITE):
         uri = f"{_SQLITE}{change(Path(uri.removeprefix(_SQLITE)))}"
@@ -201,8 +202,7 @@ def _with_places(config: ExperimentConfig, change: Callable[[Path], Path]) -> Ex
             "data": config.data.model_copy(update=data),
             "tracking": config.tracking.model_copy(update={"uri": uri}),
             "output_dir": change(config.output_dir),
-            "storage": config.storage
-            and (config.storage if is_uri(config.storage) else str(change(Path(config.storage)))),
+            "storage": place(config.storage),
         }
     )
 

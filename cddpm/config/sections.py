@@ -5,11 +5,13 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from cddpm.errors import ConfigError
 from cddpm.labels import PUBLISHED, Labels
 from cddpm.place import ON_DISK, address
+from cddpm.storage import settled
 
 
 def takes(annotation: Any, *kinds: type) -> bool:
@@ -30,6 +32,19 @@ ROUNDING = 1e-6
 """Quotients that are this near to a whole number are one: 21 / 1.4 is 15."""
 RescaleGrid = Literal["centred", "published"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+
+
+def _place(value: Any) -> Any:
+    """A folder or the URI of an object store, as text; see ``cddpm.storage``. Raises ``ValueError``."""
+    if not isinstance(value, str | Path) or not str(value):
+        return value
+    try:
+        return settled(address(value) or str(value))
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+Place = Annotated[str, BeforeValidator(_place)]
 
 
 class Frozen(BaseModel):
@@ -74,7 +89,7 @@ class PhantomConfig(Frozen):
 class DataConfig(Frozen):
     """Which scans, and how they become what the network sees."""
 
-    data_dir: Path | None = None
+    data_dir: Place | None = None
     """Folder in the published layout; empty: the phantom is made."""
     phantom: PhantomConfig = PhantomConfig()
     table: Path | None = None

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from cddpm.config.sections import (
     ComputeConfig,
@@ -16,6 +16,7 @@ from cddpm.config.sections import (
     Frozen,
     ModelConfig,
     Name,
+    Place,
     Positive,
     PretrainingConfig,
     ReconstructionConfig,
@@ -24,8 +25,6 @@ from cddpm.config.sections import (
     TrainingConfig,
 )
 from cddpm.config.space import SearchConfig
-from cddpm.errors import ConfigError
-from cddpm.storage import settled
 
 
 class ScoringConfig(Frozen):
@@ -105,14 +104,6 @@ class ScoringConfig(Frozen):
             yield f"level_weights: {shown} would be ignored by {what}; leave them empty"
 
 
-def settled_storage(place: str) -> str:
-    """``storage.settled``, for a setting. Raises ``ValueError``."""
-    try:
-        return settled(place) if place else ""
-    except ConfigError as error:
-        raise ValueError(str(error).removeprefix("storage: ")) from None
-
-
 class Settings(Frozen):
     """Every setting, each right by itself; ``ExperimentConfig`` adds that they fit together."""
 
@@ -122,7 +113,7 @@ class Settings(Frozen):
     seed: int = 0
     output_dir: Path = Path("outputs")
     """Folder of sweeps, evaluations, phantom and lab book on the driver's disk."""
-    storage: Annotated[str, AfterValidator(settled_storage)] = ""
+    storage: Place = ""
     """Where artifacts, states of trainings and a copy of each sweep's folder are kept, for all machines of a cluster: a folder
     (shared, if there are several), or ``s3://``, ``gs://`` or ``abfs://`` with bucket and prefix. Empty: ``output_dir``."""
     data: DataConfig = DataConfig()

@@ -31,6 +31,7 @@ from cddpm.data.split import (
 )
 from cddpm.data.table import read_table
 from cddpm.errors import DataError
+from cddpm.shelf import local_copy
 from cddpm.text.likeness import did_you_mean
 
 __all__ = [
@@ -66,17 +67,19 @@ class Layout:
 def root_of(data: DataConfig) -> Path:
     """The folder that paths of scans are relative to: with a table ``data_dir`` or the table's own folder, else ``find_root``.
 
-    Raises ``DataError`` when it is not there, or when neither ``data_dir`` nor ``table`` is set.
+    Of an object store, this node's copy of it. Raises ``DataError`` when it is not there, or when neither ``data_dir`` nor
+    ``table`` is set, ``StorageError`` when the store fails.
     """
+    data_dir = local_copy(data.data_dir) if data.data_dir else None
     if data.table is not None:
-        if data.data_dir is not None and not data.data_dir.is_dir():
+        if data_dir is not None and not data_dir.is_dir():
             raise DataError(
                 f"{data.data_dir}: no such folder; paths in {data.table.name} are relative to data.data_dir"
             )
-        return data.data_dir or data.table.parent
-    if data.data_dir is None:
+        return data_dir or data.table.parent
+    if data_dir is None:
         raise DataError("data.data_dir: not set; name the folder with Train, Test and splits, or a table (data.table)")
-    return find_root(data.data_dir)
+    return find_root(data_dir)
 
 
 def find_root(data_dir: Path) -> Path:

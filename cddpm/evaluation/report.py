@@ -24,6 +24,7 @@ from cddpm.evaluation.fold import Outcome, all_results
 from cddpm.evaluation.grid import Grid, Line, Text, details, headline
 from cddpm.evaluation.plan import Plan
 from cddpm.evaluation.table import HEADLINE, ResultTable
+from cddpm.storage import is_uri
 from cddpm.text import Console, Table
 from cddpm.text.numbers import fine_score
 from cddpm.tracking import provenance
@@ -72,7 +73,9 @@ def write(plan: Plan, outcomes: Sequence[Outcome]) -> Files:
 
 def _is_real(data: DataConfig) -> bool:
     """Whether the scans are not a phantom of ours, made here or by ``cddpm data phantom``."""
-    folders = [data.data_dir] if data.data_dir else [data.table.parent] if data.table else []
+    if data.data_dir and is_uri(data.data_dir):
+        return True
+    folders = [Path(data.data_dir)] if data.data_dir else [data.table.parent] if data.table else []
     return bool(folders) and not any((folder / LABEL).exists() for folder in folders)
 
 
@@ -80,7 +83,7 @@ def _data(data: DataConfig) -> str:
     if data.table is not None:
         return f"{data.table.name} ({data.splits} splits)"
     if data.data_dir is not None:
-        return f"{data.data_dir.name} ({data.splits} splits)"
+        return f"{Path(data.data_dir).name} ({data.splits} splits)"
     made = data.phantom
     voxel = "voxel size as stored" if data.voxel_size_mm is None else f"{data.voxel_size_mm:g} mm voxels"
     shape = "x".join(map(str, data.working_shape))

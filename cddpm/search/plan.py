@@ -136,7 +136,7 @@ def _rows(config: ExperimentConfig) -> tuple[ScanRow, ...] | None:
     if data.data_dir is None and data.table is None:
         if not (phantom_folder(config) / LABEL).exists():
             return None
-        data = data.model_copy(update={"data_dir": phantom_folder(config)})
+        data = data.model_copy(update={"data_dir": str(phantom_folder(config))})
     return read_layout(config.data, root_of(data)).rows
 
 

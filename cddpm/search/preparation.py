@@ -99,7 +99,7 @@ def prepare_data(config: ExperimentConfig, display: Display) -> Path:
     if data.data_dir is None and data.table is None:
         with display.stage("synthetic cohort (phantom)") as say:
             made = make_phantom(phantom_folder(config), data.phantom)
-            data = data.model_copy(update={"data_dir": made})
+            data = data.model_copy(update={"data_dir": str(made)})
             say(display.console.path(made))
     root = root_of(data)
     with display.stage("data check") as say:

@@ -1,0 +1,97 @@
+"""Hosts that share nothing but a bucket: a sweep over two of them, one lost, all lost, and a third that only looks."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3_server
+import yaml
+from hosts import Hosts, missing
+from ray_on_hosts import HEAD, Cluster
+from small_sweep import CONFIG
+from test_two_hosts import BACK_SECONDS, OTHER, groups
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+STORAGE = "s3://tests/shared"
+OUT = "/root/outputs"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if reason := missing():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("bucket")
+    with Hosts(folder / "hosts") as hosts, s3_server.moto(folder, "0.0.0.0") as port:
+        cluster = Cluster(hosts, (OTHER,), s3_server.environment(port, hosts.address(1), CDDPM_STORAGE=STORAGE))
+        cluster.start()
+        yield cluster
+
+
+def sweep(cluster: Cluster, name: str, *words: str, **settings: Any) -> tuple[Any, Path]:
+    """Start a sweep of one training on the head, whose disk alone has its folder."""
+    search = {**CONFIG["search"], "training": {**CONFIG["search"]["training"], "trials": 1}}
+    config = {**CONFIG, "name": name, "pretraining": {"enabled": False}, "search": search}
+    config["training"] = {**CONFIG["training"], **settings}
+    cluster.hosts.run(HEAD, f"cat >/root/{name}.yaml", stdin=yaml.safe_dump(config))
+    log = cluster.hosts.folder / f"{name}-{len(words)}.log"
+    given = f"--config /root/{name}.yaml --output-dir {OUT} --address auto {' '.join(words)}"
+    return cluster.launch(f"python launch/sweep.py {given}", log), log
+
+
+def weights(cluster: Cluster, name: str) -> str:
+    found = cluster.hosts.run(HEAD, f"cat {OUT}/sweeps/{name}/packages/*/manifest.json").stdout
+    return str(json.loads(found)["files"]["model.safetensors"])
+
+
+def test_a_sweep_over_hosts_that_share_a_bucket_alone(cluster: Cluster) -> None:
+    process, log = sweep(cluster, "both")
+    assert process.wait(600) == 0, log.read_text()
+    hosts = {cluster.hosts.address(HEAD), cluster.hosts.address(OTHER)}
+    assert [found for _, found in groups(cluster)] == [hosts]
+    assert "'cddpm': version 1 is the champion" in log.read_text()
+    for number in (HEAD, OTHER):
+        kinds = cluster.hosts.run(number, "ls /root/.cache/cddpm/*/artifacts").stdout.split()
+        assert {"store", "checkpoint", "prediction"} <= set(kinds)
+    assert cluster.hosts.run(OTHER, f"test -e {OUT}", check=False).returncode == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(2400)
+def test_a_host_and_then_all_are_lost_and_nothing_is_made_twice(cluster: Cluster) -> None:
+    hosts = cluster.hosts
+    process, log = sweep(cluster, "calm", images=2048)
+    assert process.wait(900) == 0, log.read_text()
+    expected, before = weights(cluster, "calm"), len(groups(cluster))
+    elsewhere = ("--storage", f"{STORAGE}-lost")  # where nothing is found ready
+    hosts.run(HEAD, f"rm {OUT}/artifacts")
+    process, log = sweep(cluster, "lost", *elsewhere, images=2048)
+    end = time.monotonic() + 400
+    while "after" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.2)
+    hosts.kill(OTHER)
+    cluster.await_nodes(1)
+    hosts.start(OTHER)
+    cluster.join(OTHER)
+    joined = cluster.await_nodes(2)
+    while len(groups(cluster)) < before + 2:
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.5)
+    again = groups(cluster)[-1][0]
+    print(f"back in training {again - joined:.1f} s after the successor had joined")
+    assert again - joined < BACK_SECONDS
+    while "after   " not in log.read_text().rpartition("successor")[2]:
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.2)
+    hosts.kill(HEAD)
+    hosts.kill(OTHER)
+    process.wait(60)
+    cluster.start()
+    process, log = sweep(cluster, "lost", *elsewhere, "--resume", images=2048)
+    assert process.wait(900) == 0, log.read_text()
+    assert "brought back from s3://" in log.read_text()
+    assert weights(cluster, "lost") == expected
