@@ -49,7 +49,7 @@ _FINAL = {
     r"HTTP status 4(?!08|29)\d\d": "the store refuses this request; look whether the place is named as this store asks",
 }
 _PASSING = {
-    "SLOW_DOWN|SlowDown|SERVICE_UNAVAILABLE|THROTTLING|503": "the store is overloaded (503)",
+    "SLOW_DOWN|SlowDown|SERVICE_UNAVAILABLE|THROTTLING|(HTTP status|response code) 503": "the store is overloaded (503)",
     "resolve host|Couldn't resolve": "the endpoint's name is unknown; correct AWS_ENDPOINT_URL",
     "connect to server|Failed to connect": "nothing answers at the endpoint; start it, or correct AWS_ENDPOINT_URL",
 }

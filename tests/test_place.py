@@ -164,7 +164,7 @@ OPTIONS = [
 
 def test_options_with_paths_are_found() -> None:
     found = {(function.__name__, name) for function, name, _ in OPTIONS}
-    assert {("main", "data_dir"), ("race", "output_dir"), ("predict", "masks"), ("pull", "directory")} <= found
+    assert {("main", "output_dir"), ("race", "output_dir"), ("predict", "masks"), ("pull", "directory")} <= found
     assert len(OPTIONS) >= 30
 
 

@@ -3,7 +3,7 @@
 from cddpm.cluster.board import Board
 from cddpm.cluster.claims import claimed
 from cddpm.cluster.doctor import refuse_unfit
-from cddpm.cluster.door import check_answers
+from cddpm.cluster.door import check_answers, elsewhere
 from cddpm.cluster.internals import janitor
 from cddpm.cluster.network import torch_config
 from cddpm.cluster.roster import Roster
@@ -23,6 +23,7 @@ __all__ = [
     "connect",
     "connected",
     "drive",
+    "elsewhere",
     "janitor",
     "kill",
     "on_each_node",

@@ -41,6 +41,11 @@ def wanted(address: str | None, environment: Mapping[str, str] = os.environ) -> 
     return (found, f"unset {VARIABLE} to use this machine") if found else ("local", "")
 
 
+def elsewhere(address: str | None) -> bool:
+    """Whether a cluster is meant that somebody has started, not a Ray of this machine's own."""
+    return wanted(address)[0] != "local"
+
+
 def check_answers(address: str | None = None) -> None:
     """Raises ``SearchError``, within seconds, if the cluster that is meant (see ``wanted``) does not answer."""
     address, instead = wanted(address)

@@ -57,8 +57,10 @@ def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summ
     if resume and (line := backup.restored()):
         display.say(escape(line))
     with backup.following(), campaign.held(resume, display.stop):
+        every = [config for configs in plan.methods.values() for config in configs]
+        joined = join(address, every, display) if cluster.elsewhere(address) else None
         roots = _roots(plan, display)
-        ray = join(address, [c for configs in plan.methods.values() for c in configs], display)
+        ray = joined or join(address, every, display)
         plan = _settled(plan, campaign, ray.available, display)
         runs = _runs(plan, roots, ray.gpus, display)
         with Lab.open(plan.first, plan.folder, mirror.EvaluationMirror(plan.folder).runs) as lab:

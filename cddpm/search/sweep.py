@@ -78,8 +78,10 @@ def run(
         if extend:
             budget.extend(folder, config, extend, study.ended(folder / study.FILE))
         config = budget.extended(folder, config)
+        # what does not fit on a cluster is told at once; on this machine a fault in the data is, before Ray starts
+        joined = join(address, [config], display) if cluster.elsewhere(address) else None
         root = prepare_data(config, display)
-        ray = join(address, [config], display)
+        ray = joined or join(address, [config], display)
         config = settle(campaign, [config], ray.available, display, changed, force)[0]
         place = slice_store(config, root, display, folder)
         changed += _other_data(campaign, place, force)

@@ -372,7 +372,7 @@ def test_paths_become_absolute_so_that_workers_may_run_elsewhere(
     monkeypatch.chdir(tmp_path)
     config = load(written(tmp_path, "name: one\noutput_dir: here\ndata: {data_dir: ../there}\n"))
     assert config.output_dir == tmp_path / "here"
-    assert config.data.data_dir == tmp_path.parent / "there"
+    assert config.data.data_dir == str(tmp_path.parent / "there")
 
 
 # the object
