@@ -51,7 +51,7 @@ def torch_config() -> Any:
 
     base: Any = TorchConfig().backend_cls
 
-    class Backend(base):  # type: ignore[misc]
+    class Backend(base):
         def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
             if sum(node["Alive"] for node in ray.nodes()) > 1:
                 worker_group.execute(bind)
