@@ -306,12 +306,12 @@ def _meet_up(groups: Iterable[tuple[str, ...]], backend: str) -> dict[tuple[str,
         for rank, address in enumerate(group)
         if isinstance(ports[group[0]], int)
     }
-    answers = {**ports, **ask(_meet, asked, PATIENCE_SECONDS + MEETING_SECONDS)}
+    answers: dict[str, float | BaseException] = {**ports, **ask(_meet, asked, PATIENCE_SECONDS + MEETING_SECONDS)}
     found: dict[tuple[str, ...], str | float] = {}
     for group in groups:
-        said = [answers[address] for address in group]
-        faults = [one for one in said if isinstance(one, BaseException)]
-        found[group] = _one_line(faults[0]) if faults else max(one for one in said if isinstance(one, float))
+        seconds = [answer for address in group if not isinstance(answer := answers[address], BaseException)]
+        reasons = [_one_line(answer) for address in group if isinstance(answer := answers[address], BaseException)]
+        found[group] = reasons[0] if reasons else max(seconds)
     return found
 
 

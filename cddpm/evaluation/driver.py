@@ -155,10 +155,10 @@ def _carry_out(runs: list[FoldRun], fits: int, lab: Lab, display: Display) -> li
 
     missing = [run for run in runs if run.number not in found]
 
-    def told() -> list[str]:
+    def news() -> list[str]:
         return roster.told() + board.told()
 
-    with display.tuning(len(runs), len(found), None, board.look, told, roster.waiting), cluster.janitor():
+    with display.tuning(len(runs), len(found), None, board.look, news, roster.waiting), cluster.janitor():
         for run, outcome in cluster.drive(partial(fold.evaluate, board=board), missing, fits, started):
             board.clear(run.number)
             if isinstance(outcome, BaseException):
