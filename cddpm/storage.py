@@ -122,9 +122,9 @@ class Bucket:
     def write(self, name: str, data: bytes) -> None:
         """Make or replace an object: a reader sees the old or the new bytes. Raises ``StorageError``."""
 
-        def write(system: Any, root: str) -> None:
+        def write(system: Any, root: str) -> None:  # uncompressed: Arrow would guess from the name, and zip a .gz again
             _make_parent(system, f"{root}/{name}")
-            with system.open_output_stream(f"{root}/{name}") as stream:
+            with system.open_output_stream(f"{root}/{name}", compression=None) as stream:
                 stream.write(data)
 
         self._tried(name, write)
@@ -167,7 +167,7 @@ class Bucket:
 
         def send(system: Any, root: str) -> None:
             _make_parent(system, f"{root}/{name}")
-            with file.open("rb") as source, system.open_output_stream(f"{root}/{name}") as stream:
+            with file.open("rb") as source, system.open_output_stream(f"{root}/{name}", compression=None) as stream:
                 while chunk := source.read(CHUNK):
                     stream.write(chunk)
 

@@ -17,7 +17,11 @@ from cddpm import storage
 from cddpm.errors import ConfigError, StorageError
 from cddpm.storage import CHUNK, Bucket, settled
 
-NAMES = st.text("abc-/_ü ", min_size=1, max_size=12).map(lambda name: f"x{name}".replace("//", "/").rstrip("/"))
+NAMES = st.builds(
+    lambda name, ending: f"x{name}".replace("//", "/").rstrip("/") + ending,
+    st.text("abc-/_ü ", min_size=1, max_size=12),
+    st.sampled_from(["", ".gz", ".nii.gz", ".bz2", ".zst", ".lz4"]),  # which some libraries compress by themselves
+)
 
 
 @pytest.fixture(scope="module", params=[s3_server.moto, s3_server.juicefs])

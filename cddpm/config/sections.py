@@ -90,7 +90,7 @@ class DataConfig(Frozen):
     """Which scans, and how they become what the network sees."""
 
     data_dir: Place | None = None
-    """Folder in the published layout; empty: the phantom is made."""
+    """Folder in the published layout, or ``s3://...`` with the same below it; empty: the phantom is made."""
     phantom: PhantomConfig = PhantomConfig()
     table: Path | None = None
     """CSV or YAML file that names the scans of data sets in any other layout; replaces the split files. Relative paths in

@@ -43,7 +43,7 @@ class Cluster:
     ) -> None:
         """``environment``: variables of Ray and of commands on all hosts, as a cluster file would set them."""
         self.hosts, self._workers = hosts, workers
-        self._set = " ".join(f"{name}={value}" for name, value in (environment or {}).items())
+        self.variables = " ".join(f"{name}={value}" for name, value in (environment or {}).items())
         self._token = hosts.folder / "token"
         self._token.write_text(secrets.token_hex(32))
 
@@ -51,7 +51,7 @@ class Cluster:
         """Start the hosts and Ray on all of them, by hand, and without a dashboard, whose ten processes these cores can spare."""
         self.hosts.start(HEAD, *self._workers)
         self._give_token(HEAD)
-        self.hosts.run(HEAD, f"{self._set} {START} {AS_HEAD} --include-dashboard=false", seconds=300)
+        self.hosts.run(HEAD, f"{self.variables} {START} {AS_HEAD} --include-dashboard=false", seconds=300)
         for number in self._workers:
             self.join(number)
         self.await_nodes(1 + len(self._workers))
@@ -97,9 +97,9 @@ class Cluster:
     def join(self, number: int) -> None:
         """Have a host join, for the first time or started again."""
         self._give_token(number)
-        self.hosts.run(number, f"{self._set} {START} --address={self.hosts.address(HEAD)}:6379", seconds=300)
+        self.hosts.run(number, f"{self.variables} {START} --address={self.hosts.address(HEAD)}:6379", seconds=300)
 
     def launch(self, command: str, log: Path) -> "subprocess.Popen[bytes]":
         """Start a command of the project on the head, in the project's folder."""
-        environment = f"{self._set} RAY_AUTH_MODE=token OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 COLUMNS=200"
+        environment = f"{self.variables} RAY_AUTH_MODE=token OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 COLUMNS=200"
         return self.hosts.launch(HEAD, f"cd {ROOT} && {environment} {command}", log)

@@ -128,3 +128,27 @@ def test_warnings_of_a_worker_reach_the_driver_once() -> None:
         told += board.told()
     assert sorted(told) == ["trial 0003: a is damaged", "trial 0003: b is damaged"]
     assert board.told() == []
+
+
+def ask_and_keep(board: cluster.Board, file: str, seconds: float) -> bool:
+    """A worker's look at a file of the driver's disk, until it is there; then it leaves a line in another."""
+    end = time.monotonic() + seconds
+    while not board.any_there([Path(file)]):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    board.keep(Path.write_text, Path(f"{file}.kept"), "said")
+    return board.any_there([Path("/of/no/more/interest")])  # once asked to end it stays so
+
+
+def test_a_worker_learns_and_leaves_through_the_board_what_the_drivers_folder_holds(tmp_path: Path) -> None:
+    board = cluster.Board()
+    task = ray.remote(num_cpus=0)(ask_and_keep)
+    assert not ray.get(task.remote(board, str(tmp_path / "stop"), 1.0))
+    waiting = task.remote(board, str(tmp_path / "stop"), 60.0)
+    time.sleep(0.5)
+    (tmp_path / "stop").touch()
+    assert ray.get(waiting)
+    assert (tmp_path / "stop.kept").read_text() == "said"
+    with pytest.raises(FileNotFoundError):
+        board.keep(Path.write_text, tmp_path / "absent" / "file", "x")

@@ -12,7 +12,7 @@ import yaml
 from hosts import Hosts, missing
 from ray_on_hosts import HEAD, Cluster
 from small_sweep import CONFIG
-from test_two_hosts import BACK_SECONDS, OTHER, groups
+from test_two_hosts import BACK_SECONDS, OTHER, doctor, faults, groups
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 STORAGE = "s3://tests/shared"
@@ -56,6 +56,17 @@ def test_a_sweep_over_hosts_that_share_a_bucket_alone(cluster: Cluster) -> None:
         kinds = cluster.hosts.run(number, "ls /root/.cache/cddpm/*/artifacts").stdout.split()
         assert {"store", "checkpoint", "prediction"} <= set(kinds)
     assert cluster.hosts.run(OTHER, f"test -e {OUT}", check=False).returncode == 1
+
+
+def test_the_doctor_finds_no_fault(cluster: Cluster) -> None:
+    code, found = doctor(cluster, "--storage", STORAGE)
+    assert (code, faults(found)) == (0, {})
+    told = {check["what"] for check in found["checks"]}
+    assert {"versions", "clocks", "all-reduce (gloo)"} < told
+    assert {f"storage from {address}" for address in found["nodes"]} < told
+    code, found = doctor(cluster, "--storage", "s3://absent/x")
+    assert code == 6
+    assert "there is no such bucket" in faults(found)["storage"]
 
 
 @pytest.mark.nightly

@@ -15,7 +15,7 @@ from hosts import Hosts, missing
 from ray_on_hosts import HEAD, Cluster
 from small_sweep import CONFIG
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(900)]
 OTHER = 3
 BACK_SECONDS = 30
 """From the moment a lost host's successor has joined until its training goes on."""
@@ -96,9 +96,8 @@ def test_a_folder_that_is_not_shared_is_refused_at_once(cluster: Cluster, shared
 
 def doctor(cluster: Cluster, *words: str) -> tuple[int, dict[str, Any]]:
     """Exit code, and what it found."""
-    done = cluster.hosts.run(
-        HEAD, f"RAY_AUTH_MODE=token python -m cddpm cluster doctor --json {' '.join(words)}", check=False
-    )
+    command = f"python -m cddpm cluster doctor --json {' '.join(words)}"
+    done = cluster.hosts.run(HEAD, f"{cluster.variables} RAY_AUTH_MODE=token {command}", check=False)
     return done.returncode, json.loads(done.stdout)
 
 
@@ -136,7 +135,6 @@ def test_the_doctor_finds_a_firewall_a_foreign_folder_and_no_lab_book(cluster: C
     assert f"{head} and {other}" in told["all-reduce (gloo)"] or f"{other} and {head}" in told["all-reduce (gloo)"]
 
 
-@pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_a_training_whose_host_is_lost_ends_as_if_nothing_had_been(cluster: Cluster, shared: Path) -> None:
     process, log = sweep(cluster, shared, "calm", images=2048)
@@ -162,7 +160,6 @@ def test_a_training_whose_host_is_lost_ends_as_if_nothing_had_been(cluster: Clus
     assert weights(shared, "lost") == weights(shared, "calm")
 
 
-@pytest.mark.nightly
 def test_ray_up_makes_a_cluster_of_hosts_that_share_nothing(tmp_path: Path) -> None:
     if reason := missing():
         pytest.skip(reason)
