@@ -202,6 +202,29 @@ class Shelf:
         if self.storage:
             self.bucket.delete(self._name(path / artifact.MANIFEST))
 
+    def interrupted(self, older_seconds: float = 86400.0) -> dict[str, int]:
+        """Bytes of each object of an artifact that no manifest names, by name: what an upload that never ended has left.
+
+        Younger ones may belong to one that goes on; both times are the store's. Raises ``StorageError``.
+        """
+        probe = f".probe-{uuid.uuid4().hex}"
+        self.bucket.write(probe, b"")
+        there = self.bucket.objects()
+        self.bucket.delete(probe)
+        oldest = there.pop(probe)[1] - older_seconds * 1e9
+        found: dict[str, int] = {}
+        named: dict[str, set[str]] = {}
+        for name, (size, written) in there.items():
+            folder, parts, digest = name.rpartition(f"/{_PARTS}/")
+            if not parts or ".work" in folder or written > oldest:
+                continue
+            if folder not in named:
+                data = self.bucket.read(f"{folder}/{artifact.MANIFEST}") or b'{"files": {}}'
+                named[folder] = set(json.loads(data)["files"].values())
+            if digest not in named[folder]:
+                found[name] = size
+        return found
+
     def _name(self, path: Path) -> str:
         return path.relative_to(self.artifacts).as_posix()
 

@@ -14,7 +14,8 @@ from launched import ROOT
 from tmpfs import small_disk
 
 from cddpm import artifact, shelf, storage
-from cddpm.errors import ArtifactError, StorageError
+from cddpm.cli import cache
+from cddpm.errors import ArtifactError, ConfigError, StorageError
 from cddpm.shelf import Kept, Shelf
 
 KIND = "checkpoint"
@@ -219,3 +220,23 @@ def test_a_full_cache_disk_is_told(node: Node, tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="no space left"):
             two.need(two.path(KIND, "0123"))
         assert not two.path(KIND, "0123").exists()
+
+
+def test_what_an_upload_that_never_ended_left_is_found_and_freed(
+    node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = node("one")
+    whole, broken = one.put(make(one, "whole")), make(one, "broken", b"other")
+    files = json.loads((broken / artifact.MANIFEST).read_bytes())["files"]
+    one.send(broken, files, broken / "parts")
+    one.write(whole / "parts" / "00ff", b"of one that was made at the same time")
+    one.write(one.path(KIND, ".work") / "0123" / "parts" / "00ff", b"a state of a training")
+    one.write(one.path("prediction", "0123") / "volume" / "10-0.00ff.arrow", b"a prediction")
+    left = {f"{KIND}/broken/parts/{digest}" for digest in files.values()} | {f"{KIND}/whole/parts/00ff"}
+    assert set(one.interrupted(older_seconds=-1.0)) == left
+    assert one.interrupted() == {}  # all of it is young: an upload may go on
+    cache.prune(storage=one.storage, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"dry_run": False, "bytes_freed": 0, "freed": []}
+    assert artifact.is_sound(node("two").need(node("two").path(KIND, "whole")), KIND)
+    with pytest.raises(ConfigError, match="--storage outputs: a folder; allowed is an object store"):
+        cache.prune(storage="outputs")

@@ -109,11 +109,18 @@ def prune(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be freed.")] = False,
     uri: Uri = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", help="Free what uploads to s3://... that never ended left there, instead."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Free space; what registered models and unfinished sweeps need stays."""
     from cddpm.inventory import pruning
 
+    if storage is not None:
+        _free_interrupted(storage, dry_run, as_json)
+        return
     if keep_days is None and max_gib is None and not unreferenced:
         raise ConfigError(
             "say what to free: --unreferenced, --keep-days N, --max-gib X, or several (what all of them allow is freed)"
@@ -123,6 +130,26 @@ def prune(
     with pruning.alone(artifacts):
         before, done = _prune(artifacts, output_dir, policy, dry_run, uri)
     _print_freed(before, done, policy, output_dir, dry_run, as_json)
+
+
+def _free_interrupted(storage: str, dry_run: bool, as_json: bool) -> None:
+    """Of an object store: parts older than a day that no manifest names."""
+    from cddpm.shelf import Shelf
+    from cddpm.storage import is_uri, settled
+
+    place = settled(storage)
+    if not is_uri(place):
+        raise ConfigError(f"--storage {storage}: a folder; allowed is an object store such as s3://BUCKET/PREFIX")
+    bucket, found = Shelf.of(place).bucket, Shelf.of(place).interrupted()
+    for name in [] if dry_run else found:
+        bucket.delete(name)
+    if as_json:
+        print_json({"dry_run": dry_run, "bytes_freed": sum(found.values()), "freed": sorted(found)})
+        return
+    size = numbers.size(sum(found.values()))
+    Console().print(
+        f"{'would free' if dry_run else 'freed'} {size}: {numbers.counted(len(found), 'part')} of uploads that never ended"
+    )
 
 
 def _prune(
