@@ -94,7 +94,9 @@ class Proxy:
 
     target: int
     busy: int = 0
-    """So many requests to come are answered by 503."""
+    """So many requests to come are refused."""
+    refusal: tuple[str, str] = ("503 Slow Down", "SlowDown")
+    """With this status and code."""
     cut_after: int | None = None
     """Bytes, of either direction, after which the next connections break; then all is well again."""
     cuts: int = 0
@@ -127,9 +129,10 @@ class Proxy:
         self.methods.append(first.split(b" ", 1)[0].decode(errors="replace"))
         if self.busy > 0:
             self.busy -= 1
-            body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-            head = b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\n"
-            client.sendall(head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            status, code = self.refusal
+            body = f"<Error><Code>{code}</Code><Message>As the test wishes.</Message></Error>"
+            head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
             return
         limit = None
         if self.cuts > 0:

@@ -169,3 +169,32 @@ def test_a_store_that_stumbles_is_tried_again(
         proxy.busy = 10**6
         with pytest.raises(StorageError, match=r"s3://tests/\S+: the store is overloaded"):
             Bucket(bucket.uri, patience_seconds=1).write("x", b"")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        ("400 Bad Request", "ExpiredToken", "the keys have expired"),
+        ("403 Forbidden", "RequestTimeTooSkewed", "this machine's clock is wrong"),
+        ("403 Forbidden", "SignatureDoesNotMatch", "the keys are wrong"),
+        ("403 Forbidden", "AccessDenied", "access denied"),
+    ],
+)
+def test_what_no_patience_mends_is_told_at_once(
+    port: int, status: str, code: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_server.Proxy(port, busy=10**6, refusal=(status, code)).running() as proxy:
+        at(monkeypatch, proxy.port)
+        start = time.monotonic()
+        with pytest.raises(StorageError, match=rf"^s3://tests/keys/x: {said}"):
+            Bucket("s3://tests/keys").write("x", b"data")
+        assert time.monotonic() - start < 30
+
+
+def test_keys_that_were_renewed_meanwhile_are_found(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filesystem object keeps the keys that it was made with: one that is refused is made anew, once."""
+    refusal = ("400 Bad Request", "ExpiredToken")
+    with s3_server.Proxy(port, busy=1, refusal=refusal).running() as proxy:
+        at(monkeypatch, proxy.port)
+        Bucket("s3://tests/keys").write("x", b"data")
+        assert Bucket("s3://tests/keys").read("x") == b"data"
