@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,12 +76,12 @@ def test_a_slip_in_a_uri_is_named(place: str, said: str) -> None:
         settled(place)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(contents=st.dictionaries(NAMES, st.binary(max_size=300), max_size=5), prefix=st.sampled_from(["", "x", "xa"]))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(contents=st.dictionaries(NAMES, st.binary(max_size=300), max_size=3), prefix=st.sampled_from(["", "x", "xa"]))
 def test_what_is_written_is_read_and_listed(bucket: Bucket, contents: dict[str, bytes], prefix: str) -> None:
     names = [n for n in contents if not any(m != n and m.startswith(f"{n}/") for m in contents)]
     contents = {n: contents[n] for n in names if all(part.strip() for part in n.split("/"))}
-    bucket.delete_all("")
+    bucket /= uuid.uuid4().hex  # some stores keep folders, where no object may take their name later
     for name, data in contents.items():
         bucket.write(name, b"older")
         bucket.write(name, data)

@@ -68,6 +68,7 @@ def meet(hosts: Hosts, folder: Path, *words: str) -> list[str]:
     return [log.read_text() for log in logs]
 
 
+@pytest.mark.nightly
 def test_bound_processes_meet_and_others_do_not(hosts: Hosts, tmp_path: Path) -> None:
     assert all("sum 3.0" in said for said in meet(hosts, tmp_path, "bound"))
     assert all("sum" not in said for said in meet(hosts, tmp_path, "free"))
