@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cddpm.errors import ConfigError, StorageError
+from cddpm.place import address
 from cddpm.text.likeness import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,18 @@ def settled(place: str) -> str:
     if not rest.partition("?")[0]:
         raise ConfigError(f"{place}: names no bucket; allowed is {scheme}://BUCKET/PREFIX")
     return f"{scheme}://{rest}"
+
+
+def as_setting(value: Any) -> Any:
+    """``settled``, of what a setting is given. Raises as pydantic asks; what is no text or path is left as it is."""
+    from pydantic_core import PydanticCustomError
+
+    if not isinstance(value, str | Path) or not str(value):
+        return value
+    try:
+        return settled(address(value) or str(value))
+    except ConfigError as error:
+        raise PydanticCustomError("place", "{said}", {"said": str(error)}) from None
 
 
 def is_uri(place: str) -> bool:

@@ -11,6 +11,8 @@ from cddpm.cluster.session import HEAD
 
 logger = logging.getLogger(__name__)
 
+ANSWER_SECONDS = 1.0
+
 
 class Board:
     """What the trainings are doing now, in one actor beside the driver: workers post, the driver looks.
@@ -26,28 +28,27 @@ class Board:
         self._last = 0.0
         self._read = 0
         self._asked: Any = None
+        self._there = False
 
     def any_there(self, files: Sequence[Path]) -> bool:
-        """Whether one of ``files`` is there on the driver's node, as of the last look that has come back; it never waits.
+        """Whether one of ``files`` is there on the driver's node; where no answer comes in a second, it is that of the next look.
 
         Once true it stays so.
         """
         import ray
 
-        if self._asked is True:
+        if self._there:
             return True
-        if self._asked is not None:
-            done, _ = ray.wait([self._asked], timeout=0)
-            if not done:
-                return False
+        if self._asked is None:
+            self._asked = self._actor.any_there.remote([str(file) for file in files])
+        done, _ = ray.wait([self._asked], timeout=ANSWER_SECONDS)
+        if done:
             try:
-                if ray.get(self._asked):
-                    self._asked = True
-                    return True
+                self._there = bool(ray.get(self._asked))
             except ray.exceptions.RayError:  # the driver is gone: the cluster ends this process, too
                 logger.info("the board does not answer")
-        self._asked = self._actor.any_there.remote([str(file) for file in files])
-        return False
+            self._asked = None
+        return self._there
 
     def keep(self, write: Callable[..., None], *arguments: Any) -> None:
         """Have ``write(*arguments)`` done on the driver's node. Raises what it raises."""

@@ -4,6 +4,7 @@ A file in ``tune_configs/`` is an ``ExperimentConfig`` as YAML. ``load`` reads o
 lists all faults at once, each with file, dotted path, value and what is allowed.
 """
 
+from cddpm.config.job import SlurmConfig
 from cddpm.config.loading import (
     FIELDS,
     ExperimentConfig,
@@ -34,7 +35,6 @@ from cddpm.config.sections import (
     PretrainingConfig,
     ReconstructionConfig,
     RescaleGrid,
-    SlurmConfig,
     TrackingConfig,
     TrainingConfig,
 )

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, model_validator
 
+from cddpm.config.job import SlurmConfig
 from cddpm.config.sections import (
     ComputeConfig,
     DataConfig,
@@ -20,7 +21,6 @@ from cddpm.config.sections import (
     Positive,
     PretrainingConfig,
     ReconstructionConfig,
-    SlurmConfig,
     TrackingConfig,
     TrainingConfig,
 )

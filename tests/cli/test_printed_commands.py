@@ -219,5 +219,5 @@ def test_every_place_that_makes_a_command_is_in_this_file() -> None:
         "cli.cache": test_after_freeing_space,
         "cli.glossary": test_for_an_unknown_number,
     }
-    slurm = {"launch.sweep"}  # its own commands: tests/cluster/test_slurm_job.py
+    slurm = {"launch.sweep", "cluster.slurm"}  # its own commands: tests/cluster/test_slurm_job.py
     assert _calls("command") == set(known) | slurm

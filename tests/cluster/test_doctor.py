@@ -97,12 +97,6 @@ def test_a_node_that_lacks_the_project_is_told_what_to_install() -> None:
     assert (gone.what, gone.found) == ("node c", "is gone")
 
 
-def test_an_address_cannot_be_tried_and_says_so() -> None:
-    (row,) = doctor.storage_rows("s3://bucket/x", [])
-    assert row.fault
-    assert row.found == "s3://bucket/x: only folders can be tried as yet"
-
-
 def test_a_folder_that_is_not_there_is_a_fault_without_asking_a_node(tmp_path: Path) -> None:
     (row,) = doctor.storage_rows(str(tmp_path / "absent"), ["10.77.0.2"])
     assert row.fault

@@ -171,4 +171,4 @@ def test_settings_that_are_kept_move_with_the_project(old: Path, new: Path, rest
     inside = (away / "outside").is_relative_to(old) or (away / "outside").is_relative_to(new)
     if not inside:
         assert recorded(config(old)) == recorded(config(new))
-        assert resolve_paths(parse(recorded(config(old)), "x"), new).data.data_dir == new.joinpath(*rest).resolve()
+        assert resolve_paths(parse(recorded(config(old)), "x"), new).data.data_dir == str(new.joinpath(*rest).resolve())
