@@ -44,7 +44,12 @@ def test_loopback_binds_nothing(address: str) -> None:
 
 
 OWN = {name: [one.address for one in found] for name, found in psutil.net_if_addrs().items()}
-REAL = [(name, one) for name, owned in OWN.items() for one in owned if network.interface(one, OWN) == name]
+REAL = [
+    (name, one)
+    for name, owned in OWN.items()
+    for one in owned
+    if network.interface(one, OWN) == name and not name.startswith("cddpm")  # test hosts of others come and go
+]
 
 
 @pytest.mark.parametrize(("name", "address"), REAL)
