@@ -162,8 +162,10 @@ class Bucket:
 
             folder = f"{root}/{prefix}".rstrip("/")
             found = system.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
-            files = [one for one in found if one.type == FileType.File]
-            return {one.path.removeprefix(f"{root}/"): (one.size, one.mtime_ns or 0) for one in files}
+            files = {one.path.removeprefix(f"{root}/"): one for one in found if one.type == FileType.File}
+            if climbing := [name for name in files if name.startswith("/") or ".." in name.split("/")]:
+                raise StorageError(f"{self.place('')}: holds a name that leads out of it: {climbing[0]}; remove it")
+            return {name: (one.size, one.mtime_ns or 0) for name, one in files.items()}
 
         try:
             return self._tried(prefix, find)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from launched import ROOT
 
-from cddpm import storage
+from cddpm import shelf, storage
 from cddpm.errors import ConfigError, StorageError
 from cddpm.storage import CHUNK, Bucket, settled
 
@@ -199,3 +199,22 @@ def test_keys_that_were_renewed_meanwhile_are_found(port: int, monkeypatch: pyte
         at(monkeypatch, proxy.port)
         Bucket("s3://tests/keys").write("x", b"data")
         assert Bucket("s3://tests/keys").read("x") == b"data"
+
+
+def test_a_name_that_leads_out_of_its_place_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever may write to a bucket must not write to the disks of those who read it: names of objects become paths."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    memory = MemoryFileSystem()
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
+    bucket = Bucket("memory://place")
+    bucket.write("inside", b"")
+    assert bucket.names() == {"inside": 0}
+    found = memory.find("/place", detail=True)
+    found["/place/../outside"] = {**found["/place/inside"], "name": "/place/../outside"}
+    monkeypatch.setattr(MemoryFileSystem, "find", lambda self, path, **rest: found)
+    with pytest.raises(StorageError, match=r"^memory://place: holds a name that leads out of it: \.\./outside"):
+        bucket.names()
+    with pytest.raises(StorageError, match="leads out of it"):
+        shelf.local_copy("memory://place")

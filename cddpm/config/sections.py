@@ -33,7 +33,7 @@ RescaleGrid = Literal["centred", "published"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 
 
-Place = Annotated[str, BeforeValidator(as_setting)]
+FolderOrUri = Annotated[str, BeforeValidator(as_setting)]
 """A folder, or the URI of an object store."""
 
 
@@ -79,7 +79,7 @@ class PhantomConfig(Frozen):
 class DataConfig(Frozen):
     """Which scans, and how they become what the network sees."""
 
-    data_dir: Place | None = None
+    data_dir: FolderOrUri | None = None
     """Folder in the published layout, or ``s3://...`` with the same below it; empty: the phantom is made."""
     phantom: PhantomConfig = PhantomConfig()
     table: Path | None = None

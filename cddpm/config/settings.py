@@ -14,10 +14,10 @@ from cddpm.config.sections import (
     DiffusionConfig,
     EncoderConfig,
     EvaluationConfig,
+    FolderOrUri,
     Frozen,
     ModelConfig,
     Name,
-    Place,
     Positive,
     PretrainingConfig,
     ReconstructionConfig,
@@ -113,7 +113,7 @@ class Settings(Frozen):
     seed: int = 0
     output_dir: Path = Path("outputs")
     """Folder of sweeps, evaluations, phantom and lab book on the driver's disk."""
-    storage: Place = ""
+    storage: FolderOrUri = ""
     """Where artifacts, states of trainings and a copy of each sweep's folder are kept, for all machines of a cluster: a folder
     (shared, if there are several), or ``s3://``, ``gs://`` or ``abfs://`` with bucket and prefix. Empty: ``output_dir``."""
     data: DataConfig = DataConfig()
