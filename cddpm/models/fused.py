@@ -230,7 +230,8 @@ class AddBiased(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient passes through."""
+        """The gradient passes through; what comes as part of a wider tensor is copied once for all three."""
+        dy = dy.contiguous(memory_format=torch.channels_last)
         of_x, of_y, of_bias = ctx.dtypes
         return dy.to(of_x), dy.to(of_y), channel_sums(dy).to(of_bias)
 

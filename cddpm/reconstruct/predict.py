@@ -10,9 +10,11 @@ alone (tested): so a prediction is the same bit for bit whatever is asked for be
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby, islice, product
 from typing import TYPE_CHECKING, Self
 
@@ -23,10 +25,12 @@ from torch import Tensor, nn
 
 from cddpm.config import ExperimentConfig, NoiseConfig, PatchConfig
 from cddpm.models.cddpm import Condition
+from cddpm.models.device import to_device
 from cddpm.models.diffusion import level_index
 from cddpm.models.noise import noise
 from cddpm.models.patches import Corner, Size, coverage, grid
 from cddpm.models.precision import Format, autocast, certain
+from cddpm.models.replay import Coming, Inputs, Replay, ahead
 from cddpm.reconstruct.part import Key
 from cddpm.seeds import seed_of
 
@@ -145,6 +149,7 @@ def predict_volumes(
     """
     branches = _branches(model, guide, manner.unconditional)
     with _evaluating([model, *filter(None, [guide])]):
+        passes = {branch: _replay(branch, network, manner) for branch, network in branches.items()}
         under_way: list[_Volume] = []
 
         def pieces() -> Iterator[_Piece]:
@@ -152,9 +157,9 @@ def predict_volumes(
                 under_way.append(_begin(model, request, manner, branches))
                 yield from under_way[-1].pieces()
 
-        stream = pieces()
-        while part := list(islice(stream, manner.batch_size)):
-            _pass(branches, part, manner)
+        for part, predicted in _predicted(pieces(), passes, manner):
+            for branch, x0 in predicted.items():
+                _add(branch, part, x0.read().numpy())
             done = under_way.index(part[-1].volume) + part[-1].is_last  # pieces come volume after volume
             yield from ((volume.request, volume.result()) for volume in under_way[:done])
             del under_way[:done]
@@ -184,24 +189,59 @@ def _begin(
     shape = (request.slices.shape[1], request.slices.shape[2])
     size, corners = _boxes(manner.patch, shape)
     array = np.ascontiguousarray(request.slices, dtype=np.float32)
-    images = torch.from_numpy(array).unsqueeze(1).to(manner.device)
+    images = to_device(torch.from_numpy(array).unsqueeze(1), torch.device(manner.device))
     with _inference(manner):
         condition = _condition(model, images, manner.batch_size, manner.embedding_scale)
     sums = {(b, *key): np.zeros(array.shape, np.float32) for b, key in product(branches, request.wanted)}
     return _Volume(request, images, condition, sums, size, corners)
 
 
-def _pass(branches: dict[str, "ConditionedDiffusion"], part: list[_Piece], manner: Manner) -> None:
-    """One forward pass per branch over ``part``, filled up to the batch size, added to its volumes."""
+def _predicted(
+    pieces: Iterator[_Piece], passes: dict[str, Replay], manner: Manner
+) -> Iterator[tuple[list[_Piece], dict[str, Coming]]]:
+    """Batches of ``pieces`` and x_0 (B, H, W) float32 of each branch. A GPU computes one batch while the last one is read."""
+    parts = iter(lambda: list(islice(pieces, manner.batch_size)), [])
+    device, coming = torch.device(manner.device), deque[tuple[list[_Piece], dict[str, Coming]]]()
+    with closing(ahead((partial(_batch, part, manner) for part in parts), device)) as batches:
+        for part, inputs in batches:
+            coming.append((part, {branch: Coming.of(run(inputs)) for branch, run in passes.items()}))
+            if len(coming) > 1 or device.type != "cuda":
+                yield coming.popleft()
+    yield from coming
+
+
+def _batch(part: list[_Piece], manner: Manner) -> tuple[list[_Piece], Inputs]:
+    """What the forward passes over ``part``, filled up to the batch size, are called with."""
     full = part + part[-1:] * (manner.batch_size - len(part))
-    groups = [(volume, list(pieces)) for volume, pieces in groupby(full, lambda piece: piece.volume)]
-    with _inference(manner):
-        images = torch.cat([volume.images[[p.slice for p in pieces]] for volume, pieces in groups])
-        t, *corner = _indices(full, manner.patch, images.device)
-        fields = _noise(manner, full, images.shape[2:]).to(images.device)
-        for branch, network in branches.items():
-            x0 = network.predict_x0(images, t, fields, _given(branch, network, groups), *corner)
-            _add(branch, part, x0[:, 0].float().cpu().numpy())
+    device = torch.device(manner.device)
+    with torch.inference_mode():
+        groups = [
+            (volume, to_device(torch.tensor([piece.slice for piece in pieces]), device))
+            for volume, pieces in groupby(full, lambda piece: piece.volume)
+        ]
+        images = torch.cat([volume.images[rows] for volume, rows in groups])
+        t, *corners = (to_device(numbers, device) for numbers in _indices(full, manner.patch))
+        fields = to_device(_noise(manner, full, images.shape[2:]), device)
+        known = _conditions(groups)
+        vector, tokens = (None, None) if known is None else (known.vector, known.tokens)
+        return part, (images, t, fields, corners[0] if corners else None, vector, tokens)
+
+
+def _replay(branch: str, network: "ConditionedDiffusion", manner: Manner) -> Replay:
+    """The forward pass of one branch: what ``_batch`` makes to x_0 (B, H, W) float32."""
+
+    def run(inputs: Inputs) -> Tensor:
+        images, t, fields, corners, vector, tokens = inputs
+        assert images is not None
+        assert t is not None
+        assert fields is not None
+        with _inference(manner):
+            condition = None if vector is None else Condition(vector, tokens)
+            if branch == "u":
+                condition = network.null(len(images)) if is_guided(network) else None
+            return network.predict_x0(images, t, fields, condition, corners)[:, 0].float()
+
+    return Replay(run, recorded=torch.device(manner.device).type == "cuda")
 
 
 def _boxes(patch: PatchConfig, shape: Size) -> tuple[Size, list[Corner]]:
@@ -221,20 +261,16 @@ def _branches(
     return {"c": model, "u": model if guide is None else guide}
 
 
-def _indices(part: Sequence[_Piece], patch: PatchConfig, device: torch.device) -> list[Tensor]:
+def _indices(part: Sequence[_Piece], patch: PatchConfig) -> list[Tensor]:
     """Noise level index of each piece, (B,), and of a patched model its corner, (B, 2)."""
     corners = [[piece.corner for piece in part]] if patch.enabled else []
-    return [torch.tensor(numbers, device=device) for numbers in ([level_index(p.level) for p in part], *corners)]
+    return [torch.tensor(numbers) for numbers in ([level_index(p.level) for p in part], *corners)]
 
 
-def _given(
-    branch: str, network: "ConditionedDiffusion", groups: Sequence[tuple[_Volume, list[_Piece]]]
-) -> Condition | None:
-    """The condition that ``network`` sees in this branch."""
-    if branch == "u":
-        return network.null(sum(len(pieces) for _, pieces in groups)) if is_guided(network) else None
-    known = [(volume.condition, [p.slice for p in pieces]) for volume, pieces in groups if volume.condition is not None]
-    return Condition.cat([condition[torch.tensor(rows)] for condition, rows in known]) if known else None
+def _conditions(groups: Sequence[tuple[_Volume, Tensor]]) -> Condition | None:
+    """The condition of each piece; ``groups`` are rows of volumes."""
+    known = [volume.condition[rows] for volume, rows in groups if volume.condition is not None]
+    return Condition.cat(known) if known else None
 
 
 def _add(branch: str, part: Sequence[_Piece], x0: NDArray[np.float32]) -> None:

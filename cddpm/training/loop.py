@@ -24,12 +24,12 @@ from cddpm.errors import CddpmError
 from cddpm.models.device import memory_format, to_device
 from cddpm.models.encoder import draw_paths, keep_paths
 from cddpm.models.precision import Format, autocast
+from cddpm.models.replay import Replay, ahead
 from cddpm.scoring.score import Scorer
 from cddpm.seeds import seed_of, step_seed
 from cddpm.training import best, checkpoint
-from cddpm.training.ahead import Losses, ahead
+from cddpm.training.losses import Losses
 from cddpm.training.order import Rows, batch_rows
-from cddpm.training.passes import Passes
 from cddpm.training.ranks import Ranks
 from cddpm.training.watch import StageRecord
 
@@ -163,7 +163,7 @@ class Trainer:
             self._work(passes, batches, milestones, hooks)
         return self._final_weights()
 
-    def _work(self, passes: Passes, batches: Iterator[Batch], milestones: set[int], hooks: Hooks) -> None:
+    def _work(self, passes: Replay, batches: Iterator[Batch], milestones: set[int], hooks: Hooks) -> None:
         """All steps that are left."""
         for step, batch in zip(self._steps(), batches, strict=True):
             self._losses.put(self.images + self.recipe.batch_size, self._step(passes, batch))
@@ -196,7 +196,7 @@ class Trainer:
         """Where the slices of this rank's part of the batch stand in the data stream."""
         return np.arange(images, images + self.recipe.batch_size)[self.ranks.rank :: self.ranks.world]
 
-    def _passes(self, parallel: nn.Module) -> Passes:
+    def _passes(self, parallel: nn.Module) -> Replay:
         """Forward and backward pass of a batch."""
 
         def run(batch: Batch) -> Tensor:
@@ -209,9 +209,9 @@ class Trainer:
             return loss.detach()
 
         recorded = self.ranks.device.type == "cuda" and self.ranks.world == 1 and self.objective.replayable
-        return Passes(run, lambda: self.optimizer.zero_grad(set_to_none=True), recorded)
+        return Replay(run, recorded, lambda: self.optimizer.zero_grad(set_to_none=True))
 
-    def _step(self, passes: Passes, batch: Batch) -> Tensor:
+    def _step(self, passes: Replay, batch: Batch) -> Tensor:
         recipe = self.recipe
         torch.manual_seed(step_seed(recipe.seed, int(self._positions(self.images)[0])))  # dropout: each rank's one draw
         for group in self.optimizer.param_groups:
@@ -327,7 +327,11 @@ class Trainer:
         logger.info("%s: resuming at %d images", self.stage, state.images)
         checkpoint.fill_module(self.module, state.weights, str(self.directory))
         self.optimizer.load_state_dict(state.optimizer)
-        self.average = checkpoint.tensors_on(self.ranks.device, state.average) if state.average else None
+        for parameter, kept in self.optimizer.state.items():
+            kept.update({name: _lying_like(parameter, value) for name, value in kept.items()})
+        own = self.module.state_dict()
+        average = checkpoint.tensors_on(self.ranks.device, state.average) if state.average else None
+        self.average = average and {name: _lying_like(own[name], value) for name, value in average.items()}
         self.images = self._saved = state.images
         self.loss_sum, self.loss_steps = (state.loss_sum if self.ranks.first else 0.0), state.loss_steps
 
@@ -338,6 +342,13 @@ class Trainer:
         if self.recipe.keep is not None:
             return best.weights(self.directory, self.recipe.keep, self.name)
         return {k: v.detach().clone() for k, v in self._current_weights().items()}
+
+
+def _lying_like(own: Tensor, value: Tensor) -> Tensor:
+    """``value`` in the memory layout of ``own`` if shapes agree: files know no layouts, and fused steps ask for equal ones."""
+    if value.shape != own.shape or value.stride() == own.stride():
+        return value
+    return torch.empty_like(own, dtype=value.dtype).copy_(value)
 
 
 def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -12,6 +12,7 @@ NEEDED = {
     "scipy": (),
     "psutil": (),
     "pyyaml": (),
+    "rich": ("markdown-it-py", "mdurl", "pygments"),
 }
 """By name in a package index, with what each needs itself; that of torch is torch's own affair."""
 OPTIONAL = {"monai": "the loss ssim-l1 is then checked too"}

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cddpm.training.ahead import Losses, ahead
-from cddpm.training.passes import Inputs, Passes
+from cddpm.models.replay import Inputs, Replay, ahead
+from cddpm.training.losses import Losses
 
 CPU, GPU = (
     torch.device("cpu"),
@@ -74,7 +74,7 @@ def test_passes_forget_the_gradients_of_before() -> None:
         loss.backward()
         return loss.detach()
 
-    passes = Passes(run, lambda: layer.zero_grad(set_to_none=True), recorded=False)
+    passes = Replay(run, recorded=False, forget=lambda: layer.zero_grad(set_to_none=True))
     for factor in (1.0, 3.0):
         passes((torch.full((1, 2), factor),))
         assert layer.weight.grad is not None
