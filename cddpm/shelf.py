@@ -265,40 +265,6 @@ def _hold(path: Path) -> None:
         os.utime(path.with_name(f".{path.name}{_USED}"))
 
 
-def local_copy(place: str) -> Path:
-    """A folder of scans as this node can read it: ``place`` itself, or of an object store a copy in the node's cache.
-
-    What has changed in the store since the last look is fetched. Raises ``StorageError``.
-    """
-    if not is_uri(place):
-        return Path(place)
-    bucket, folder = Bucket(place), cache_root() / artifact.fingerprint("scans", place)
-    there = bucket.objects()
-    if not there:
-        raise StorageError(f"{bucket.place('')}: nothing lies below it; correct the bucket or the prefix")
-
-    def fetch(name: str) -> None:
-        target = folder / name
-        with contextlib.suppress(FileNotFoundError):
-            found = target.stat()
-            if (found.st_size, found.st_mtime_ns) == there[name]:
-                return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            bucket.download(name, temporary)
-            os.utime(temporary, ns=(there[name][1],) * 2)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    with artifact.lock(folder.with_name(f".{folder.name}.fetch")), artifact.storage_errors(folder):
-        for gone in [p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in there]:
-            gone.unlink()
-        at_once(fetch, list(there))
-    return folder
-
-
 def limit_bytes(artifacts: Path) -> int:
     """How large the cache may grow: ``CDDPM_CACHE_GB``, or nine tenths of what its disk could hold of it."""
     given = os.environ.get(CACHE_GB)

@@ -31,8 +31,10 @@ SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs")
 PATIENCE_SECONDS = 120.0
 """A store that is away may come back for so long; training goes on meanwhile."""
 CHUNK = 8 * 2**20
-AHEAD = 4
-"""Chunks of a file that are on their way at once."""
+AHEAD = 2
+"""Chunks of a file that are fetched at once."""
+UNSENT = 4
+"""Chunks of a file that may wait to be sent: Arrow sends them in the background, and would take the whole file into memory."""
 PARTS = 4
 """Files of an artifact that are on their way at once."""
 
@@ -172,6 +174,20 @@ class Bucket:
         except FileNotFoundError:
             return {}
 
+    def facts(self, name: str) -> tuple[int, int] | None:
+        """Size in bytes of one object and when it was written (ns since 1970); None if there is none. Raises ``StorageError``."""
+
+        def look(system: Any, root: str) -> tuple[int, int] | None:
+            from pyarrow.fs import FileType
+
+            found = system.get_file_info(f"{root}/{name}")
+            return (found.size, found.mtime_ns or 0) if found.type == FileType.File else None
+
+        try:
+            return self._tried(name, look)
+        except FileNotFoundError:
+            return None
+
     def delete_all(self, prefix: str) -> None:
         """Remove every object below ``prefix``. Raises ``StorageError``."""
         for name in self.names(prefix):
@@ -183,8 +199,10 @@ class Bucket:
         def send(system: Any, root: str) -> None:
             _make_parent(system, f"{root}/{name}")
             with file.open("rb") as source, system.open_output_stream(f"{root}/{name}", compression=None) as stream:
-                while chunk := source.read(CHUNK):
+                for number, chunk in enumerate(iter(lambda: source.read(CHUNK), b""), start=1):
                     stream.write(chunk)
+                    if number % UNSENT == 0:
+                        stream.flush()
 
         self._tried(name, send)
 
@@ -222,7 +240,7 @@ class Bucket:
         deadline, pause, renewed = time.monotonic() + self.patience_seconds, 0.5, False
         while True:
             try:
-                return action(*_opened(self.uri))
+                return action(*opened(self.uri))
             except FileNotFoundError:
                 raise
             except OSError as error:
@@ -231,7 +249,7 @@ class Bucket:
                 said = str(error)
                 if not renewed and any(word in said for word in _RENEWED):
                     renewed = True
-                    _opened.cache_clear()
+                    opened.cache_clear()
                     continue
                 final = _advice(said, _FINAL)
                 if final or time.monotonic() + pause > deadline:
@@ -257,7 +275,7 @@ def _make_parent(system: Any, path: str) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(uri: str) -> tuple[Any, str]:
+def opened(uri: str) -> tuple[Any, str]:
     """Arrow's filesystem for ``uri``, and the path in it."""
     # Servers older than these checksums refuse uploads with them (411 MissingContentLength)
     os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")

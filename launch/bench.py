@@ -2,6 +2,7 @@
 
 python launch/bench.py search [--quick] [--output FILE.json]
 python launch/bench.py tracking [--quick] [--output FILE.json]
+python launch/bench.py storage URI [--quick] [--output FILE.json]
 python launch/bench.py race SWEEP [--plot FILE.png] [--output FILE.json]
 
 The numbers mean something only while the machine does nothing else.
@@ -52,6 +53,28 @@ def tracking(
     sizes = logging_cost.QUICK if quick else logging_cost.Sizes()
     with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("training with and without"):
         found = logging_cost.measure(Path(folder), sizes)
+    _told(found, cores, quick, output, console)
+
+
+@app.command()
+def storage(
+    uri: Annotated[str, typer.Argument(help="An object store: s3://BUCKET/PREFIX or another.", show_default=False)],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few megabytes: shows that it runs; bars are not held.")
+    ] = False,
+    output: Output = None,
+) -> None:
+    """Measure artifacts and states of trainings on their way to a store and back; leaves with 1 if a bar is missed."""
+    from speed import rows
+    from speed import storage as stores
+
+    from cddpm.storage import settled
+
+    console, cores, found = Console(), rows.pin(), []
+    with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("moving an artifact") as status:
+        for row in stores.measure(settled(uri), Path(folder), stores.QUICK if quick else stores.Sizes()):
+            found.append(row)
+            status.update(f"measured: {row.work}")
     _told(found, cores, quick, output, console)
 
 

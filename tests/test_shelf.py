@@ -35,7 +35,7 @@ def node(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     """The shelf of one store as a node of that name sees it."""
     for name, value in s3_server.environment(port).items():
         monkeypatch.setenv(name, value)
-    storage._opened.cache_clear()
+    storage.opened.cache_clear()
 
     def on(name: str) -> Shelf:
         monkeypatch.setenv(shelf.CACHE, str(tmp_path / name))
@@ -91,12 +91,12 @@ def test_the_second_get_of_a_node_fetches_nothing(port: int, node: Node, monkeyp
     one.put(make(one))
     with s3_server.Proxy(port).running() as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
-        storage._opened.cache_clear()
+        storage.opened.cache_clear()
         two = node("two")
         two.need(two.path(KIND, "0123"))
         seen = len(proxy.methods)
         assert seen > 0
-        storage._opened.cache_clear()
+        storage.opened.cache_clear()
         two.need(two.path(KIND, "0123"))
         assert len(proxy.methods) == seen
 

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from launched import ROOT
 
-from cddpm import shelf, storage
+from cddpm import storage
+from cddpm.data.afar import outlined
 from cddpm.errors import ConfigError, StorageError
 from cddpm.storage import CHUNK, Bucket, settled
 
@@ -40,7 +41,7 @@ def bucket(port: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRe
 def at(monkeypatch: pytest.MonkeyPatch, port: int, **more: str) -> None:
     for name, value in s3_server.environment(port, **more).items():
         monkeypatch.setenv(name, value)
-    storage._opened.cache_clear()
+    storage.opened.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_a_store_that_stumbles_is_tried_again(
         at(monkeypatch, proxy.port)
         bucket = Bucket(f"s3://tests/stumbles-{fault}", patience_seconds=60)
         for what in ("upload", "download"):
-            storage._opened.cache_clear()  # a connection that is open would be used again, past the proxy's eyes
+            storage.opened.cache_clear()  # a connection that is open would be used again, past the proxy's eyes
             if fault == "busy":
                 proxy.busy = 12  # more than Arrow's own tries
             else:
@@ -166,7 +167,7 @@ def test_a_store_that_stumbles_is_tried_again(
                 bucket.download("file", tmp_path / "back")
             assert (proxy.busy, proxy.cuts) == (0, 0) or fault == "cut"
         assert (tmp_path / "back").read_bytes() == data
-        storage._opened.cache_clear()
+        storage.opened.cache_clear()
         proxy.busy = 10**6
         with pytest.raises(StorageError, match=r"s3://tests/\S+: the store is overloaded"):
             Bucket(bucket.uri, patience_seconds=1).write("x", b"")
@@ -217,4 +218,4 @@ def test_a_name_that_leads_out_of_its_place_is_refused(monkeypatch: pytest.Monke
     with pytest.raises(StorageError, match=r"^memory://place: holds a name that leads out of it: \.\./outside"):
         bucket.names()
     with pytest.raises(StorageError, match="leads out of it"):
-        shelf.local_copy("memory://place")
+        outlined("memory://place")

@@ -1,7 +1,5 @@
 """``cddpm data``: make a phantom, check a DATA_DIR or a table, tell its leaks, build its slice store."""
 
-import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -117,7 +115,7 @@ def check(
     from cddpm.data import check as checking  # slow to import: a wrong setting is told at once
     from cddpm.data.layout import root_of
 
-    report = checking.check(data, root_of(data), parallel=os.cpu_count() or 1)
+    report = checking.check(data, root_of(data))
     if as_json:
         print_json(report.to_dict())
     else:
@@ -190,17 +188,18 @@ def build(
     from cddpm.data.store import SliceStore, build_store
     from cddpm.shelf import Shelf
 
-    root = root_of(settings.data)
-    report = checking.check(settings.data, root, parallel=os.cpu_count() or 1)
-    _print_report(report)
-    if report.errors:
-        raise typer.Exit(1)
-    rows = read_layout(settings.data, root).rows
-    cluster.connect(address)
+    root, afar = root_of(settings.data), is_uri(str(settings.data.data_dir))
+    if afar:
+        cluster.connect(address)
     try:
-        shelf = Shelf.of(settings.kept_in)
-        spread = partial(cluster.parallel_map, beside_driver=bool(shelf.storage))
-        path = build_store(settings.data, root, rows, shelf, spread)
+        report = checking.check(settings.data, root, cluster.over_scans(settings) if afar else None)
+        _print_report(report)
+        if report.errors:
+            raise typer.Exit(1)
+        rows = read_layout(settings.data, root).rows
+        if not afar:
+            cluster.connect(address)
+        path = build_store(settings.data, root, rows, Shelf.of(settings.kept_in), cluster.over_scans(settings))
     finally:
         cluster.kill()
     store = SliceStore.open(path)

@@ -8,7 +8,7 @@ from cddpm.cluster.internals import janitor
 from cddpm.cluster.network import torch_config
 from cddpm.cluster.roster import Roster
 from cddpm.cluster.session import HEAD, WORKER_ENVIRONMENT, capacity, connect, connected, kill
-from cddpm.cluster.tasks import ActorPool, check_shared, drive, on_each_node, parallel_map
+from cddpm.cluster.tasks import ActorPool, check_shared, drive, on_each_node, over_scans, parallel_map
 
 __all__ = [
     "HEAD",
@@ -27,6 +27,7 @@ __all__ = [
     "janitor",
     "kill",
     "on_each_node",
+    "over_scans",
     "parallel_map",
     "refuse_unfit",
     "torch_config",

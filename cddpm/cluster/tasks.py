@@ -3,11 +3,14 @@
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from cddpm.cluster.session import HEAD, capacity
+from cddpm.config import ExperimentConfig
 from cddpm.errors import SearchError
+from cddpm.storage import is_uri
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,6 +36,11 @@ def parallel_map(function: Callable[[T], R], items: Sequence[T], beside_driver: 
             raise error.cause from None
         if started < len(items):
             pending.append(task.remote(function, items[started]))
+
+
+def over_scans(config: ExperimentConfig) -> Callable[[Callable[[T], R], list[T]], Iterator[R]]:
+    """``parallel_map`` on every node that has the scans of ``config``: of a folder beside an object store only this one."""
+    return partial(parallel_map, beside_driver=is_uri(config.kept_in) and not is_uri(str(config.data.data_dir)))
 
 
 def _apply(function: Callable[[T], R], item: T) -> R:

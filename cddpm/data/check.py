@@ -6,8 +6,7 @@ One bad file never hides the others: each fault becomes a ``Finding`` and readin
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,12 @@ import numpy as np
 from cddpm.config import DataConfig
 from cddpm.data import geometry as grid
 from cddpm.data import volume
+from cddpm.data.afar import told
 from cddpm.data.brain import signs
 from cddpm.data.finding import Finding, Report, Truth, alike, follow
 from cddpm.data.geometry import Geometry
 from cddpm.data.layout import Layout, ScanRow, scan_layout
+from cddpm.data.many import ParallelMap, in_threads
 from cddpm.data.prepare import aligned, label_on_working_grid, require_finite
 from cddpm.data.split import labels_of
 from cddpm.data.volume import Volume, VolumeFileError
@@ -37,15 +38,13 @@ class _Scan:
     truth: Truth | None
 
 
-def check(data: DataConfig, root: Path, parallel: int = 1) -> Report:
-    """Read every split file and every scan that ``data`` names below ``root``, ``parallel`` scans at a time.
+def check(data: DataConfig, root: Path, parallel_map: ParallelMap | None = None) -> Report:
+    """Read every split file and every scan that ``data`` names below ``root``, by ``parallel_map`` or in threads.
 
     Returns a ``Report`` with all faults of tables and files; raises nothing for them.
     """
     layout = scan_layout(data, root)
-    # Threads, not processes: decompression, digests and numpy release the lock, and start-up costs nothing.
-    with ThreadPoolExecutor(max_workers=max(1, parallel)) as pool:
-        scans = list(pool.map(functools.partial(_read_scan, data), layout.volumes()))
+    scans = list((parallel_map or in_threads())(functools.partial(_read_scan, data), layout.volumes()))
     truths = tuple(scan.truth for scan in scans if scan.truth and scan.row.dataset != data.healthy)
     findings = [
         *layout.findings,
@@ -54,8 +53,16 @@ def check(data: DataConfig, root: Path, parallel: int = 1) -> Report:
         *_nothing_to_score(data, layout, scans),
         *_several_labels(data, scans),
     ]
-    findings.sort(key=lambda f: f.severity != "error")
+    findings = sorted(map(_named, findings), key=lambda f: f.severity != "error")
     return Report(tuple(findings), len(scans), layout.divisions, truths)
+
+
+def _named(finding: Finding) -> Finding:
+    """With the URIs of scans that lie in an object store."""
+    others = tuple(map(told, finding.others))
+    return replace(
+        finding, file=told(finding.file), found=told(finding.found), allowed=told(finding.allowed), others=others
+    )
 
 
 def _read_scan(data: DataConfig, row: ScanRow) -> _Scan:

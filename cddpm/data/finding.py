@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cddpm.data.afar import told
 from cddpm.data.geometry import CUT_FRACTION, Geometry, field_of_view
 from cddpm.errors import DataError
 from cddpm.labels import Labels
@@ -284,4 +285,4 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
     """Raises ``DataError`` listing every error among ``findings``."""
     errors = [str(f).removeprefix("error: ") for f in findings if f.severity == "error"]
     if errors:
-        raise DataError("\n".join(errors))
+        raise DataError(told("\n".join(errors)))

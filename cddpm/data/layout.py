@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cddpm.config import DataConfig
+from cddpm.data.afar import outlined
 from cddpm.data.finding import Division, Finding, refuse_errors
 from cddpm.data.sheet import SheetError
 from cddpm.data.split import (
@@ -31,7 +32,6 @@ from cddpm.data.split import (
 )
 from cddpm.data.table import read_table
 from cddpm.errors import DataError
-from cddpm.shelf import local_copy
 from cddpm.text.likeness import did_you_mean
 
 __all__ = [
@@ -67,10 +67,10 @@ class Layout:
 def root_of(data: DataConfig) -> Path:
     """The folder that paths of scans are relative to: with a table ``data_dir`` or the table's own folder, else ``find_root``.
 
-    Of an object store, this node's copy of it. Raises ``DataError`` when it is not there, or when neither ``data_dir`` nor
-    ``table`` is set, ``StorageError`` when the store fails.
+    Of an object store, the folder of its names on this node (``afar``). Raises ``DataError`` when it is not there, or when
+    neither ``data_dir`` nor ``table`` is set, ``StorageError`` when the store fails.
     """
-    data_dir = local_copy(data.data_dir) if data.data_dir else None
+    data_dir = outlined(data.data_dir) if data.data_dir else None
     if data.table is not None:
         if data_dir is not None and not data_dir.is_dir():
             raise DataError(

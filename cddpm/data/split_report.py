@@ -13,6 +13,7 @@ from typing import Any
 
 from cddpm.artifact import file_digest, write_json, write_text
 from cddpm.config import DataConfig
+from cddpm.data.afar import present
 from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import Parts, available, clean_rows, read_parts
 from cddpm.data.sheet import read_rows, text_of
@@ -214,7 +215,7 @@ def _same_bytes(there: Mapping[Path, str]) -> Iterator[tuple[str, ...]]:
     by_digest: defaultdict[str, list[str]] = defaultdict(list)
     for paths in by_size.values():
         for path in paths if len(paths) > 1 else ():
-            by_digest[file_digest(path)].append(there[path])
+            by_digest[file_digest(present(path))].append(there[path])
     yield from sorted(tuple(sorted(set(names))) for names in by_digest.values() if len(set(names)) > 1)
 
 

@@ -3,7 +3,7 @@
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ import numpy as np
 
 from cddpm import artifact
 from cddpm.config import DataConfig
+from cddpm.data.afar import present, told
 from cddpm.data.layout import ScanRow
+from cddpm.data.many import ParallelMap
 from cddpm.data.slices import KIND, SliceStore, VolumeRecord, axial, write_store
 from cddpm.data.split import labels_of
 from cddpm.errors import DataError, VolumeError
@@ -25,7 +27,6 @@ logger = logging.getLogger(__name__)
 VERSION = 3
 """Raised whenever preparation or the store's files change, so that an old store is not taken for a new one."""
 
-ParallelMap = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
 _FIELDS = frozenset(
     (
         "modality",
@@ -67,7 +68,7 @@ def build_store(
     made_from = {"version": VERSION, "settings": settings, "files": files}
 
     def fill(directory: Path) -> None:
-        logger.info("preparing %d scans of %s", len(scans), root)
+        logger.info("preparing %d scans of %s", len(scans), told(str(root)))
         results = parallel_map(functools.partial(_prepare_scan, data), scans)
         write_store(directory, _records(scans, results, digests, data.modality), cohorts)
 
@@ -120,7 +121,7 @@ def _digests(scans: list[ScanRow], parallel_map: ParallelMap) -> dict[Path, str]
 
 def _digest(path: Path) -> str | _Failure:
     try:
-        return artifact.file_digest(path)
+        return artifact.file_digest(present(path))
     except OSError as error:
         return _Failure(f"{path}: cannot be read ({error.strerror}); correct its split file or restore it")
 
@@ -146,7 +147,7 @@ def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
     labels = [aligned(image, label) for label in (mask, segmentation) if label]
     for one in (image, *labels):
         for note in one.notes:
-            logger.warning("%s: %s", one.path, note)
+            logger.warning("%s: %s", told(str(one.path)), note)
     truth = axial(np.zeros_like(done.mask) if done.segmentation is None else done.segmentation)
     return {
         "image": axial(done.image.astype(np.float16)),
@@ -178,7 +179,7 @@ def _records(
 
 def _refuse(messages: list[str]) -> None:
     if messages:
-        raise DataError("\n".join(messages))
+        raise DataError(told("\n".join(messages)))
 
 
 def _relative(path: Path, root: Path) -> str:

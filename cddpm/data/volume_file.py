@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from cddpm.data.afar import present
 from cddpm.errors import VolumeError
 
 HEADER_BYTES = 540
@@ -50,6 +51,7 @@ def line(error: Exception) -> str:
 def read_bytes(path: Path, limit: int = -1) -> bytes:
     """The file as it is, or its first ``limit`` bytes. Raises ``VolumeFileError`` if it is missing, empty or no plain file."""
     try:
+        path = present(path)
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would keep us waiting
             fault(path, "unreadable", "a pipe, socket or device", "a file on a disk is needed")
         with path.open("rb") as stream:

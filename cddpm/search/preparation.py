@@ -1,9 +1,7 @@
 """What the driver of a sweep or an evaluation does before its first trial: data, Ray, number formats, slice store."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -103,7 +101,11 @@ def prepare_data(config: ExperimentConfig, display: Display) -> Path:
             say(display.console.path(made))
     root = root_of(data)
     with display.stage("data check") as say:
-        report = check(config.data, root, parallel=max(2, os.cpu_count() or 2))
+        report = check(
+            config.data,
+            root,
+            cluster.over_scans(config) if is_uri(str(data.data_dir)) and cluster.connected() else None,
+        )
         for warning in report.warnings:
             said = escape(warning.said)
             display.say(f"[yellow]warning: {display.console.path(warning.file)}: {said}[/]")
@@ -212,9 +214,7 @@ def slice_store(config: ExperimentConfig, root: Path, display: Display, campaign
         rows, shelf = read_layout(config.data, root).rows, shelf_of(config)
         before = {p.name for p in (shelf.artifacts / "store").glob("*") if artifact.is_complete(p)}
         with Watch(torch.device("cpu")) as watch:
-            # before an object store no node but this one has the scans
-            spread = partial(cluster.parallel_map, beside_driver=bool(shelf.storage))
-            path = build_store(config.data, root, rows, shelf, spread)
+            path = build_store(config.data, root, rows, shelf, cluster.over_scans(config))
         if path.name not in before:
             keep_record(campaign, watch.record("store", path.name), None)
         store = SliceStore.open(path, verify=False)  # `build_store` has

@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from torch import nn
 
 from cddpm import events
-from cddpm.config import ExperimentConfig, TrackingConfig, parse
+from cddpm.config import TrackingConfig, parse
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.tracking import names
 from cddpm.tracking.lab import Lab
@@ -53,7 +54,7 @@ def measure(folder: Path, sizes: Sizes) -> list[Row]:
     In percent of the training's own time. Computing is counted in processor time of the whole process, which other
     programs on the machine do not change.
     """
-    step = _step(parse(_SETTINGS, "bench"))
+    step, *_ = training_step()
     there = _ways(folder / "there", TrackingConfig(), sizes, step)
     away = _ways(folder / "away", TrackingConfig(uri=_NOBODY), sizes, step)
     told = (
@@ -114,7 +115,9 @@ def _processor_seconds(work: Callable[[], None]) -> float:
     return time.process_time() - start
 
 
-def _step(config: ExperimentConfig) -> Callable[[], None]:
+def training_step() -> tuple[Callable[[], None], nn.Module, torch.optim.Optimizer]:
+    """A step of the quickstart's networks on random numbers, and what it trains."""
+    config = parse(_SETTINGS, "bench")
     torch.manual_seed(0)
     model = ConditionedDiffusion(config.model, config.encoder, config.diffusion)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
@@ -127,7 +130,7 @@ def _step(config: ExperimentConfig) -> Callable[[], None]:
         model(slices, levels, noise).backward()
         optimizer.step()
 
-    return step
+    return step, model, optimizer
 
 
 class _Block:

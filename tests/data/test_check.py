@@ -13,11 +13,12 @@ from tiny_data import AFFINE, SHAPE, TinyData, ball, row
 
 from cddpm.data.check import check
 from cddpm.data.finding import MOST_NAMED, Finding, Report, alike
+from cddpm.data.many import in_threads
 from cddpm.data.volume import write_volume
 
 
 def test_clean_folder_has_nothing_to_tell(tiny: TinyData) -> None:
-    report = check(tiny.config, tiny.root, parallel=2)
+    report = check(tiny.config, tiny.root, in_threads(2))
     assert report.findings == ()
     assert report.lines() == [
         "Brats21: 1 validation and 2 test scans: no known splits (published 100 and 1151)",
@@ -42,7 +43,7 @@ def test_all_faults_at_once(tiny: TinyData) -> None:
     write_volume(tiny.file("Brats21", "BraTS2021_00001", "seg"), segmentation * 0, AFFINE)
     write_volume(tiny.file("Brats21", "BraTS2021_00002", "seg"), segmentation * 0.37, AFFINE)
     write_volume(tiny.file("Brats21", "BraTS2021_00003", "mask"), ball(0)[0], AFFINE)
-    report = check(tiny.config, tiny.root, parallel=3)
+    report = check(tiny.config, tiny.root, in_threads(3))
     found = {(f.file.rpartition("/")[2].partition("_t2")[0].removesuffix(".nii.gz"), f.code) for f in report.errors}
     assert found == {
         ("IXI001-HH-1", "truncated"),
@@ -55,7 +56,7 @@ def test_all_faults_at_once(tiny: TinyData) -> None:
         ("BraTS2021_00002_seg", "not-binary"),
         ("BraTS2021_00003_mask", "not-binary"),
     }
-    assert check(tiny.config, tiny.root, parallel=1) == report
+    assert check(tiny.config, tiny.root, in_threads(1)) == report
 
 
 def test_same_scan_under_two_subjects(tiny: TinyData) -> None:

@@ -1,5 +1,6 @@
-"""DATA_DIR below ``s3://``: a node's copy of it, which follows the store."""
+"""DATA_DIR below ``s3://``: names are there at once, scans where and when they are read, and both follow the store."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,45 +9,91 @@ import s3_server
 
 from cddpm import shelf, storage
 from cddpm.config import DataConfig
+from cddpm.data.afar import present, told
+from cddpm.data.check import check
 from cddpm.data.layout import read_layout, root_of
-from cddpm.errors import StorageError
+from cddpm.data.many import in_threads
+from cddpm.data.store import build_store, store_fingerprint
+from cddpm.errors import DataError, StorageError
 from cddpm.storage import Bucket
+
+URI = "s3://tests/some/scans"
+SETTINGS = DataConfig(data_dir=URI, unhealthy=("Brats21",))
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with s3_server.moto(tmp_path_factory.mktemp("s3")) as found:
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.Proxy]:
+    with s3_server.moto(tmp_path_factory.mktemp("s3")) as port, s3_server.Proxy(port).running() as found:
         yield found
 
 
-def test_scans_are_read_through_a_copy_that_follows_the_store(
-    port: int, ten_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def bucket(
+    proxy: s3_server.Proxy, ten_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
     monkeypatch.setenv(shelf.CACHE, str(tmp_path / "cache"))
-    with s3_server.Proxy(port).running() as proxy:
-        for name, value in s3_server.environment(proxy.port).items():
-            monkeypatch.setenv(name, value)
-        storage._opened.cache_clear()
-        bucket, uri = Bucket("s3://tests/scans"), "s3://tests/scans"
-        with pytest.raises(StorageError, match=r"s3://tests/scans: nothing lies below it"):
-            root_of(DataConfig(data_dir=uri))
-        files = [path for path in ten_scans.rglob("*") if path.is_file()]
-        bucket.upload_all((path, path.relative_to(ten_scans).as_posix()) for path in files)
+    for name, value in s3_server.environment(proxy.port).items():
+        monkeypatch.setenv(name, value)
+    storage.opened.cache_clear()
+    found = Bucket(URI)
+    files = [path for path in ten_scans.rglob("*") if path.is_file()]
+    found.upload_all((path, path.relative_to(ten_scans).as_posix()) for path in files)
+    yield found
+    found.delete_all("")
+    storage.opened.cache_clear()
 
-        settings = DataConfig(data_dir=uri, unhealthy=("Brats21",))
-        root = root_of(settings)
-        assert root.is_relative_to(tmp_path / "cache")
-        assert {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()} == {
-            path.relative_to(ten_scans).as_posix(): path.read_bytes() for path in files
-        }
-        assert len(read_layout(settings, root).rows) == len(read_layout(settings, ten_scans).rows)
 
-        gets = len([one for one in proxy.methods if one == "GET"])
-        first = next(path for path in root.rglob("*.nii.gz"))
-        bucket.write(first.relative_to(root).as_posix(), b"another scan")
-        gone = next(path for path in root.rglob("*.nii.gz") if path != first)
-        bucket.delete(gone.relative_to(root).as_posix())
-        storage._opened.cache_clear()
-        assert root_of(settings) == root
-        assert (first.read_bytes(), gone.exists()) == (b"another scan", False)
-        assert len([one for one in proxy.methods if one == "GET"]) - gets < len(files)
+def test_a_bucket_without_scans_is_refused(bucket: Bucket) -> None:
+    with pytest.raises(StorageError, match=r"s3://tests/none: nothing lies below it"):
+        root_of(DataConfig(data_dir="s3://tests/none"))
+
+
+def test_names_are_there_at_once_and_scans_when_they_are_read(
+    bucket: Bucket, ten_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = root_of(SETTINGS)
+    assert root.is_relative_to(tmp_path / "cache")
+    inside = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
+    local = {p.relative_to(ten_scans).as_posix(): p for p in ten_scans.rglob("*") if p.is_file()}
+    assert {name: p.stat().st_size for name, p in inside.items()} == {n: p.stat().st_size for n, p in local.items()}
+    assert len(read_layout(SETTINGS, root).rows) == len(read_layout(SETTINGS, ten_scans).rows)
+    scans = sorted(name for name in inside if name.endswith(".nii.gz"))
+    assert scans
+    assert not any(any(inside[name].read_bytes()) for name in scans)
+
+    assert present(inside[scans[0]]).read_bytes() == local[scans[0]].read_bytes()
+    assert not any(inside[scans[1]].read_bytes())
+    monkeypatch.setenv(shelf.CACHE, str(tmp_path / "another node"))
+    here = present(inside[scans[1]])
+    assert here.is_relative_to(tmp_path / "another node")
+    assert here.read_bytes() == local[scans[1]].read_bytes()
+    assert [p for p in (tmp_path / "another node").rglob("*") if p.is_file()] == [here]
+    assert told(f"'{inside[scans[0]]}': bad") == f"'{URI}/{scans[0]}': bad"
+
+
+def test_what_is_made_of_them_is_what_is_made_of_a_folder(bucket: Bucket, ten_scans: Path, tmp_path: Path) -> None:
+    root, local = root_of(SETTINGS), SETTINGS.model_copy(update={"data_dir": str(ten_scans)})
+    expected = json.dumps(check(local, ten_scans).to_dict())
+    found = json.dumps(check(SETTINGS, root).to_dict())
+    assert found == expected.replace(str(ten_scans), URI)
+    rows, spread = read_layout(SETTINGS, root).rows, in_threads(2)
+    made = build_store(SETTINGS, root, rows, tmp_path / "artifacts", spread)
+    assert made.name == store_fingerprint(local, read_layout(local, ten_scans).rows, spread)
+
+
+def test_a_scan_that_changes_is_fetched_anew_and_a_fault_names_its_uri(bucket: Bucket) -> None:
+    root = root_of(SETTINGS)
+    row, other = read_layout(SETTINGS, root).volumes()[:2]
+    for path in (row.image, row.mask, other.image):
+        present(path)
+    name = row.image.relative_to(root).as_posix()
+    bucket.write(name, b"another scan")
+    bucket.delete(other.image.relative_to(root).as_posix())
+    assert root_of(SETTINGS) == root
+    assert present(row.image).read_bytes() == b"another scan"
+    assert not other.image.exists()
+    (wrong,) = [f for f in check(SETTINGS, root).errors if f.file.endswith(name)]
+    assert wrong.file == f"{URI}/{name}"
+    with pytest.raises(DataError, match=rf"{URI}/{name}: ") as caught:
+        build_store(SETTINGS, root, [row], root.parent / "artifacts", in_threads(1))
+    assert str(root) not in str(caught.value)

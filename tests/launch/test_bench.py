@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import s3_server
 
 ROOT = Path(__file__).resolve().parents[2]
 RATIOS = ("the same settings searched naively", "3D median", "best Dice")
@@ -33,6 +34,25 @@ def test_quick_measures_every_row(tmp_path: Path) -> None:
         (ratio,) = [value for name, value in measured.items() if name.startswith(start)]
         assert ratio > 1, f"{start}: {ratio}"
     assert "extrapolated from a sample" in done.stdout
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
+def test_storage_measures_every_row(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "launch" / "bench.py"), "storage", "s3://tests/bench", "--quick"]
+    with s3_server.moto(tmp_path) as port:
+        done = subprocess.run(
+            [*command, "--output", str(tmp_path / "b.json")],
+            cwd=ROOT,
+            env={**os.environ, **s3_server.environment(port), "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert len(rows) == 6
+    assert all(row["measured"] > 0 for row in rows if row["unit"] == "%" and "of the rate" in row["work"])
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def node(port: int, tmp_path: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     for name, value in s3_server.environment(port).items():
         monkeypatch.setenv(name, value)
-    storage._opened.cache_clear()
+    storage.opened.cache_clear()
 
     def on(name: str) -> stages.Place:
         monkeypatch.setenv(shelf.CACHE, str(tmp_path / name))
@@ -118,7 +118,7 @@ def test_training_goes_on_while_the_store_is_away_and_ends_when_that_lasts(
     place = node("first")
     with s3_server.Proxy(port, busy=10**6).running() as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
-        storage._opened.cache_clear()
+        storage.opened.cache_clear()
         sender = away._Sender(place.shelf, work_of(place))
 
         def saved(images: int) -> None:
@@ -134,7 +134,7 @@ def test_training_goes_on_while_the_store_is_away_and_ends_when_that_lasts(
         ):
             saved(images + 1)
         proxy.busy = 0
-        storage._opened.cache_clear()
+        storage.opened.cache_clear()
         sender.saved(checkpoint.states(work_of(place))[0])
         sender.finish()
         sender.close()

@@ -129,45 +129,6 @@ def test_stops_change_no_bit(tmp_path: Path, undisturbed: Any) -> None:
     assert t.objective.seen == list(range(80, 100))
 
 
-class ToyPictures(Toy):
-    """The same on pictures, whose weights lie channels-last on a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.module = ToyPictureLoss()
-
-    def validate(self, module: nn.Module, ranks: Ranks, images: int) -> dict[str, float]:
-        return {"val/loss": 0.0}
-
-
-class ToyPictureLoss(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x[:, None, None].expand(-1, 1, 4, -1).repeat(1, 1, 1, 2)).square().mean()
-
-
-def test_what_is_resumed_lies_in_memory_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cddpm.training.loop.memory_format", lambda device: torch.channels_last)
-    strides = []
-    for halt in (True, False):
-        t = Trainer("train", ToyPictures(), RECIPE, ROWS, tmp_path, "toy", Ranks())
-        if halt:
-            with pytest.raises(Interrupted):
-                t.run(Hooks(stop=lambda: True))
-        else:
-            t._resume()
-        weights = t.module.state_dict()
-        assert t.average is not None
-        kept = {f"{i}.{k}": v for i, slot in enumerate(t.optimizer.state.values()) for k, v in slot.items()}
-        strides.append({k: v.stride() for k, v in {**weights, **kept, "average": t.average["net.1.weight"]}.items()})
-        assert strides[-1]["0.exp_avg"] == strides[-1]["net.0.weight"]
-        assert strides[-1]["average"] == strides[-1]["net.1.weight"] == (16, 1, 8, 4)
-    assert strides[0] == strides[1]
-
-
 @pytest.mark.slow
 def test_a_stop_between_milestones_keeps_the_losses_so_far(tmp_path: Path) -> None:
     plain, stopped = tmp_path / "plain", tmp_path / "stopped"

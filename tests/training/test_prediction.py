@@ -55,13 +55,13 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
 def counted(setattribute: Any) -> Rows:
     """Counts what passes through the network from now on."""
     seen: Rows = Counter()
-    real = predict._pass
+    real = predict._batch
 
-    def count(branches: Any, part: Any, manner: Any) -> None:
+    def count(part: Any, manner: Any) -> Any:
         seen.update((p.volume.request.key, p.level, p.noise_seed, p.slice) for p in part)
-        real(branches, part, manner)
+        return real(part, manner)
 
-    setattribute(predict, "_pass", count)
+    setattribute(predict, "_batch", count)
     return seen
 
 
@@ -194,8 +194,8 @@ def test_a_full_disk_leaves_the_cache_as_it_was(place: stages.Place, monkeypatch
 def child(place: stages.Place, levels: list[int], answers: Any, begin: Any) -> None:
     torch.set_num_threads(1)
     seen = counted(setattr)
-    real = predict._pass
-    predict._pass = lambda *arguments: (time.sleep(0.05), real(*arguments))[1]  # so that both are at it at once
+    real = predict._batch
+    predict._batch = lambda *arguments: (time.sleep(0.05), real(*arguments))[1]  # so that both are at it at once
     prediction.WAIT_SECONDS = 0.05
     answers.put(("ready", levels, None))
     begin.wait()
@@ -237,7 +237,7 @@ def test_two_processes_predict_each_row_once(place: stages.Place, trained: Any, 
 
 def claimed_for_ever(place: stages.Place, ready: Any) -> None:
     torch.set_num_threads(1)
-    predict._pass = lambda *_: (ready.put("claimed"), time.sleep(600))
+    predict._batch = lambda *_: (ready.put("claimed"), time.sleep(600))
     ask(place, [10])
 
 
