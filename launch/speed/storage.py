@@ -151,7 +151,8 @@ class _Part:
     stream: BinaryIO
     left: int
 
-    def read(self, count: int) -> bytes:
+    def read(self, count: int = -1, /) -> bytes:
+        """The next bytes, as ``shutil.copyfileobj`` asks for them."""
         found = self.stream.read(min(count, self.left))
         self.left -= len(found)
         return found
