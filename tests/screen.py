@@ -21,7 +21,11 @@ def printed(*drawn: object, width: int) -> str:
 def too_long(text: str, width: int, whole: Collection[str] = ()) -> list[str]:
     """Lines beyond ``width`` columns that hold more than one word, or more than one of ``whole``."""
     lines = [line for line in text.splitlines() if cell_len(line) > width]
-    return [line for line in lines if len(line.removesuffix(" \\").split()) > 1 and line.strip() not in whole]
+    return [
+        line
+        for line in lines
+        if len(line.removesuffix(" \\").split()) > 1 and line.strip().removesuffix(":") not in whole
+    ]
 
 
 def broken_words(words: Iterable[str], text: str) -> list[str]:

@@ -252,6 +252,7 @@ def test_a_lock_is_freed_when_its_holder_is_killed(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_look_tells_truly_also_after_its_holder_was_killed(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert not artifact.is_locked(path)

@@ -26,7 +26,9 @@ NAMES = st.builds(
 )
 
 
-@pytest.fixture(scope="module", params=[s3_server.moto, s3_server.juicefs])
+@pytest.fixture(
+    scope="module", params=[pytest.param(one, marks=pytest.mark.slow) for one in (s3_server.moto, s3_server.juicefs)]
+)
 def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with request.param(tmp_path_factory.mktemp("s3")) as found:
         yield found

@@ -127,6 +127,7 @@ def test_without_a_cluster_there_is_nothing_to_look_at() -> None:
     assert [fault.where for fault in faults([{"kind": "Service"}], RAY)] == ["kind"]
 
 
+@pytest.mark.slow
 def test_the_hook_ends_ray_softly_and_waits_for_it(documents: Documents, tmp_path: Path) -> None:
     """In a process table of its own, with a stand-in for ``ray start --block`` that takes a second to end."""
     if os.getuid() or not shutil.which("unshare"):

@@ -56,3 +56,16 @@ def test_after_any_course_we_wait_only_while_hosts_are_fewer_than_there_were(cou
             there, of = (int(word) for word in waiting.split() if word.isdigit())
             assert there == len(alive) < of
     assert roster.update(nodes(*sorted(ever)), 99.0) == [] or roster.waiting(99.0) == ""
+
+
+def test_for_a_minute_after_a_host_has_joined_all_say_again_what_they_have_free() -> None:
+    roster = Roster()
+    roster.update(nodes("a", "b"), 0.0)
+    assert not roster.unsettled(1.0)
+    roster.update(nodes("a", lost=("b",)), 10.0)
+    assert not roster.unsettled(11.0)
+    roster.update(nodes("a", "b"), 100.0)
+    asked = [now for now in range(100, 300) if roster.unsettled(float(now))]
+    assert asked[0] == 100
+    assert len(asked) > 10
+    assert asked[-1] < 160

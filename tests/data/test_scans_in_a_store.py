@@ -21,6 +21,9 @@ URI = "s3://tests/some/scans"
 SETTINGS = DataConfig(data_dir=URI, unhealthy=("Brats21",))
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.Proxy]:
     with s3_server.moto(tmp_path_factory.mktemp("s3")) as port, s3_server.Proxy(port).running() as found:

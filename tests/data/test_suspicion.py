@@ -147,8 +147,9 @@ def scans_of(root: Path) -> list[Path]:
 @pytest.mark.nightly
 def test_nothing_is_said_of_the_phantom(phantom: DataConfig) -> None:
     assert phantom.data_dir is not None
-    assert len(scans_of(phantom.data_dir)) == 6
-    assert check(phantom, phantom.data_dir).findings == ()
+    root = Path(phantom.data_dir)
+    assert len(scans_of(root)) == 6
+    assert check(phantom, root).findings == ()
 
 
 @pytest.mark.nightly

@@ -58,6 +58,7 @@ def _agree(both: Both, count: int) -> None:
     assert file.location("m-" + "0" * 32) is None
 
 
+@pytest.mark.slow
 def test_both_say_the_same(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cddpm.tracking.catalogue_client._ONE_BY_ONE", 1)  # three are searched for
     _agree(both, 3)

@@ -21,6 +21,9 @@ CONFIG = tiny_config(
 Node = Callable[[str], stages.Place]
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with s3_server.moto(tmp_path_factory.mktemp("s3")) as found:

@@ -66,6 +66,7 @@ def test_both_stages_are_made_then_found(finished: Any, store_path: Path) -> Non
     assert not list(finished.place.artifacts.glob("*/.work/*/*"))  # nothing is left to resume
 
 
+@pytest.mark.slow
 def test_reports_are_the_history_of_the_model_alone(finished: Any) -> None:
     assert finished.reports == checkpoint.read_history(finished.made.checkpoint / checkpoint.HISTORY)
     assert [r["images"] for r in finished.reports] == [16, 32, 48]
