@@ -121,6 +121,7 @@ def _surroundings() -> Iterator[Path]:
     told = {
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_grpc_client_keepalive_timeout_ms": "10000",  # a connection to a lost node ends soon
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # all has been saved before a node is ended
         # it looks at the whole host's memory, of which the neighbours' part is none of ours; SLURM guards the job's
         "RAY_memory_monitor_refresh_ms": "0",

@@ -15,7 +15,7 @@ RAY = f"{sys.prefix}/bin/ray"
 HEAD = 2
 START = (
     "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_enable_worker_prestart=0 "
-    "RAY_raylet_start_wait_time_s=180 "
+    "RAY_raylet_start_wait_time_s=180 RAY_grpc_client_keepalive_timeout_ms=10000 "
     "ray start --disable-usage-stats --num-cpus=1 --object-store-memory=100000000 --node-manager-port=8077 "
     "--object-manager-port=8076"
 )

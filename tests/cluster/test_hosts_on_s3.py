@@ -1,6 +1,7 @@
 """Hosts that share nothing but a bucket: a sweep over two of them, one of them lost, both lost."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from test_two_hosts import BACK_SECONDS, OTHER, doctor, faults, groups
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 STORAGE = "s3://tests/shared"
 OUT = "~/outputs"
+LAPTOP = 4
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,33 @@ def test_the_doctor_finds_no_fault(cluster: Cluster) -> None:
     code, found = doctor(cluster, "--storage", "s3://absent/x")
     assert code == 6
     assert "there is no such bucket" in faults(found)["storage"]
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+def test_a_third_machine_needs_nothing_but_the_servers_address(cluster: Cluster) -> None:
+    """An MLflow server on the head, its files in the bucket, served through it: a laptop needs no keys of the store."""
+    hosts, head = cluster.hosts, cluster.hosts.address(HEAD)
+    uri, place = f"http://{head}:5000", "--folder ~/server --artifacts s3://tests/mlflow"
+    server = cluster.launch(
+        f"bash launch/mlflow_server.sh {place} --host {head} --open --python {sys.executable}",
+        hosts.folder / "mlflow.log",
+    )
+    try:
+        process, log = sweep(cluster, "served", "--tracking-uri", uri)
+        assert process.wait(600) == 0, log.read_text()
+        scan = hosts.run(HEAD, f"ls {OUT}/data/*/Test/Brats21/t2/*.nii.gz | head -1").stdout.strip()
+        content = hosts.run(HEAD, f"base64 {scan}").stdout
+        hosts.start(LAPTOP)
+        hosts.run(LAPTOP, "base64 -d >~/scan.nii.gz", stdin=content)
+        given = f"--tracking-uri {uri}"
+        listed = hosts.run(LAPTOP, f"cd ~ && cddpm registry list {given}").stdout
+        assert "champion" in listed
+        hosts.run(LAPTOP, f"cd ~ && cddpm predict ~/scan.nii.gz --out ~/found --model champion {given}", seconds=300)
+        assert "anomaly_map.nii.gz" in hosts.run(LAPTOP, "find ~/found").stdout
+    finally:
+        server.kill()
+        hosts.run(HEAD, "pkill -f 'mlflow server'", check=False)
 
 
 @pytest.mark.nightly
