@@ -61,17 +61,24 @@ class Cluster:
         self.hosts.start(HEAD, *self._workers)
         file = self.hosts.folder / "cluster.yaml"
         file.write_text(yaml.safe_dump(self._file()))
-        place = self.hosts.folder / "desk"
+        self._ray("up", seconds)
+        self.await_nodes(1 + len(self._workers), seconds)
+
+    def down(self, seconds: float = 200) -> None:
+        """``ray down`` of the same file."""
+        self._ray("down", seconds)
+
+    def _ray(self, verb: str, seconds: float) -> None:
+        place, more = self.hosts.folder / "desk", ["--no-config-cache"] if verb == "up" else []
         place.mkdir(exist_ok=True)
         done = subprocess.run(
-            [RAY, "up", "-y", "--no-config-cache", str(file)],
+            [RAY, verb, "-y", *more, str(self.hosts.folder / "cluster.yaml")],
             env={**os.environ, "HOME": str(place), "RAY_TMPDIR": str(place), "RAY_USAGE_STATS_ENABLED": "0"},
             capture_output=True,
             text=True,
             timeout=seconds,
         )
-        assert done.returncode == 0, f"ray up:\n{done.stdout}{done.stderr}"
-        self.await_nodes(1 + len(self._workers), seconds)
+        assert done.returncode == 0, f"ray {verb}:\n{done.stdout}{done.stderr}"
 
     def _file(self) -> dict[str, Any]:
         head, *workers = (self.hosts.address(number) for number in (HEAD, *self._workers))

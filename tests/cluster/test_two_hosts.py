@@ -160,8 +160,13 @@ def test_a_training_whose_host_is_lost_ends_as_if_nothing_had_been(cluster: Clus
     assert weights(shared, "lost") == weights(shared, "calm")
 
 
-def test_ray_up_makes_a_cluster_of_hosts_that_share_nothing(tmp_path: Path) -> None:
+def test_ray_up_makes_a_cluster_of_hosts_that_share_nothing_and_ray_down_ends_it(tmp_path: Path) -> None:
     if reason := missing():
         pytest.skip(reason)
     with Hosts(tmp_path / "hosts") as hosts:
-        Cluster(hosts, workers=(OTHER,)).up()
+        cluster = Cluster(hosts, workers=(OTHER,))
+        cluster.up()
+        cluster.down()
+        for number in (HEAD, OTHER):
+            left = hosts.run(number, "ps -e -o args=").stdout
+            assert not [line for line in left.splitlines() if "ray" in line.split()[0].rpartition("/")[2]], left
