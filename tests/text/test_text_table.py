@@ -15,12 +15,13 @@ CELLS = st.lists(ITEMS, max_size=3)
 
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[Table, list[str]]:
-    """A table of two to five columns, and every word, name and path in it."""
-    table, count = Table(markup(draw(CELLS)), show_header=draw(st.booleans())), draw(st.integers(2, 5))
+    """A table of two to five columns, and every word, name and path in it and its title."""
+    title, count = draw(CELLS), draw(st.integers(2, 5))
+    table = Table(markup(title), show_header=draw(st.booleans()))
     for _ in range(count):
         justify = "right" if draw(st.booleans()) else "left"
         table.add_column(draw(st.sampled_from(["", "size", "only if"])), justify=justify)  # type: ignore[arg-type]
-    found = []
+    found = [item for _, item in title]
     for _ in range(draw(st.integers(1, 3))):
         cells = [draw(CELLS) for _ in range(count)]
         table.add_row(*map(markup, cells))
