@@ -20,6 +20,8 @@ START = (
     "--object-manager-port=8076"
 )
 """Patient, for all hosts share one machine's cores; with Ray's ports fixed, as firewalls want them."""
+FIRST_AUTOSCALER = "RAY_enable_autoscaler_v2=0"
+"""The second one, which ``ray up`` asks for, never starts the workers of a provider "local" (Ray 2.60)."""
 AS_HEAD = "--head --port=6379 --dashboard-host=127.0.0.1 --resources='{\"head\": 1000}'"
 
 COUNT = """
@@ -89,8 +91,10 @@ class Cluster:
             "min_workers": len(workers),
             "max_workers": len(workers),
             "file_mounts": {"~/.ray/auth_token": str(self._token)},
-            "head_start_ray_commands": [f"{START} {AS_HEAD} --autoscaling-config=~/ray_bootstrap_config.yaml"],
-            "worker_start_ray_commands": [f"{START} --address=$RAY_HEAD_IP:6379"],
+            "head_start_ray_commands": [
+                f"{FIRST_AUTOSCALER} {START} {AS_HEAD} --autoscaling-config=~/ray_bootstrap_config.yaml"
+            ],
+            "worker_start_ray_commands": [f"{FIRST_AUTOSCALER} {START} --address=$RAY_HEAD_IP:6379"],
         }
 
     def await_nodes(self, count: int, seconds: float = 200) -> float:
