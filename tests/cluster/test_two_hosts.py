@@ -167,6 +167,15 @@ def test_ray_up_makes_a_cluster_of_hosts_that_share_nothing_and_ray_down_ends_it
         cluster = Cluster(hosts, workers=(OTHER,))
         cluster.up()
         cluster.down()
-        for number in (HEAD, OTHER):
-            left = hosts.run(number, "ps -e -o args=").stdout
-            assert not [line for line in left.splitlines() if "ray" in line.split()[0].rpartition("/")[2]], left
+        end = (
+            time.monotonic() + 120
+        )  # `ray down` stops the head; Ray on the others ends when it has missed that for a minute
+        while left := [line for number in (HEAD, OTHER) for line in rays(hosts, number)]:
+            assert time.monotonic() < end, left
+            time.sleep(2)
+
+
+def rays(hosts: Hosts, number: int) -> list[str]:
+    """Processes of Ray on a host."""
+    found = hosts.run(number, "ps -e -o args=").stdout.splitlines()
+    return [line for line in found if "/ray/" in line or line.startswith("ray::")]
