@@ -2,7 +2,7 @@
 
 Tables are there at once. Of a scan there is first a file of its size without content, and on other nodes nothing at all;
 ``present`` fetches it to the node that reads it. So the scans of a cohort cross the network once, to where they are prepared.
-A path tells its object on every node: ``CACHE/cddpm-scans/s3/BUCKET/NAME``.
+A path tells its object on every node: ``CACHE/.cddpm-scans/s3/BUCKET/NAME``.
 """
 
 import contextlib
@@ -18,12 +18,13 @@ from cddpm.errors import StorageError
 from cddpm.shelf import cache_root
 from cddpm.storage import Bucket, at_once, is_uri
 
-FOLDER = "cddpm-scans"
+FOLDER = ".cddpm-scans"
+"""Below a node's cache; hidden, so that no folder of a user's own is taken for it."""
 _SCANS = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Ends of names that are left without content until they are read."""
-_HOLLOW_NS = 0
-"""Time of change of a file without content."""
-_PLACE = re.compile(rf"[^\s'\"]*/{FOLDER}/([a-z0-9+]+)/(?:%3F[^/\s]*/)?")
+_HOLLOW_NS = 10**9
+"""Time of change of a file without content: not 0, which is that of objects whose store tells none."""
+_PLACE = re.compile(rf"[^\s'\"]*/{re.escape(FOLDER)}/([a-z0-9+]+)/(?:%3F[^/\s]*/)?")
 _CURRENT: set[Path] = set()
 """Scans of which this process knows that they are as in the store."""
 
@@ -53,8 +54,10 @@ def outlined(place: str) -> Path:
             _fetch(bucket, name, target, changed)
 
     with artifact.lock(folder.with_name(f".{folder.name}.fetch")), artifact.storage_errors(folder):
-        for gone in [p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in there]:
-            gone.unlink()
+        for path in [path for path in folder.rglob("*") if path.is_file()]:
+            # hidden ones are under way in another process
+            if path.relative_to(folder).as_posix() not in there and not path.name.startswith("."):
+                path.unlink()
         at_once(outline, list(there))
     _CURRENT.clear()
     return folder
@@ -86,7 +89,8 @@ def present(path: Path) -> Path:
 
 def told(text: str) -> str:
     """``text`` with the URIs of scans in place of paths below a node's cache."""
-    return _PLACE.sub(r"\1://", text)
+    own = text.replace(str(cache_root() / FOLDER), f"/{FOLDER}")  # this node's cache may lie below a name with spaces
+    return _PLACE.sub(r"\1://", own)
 
 
 def _folder(place: str) -> Path:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import s3_server
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cddpm import shelf, storage
 from cddpm.config import DataConfig
-from cddpm.data.afar import present, told
+from cddpm.data.afar import FOLDER, present, told
 from cddpm.data.check import check
 from cddpm.data.layout import read_layout, root_of
 from cddpm.data.many import in_threads
@@ -72,6 +74,29 @@ def test_names_are_there_at_once_and_scans_when_they_are_read(
     assert here.read_bytes() == local[scans[1]].read_bytes()
     assert [p for p in (tmp_path / "another node").rglob("*") if p.is_file()] == [here]
     assert told(f"'{inside[scans[0]]}': bad") == f"'{URI}/{scans[0]}': bad"
+
+
+@given(
+    st.text("abc é-", min_size=1, max_size=8).map(str.strip).filter(bool),
+    st.sampled_from(["s3", "gs"]),
+    st.sampled_from(["a", "b/c d", "x.y"]),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_path_is_told_as_its_uri_whatever_the_cache_is_called(folder: str, scheme: str, inside: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(shelf.CACHE, f"/home/{folder}/cache")
+        path = shelf.cache_root() / FOLDER / scheme / "bucket" / inside
+        assert told(f"{path}: no such file") == f"{scheme}://bucket/{inside}: no such file"
+
+
+def test_a_store_that_tells_no_times_is_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(shelf.CACHE, str(tmp_path))
+    facts = {"a.nii": (4, 0)}
+    monkeypatch.setattr(Bucket, "objects", lambda self, prefix="": facts)
+    monkeypatch.setattr(Bucket, "facts", lambda self, name: facts["a.nii"])
+    monkeypatch.setattr(Bucket, "download", lambda self, name, file: file.write_bytes(b"scan"))
+    root = root_of(DataConfig(data_dir="s3://tests/x", table=tmp_path / "t.csv"))
+    assert present(root / "a.nii").read_bytes() == b"scan"
 
 
 def test_what_is_made_of_them_is_what_is_made_of_a_folder(bucket: Bucket, ten_scans: Path, tmp_path: Path) -> None:
