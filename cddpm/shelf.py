@@ -37,7 +37,7 @@ CACHE, CACHE_GB = "CDDPM_CACHE", "CDDPM_CACHE_GB"
 _PARTS, _USED = "parts", ".used"
 _GIGABYTE = 2**30
 _HELD: dict[Path, IO[bytes]] = {}
-"""Artifacts that this process uses: shared locks, which end with it."""
+"""Artifacts that this process uses: shared locks, which end with it, or with ``release``."""
 
 
 def cache_root() -> Path:
@@ -256,13 +256,19 @@ class Shelf:
 
 
 def _hold(path: Path) -> None:
-    """Have nobody evict ``path`` while this process lives, and note that it was used."""
+    """Have nobody evict ``path`` until this process ends or releases it, and note that it was used."""
     if path not in _HELD or not path.exists():
         stream = path.with_name(f".{path.name}{_USED}").open("ab")
         fcntl.flock(stream, fcntl.LOCK_SH)
         _HELD[path] = stream
     with contextlib.suppress(OSError):
         os.utime(path.with_name(f".{path.name}{_USED}"))
+
+
+def release() -> None:
+    """Let go of every artifact that this process has used: a cache may evict them again."""
+    while _HELD:
+        _HELD.popitem()[1].close()
 
 
 def limit_bytes(artifacts: Path) -> int:

@@ -21,7 +21,7 @@ from cddpm.search.point import Point
 from cddpm.search.registering import register
 from cddpm.tracking.lab import Lab
 from cddpm.tracking.provenance import surroundings
-from cddpm.training import prediction, stages, worker
+from cddpm.training import prediction, stages, worker, worker_group
 from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks
 from cddpm.training.watch import keep_record
@@ -85,7 +85,7 @@ def ended(folder: Path, number: int, params: dict[str, Any], how: str) -> None:
 def _in_process(patch: pytest.MonkeyPatch) -> None:
     """The worker group is this process."""
 
-    def run(assignment: Any, folder: Path, gpus: float, forward_reports: bool) -> Any:
+    def run(assignment: Any, folder: Path, gpus: float, report: Any) -> Any:
         (folder / "attempt-00").mkdir(parents=True)
         hooks = Hooks(made=lambda record: keep_record(assignment.campaign, record, assignment.trial))
         return worker.run_stages(assignment.config, assignment.place, Ranks(), hooks)
@@ -94,7 +94,7 @@ def _in_process(patch: pytest.MonkeyPatch) -> None:
         settings = assignment.config
         return prediction.reconstruct(settings, assignment.place, checkpoint, volumes, Ranks(), Hooks())
 
-    patch.setattr(worker, "run", run)
+    patch.setattr(worker_group, "run", run)
     patch.setattr(worker, "predict_cohort", predict)
     patch.setattr(tiny_training, "COHORTS", COHORTS)
 
@@ -110,7 +110,7 @@ def trained(output_dir: Path, trials: int = 2, finish: bool = True, book: bool =
             params = {"training.learning_rate": 1e-3 / (number + 1), "training.batch_size": 4, "diffusion.loss": "l1"}
             asked = trial.with_values(settings, params)
             job = worker.Assignment(asked, place, number, folder / "stop", None, scoring_search.preview)
-            assert trial.made(job, params, trial.folder_of(folder, number), 0.0) is not None
+            assert trial.made(job, params, trial.folder_of(folder, number), 0.0, lambda metrics: None) is not None
             ended(folder, number, params, "finished")
         if finish:
             contenders = champion.measure(settings, folder, place, record.results(folder), 0.0)

@@ -45,10 +45,11 @@ ROWS = (  # lowest first: modules and folders of cddpm, and launch; each imports
 )
 COMMAND_LINES = ("cddpm.cli.*", "launch.*")
 HOMES = {
-    "ray": ("cddpm.cluster.*", "cddpm.training.worker", "cddpm.search.tuning"),
+    "ray": ("cddpm.cluster.*", "cddpm.training.worker", "cddpm.training.worker_group", "cddpm.search.tuning"),
     "cddpm.cluster": (
         "cddpm.cluster.*",
         "cddpm.training.worker",
+        "cddpm.training.worker_group",
         "cddpm.training.stages",
         "cddpm.training.prediction",
         "cddpm.search.*",

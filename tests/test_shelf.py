@@ -203,7 +203,8 @@ def test_the_cache_is_kept_below_its_limit_but_what_is_used_stays(node: Node, mo
     for number, name in enumerate(("a", "b", "c")):
         two.need(two.path(KIND, name))
         if name == "b":
-            shelf._HELD.pop(two.path(KIND, "b")).close()  # whoever used it has ended; "a" is still in use
+            shelf.release()  # whoever used them has ended
+            two.need(two.path(KIND, "a"))  # and somebody takes "a" again
         os.utime(two.path(KIND, name).with_name(f".{name}.used"), (number, number))
     there = sorted(p.name for p in (two.artifacts / KIND).iterdir() if not p.name.startswith("."))
     assert there == ["a", "c"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ ANSWER_SECONDS = 1.0
 class Board:
     """What the trainings are doing now, in one actor beside the driver: workers post, the driver looks.
 
-    Posting never waits or fails. Through it workers on other nodes learn what the driver's folder asks of them (``stop_asked``
-    of a list of files there), and leave what is to be kept in it: they see nothing of that folder themselves.
+    Posting never waits or fails. Through it workers on other nodes learn what the driver's folder asks of them (``watch``
+    of a list of files there), and leave what is to be kept in it: they see nothing of that folder themselves. Its boxes carry
+    trainings to worker groups, and back what comes of them.
     """
 
     def __init__(self) -> None:
@@ -27,28 +29,13 @@ class Board:
         self._actor: Any = ray.remote(num_cpus=0, resources={HEAD: 1})(_BoardActor).remote()
         self._last = 0.0
         self._read = 0
-        self._asked: Any = None
-        self._there = False
 
-    def any_there(self, files: Sequence[Path]) -> bool:
-        """Whether one of ``files`` is there on the driver's node; where no answer comes in a second, it is that of the next look.
+    def watch(self, files: Sequence[Path]) -> Callable[[], bool]:
+        """Asks whether one of ``files`` is there on the driver's node; once it was, it stays so.
 
-        Once true it stays so.
+        Where no answer comes in a second, it is that of the next look.
         """
-        import ray
-
-        if self._there:
-            return True
-        if self._asked is None:
-            self._asked = self._actor.any_there.remote([str(file) for file in files])
-        done, _ = ray.wait([self._asked], timeout=ANSWER_SECONDS)
-        if done:
-            try:
-                self._there = bool(ray.get(self._asked))
-            except ray.exceptions.RayError:  # the driver is gone: the cluster ends this process, too
-                logger.info("the board does not answer")
-            self._asked = None
-        return self._there
+        return _Watch(self._actor, [str(file) for file in files]).there
 
     def keep(self, write: Callable[..., None], *arguments: Any) -> None:
         """Have ``write(*arguments)`` done on the driver's node. Raises what it raises."""
@@ -96,6 +83,21 @@ class Board:
         self._read += len(lines)
         return lines
 
+    def leave(self, box: str, item: Any) -> None:
+        """Leave an item for whoever looks into ``box``; it pickles by names of modules, and has no handle of Ray in it.
+
+        It is there when this returns.
+        """
+        import ray
+
+        ray.get(self._actor.leave.remote(box, pickle.dumps(item)))
+
+    def left(self, box: str, after: int) -> list[Any]:
+        """All items of ``box`` but the first ``after``, in the order in which they were left."""
+        import ray
+
+        return [pickle.loads(item) for item in ray.get(self._actor.left.remote(box, after))]
+
     @contextlib.contextmanager
     def warnings(self, name: str) -> Iterator[None]:
         """Leave every warning of this program's own for the person, until the block ends; a worker's output is seen by nobody."""
@@ -105,6 +107,29 @@ class Board:
             yield
         finally:
             source.removeHandler(handler)
+
+
+class _Watch:
+    def __init__(self, actor: Any, files: list[str]) -> None:
+        self._actor, self._files = actor, files
+        self._asked: Any = None
+        self._there = False
+
+    def there(self) -> bool:
+        import ray
+
+        if self._there:
+            return True
+        if self._asked is None:
+            self._asked = self._actor.any_there.remote(self._files)
+        done, _ = ray.wait([self._asked], timeout=ANSWER_SECONDS)
+        if done:
+            try:
+                self._there = bool(ray.get(self._asked))
+            except ray.exceptions.RayError:  # the driver is gone: the cluster ends this process, too
+                logger.info("the board does not answer")
+            self._asked = None
+        return self._there
 
 
 class _Warnings(logging.Handler):
@@ -121,6 +146,7 @@ class _BoardActor:
     def __init__(self) -> None:
         self.state: dict[int, tuple[str, int, int, float]] = {}
         self.lines: dict[str, None] = {}  # in the order in which they were left
+        self.boxes: dict[str, list[bytes]] = {}
 
     def any_there(self, files: list[str]) -> bool:
         return any(Path(file).exists() for file in files)
@@ -142,3 +168,9 @@ class _BoardActor:
 
     def told(self, after: int) -> list[str]:
         return list(self.lines)[after:]
+
+    def leave(self, box: str, item: bytes) -> None:
+        self.boxes.setdefault(box, []).append(item)
+
+    def left(self, box: str, after: int) -> list[bytes]:
+        return self.boxes.get(box, [])[after:]

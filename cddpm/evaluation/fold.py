@@ -26,7 +26,7 @@ from cddpm.scoring.statistics import FoldResult
 from cddpm.search import scoring_search
 from cddpm.search.point import Point, scoring_with
 from cddpm.search.scoring_search import point_workers
-from cddpm.training import stages, worker
+from cddpm.training import stages, worker, worker_group
 from cddpm.training.loop import Interrupted
 
 RESULT, CONFIG, REFERENCE = "result.json", "config.json", "reference_metrics.json"
@@ -112,7 +112,7 @@ def _image(run: FoldRun) -> Outcome:
 def _model(run: FoldRun, board: Any) -> Outcome | None:
     start, config = time.monotonic(), run.config
     job = worker.Assignment(config, run.place, run.number, run.stop_file, board, scoring_search.preview)
-    trained = worker.run(job, run.folder / "ray", run.gpus, forward_reports=False)
+    trained = worker_group.run(job, run.folder / "ray", run.gpus)
     if trained is None:
         return None
     seconds = {"training": time.monotonic() - start}

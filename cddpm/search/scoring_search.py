@@ -248,14 +248,19 @@ def book_of(
     return ScoreBook.open(scorer, place.artifacts, fingerprint, store.fingerprint)
 
 
+def worker_count(config: ExperimentConfig) -> int:
+    """Processes that score the points of a search; 1 is the caller's own."""
+    level = config.search.scoring
+    return min(config.search.scoring_batch, cpus(config), level.trials if level.space else 1)
+
+
 @contextmanager
 def point_workers(scorer: Scorer | ScoreBook, config: ExperimentConfig) -> Iterator[ScorePoints]:
     """Scores batches as ``search.scoring_batch`` asks, until the block ends.
 
     Processes take over ``scorer``'s cohort, not its memory. With a single point, batch or CPU it works in this one.
     """
-    level = config.search.scoring
-    count = min(config.search.scoring_batch, cpus(config), level.trials if level.space else 1)
+    count = worker_count(config)
     if count == 1:
         yield in_process(scorer, config)
         return

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cddpm import artifact
+from cddpm import artifact, shelf
 from cddpm.config import ExperimentConfig, parse, recorded, with_values
 from cddpm.errors import CddpmError, SearchError
 from cddpm.search import scoring_search
 from cddpm.search.point import Point
-from cddpm.training import stages, worker
+from cddpm.training import stages, worker, worker_group
 from cddpm.training.loop import Interrupted
 
 RESULT, CONFIG, POINTS = "result.json", "config.json", scoring_search.ROWS
@@ -80,7 +80,7 @@ def run(
     """Run a trial to its end, or take its result if it has one: the trainable of Ray Tune.
 
     ``proposal``: ``number`` and ``params``, training settings by dotted path; ``base``: the sweep's configuration. ``report``
-    gets what the trial ends with; validations in between go through Ray Train. A trial that was asked to stop, or that fails
+    gets its validations, and what the trial ends with. A trial that was asked to stop, or that fails
     for a fault which a second try would meet again, reports 0 images: one that ends without an objective ends the whole sweep.
     """
     number, params = int(proposal["number"]), proposal["params"]
@@ -91,19 +91,27 @@ def run(
             job = worker.Assignment(
                 config, place, number, sweep / "stop", board, scoring_search.preview, folder / STOPPED
             )
-            result = read_result(folder) or made(job, params, folder, gpus)
+            result = read_result(folder) or made(job, params, folder, gpus, report)
         if result is not None:
             ends = {"objective": result.objective, "images": config.training.images + 1.0}
     except CddpmError as error:
         artifact.write_json(folder / FAILED, {"number": number, "error": str(error)})
+    finally:
+        shelf.release()  # the process stays for the next trial
     report(worker.plain_metrics(ends, "objective", final=True))
 
 
-def made(job: worker.Assignment, params: dict[str, Any], folder: Path, gpus: float) -> TrialResult | None:
+def made(
+    job: worker.Assignment,
+    params: dict[str, Any],
+    folder: Path,
+    gpus: float,
+    report: Callable[[dict[str, float]], None],
+) -> TrialResult | None:
     """Train, search scoring settings on what the model reconstructs, keep the result; None if it was asked to stop."""
     start, config, board = time.monotonic(), job.config, job.board
     artifact.write_json(folder / CONFIG, recorded(config))
-    outcome = worker.run(job, folder / "ray", gpus, forward_reports=True)
+    outcome = worker_group.run(job, folder / "ray", gpus, report)
     if outcome is None:
         return None
 
@@ -113,6 +121,8 @@ def made(job: worker.Assignment, params: dict[str, Any], folder: Path, gpus: flo
 
     threads = scoring_search.cpus(config)
     book = scoring_search.book_of(config, job.place, outcome.reconstruction, threads, outcome.pass_seconds)
+    if scoring_search.worker_count(config) > 1:
+        worker_group.dismiss()  # they need its CPUs
     try:
         with scoring_search.point_workers(book, config) as score:
             points = scoring_search.search(score, config, book.scorer.guided, progress, job.asked_to_stop)

@@ -1,5 +1,6 @@
-"""The stages of one trial on Ray Train: a worker group with one process per GPU (NCCL) or CPU share (gloo)."""
+"""The stages of one trial, as each process of a worker group goes through them; and tasks that predict a cohort."""
 
+import gc
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -9,10 +10,11 @@ from typing import Any
 
 import torch
 
-from cddpm.cluster import Board, capacity, torch_config
+from cddpm import shelf
+from cddpm.cluster import Board, capacity
 from cddpm.config import ComputeConfig, ExperimentConfig
 from cddpm.data.store import SliceStore
-from cddpm.errors import CddpmError, SearchError
+from cddpm.errors import SearchError
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.predict import Networks, pass_seconds
 from cddpm.reconstruct.reconstruction import Reconstruction
@@ -63,9 +65,9 @@ class Assignment:
         """Whether this training shall save its state and end, as seen on the driver's node."""
         return any(file.exists() for file in self.stop_files)
 
-    def seen_to_stop(self) -> bool:
-        """The same, as a worker on any node learns it."""
-        return self.asked_to_stop() if self.board is None else self.board.any_there(self.stop_files)
+    def stop_watch(self) -> Callable[[], bool]:
+        """Asks the same, on any node."""
+        return self.asked_to_stop if self.board is None else self.board.watch(self.stop_files)
 
     def keep_record(self, record: StageRecord) -> None:
         """Write down on the driver's disk what a stage has cost."""
@@ -134,89 +136,26 @@ def fresh_name(folder: Path, word: str) -> str:
     return f"{word}-{len(list(folder.glob(f'{word}-*'))):02d}"
 
 
-def run(assignment: Assignment, folder: Path, gpus: float, forward_reports: bool) -> Outcome | None:
-    """Run the stages on a worker group; with ``forward_reports`` validations reach the surrounding Tune trial.
-
-    Ray keeps its files below ``folder``. Raises ``CddpmError`` as the worker
-    raised it, at once, since the next start would meet it again; ``SearchError`` for lost workers beyond
-    ``compute.maximum_failures``.
-    """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
-
-    compute = assignment.config.compute
-    trainer = TorchTrainer(
-        work,  # type: ignore[arg-type]  # Ray Train's types are those of its older trainer, which returned nothing
-        train_loop_config={"assignment": assignment},
-        torch_config=torch_config(),
-        scaling_config=ScalingConfig(
-            num_workers=compute.workers,
-            use_gpu=on_gpu(compute, gpus),
-            resources_per_worker=resources_per_worker(compute, gpus),
-        ),
-        run_config=RunConfig(
-            name=fresh_name(folder, "attempt"),
-            storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=compute.maximum_failures),
-            callbacks=_callbacks(forward_reports),
-        ),
-    )
-    try:
-        outcome: Outcome | None = trainer.fit().return_value  # type: ignore[attr-defined]
-    except TrainingFailedError as error:
-        raise _cause(error) from error
-    return None if outcome is None else outcome.at(assignment.place)
-
-
-def _callbacks(forward_reports: bool) -> list[Any]:
-    if not forward_reports:
-        return [_end_at_once()]
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    return [_end_at_once(), TuneReportCallback()]
-
-
-def _end_at_once() -> Any:
-    """A callback that keeps Ray from starting a worker group again after an error that the same start would meet again.
-
-    Ray counts every exception of a worker as a lost worker; one that a callback raises ends the run instead
-    (``ControllerError``). It comes from one rank or from all: Ray ends the ranks that wait for it.
-    """
-    from ray.train import UserCallback
-
-    class EndAtOnce(UserCallback):
-        def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-            for failure in worker_exceptions.values():
-                if isinstance(failure, CddpmError):
-                    raise failure
-
-    return EndAtOnce()
-
-
-def _cause(error: Exception) -> CddpmError:
-    """What to raise for Ray's ``TrainingFailedError``: the worker's own error if it is ours."""
-    failures = getattr(error, "worker_failures", {})
-    for failure in (getattr(error, "controller_failure", None), *failures.values()):
-        if isinstance(failure, CddpmError):
-            return failure
-    first = next(iter(failures.values()), error)
-    lines = str(first).strip().splitlines()
-    return SearchError(": ".join(["training failed", type(first).__name__, *lines[-1:]]))
-
-
-def work(job: dict[str, Any]) -> Outcome | None:
-    """What each process of the worker group does: train, then predict the validation volumes."""
+def ranks_of_group() -> Ranks:
+    """This process among those of its worker group of Ray Train."""
     from ray import train
     from ray.train.torch import get_device
 
-    assignment: Assignment = job["assignment"]
-    config, context = assignment.config, train.get_context()
-    ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
+    context = train.get_context()
+    return Ranks(context.get_world_rank(), context.get_world_size(), get_device())
+
+
+def work(assignment: Assignment, ranks: Ranks, report: Callable[[dict[str, float]], None]) -> Outcome | None:
+    """What each process of a worker group does of a training: train, then predict the validation volumes.
+
+    None if it was asked to stop. ``report`` gets validations, but for the last. Nothing of it stays in the process.
+    """
+    config = assignment.config
     torch.set_num_threads(config.compute.threads_per_worker or max(1, int(config.compute.cpus_per_worker)))
     hooks = Hooks(
-        report=_reporter(config, train.report),
+        report=_reporter(config, report),
         progress=_progress(assignment),
-        stop=assignment.seen_to_stop,
+        stop=assignment.stop_watch(),
         search=assignment.search,
         made=assignment.keep_record,
     )
@@ -229,6 +168,11 @@ def work(job: dict[str, Any]) -> Outcome | None:
         if not out_of_memory(error):
             raise
         raise SearchError(_too_large(error)) from error
+    finally:
+        shelf.release()
+        gc.collect()  # layers and their hooks refer to each other
+        if ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def out_of_memory(error: BaseException) -> bool:

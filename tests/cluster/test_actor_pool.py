@@ -133,12 +133,14 @@ def test_warnings_of_a_worker_reach_the_driver_once() -> None:
 def ask_and_keep(board: cluster.Board, file: str, seconds: float) -> bool:
     """A worker's look at a file of the driver's disk, until it is there; then it leaves a line in another."""
     end = time.monotonic() + seconds
-    while not board.any_there([Path(file)]):
+    asked = board.watch([Path(file)])
+    while not asked():
         if time.monotonic() > end:
             return False
         time.sleep(0.01)
     board.keep(Path.write_text, Path(f"{file}.kept"), "said")
-    return board.any_there([Path("/of/no/more/interest")])  # once asked to end it stays so
+    Path(file).unlink()
+    return asked() and not board.watch([Path(file)])()  # once asked to end it stays so; the next training is another
 
 
 def test_a_worker_learns_and_leaves_through_the_board_what_the_drivers_folder_holds(tmp_path: Path) -> None:

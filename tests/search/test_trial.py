@@ -13,7 +13,7 @@ from cddpm.errors import SearchError
 from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.search import trial
 from cddpm.search.point import Point
-from cddpm.training import stages, worker
+from cddpm.training import stages, worker, worker_group
 
 pytestmark = pytest.mark.slow
 
@@ -52,12 +52,12 @@ def trained(monkeypatch: pytest.MonkeyPatch, caches: dict[bool, Reconstruction])
     """Stands for the worker group; notes what it was given."""
     given: list[worker.Assignment] = []
 
-    def run(assignment: worker.Assignment, folder: Path, gpus: float, forward_reports: bool) -> Any:
+    def run(assignment: worker.Assignment, folder: Path, gpus: float, report: Any) -> Any:
         (folder / worker.fresh_name(folder, "attempt")).mkdir(parents=True)
         given.append(assignment)
         return worker.Outcome(stages.Made(Path("/c/check"), None, ("checkpoint",)), caches[True].path)
 
-    monkeypatch.setattr(worker, "run", run)
+    monkeypatch.setattr(worker_group, "run", run)
     return given
 
 

@@ -15,7 +15,7 @@ from cddpm.config import ComputeConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import CddpmError, DataError, SearchError
 from cddpm.reconstruct.reconstruction import Reconstruction
-from cddpm.training import worker
+from cddpm.training import worker, worker_group
 from cddpm.training.loop import DivergedError, Hooks
 from cddpm.training.ranks import Ranks
 
@@ -97,14 +97,14 @@ def test_the_last_validation_is_not_for_the_pruner() -> None:
 def test_the_users_fault_is_found_among_the_ranks_failures() -> None:
     lost = RuntimeError("Connection closed by peer")
     error = SimpleNamespace(worker_failures={0: lost, 1: DivergedError("the loss became nan")})
-    assert worker._cause(error) is error.worker_failures[1]
-    told = worker._cause(SimpleNamespace(worker_failures={1: lost}))
+    assert worker_group._cause(error) is error.worker_failures[1]
+    told = worker_group._cause(SimpleNamespace(worker_failures={1: lost}))
     assert isinstance(told, SearchError)
     assert str(told) == "training failed: RuntimeError: Connection closed by peer"
 
 
 def test_an_error_without_text_has_a_message() -> None:
-    assert str(worker._cause(SimpleNamespace(worker_failures={0: ValueError()}))) == "training failed: ValueError"
+    assert str(worker_group._cause(SimpleNamespace(worker_failures={0: ValueError()}))) == "training failed: ValueError"
 
 
 @pytest.mark.parametrize("failure", [DivergedError("the loss became nan"), DataError("gone")])
@@ -117,7 +117,7 @@ def test_an_error_that_a_restart_would_meet_again_ends_the_training(failure: Cdd
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
     policy = create_failure_policy(FailureConfig(max_failures=2))
-    callbacks = worker._callbacks(forward_reports=False)
+    callbacks = [worker_group._end_at_once()]
     assert all(isinstance(callback, UserCallback) for callback in callbacks)
     controller = CallbackManager([UserCallbackHandler(callbacks, None)])
     lost = RuntimeError("Connection closed by peer")
@@ -126,7 +126,7 @@ def test_an_error_that_a_restart_would_meet_again_ends_the_training(failure: Cdd
     with pytest.raises(ControllerError) as raised:
         controller.invoke("after_worker_group_poll_status", SimpleNamespace(errors={0: lost, 1: failure}))
     assert policy.make_decision(raised.value) is FailureDecision.RAISE
-    cause = worker._cause(pickle.loads(pickle.dumps(raised.value)))
+    cause = worker_group._cause(pickle.loads(pickle.dumps(raised.value)))
     assert (type(cause), str(cause)) == (type(failure), str(failure))
 
 
