@@ -38,9 +38,22 @@ UNSENT = 4
 PARTS = 4
 """Files of an artifact that are on their way at once."""
 
+AZURE_KEY = "AZURE_STORAGE_KEY"
+"""Environment variable: key of an Azure storage account, where the machine has no role."""
+_OPTIONS = {
+    "s3": ("allow_delayed_open", "true"),  # a small object is one request then, not three
+    "gs": ("retry_limit_seconds", "5"),  # else it is silent for a quarter of an hour where nothing answers
+    "gcs": ("retry_limit_seconds", "5"),
+}
+
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_NO_BUCKET = "there is no such bucket; make it, or correct the name"
 _FINAL = {
-    "NO_SUCH_BUCKET|NoSuchBucket|BucketNotFound": "there is no such bucket; make it, or correct the name",
+    "NO_SUCH_BUCKET|NoSuchBucket|BucketNotFound|ContainerNotFound": _NO_BUCKET,
+    "AuthenticationException|CredentialUnavailable": (
+        f"no key and no role; set {AZURE_KEY}, or give this machine a role that may read and write there"
+    ),
+    "AuthorizationFailure|AuthenticationFailed": f"the keys are wrong; correct {AZURE_KEY}",
     "EXPIRED_TOKEN|ExpiredToken|TokenRefreshRequired": "the keys have expired; renew them (aws sso login, say)",
     "REQUEST_TIME_TOO_SKEWED|RequestTimeTooSkewed|REQUEST_EXPIRED": "this machine's clock is wrong; set it (timedatectl)",
     "INVALID_ACCESS_KEY|InvalidAccessKeyId|SIGNATURE|SignatureDoesNotMatch|INVALID_CLIENT_TOKEN|UNRECOGNIZED_CLIENT": (
@@ -54,7 +67,9 @@ _FINAL = {
 _PASSING = {
     "SLOW_DOWN|SlowDown|SERVICE_UNAVAILABLE|THROTTLING|(HTTP status|response code) 503": "the store is overloaded (503)",
     "resolve host|Couldn't resolve": "the endpoint's name is unknown; correct AWS_ENDPOINT_URL",
-    "connect to server|Failed to connect": "nothing answers at the endpoint; start it, or correct AWS_ENDPOINT_URL",
+    "connect to server|Failed to connect|Fail to get a new connection": (
+        "nothing answers at the endpoint; start it, or correct its address (s3: AWS_ENDPOINT_URL)"
+    ),
 }
 _RENEWED = ("EXPIRED", "Expired", "INVALID_ACCESS_KEY", "InvalidAccessKeyId", "TokenRefreshRequired")
 """A filesystem object keeps the keys that it was made with: one made anew may find others."""
@@ -142,7 +157,7 @@ class Bucket:
             with system.open_output_stream(f"{root}/{name}", compression=None) as stream:
                 stream.write(data)
 
-        self._tried(name, write)
+        self._sent(name, write)
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is not there is no fault. Raises ``StorageError``."""
@@ -204,7 +219,7 @@ class Bucket:
                     if number % UNSENT == 0:
                         stream.flush()
 
-        self._tried(name, send)
+        self._sent(name, send)
 
     def download(self, name: str, file: Path) -> str:
         """Fetch an object into the new local ``file``; its SHA-256 as hex. Raises ``StorageError``, also if it is not there."""
@@ -236,15 +251,25 @@ class Bucket:
         if found != data:
             raise StorageError(f"{self.place('')}: what was written there is not what is read; look after the store")
 
+    def _sent(self, name: str, action: Callable[[Any, str], None]) -> None:
+        try:
+            self._tried(name, action)
+        except FileNotFoundError as error:
+            if error.filename is not None:
+                raise  # a file of this machine's
+            raise StorageError(f"{self.place(name)}: {_NO_BUCKET}") from error
+
     def _tried(self, name: str, action: Callable[[Any, str], T]) -> T:
+        from pyarrow import ArrowException
+
         deadline, pause, renewed = time.monotonic() + self.patience_seconds, 0.5, False
         while True:
             try:
                 return action(*opened(self.uri))
             except FileNotFoundError:
                 raise
-            except OSError as error:
-                if error.errno is not None:
+            except (OSError, ArrowException) as error:
+                if isinstance(error, OSError) and error.errno is not None:
                     raise  # this machine's disk
                 said = str(error)
                 if not renewed and any(word in said for word in _RENEWED):
@@ -291,12 +316,18 @@ def opened(uri: str) -> tuple[Any, str]:
         except (ImportError, ValueError) as error:
             raise StorageError(f"{uri}: {error}") from error
         return fs.PyFileSystem(fs.FSSpecHandler(inner)), path.rstrip("/")
-    if scheme == "s3" and "allow_delayed_open" not in uri:  # a small object is one request then, not three
-        uri += ("&" if "?" in uri else "?") + "allow_delayed_open=true"
+    name, value = _OPTIONS.get(scheme, ("", ""))
+    if name and name not in uri:
+        uri += f"{'&' if '?' in uri else '?'}{name}={value}"
     try:
         system, path = fs.FileSystem.from_uri(uri)
     except (ArrowInvalid, ArrowNotImplementedError) as error:
         raise StorageError(f"{uri}: {error}") from error
+    if scheme in ("abfs", "abfss") and (
+        key := os.environ.get(AZURE_KEY)
+    ):  # Arrow knows roles, and no variable for keys
+        (options,) = system.__reduce__()[1]
+        system = fs.AzureFileSystem(**{name: value for name, value in options.items() if value}, account_key=key)
     return system, path.rstrip("/")
 
 

@@ -39,7 +39,7 @@ def moto(folder: Path, host: str = "127.0.0.1") -> Iterator[int]:
     if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask_cors") is None:
         pytest.skip("moto's server is not installed (moto[s3], flask, flask-cors)")
     port = free_port()
-    with _running([sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)], folder / "moto.log", port):
+    with running([sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)], folder / "moto.log", port):
         _make_bucket(port)
         yield port
 
@@ -55,13 +55,14 @@ def juicefs(folder: Path) -> Iterator[int]:
     subprocess.run(made, check=True, capture_output=True)
     command = [program, "gateway", "--no-usage-report", "--multi-buckets", "--cache-dir", f"{folder}/cache"]
     variables = {"MINIO_ROOT_USER": KEYS["AWS_ACCESS_KEY_ID"], "MINIO_ROOT_PASSWORD": KEYS["AWS_SECRET_ACCESS_KEY"]}
-    with _running([*command, database, f"127.0.0.1:{port}"], folder / "juicefs.log", port, **variables):
+    with running([*command, database, f"127.0.0.1:{port}"], folder / "juicefs.log", port, **variables):
         _make_bucket(port)
         yield port
 
 
 @contextlib.contextmanager
-def _running(command: list[str], log: Path, port: int, **variables: str) -> Iterator[None]:
+def running(command: list[str], log: Path, port: int, **variables: str) -> Iterator[None]:
+    """A server as a process of its own, from its first answer on ``port``."""
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **variables})
     try:

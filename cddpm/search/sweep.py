@@ -95,10 +95,11 @@ def run(
             lab.wake()
             from cddpm.search import tuning  # Ray Tune reads its environment when it is imported
 
-            tuning.run(config, folder, place, ray.fits, lab, display)
-            if campaign.stopped:
-                raise campaign.stopped_error()
-            return _finish(config, folder, place, root, lab, display)
+            with cluster.janitor():
+                tuning.run(config, folder, place, ray.fits, lab, display)
+                if campaign.stopped:
+                    raise campaign.stopped_error()
+                return _finish(config, folder, place, root, lab, display)
 
 
 def _other_data(campaign: Campaign, place: stages.Place, force: bool) -> list[str]:

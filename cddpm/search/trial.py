@@ -20,6 +20,8 @@ from cddpm.training.loop import Interrupted
 RESULT, CONFIG, POINTS = "result.json", "config.json", scoring_search.ROWS
 STOPPED, FAILED = "stopped.json", "failed.json"
 """How a trial without a result ended."""
+ALL_PROPOSED = "all proposed"
+"""Box of the board in which something lies once no further trial will be proposed."""
 
 
 def folder_of(sweep: Path, number: int) -> Path:
@@ -96,8 +98,10 @@ def run(
             ends = {"objective": result.objective, "images": config.training.images + 1.0}
     except CddpmError as error:
         artifact.write_json(folder / FAILED, {"number": number, "error": str(error)})
-    finally:
-        shelf.release()  # the process stays for the next trial
+    finally:  # the process stays for the next trial, if there is one
+        shelf.release()
+        if board.left(ALL_PROPOSED, 0) or worker.stop_asked(sweep / "stop"):
+            worker_group.dismiss()
     report(worker.plain_metrics(ends, "objective", final=True))
 
 

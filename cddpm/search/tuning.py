@@ -36,10 +36,11 @@ class StudySearch(Searcher):
     """
 
     def __init__(
-        self, study: optuna.Study, config: ExperimentConfig, folder: Path, failures: Failures | None = None
+        self, study: optuna.Study, config: ExperimentConfig, folder: Path, missing: int, board: Any, failures: Failures
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
-        self._study, self._config, self._folder, self._failures = study, config, folder, failures or Failures(None)
+        self._study, self._config, self._folder, self._failures = study, config, folder, failures
+        self._missing, self._board = missing, board
         self._running: dict[str, optuna.Trial] = {}
 
     def save(self, checkpoint_path: str) -> None:
@@ -51,6 +52,9 @@ class StudySearch(Searcher):
         if worker.stop_asked(self._folder / "stop") or self._failures.met or spent:
             return str(Searcher.FINISHED)
         trial = self._running[trial_id] = self._study.ask()
+        self._missing -= 1
+        if self._missing == 0:
+            self._board.leave(trials.ALL_PROPOSED, trial.number)
         return {
             "number": trial.number,
             "params": spaces.suggest(self._config.search.training.space, trial, self._config),
@@ -171,13 +175,12 @@ def run(config: ExperimentConfig, folder: Path, place: Place, fits: int, lab: La
             search.training.trials, ended, best, board.look, lambda: roster.told() + board.told(), roster.waiting
         ),
         meter.running(),
-        cluster.janitor(),
     ):
         if missing > 0 and not budget.read(folder).exceeded(search):
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 0, cluster.HEAD: 1}),
                 tune_config=tune.TuneConfig(
-                    search_alg=StudySearch(study, config, folder, failures),
+                    search_alg=StudySearch(study, config, folder, missing, board, failures),
                     num_samples=missing,
                     max_concurrent_trials=min(fits, search.concurrent_trials or fits, missing),
                     reuse_actors=True,  # a trial that ended well leaves its process, with all that is imported, to the next

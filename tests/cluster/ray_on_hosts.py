@@ -94,7 +94,10 @@ class Cluster:
             "head_start_ray_commands": [
                 f"{FIRST_AUTOSCALER} {START} {AS_HEAD} --autoscaling-config=~/ray_bootstrap_config.yaml"
             ],
-            "worker_start_ray_commands": [f"{FIRST_AUTOSCALER} {START} --address=$RAY_HEAD_IP:6379"],
+            "worker_start_ray_commands": [
+                f"{FIRST_AUTOSCALER} {START} --address=$RAY_HEAD_IP:6379",
+                _as_shipped("end_with_head.sh"),
+            ],
         }
 
     def await_nodes(self, count: int, seconds: float = 200) -> float:
@@ -114,3 +117,12 @@ class Cluster:
         """Start a command of the project on the head, in the project's folder."""
         environment = f"{self.variables} RAY_AUTH_MODE=token OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 COLUMNS=200"
         return self.hosts.launch(HEAD, f"cd {ROOT} && {environment} {command}", log)
+
+
+def _as_shipped(script: str) -> str:
+    """The command of ``onprem.yaml`` that runs ``script``, for hosts that find the project and Ray's folder elsewhere."""
+    shipped = yaml.safe_load((ROOT / "launch/clusters/onprem.yaml").read_text())
+    (command,) = (line for line in shipped["worker_start_ray_commands"] if script in line)
+    changed = str(command).replace("~/cddpm", str(ROOT)).replace("/tmp/ray-cddpm-$(id -un)", "/tmp/ray")
+    assert "cddpm-" not in changed
+    return changed

@@ -70,7 +70,6 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(tuning.tune, "with_resources", lambda trainable, resources: trainable)
     monkeypatch.setattr(cluster, "Board", lambda: SimpleNamespace(look=dict, told=list))
     monkeypatch.setattr(cluster, "capacity", lambda: {"CPU": 8.0})
-    monkeypatch.setattr(cluster, "janitor", nullcontext)
     return given
 
 
@@ -111,11 +110,20 @@ def events_of(folder: Path, failures: Failures) -> tuning.Events:
     return tuning.Events(folder, STORE, Lab(), display, meter, failures)
 
 
-def searcher(wanted: ExperimentConfig, folder: Path, failures: Failures | None = None) -> tuning.StudySearch:
+def searcher(
+    wanted: ExperimentConfig,
+    folder: Path,
+    failures: Failures | None = None,
+    missing: int = 100,
+    boxes: dict[str, list[Any]] | None = None,
+) -> tuning.StudySearch:
     from cddpm.search import study
 
     folder.mkdir(parents=True, exist_ok=True)
-    return tuning.StudySearch(study.open_study(folder / "study.db", wanted), wanted, folder, failures)
+    boxes = {} if boxes is None else boxes
+    board = SimpleNamespace(leave=lambda box, item: boxes.setdefault(box, []).append(item))
+    known = study.open_study(folder / "study.db", wanted)
+    return tuning.StudySearch(known, wanted, folder, missing, board, failures or Failures(None))
 
 
 @pytest.mark.slow
@@ -127,6 +135,15 @@ def test_no_trial_is_proposed_beyond_the_budget(tmp_path: Path) -> None:
     assert first["number"] == 0
     artifact.write_json(tmp_path / budget.FILE, {"seconds": 1.0, "cpu_hours": 1.0, "gpu_hours": 2.0})
     assert search.suggest("b") == "FINISHED"
+
+
+@pytest.mark.slow
+def test_trials_learn_that_none_will_follow(tmp_path: Path) -> None:
+    boxes: dict[str, list[Any]] = {}
+    search = searcher(config(tmp_path, search__warm_start=[]), tmp_path, missing=3, boxes=boxes)
+    for name, told in (("a", []), ("b", []), ("c", [2])):
+        search.suggest(name)
+        assert boxes.get(trials.ALL_PROPOSED, []) == told
 
 
 @pytest.mark.slow
@@ -304,7 +321,7 @@ def test_no_trial_ends_without_a_value(tmp_path: Path, monkeypatch: pytest.Monke
 
     reports: list[dict[str, float]] = []
     monkeypatch.setattr(trials, "made", made)
-    board = SimpleNamespace(warnings=lambda name: nullcontext())
+    board = SimpleNamespace(warnings=lambda name: nullcontext(), left=lambda box, after: [])
     place, wanted = stages.Place(tmp_path / "artifacts", tmp_path / "store"), config(tmp_path, search__warm_start=[])
     trials.run({"number": 0, "params": {}}, tmp_path, wanted, place, 0.0, board, reports.append)
     assert [row["objective"] for row in reports] == [0.0]

@@ -74,7 +74,8 @@ class Watch:
 def tune_on(config: ExperimentConfig, sweep: Path, place: stages.Place, fits: int, watch: Watch) -> optuna.Study:
     """Run what is missing of the sweep; gives its study."""
     (sweep / "ray").mkdir(parents=True, exist_ok=True)
-    tuning.run(config, sweep, place, fits, watch, Display(Console(file=io.StringIO())))
+    with cluster.janitor():  # as in a sweep
+        tuning.run(config, sweep, place, fits, watch, Display(Console(file=io.StringIO())))
     return optuna.load_study(study_name=studies.STUDY, storage=f"sqlite:///{sweep / studies.FILE}")
 
 
