@@ -160,6 +160,7 @@ def script(config: ExperimentConfig, job: Job, launch: Path, force: bool = False
         name=config.name,
         seed=config.seed,
         save_seconds=slurm.save_seconds,
+        requeues=slurm.requeues,
         srun=slurm.srun,
         step=shlex.join([*step, "--"]),
         sweep=shlex.join(sweep),

@@ -27,6 +27,8 @@ class SlurmConfig(Frozen):
     """Limit of one run, as SLURM writes it (in quotes): ``"24:00:00"``, ``2-12``. The job saves, ends and is queued again."""
     save_seconds: Annotated[int, Field(ge=60)] = 300
     """So long before the limit trainings are asked to save; what has not saved a minute before it is ended."""
+    requeues: Annotated[int, Field(ge=0)] = 50
+    """So often at most the job is queued again by itself: one that never saves in time would else come back for ever."""
     join_seconds: Positive = 600
     """So long the head waits for the other nodes, and they for the head."""
     interface: str | None = None

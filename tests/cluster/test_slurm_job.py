@@ -185,7 +185,7 @@ env | grep -E '^(DATA_DIR|RAY_A|CDDPM_NODES)' | sort >> "$folder/environment"
 meeting="$(sed -n 's/.*--meeting \\(.*\\) --join-seconds.*/\\1/p' "$folder/asked")"
 touch "$folder/runs"
 for _ in $(seq 300); do
-    [ ! -e "$meeting/.stop-12-0" ] || { echo saved; exit "$(cat "$folder/ending")"; }
+    [ ! -e "$meeting/.stop-12-${SLURM_RESTART_COUNT:-0}" ] || { echo saved; exit "$(cat "$folder/ending")"; }
     [ ! -e "$folder/done" ] || exit "$(cat "$folder/done")"
     sleep 0.1
 done
@@ -272,6 +272,15 @@ def test_a_sweep_that_ends_at_that_moment_is_not_queued_again(script: Path, tmp_
     job = Played(tmp_path, 0, script)
     job.signal(signal.SIGUSR1)
     assert job.end() == (0, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("earlier", "again"), [(0, ["12"]), (49, ["12"]), (50, []), (51, [])])
+def test_it_is_not_queued_again_for_ever(script: Path, tmp_path: Path, earlier: int, again: list[str]) -> None:
+    job = Played(tmp_path, 130, script, SLURM_RESTART_COUNT=str(earlier))
+    job.signal(signal.SIGUSR1)
+    assert job.end() == (130, again)
+    assert (f"not queued again: this was run {earlier + 1} (slurm.requeues: 50)" in job.output) == (not again)
 
 
 @pytest.mark.slow
