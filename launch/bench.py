@@ -1,6 +1,8 @@
 """Speed and memory of this machine.
 
 python launch/bench.py search [--quick] [--output FILE.json]
+python launch/bench.py train | reconstruct | data | noise [--quick] [--output FILE.json]
+python launch/bench.py start [--output FILE.json]
 python launch/bench.py tracking [--quick] [--output FILE.json]
 python launch/bench.py storage URI [--quick] [--output FILE.json]
 python launch/bench.py race SWEEP [--plot FILE.png] [--output FILE.json]
@@ -11,6 +13,7 @@ The numbers mean something only while the machine does nothing else.
 import os
 import platform
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +42,64 @@ def search(
             found.append(row)
             status.update(f"measured: {row.work}")
     _told(found, cores, quick, output, console)
+
+
+Quick = Annotated[bool, typer.Option("--quick", help="Small sizes: shows that it runs; bars are not held.")]
+
+
+@app.command()
+def train(quick: Quick = False, output: Output = None) -> None:
+    """Measure a training step of the full model against the plain one, and the machine's ceilings; 1 if a bar is missed."""
+    from speed import networks
+
+    _networks(lambda folder, sizes, cores: networks.train_rows(folder, sizes, cores), quick, output)
+
+
+@app.command()
+def reconstruct(quick: Quick = False, output: Output = None) -> None:
+    """Measure the reconstruction of a volume against the plain way; leaves with 1 if a bar is missed."""
+    from speed import networks
+
+    _networks(lambda folder, sizes, cores: networks.reconstruct_rows(folder, sizes, cores), quick, output)
+
+
+@app.command()
+def data(quick: Quick = False, output: Output = None) -> None:
+    """Measure the batches of a training; leaves with 1 if a bar is missed."""
+    from speed import networks
+
+    _networks(lambda folder, sizes, cores: networks.data_rows(folder, sizes), quick, output)
+
+
+@app.command()
+def noise(quick: Quick = False, output: Output = None) -> None:
+    """Measure noise fields; leaves with 1 if a bar is missed."""
+    from speed import networks
+
+    _networks(lambda folder, sizes, cores: networks.noise_rows(sizes), quick, output)
+
+
+def _networks(rows_of: Callable[[Path, Any, int], Iterable[Any]], quick: bool, output: Path | None) -> None:
+    from speed import networks, rows
+
+    console, cores, found = Console(), rows.pin(), []
+    with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("measuring") as status:
+        for row in rows_of(Path(folder), networks.QUICK if quick else networks.Sizes(), cores):
+            found.append(row)
+            status.update(f"measured: {row.work}")
+    _told(found, cores, quick, output, console)
+
+
+@app.command()
+def start(output: Output = None) -> None:
+    """Measure how long a training waits for its first step, on a Ray of its own; leaves with 1 if the bar is missed."""
+    from speed import rows
+    from speed import start as starts
+
+    console, cores = Console(), rows.pin()
+    with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("starting trainings"):
+        found = list(starts.measure(Path(folder)))
+    _told(found, cores, False, output, console)
 
 
 @app.command()

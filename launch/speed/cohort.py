@@ -79,7 +79,12 @@ def experiment(shape: tuple[int, int, int], trials: int = 1, base_width: int = 1
 def draw(folder: Path, volumes: int, shape: tuple[int, int, int] = FULL) -> Cohort:
     """Write a cohort below ``folder``, 8 MB a volume of full size. Raises ``StorageError`` for a full disk."""
     cohort, head, smooth = Cohort(folder, volumes), _head(shape), _smooth(shape)
-    made = [{"dataset": DATASET, "split": "val", "fold": None, "volume": v} for v in range(volumes)]
+    made: list[dict[str, Any]] = [
+        {"dataset": DATASET, "split": "val", "fold": None, "volume": v} for v in range(volumes)
+    ]
+    made += [
+        {"dataset": HEALTHY, "split": s, "fold": None, "volume": v} for v in range(volumes) for s in ("train", "val")
+    ]
 
     def fill(directory: Path) -> None:
         write_store(directory, _volumes(volumes, head, smooth), made)

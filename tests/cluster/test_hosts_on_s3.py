@@ -1,6 +1,7 @@
 """Hosts that share nothing but a bucket: a sweep over two of them, one of them lost, both lost."""
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import s3_server
 import yaml
-from hosts import Hosts, missing
+from hosts import ROOT, Hosts, missing
 from ray_on_hosts import HEAD, Cluster
 from small_sweep import CONFIG
 from test_two_hosts import BACK_SECONDS, OTHER, doctor, faults, groups
@@ -69,6 +70,37 @@ def test_the_doctor_finds_no_fault(cluster: Cluster) -> None:
     code, found = doctor(cluster, "--storage", "s3://absent/x")
     assert code == 6
     assert "there is no such bucket" in faults(found)["storage"]
+
+
+PUT = """
+import sys
+from pathlib import Path
+from cddpm.storage import Bucket
+root = Path(sys.argv[1])
+files = [file for file in root.rglob("*") if file.is_file()]
+Bucket("s3://tests/scans").upload_all((file, str(file.relative_to(root))) for file in files)
+"""
+
+
+@pytest.mark.nightly
+def test_scans_in_a_bucket_are_fetched_to_the_hosts_that_read_them(cluster: Cluster) -> None:
+    """Checked and prepared on both hosts; the store is the one that the same scans in a folder give."""
+    hosts = cluster.hosts
+    process, log = sweep(cluster, "near", "--storage", "s3://tests/near")
+    assert process.wait(600) == 0, log.read_text()
+    hosts.run(HEAD, f"cd {ROOT} && {cluster.variables} python - $(echo {OUT}/data/phantom-*)", stdin=PUT)
+    process, far = sweep(cluster, "far", "--storage", "s3://tests/far", "--data-dir", "s3://tests/scans")
+    assert process.wait(600) == 0, far.read_text()
+    stores = [re.findall(r"✓ slice store: (.*) \(", text.read_text()) for text in (log, far)]
+    assert stores[0] == stores[1] != []
+    place, images = "~/.cache/cddpm/.cddpm-scans/s3/tests/scans", "-path '*/t2/*.nii.gz'"
+    names = hosts.run(HEAD, f"cd {place} && find . {images}").stdout.split()
+    filled = f"find . {images} -printf '%b %p\\n' | sed -n 's/^[1-9][0-9]* //p'"  # what is only outlined has no blocks
+    found = [hosts.run(n, f"cd {place} && {filled}").stdout.split() for n in (HEAD, OTHER)]
+    assert all(found), "a host has read no scan"
+    used = {name for name in names if "MSLUB" not in name}  # no data set of this sweep
+    assert set(found[0]) | set(found[1]) == used < set(names)
+    assert set(found[0]) != used, "the head has fetched all of them"
 
 
 @pytest.mark.nightly

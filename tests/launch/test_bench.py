@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import s3_server
@@ -53,6 +54,37 @@ def test_storage_measures_every_row(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
     assert len(rows) == 6
     assert all(row["measured"] > 0 for row in rows if row["unit"] == "%" and "of the rate" in row["work"])
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("subject", "rows"), [("noise", 1), ("data", 1), ("train", 5), ("reconstruct", 2)])
+def test_the_networks_measures_come_out_whole(subject: str, rows: int, tmp_path: Path) -> None:
+    found = measured(tmp_path, subject, "--quick")
+    assert len(found) == rows
+    assert all(row["measured"] > 0 for row in found)
+
+
+@pytest.mark.ray
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
+def test_a_group_that_stays_starts_sooner(tmp_path: Path, own_ray: None) -> None:
+    new, kept = (row["measured"] for row in measured(tmp_path, "start"))
+    assert 0 < kept < new
+
+
+def measured(folder: Path, *words: str) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "launch" / "bench.py"), *words, "--output", str(folder / "b.json")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (folder / "b.json").exists(), done.stdout + done.stderr
+    rows: list[dict[str, Any]] = json.loads((folder / "b.json").read_text())["rows"]
+    return rows
 
 
 @pytest.mark.slow
