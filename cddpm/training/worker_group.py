@@ -20,6 +20,8 @@ from cddpm.training import worker
 from cddpm.training.worker import Assignment, Outcome
 
 LOOK_SECONDS = 0.1
+END_SECONDS = 60.0
+"""So long a group that is let go may take; one that has lost a host, and waits for its successor, ends when that has joined."""
 
 _kept: "list[WorkerGroup]" = []
 """The group of this process, if it keeps one."""
@@ -89,7 +91,7 @@ class WorkerGroup:
     def end(self) -> None:
         """Let the workers go, and wait until they are gone."""
         self._board.leave(_jobs(self._name), None)
-        self._thread.join()
+        self._thread.join(END_SECONDS)
 
     def _news(self) -> Iterator[tuple[str, Any]]:
         for kind, value in self._board.left(_answers(self._name), self._heard):
