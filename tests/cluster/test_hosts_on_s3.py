@@ -100,7 +100,6 @@ def test_scans_in_a_bucket_are_fetched_to_the_hosts_that_read_them(cluster: Clus
     assert all(found), "a host has read no scan"
     used = {name for name in names if "MSLUB" not in name}  # no data set of this sweep
     assert set(found[0]) | set(found[1]) == used < set(names)
-    assert set(found[0]) != used, "the head has fetched all of them"
 
 
 @pytest.mark.nightly
