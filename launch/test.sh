@@ -4,7 +4,7 @@
 #   bash launch/test.sh [fast|default|nightly] [pytest arguments]
 #
 # fast: format, lint, types and the quick tests, some minutes. default: also slower tests, and of those that start Ray,
-# several hosts or a browser, or need a GPU, at least one of each kind; about 25 minutes. nightly: everything, with the
+# several hosts or a browser, or need a GPU, at least one of each kind; about 15 minutes. nightly: everything, with the
 # long repetitions; tests/README.md lists what only it runs. Times are those of a laptop with two free cores. Tests whose
 # means are missing here say so and are skipped.
 set -euo pipefail
