@@ -52,7 +52,7 @@ def train(quick: Quick = False, output: Output = None) -> None:
     """Measure a training step of the full model against the plain one, and the machine's ceilings; 1 if a bar is missed."""
     from speed import networks
 
-    _networks(lambda folder, sizes, cores: networks.train_rows(folder, sizes, cores), quick, output)
+    _networks(networks.train_rows, quick, output)
 
 
 @app.command()
@@ -60,7 +60,7 @@ def reconstruct(quick: Quick = False, output: Output = None) -> None:
     """Measure the reconstruction of a volume against the plain way; leaves with 1 if a bar is missed."""
     from speed import networks
 
-    _networks(lambda folder, sizes, cores: networks.reconstruct_rows(folder, sizes, cores), quick, output)
+    _networks(networks.reconstruct_rows, quick, output)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Rows about starting: from a training's proposal to its first step, in a new worker group and in one that stays."""
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,7 @@ def measure(folder: Path, trainings: int = 3) -> Iterator[Row]:
         },
     )
     config = settled_for(config, "cpu")
-    ray.cloudpickle.register_pickle_by_value(__import__("speed.start").start)  # workers cannot import a bench
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a bench
     cluster.connect("local")
     try:
         board, taken = Watching(folder / "steps"), list[float]()
