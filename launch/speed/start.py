@@ -1,11 +1,9 @@
 """Rows about starting: from a training's proposal to its first step, in a new worker group and in one that stays."""
 
-import sys
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-import ray
 
 from cddpm import cluster
 from cddpm.config import load
@@ -56,7 +54,10 @@ def measure(folder: Path, trainings: int = 3) -> Iterator[Row]:
         },
     )
     config = settled_for(config, "cpu")
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a bench
+    here = str(Path(__file__).resolve().parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [here, os.environ.get("PYTHONPATH")])
+    )  # workers import this
     cluster.connect("local")
     try:
         board, taken = Watching(folder / "steps"), list[float]()
