@@ -165,31 +165,39 @@ class Sampler(BaseSampler):
 
     level: LevelConfig
     seed: int
+    lasting: bool = False
+    """One of Optuna's samplers for all trials: it need not look through the whole study for each, but what it proposes then
+    depends on its course from the first trial on. For a study that is never taken up again."""
     _number: int = field(default=-1, init=False)
-    _inner: BaseSampler = field(default_factory=RandomSampler, init=False)
+    _inner: BaseSampler | None = field(default=None, init=False)
+    _spreads: bool = field(default=True, init=False)
+    """Whether the trial of ``_number`` is spread, because there is too little to learn from yet."""
 
-    def _of(self, trial: FrozenTrial) -> BaseSampler:
-        if trial.number != self._number:
-            self._number = trial.number
-            self._inner = made(self.level, seed_of(self.seed, "trial", trial.number) % 2**32)
+    def _of(self, study: optuna.Study, trial: FrozenTrial) -> BaseSampler:
+        if self._inner is not None and trial.number == self._number:
+            return self._inner
+        if self._inner is None or not self.lasting:
+            number = 0 if self.lasting else trial.number
+            self._inner = made(self.level, seed_of(self.seed, "trial", number) % 2**32)
+        self._number, self._spreads = trial.number, self._spreads and _begins(self._inner, study, trial)
         return self._inner
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """As Optuna asks."""
-        return dict(self._of(trial).infer_relative_search_space(study, trial))
+        return dict(self._of(study, trial).infer_relative_search_space(study, trial))
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """As Optuna asks."""
-        return dict(self._of(trial).sample_relative(study, trial, search_space))
+        return dict(self._of(study, trial).sample_relative(study, trial, search_space))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """As Optuna asks."""
-        inner = self._of(trial)
-        if not _begins(inner, study, trial):
+        inner = self._of(study, trial)
+        if not self._spreads:
             return inner.sample_independent(study, trial, param_name, param_distribution)
         before = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number]
         random = np.random.default_rng(seed_of(self.seed, "spread", trial.number, param_name))
@@ -197,11 +205,11 @@ class Sampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """As Optuna asks."""
-        self._of(trial).before_trial(study, trial)
+        self._of(study, trial).before_trial(study, trial)
 
     def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
         """As Optuna asks."""
-        self._of(trial).after_trial(study, trial, state, values)
+        self._of(study, trial).after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
         """Nothing: the seed is the trial's."""

@@ -42,6 +42,7 @@ from cddpm.search.point import (
     scoring_with,
 )
 from cddpm.search.sampler import Sampler, first_points, point_count
+from cddpm.search.window import memory_for
 from cddpm.seeds import seed_of
 from cddpm.tracking.mirror import table
 from cddpm.training.loop import Interrupted
@@ -58,8 +59,9 @@ class _Search:
         self._score, self._config = score, config
         self.level = _level(config, guided)
         seed = seed_of(config.seed, "scoring search")
-        directions = [aim.goal for aim in config.search.aims]
-        self._study = optuna.create_study(directions=directions, sampler=Sampler(self.level, seed))
+        goals = [aim.goal for aim in config.search.aims]
+        sampler, memory = Sampler(self.level, seed, lasting=True), memory_for(self.level, goals)
+        self._study = optuna.create_study(directions=goals, sampler=sampler, storage=memory)
         own = spaces.point(self.level.space, spaces.defaults(self.level.space, config))
         self._whole = spaces.is_complete(self.level.space, own, config)
         grid, queue = self.level.sampler == "grid", first_points(self.level, config, seed)

@@ -78,11 +78,18 @@ def suggest(space: Space, trial: optuna.Trial, config: ExperimentConfig) -> dict
 
     What a condition asks for and the trial does not search has the value of ``config``.
     """
-    known = distributions(space)
     found: dict[str, Any] = {}
     for path in active(space, lambda asked: value_at(config, asked), found):
-        found[path] = _decoded(space[path], trial._suggest(path, known[path]))
+        found[path] = _decoded(space[path], _suggested(space[path], trial, path))
     return found
+
+
+def _suggested(parameter: Float | Integer | Choice, trial: optuna.Trial, path: str) -> Any:
+    if isinstance(parameter, Float):
+        return trial.suggest_float(path, *parameter.float, log=parameter.log)
+    if isinstance(parameter, Integer):
+        return trial.suggest_int(path, *parameter.int, step=parameter.step, log=parameter.log)
+    return trial.suggest_categorical(path, [encode(value) for value in parameter.choice])
 
 
 def is_complete(space: Space, params: Mapping[str, Any], config: ExperimentConfig) -> bool:

@@ -133,7 +133,7 @@ def test_who_scores_a_batch_and_in_which_order_changes_nothing(scorers: dict[boo
 def test_a_batch_of_one_is_the_search_one_by_one(scorers: dict[bool, Scorer]) -> None:
     """The sampler's own loop, written out."""
     settings, space = config(level={"trials": 13}), config().search.scoring.space
-    sampler = Sampler(settings.search.scoring, seed_of(settings.seed, "scoring search"))
+    sampler = Sampler(settings.search.scoring, seed_of(settings.seed, "scoring search"), lasting=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.enqueue_trial(spaces.point(space, spaces.defaults(space, settings)))
     expected = []
