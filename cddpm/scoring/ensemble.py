@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cddpm.config import ScoringConfig
 from cddpm.errors import ConfigError
+from cddpm.scoring import half
 from cddpm.scoring.calibration import Statistics, standardised
 from cddpm.scoring.case import Case, Reconstructions
 from cddpm.scoring.residual import ENSEMBLE_WINDOWS, anomaly_scores, difference, dissimilarity, mahalanobis_map, matched
@@ -240,7 +241,10 @@ def _average(groups: Sequence[Sequence[NDArray[np.floating[Any]]]], weights: tup
     total: Array = np.zeros(groups[0][0].shape, np.float32)
     for weight, group in zip(weights, groups, strict=True):
         for array in group:
-            total += array if same else np.float32(weight) * array.astype(np.float32)
+            if array.dtype == np.float16:
+                half.add(total, array, 1.0 if same else weight)
+            else:
+                total += array if same else np.float32(weight) * array.astype(np.float32)
     total /= sum(map(len, groups)) if same else len(groups[0])
     return total
 

@@ -8,9 +8,12 @@ thresholds is a cumulative sum. A voxel is positive if its score is strictly abo
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cddpm.compiled import njit
 
 LARGEST_FINITE = 0x7BFF
 """Bit pattern of 65504, the largest finite float16."""
@@ -62,15 +65,29 @@ def histogram(
     Raises ``ValueError`` if a score is negative, infinite or NaN.
     """
     bits = np.ascontiguousarray(scores).view(np.uint16).ravel()
-    every = np.bincount(bits)
-    if every.size > LARGEST_FINITE + 1:
+    largest = int(bits.max(initial=0))
+    if largest > LARGEST_FINITE:
         raise ValueError("scores: a negative, infinite or NaN number; anomaly scores are finite and >= 0")
+    every: NDArray[np.int64] = _counts(bits, largest + 1)
     if ignored is not None and ignored.size:
         every = every - np.bincount(bits[ignored], minlength=every.size)
         every = every[: max(1, int(np.flatnonzero(every).max(initial=0)) + 1)]
     picked = lesion.ravel() if lesion.dtype == np.bool_ else lesion
     abnormal = np.bincount(bits[picked], minlength=every.size)
     return Histogram(abnormal, every - abnormal)
+
+
+@njit(cache=True, nogil=True)
+def _counts(bits: Any, length: int) -> Any:
+    """How often each number below ``length`` stands in ``bits``; most are 0, and adding to one place again and again is slow."""
+    counts = np.zeros(length, np.int64)
+    others = 0
+    for b in bits:
+        if b != 0:
+            counts[b] += 1
+            others += 1
+    counts[0] = bits.size - others
+    return counts
 
 
 def pooled(histograms: Sequence[Histogram]) -> Histogram:

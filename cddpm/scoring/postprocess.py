@@ -24,8 +24,10 @@ from cddpm.scoring.operating_point import threshold_bits
 
 KERNELS = (1, 3, 5, 7)
 _SIGN = np.uint16(0x8000)
-_LANES = 512
+_LANES = 644
 """Voxels handled at once: long enough to hide loop overhead, short enough for the lists to stay in the cache."""
+_GAP = 24
+"""Voxels between two pieces of work; to skip fewer costs more than to compute them."""
 
 Comparator = tuple[int, int]
 
@@ -65,11 +67,9 @@ def _occupied(bits: NDArray[np.uint16], margin: int) -> tuple[slice, ...] | None
 
 def _filter_box(bits: NDArray[np.uint16], kernel: int, box: tuple[slice, ...]) -> NDArray[np.uint16]:
     r = kernel // 2
-    mirrored = [
-        np.pad(np.arange(size), r, mode="symmetric")[b.start : b.stop + 2 * r]
-        for size, b in zip(bits.shape, box, strict=True)
-    ]
-    window = bits[np.ix_(*mirrored)]
+    inner = tuple(slice(max(0, b.start - r), b.stop + r) for b in box)
+    beyond = [(max(0, r - b.start), max(0, b.stop + r - size)) for b, size in zip(box, bits.shape, strict=True)]
+    window = np.pad(bits[inner], beyond, mode="symmetric")
     if window.max() < _SIGN:
         return _filter_bits(window, kernel)
     return _from_ordered(_filter_bits(_to_ordered(window), kernel))
@@ -79,7 +79,7 @@ def _filter_bits(padded: NDArray[np.uint16], kernel: int) -> NDArray[np.uint16]:
     depth, height, width = padded.shape
     margin = kernel - 1
     medians = _filter(padded.reshape(depth, -1), kernel, width, *_networks(kernel).arrays())
-    return medians[:, : height - margin, : width - margin]
+    return medians.reshape(depth - margin, height, width)[:, : height - margin, : width - margin]
 
 
 def _to_ordered(bits: NDArray[np.uint16]) -> NDArray[np.uint16]:
@@ -184,11 +184,47 @@ def _lower(target: Any, a: Any, b: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _sort_columns(padded: Any, s: int, columns: Any, column: Any) -> None:
-    """Sort the k slices from ``s`` on at every position: ``columns`` is (k, lanes), lanes run over rows and columns."""
-    for i in range(columns.shape[0]):
-        _copy(columns[i, : padded.shape[1]], padded[s + i])
-    _exchange(columns, column)
+def _spans(sums: Any, k: int, width: int, spans: Any) -> Any:
+    """Where a slice may hold other medians than 0: how many ``spans``, which are begin and end in its rows one behind another.
+
+    ``sums`` (rows * width) counts, of the k slices, the voxels that are not 0. A median of numbers >= 0 is 0 unless more than
+    half of them are others. Spans with a small gap between them are one.
+    """
+    margin, half = k - 1, k**3 // 2
+    count = 0
+    across = np.empty(width, np.uint16)
+    for r in range(sums.size // width - margin):
+        _copy(across, sums[r * width :])
+        for i in range(1, k):
+            _add(across, sums[(r + i) * width :])
+        inside, begin, end = 0, -1, 0
+        for w in range(width):
+            inside += np.int64(across[w])
+            if w >= margin:
+                if inside > half:
+                    begin = r * width + w - margin if begin < 0 else begin
+                    end = r * width + w - margin + 1
+                inside -= np.int64(across[w - margin])
+        if begin < 0:
+            continue
+        if count and begin - spans[count - 1, 1] <= _GAP:
+            spans[count - 1, 1] = end
+        else:
+            spans[count] = (begin, end)
+            count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _add(target: Any, source: Any) -> None:
+    for w in range(target.size):
+        target[w] += source[w]
+
+
+@njit(cache=True, nogil=True)
+def _count(target: Any, source: Any) -> None:
+    for w in range(target.size):
+        target[w] += np.uint16(source[w] != 0)
 
 
 @njit(cache=True, nogil=True)
@@ -204,40 +240,84 @@ def _filter(  # noqa: PLR0913 - arrays that a compiled loop shares
     last: Any,
     last_wires: Any,
 ) -> Any:
-    """Median of (S + 2r, rows * width) uint16, rows of ``width`` = W + 2r -> (S, blocks * lanes), margins undefined."""
+    """Median of (S + 2r, rows * width) uint16, rows of ``width`` = W + 2r -> (S, rows * width), margins undefined.
+
+    Pieces that may hold other medians than 0 are gathered, one behind another, until all lanes are used.
+    """
     n, margin = k * k, k - 1
-    rows = padded.shape[1] // width - margin
-    block = max(1, _LANES // width)
-    blocks = -(-rows // block)
-    lanes = block * width
-    depth = padded.shape[0] - margin
-    medians = np.zeros((depth, blocks, lanes), np.uint16)
-    columns = np.zeros((k, (blocks * block + margin) * width), np.uint16)
-    planes = np.empty((n, lanes), np.uint16)
+    depth, lanes = padded.shape[0] - margin, max(_LANES, 4 * k)
+    medians = np.zeros((depth, padded.shape[1]), np.uint16)
+    sums, columns = np.empty(padded.shape[1], np.uint16), np.empty((k, padded.shape[1]), np.uint16)
+    spans = np.empty((padded.shape[1] // width, 2), np.int64)
+    planes = np.zeros((n, lanes), np.uint16)
     pairs = np.empty((2 * n, lanes - 1), np.uint16)
     merged = np.empty((2 * n * (k // 2), lanes - margin), np.uint16)
+    found = np.empty(lanes - margin, np.uint16)
+    pieces = np.empty((lanes, 4), np.int64)  # slice, begin, length, first lane
+    used = count = 0
     for s in range(depth):
-        _sort_columns(padded, s, columns, column)
-        for b in range(blocks):
-            for j in range(n):
-                _copy(planes[j], columns[j % k, (b * block + j // k) * width :])
-            _exchange(planes, plane)
-            if not planes[plane_wires[n - 1]].any():
-                continue
-            for i in range(n):
-                _copy(pairs[i], planes[plane_wires[i]])
-                _copy(pairs[n + i], planes[plane_wires[i], 1:])
-            _exchange(pairs, pair)
-            for i in range(merged.shape[0]):
-                _copy(merged[i], pairs[pair_wires[i % (2 * n)], 2 * (i // (2 * n)) :])
-            _exchange(merged, last)
-            # The m-th smallest of two sorted lists X and Y is the minimum over i + j = m of max(X_i, Y_j): the last
-            # plane needs no merge at all.
-            target = medians[s, b, : lanes - margin]
-            _copy(target, merged[last_wires[n]])
-            for i in range(n):
-                _lower(target, planes[plane_wires[i], margin:], merged[last_wires[n - 1 - i]])
-    return medians.reshape(depth, blocks * block, width)
+        sums[:] = 0
+        for i in range(k):
+            _count(sums, padded[s + i])
+        parts = _spans(sums, k, width, spans)
+        if parts:
+            for i in range(k):
+                _copy(columns[i], padded[s + i])
+            _exchange(columns, column)
+        for p in range(parts):
+            begin, end = spans[p]
+            while begin < end:
+                length = min(end - begin, lanes - margin - used)
+                for j in range(n):
+                    _copy(planes[j, used : used + length + margin], columns[j % k, begin + j // k * width :])
+                pieces[count] = (s, begin, length, used)
+                begin, used, count = begin + length, used + length + margin, count + 1
+                if used + 2 * margin >= lanes:  # too little is left for a piece
+                    _medians(planes, plane, plane_wires, pairs, pair, pair_wires, merged, last, last_wires, found)
+                    _spread(found, pieces[:count], medians)
+                    used = count = 0
+    if count:
+        _medians(planes, plane, plane_wires, pairs, pair, pair_wires, merged, last, last_wires, found)
+        _spread(found, pieces[:count], medians)
+    return medians
+
+
+@njit(cache=True, nogil=True)
+def _medians(  # noqa: PLR0913 - arrays that a compiled loop shares
+    planes: Any,
+    plane: Any,
+    plane_wires: Any,
+    pairs: Any,
+    pair: Any,
+    pair_wires: Any,
+    merged: Any,
+    last: Any,
+    last_wires: Any,
+    found: Any,
+) -> None:
+    """From k sorted columns of each plane, (n, lanes), to the median of the k planes from each lane on."""
+    n, margin = planes.shape[0], planes.shape[1] - found.size
+    _exchange(planes, plane)
+    for i in range(n):
+        _copy(pairs[i], planes[plane_wires[i]])
+        _copy(pairs[n + i], planes[plane_wires[i], 1:])
+    _exchange(pairs, pair)
+    for i in range(merged.shape[0]):
+        _copy(merged[i], pairs[pair_wires[i % (2 * n)], 2 * (i // (2 * n)) :])
+    _exchange(merged, last)
+    # The m-th smallest of two sorted lists X and Y is the minimum over i + j = m of max(X_i, Y_j): the last plane needs no
+    # merge at all.
+    _copy(found, merged[last_wires[n]])
+    for i in range(n):
+        _lower(found, planes[plane_wires[i], margin:], merged[last_wires[n - 1 - i]])
+
+
+@njit(cache=True, nogil=True)
+def _spread(found: Any, pieces: Any, medians: Any) -> None:
+    """Put what was found where it belongs."""
+    for p in range(pieces.shape[0]):
+        s, begin, length, lane = pieces[p]
+        _copy(medians[s, begin : begin + length], found[lane:])
 
 
 _TOUCHING = np.ones((3, 3, 3), bool)
@@ -288,6 +368,8 @@ def remove_small_components(
     segmentation: NDArray[np.bool_], minimum_voxels: int, rule: ComponentRule = AS_PUBLISHED
 ) -> NDArray[np.bool_]:
     """Remove connected components whose size is below ``minimum_voxels``; (S, H, W) -> (S, H, W)."""
+    if minimum_voxels <= 1:
+        return segmentation
     kept = np.zeros(segmentation.shape, bool)
     box = bounding_box(segmentation)
     if box is None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cddpm.compiled import njit
+from cddpm.scoring import half
 from cddpm.scoring.metrics import SSIM_RADIUS, SSIM_SIGMA
 
 Residual = Literal["l1", "l2", "positive", "negative"]
@@ -44,7 +45,7 @@ def difference(image: NDArray[np.floating], reconstruction: NDArray[np.float32],
     ``l1`` |x - x0|, ``l2`` (x - x0)^2, ``positive`` max(x - x0, 0), ``negative`` max(x0 - x, 0). Raises ``ValueError`` for
     another kind.
     """
-    result = image.astype(np.float32)
+    result = half.single(image) if image.dtype == np.float16 else image.astype(np.float32)
     result -= reconstruction
     if kind == "l1":
         return np.abs(result, out=result)
@@ -59,7 +60,7 @@ def difference(image: NDArray[np.floating], reconstruction: NDArray[np.float32],
 
 def anomaly_scores(residual: NDArray[np.float32]) -> NDArray[np.float16]:
     """A residual as float16, >= 0: below 0 counts as 0, and beyond float16's range as its largest number."""
-    return np.clip(residual, 0.0, FLOAT16_MAX).astype(np.float16)
+    return half.positive(residual)
 
 
 def matched(

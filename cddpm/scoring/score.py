@@ -144,10 +144,14 @@ class Scorer:
     def anomaly_map(self, volume: int, scoring: ScoringConfig) -> NDArray[np.float16]:
         """Anomaly map (S, H, W) of a volume, >= 0, read-only. Raises ``ArtifactError`` for what was not reconstructed."""
         case = self._cases[volume]
-        upstream = self._upstream(scoring)
-        width = erosion_iterations(self.store.mask(volume).shape, scoring.erosion_divisor)
-        key = (volume, "map", upstream, width, scoring.median_kernel)
-        return self._memo.get(key, lambda: self._filtered(case, scoring, upstream, width))
+        return self._memo.get(self._map_key(case, scoring), lambda: self._filtered(case, scoring))
+
+    def _map_key(self, case: Case, scoring: ScoringConfig) -> tuple[Any, ...]:
+        """The settings on which the anomaly map of a volume depends."""
+        return (case.index, "map", self._upstream(scoring), self._erosion(case, scoring), scoring.median_kernel)
+
+    def _erosion(self, case: Case, scoring: ScoringConfig) -> int:
+        return erosion_iterations(self.store.mask(case.index).shape, scoring.erosion_divisor)
 
     def reconstruction(self, volume: int, scoring: ScoringConfig) -> NDArray[np.float32]:
         """Mean x0 (S, H, W) over the chosen levels and all seeds, inside the brain's bounding box; 0 elsewhere.
@@ -185,12 +189,20 @@ class Scorer:
         nothing = np.empty(0, np.int64)
 
         def of(case: Case) -> Histogram:
-            scores = self.anomaly_map(case.index, scoring)
             if dataset == HEALTHY:
-                return operating_point.histogram(scores.ravel()[case.brain], nothing)
-            return operating_point.histogram(scores, case.lesion, case.ignored)
+                return operating_point.histogram(self.anomaly_map(case.index, scoring).ravel()[case.brain], nothing)
+            return self._histogram(case, scoring)
 
         return self.each(of, self.cases(dataset))
+
+    def _histogram(self, case: Case, scoring: ScoringConfig) -> Histogram:
+        """Of the anomaly scores of all voxels of a volume: thresholds are chosen from it, and curves are told from it."""
+
+        def counted() -> NDArray[np.int64]:
+            found = operating_point.histogram(self.anomaly_map(case.index, scoring), case.lesion, case.ignored)
+            return np.stack([found.lesion, found.normal])
+
+        return Histogram(*self._memo.get((*self._map_key(case, scoring), "histogram"), counted))
 
     def statistics(self, scoring: ScoringConfig) -> Statistics | None:
         """Statistics of healthy residuals under ``scoring``; none if it does not ask for them (``normalise``).
@@ -323,7 +335,7 @@ class Scorer:
         above, prediction = case.counted(above), case.counted(prediction)
         counts = confusion(prediction, truth)
         in_brain = confusion(prediction.ravel()[case.brain], truth.ravel()[case.brain])
-        h = operating_point.histogram(scores, case.lesion, case.ignored)
+        h = self._histogram(case, scoring)
         best = operating_point.best_dice([[h]]) if case.lesion.size else None
         return {
             "dataset": case.dataset,
@@ -374,13 +386,13 @@ class Scorer:
             return ("image",)
         return ensemble.upstream(scoring, self._ensemble.levels(scoring))
 
-    def _filtered(
-        self, case: Case, scoring: ScoringConfig, upstream: tuple[Any, ...], width: int
-    ) -> NDArray[np.float16]:
+    def _filtered(self, case: Case, scoring: ScoringConfig) -> NDArray[np.float16]:
         mask = self._memo.get(
-            (case.index, "mask", width), lambda: eroded_mask(self.store.mask(case.index), scoring.erosion_divisor)
+            (case.index, "mask", self._erosion(case, scoring)),
+            lambda: eroded_mask(self.store.mask(case.index), scoring.erosion_divisor),
         )
-        residual = self._memo.get((case.index, "residual", upstream), lambda: self._residual(case, scoring))
+        key = (case.index, "residual", self._upstream(scoring))
+        residual = self._memo.get(key, lambda: self._residual(case, scoring))
         full = np.zeros(mask.shape, np.float16)
         full[case.box] = residual
         return anomaly_map(full, mask, scoring.median_kernel)

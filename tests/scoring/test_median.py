@@ -4,6 +4,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from cddpm.scoring.postprocess import median_filter
@@ -31,6 +33,24 @@ def test_equals_scipy_where_most_voxels_are_zero(kernel):
         volume = np.zeros((12, 24, 20), np.float16)
         volume[box] = random.random(volume[box].shape)
         assert same_bits(median_filter(volume, kernel), plain(volume, kernel))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([3, 5, 7]),
+    st.tuples(st.integers(1, 9), st.integers(1, 14), st.sampled_from([1, 8, 60, 700])),
+    st.floats(0, 1),
+    st.integers(0, 2**31),
+)
+def test_no_median_but_zeros_is_skipped(kernel, shape, filled, seed):
+    """Blocks of numbers among zeros: pieces of rows of any length, gaps of any width."""
+    random = np.random.default_rng(seed)
+    occupied = random.random(tuple(-(-n // 4) for n in shape)) < filled
+    for axis in range(3):
+        occupied = np.repeat(occupied, 4, axis)
+    occupied = occupied[tuple(slice(n) for n in shape)] & (random.random(shape) < 0.9)
+    volume = np.where(occupied, random.random(shape), 0).astype(np.float16)
+    assert same_bits(median_filter(volume, kernel), plain(volume, kernel))
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
