@@ -92,9 +92,13 @@ def confusion(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Confus
     """Count voxels; two boolean arrays of one shape. Raises ``ValueError`` if the shapes differ."""
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
-    predicted, lesion = int(np.count_nonzero(prediction)), int(np.count_nonzero(truth))
-    both = int(np.count_nonzero(prediction & truth))
-    return Confusion(both, predicted - both, lesion - both, prediction.size - predicted - lesion + both)
+    both, predicted, lesion = (int(np.count_nonzero(a)) for a in (prediction & truth, prediction, truth))
+    return counted(both, predicted, lesion, prediction.size)
+
+
+def counted(both: int, predicted: int, lesion: int, every: int) -> Confusion:
+    """Of ``every`` voxel how many are ``predicted``, ``lesion`` and ``both``."""
+    return Confusion(both, predicted - both, lesion - both, every - predicted - lesion + both)
 
 
 def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float | None:

@@ -217,6 +217,14 @@ def voxels_above(h: Histogram, threshold: float) -> int:
     return int(h.lesion[beyond:].sum() + h.normal[beyond:].sum())
 
 
+def dice_above(h: Histogram, threshold: float) -> float | None:
+    """Dice of the voxels whose score is strictly above ``threshold``; none if there is neither one nor a lesion."""
+    beyond = int(threshold_bits(threshold)) + 1
+    hit = int(h.lesion[beyond:].sum())
+    whole = hit + int(h.normal[beyond:].sum()) + h.lesion_voxels
+    return 2 * hit / whole if whole else None
+
+
 def without(whole: Histogram, part: Histogram) -> Histogram:
     """The voxels of ``whole`` that are not of ``part``, which is pooled in it."""
     lesion, normal = whole.lesion.copy(), whole.normal.copy()

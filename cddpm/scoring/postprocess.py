@@ -199,12 +199,12 @@ def _spans(sums: Any, k: int, width: int, spans: Any) -> Any:
             _add(across, sums[(r + i) * width :])
         inside, begin, end = 0, -1, 0
         for w in range(width):
-            inside += np.int64(across[w])
+            inside += int(across[w])
             if w >= margin:
                 if inside > half:
                     begin = r * width + w - margin if begin < 0 else begin
                     end = r * width + w - margin + 1
-                inside -= np.int64(across[w - margin])
+                inside -= int(across[w - margin])
         if begin < 0:
             continue
         if count and begin - spans[count - 1, 1] <= _GAP:

@@ -30,9 +30,9 @@ from cddpm.scoring.component_tree import (
     thresholds_by_filtered_dice,
 )
 from cddpm.scoring.ensemble import ArrayMemo, Ensemble, Member
-from cddpm.scoring.metrics import Evaluation, aggregate, confusion, mean
+from cddpm.scoring.metrics import Confusion, Evaluation, aggregate, counted, mean
 from cddpm.scoring.operating_point import Histogram
-from cddpm.scoring.postprocess import anomaly_map, component_rule, remove_small_components, segment
+from cddpm.scoring.postprocess import anomaly_map, component_rule, segment
 from cddpm.scoring.residual import anomaly_scores, eroded_mask, erosion_iterations
 
 Objective = Literal["dice", "auprc"]
@@ -198,11 +198,11 @@ class Scorer:
     def _histogram(self, case: Case, scoring: ScoringConfig) -> Histogram:
         """Of the anomaly scores of all voxels of a volume: thresholds are chosen from it, and curves are told from it."""
 
-        def counted() -> NDArray[np.int64]:
+        def count() -> NDArray[np.int64]:
             found = operating_point.histogram(self.anomaly_map(case.index, scoring), case.lesion, case.ignored)
             return np.stack([found.lesion, found.normal])
 
-        return Histogram(*self._memo.get((*self._map_key(case, scoring), "histogram"), counted))
+        return Histogram(*self._memo.get((*self._map_key(case, scoring), "histogram"), count))
 
     def statistics(self, scoring: ScoringConfig) -> Statistics | None:
         """Statistics of healthy residuals under ``scoring``; none if it does not ask for them (``normalise``).
@@ -328,13 +328,8 @@ class Scorer:
         return {"oracle_dice": best.dice if best else None, "oracle_threshold": best.threshold if best else None}
 
     def _row(self, case: Case, threshold: float, scoring: ScoringConfig) -> Row:
-        scores = self.anomaly_map(case.index, scoring)
-        truth = self.store.segmentation(case.index) > 0
-        above = segment(scores, threshold, 0)
-        prediction = remove_small_components(above, scoring.minimum_component_voxels, component_rule(scoring))
-        above, prediction = case.counted(above), case.counted(prediction)
-        counts = confusion(prediction, truth)
-        in_brain = confusion(prediction.ravel()[case.brain], truth.ravel()[case.brain])
+        prediction = case.counted(self.segmentation(case.index, scoring, threshold))
+        counts, in_brain = self._confusions(case, prediction)
         h = self._histogram(case, scoring)
         best = operating_point.best_dice([[h]]) if case.lesion.size else None
         return {
@@ -345,7 +340,7 @@ class Scorer:
             "lesion_voxels": int(case.lesion.size),
             "predicted_voxels": counts.true_positive + counts.false_positive,
             "dice": counts.dice if best else None,
-            "dice_before_component_filter": confusion(above, truth).dice if best else None,
+            "dice_before_component_filter": operating_point.dice_above(h, threshold) if best else None,
             "oracle_dice_before_component_filter": best.dice if best else None,
             "auprc": operating_point.average_precision(h),
             "auroc": operating_point.area_under_roc(h),
@@ -355,6 +350,18 @@ class Scorer:
             "false_positive_rate": in_brain.false_positive_rate,
             "false_discovery_rate": counts.false_discovery_rate,
         }
+
+    def _confusions(self, case: Case, prediction: NDArray[np.bool_]) -> tuple[Confusion, Confusion]:
+        """Over all voxels, and over brain voxels that count; what is predicted are few voxels, and only they are looked at."""
+        mask, predicted = self.store.mask(case.index).ravel(), np.flatnonzero(prediction)
+        hit, inside = self.store.segmentation(case.index).ravel()[predicted] > 0, mask[predicted] > 0
+        both, both_inside, inside_brain, lesion = (
+            int(np.count_nonzero(a)) for a in (hit, hit & inside, inside, mask[case.lesion])
+        )
+        return (
+            counted(both, predicted.size, case.lesion.size, prediction.size),
+            counted(both_inside, inside_brain, lesion, case.brain.size),
+        )
 
     def _chosen(self, datasets: Sequence[str] | None) -> tuple[str, ...]:
         names = tuple(datasets) if datasets else self.datasets
