@@ -62,7 +62,7 @@ def main(
     }
     asked, console = load(config, overrides(given, setting or [])), Console()
 
-    from cddpm.search import plan, report, sweep  # with torch and Optuna: a wrong setting is told at once
+    from cddpm.search import plan, preparation, report, sweep  # with torch and Optuna: a wrong setting is told at once
     from cddpm.search.display import Display
 
     if slurm:
@@ -72,7 +72,11 @@ def main(
     resume = resume or (requeued and sweep.is_begun(asked))
     extended = sweep.extended(asked, extend)
     if dry_run:
-        report.show_plan(plan.make(extended), console)
+        with console.status("measuring a few steps"):
+            made = plan.make(extended, preparation.probed(extended, address))
+        report.show_plan(made, console)
+        if made.faults:
+            raise SearchError("; ".join(made.faults))
         return
     report.opening(extended, console)
     summary = sweep.run(asked, resume, address, Display(console), extend, force)

@@ -1,4 +1,8 @@
-"""What a sweep would do and cost, and what of it is there already; told before anything starts, without Ray."""
+"""What a sweep would do and cost, and what of it is there already; told before anything starts, without Ray.
+
+How long it takes is told by earlier trainings like its own; where there are none, by a ``Probe`` of the device they would run on,
+of the largest networks and batches that the training space holds.
+"""
 
 import json
 import statistics
@@ -9,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cddpm import artifact
-from cddpm.config import Choice, ExperimentConfig, Float, Integer, Parameter, to_dict, value_at
+from cddpm.config import ExperimentConfig, to_dict, value_at
 from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom.folder import LABEL
 from cddpm.data.split import ScanRow
@@ -18,12 +22,13 @@ from cddpm.models import precision
 from cddpm.reconstruct import reconstruction
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.part import parts_of
-from cddpm.search import budget, leaderboard, record, sampler, study
+from cddpm.search import budget, forecast, leaderboard, record, sampler, study
 from cddpm.search import trial as trials
 from cddpm.search.preparation import phantom_folder
 from cddpm.search.sweep import folder_of
 from cddpm.shelf import Shelf
 from cddpm.training import checkpoint, diffusion, pretraining, stages
+from cddpm.training.probe import Probe
 from cddpm.training.stages import guide_config
 
 STORE = "store"
@@ -59,6 +64,9 @@ class Speed:
     training_images_per_second: float | None
     pretraining_images_per_second: float | None
     scoring_point_seconds: float | None
+    forward_pass_seconds: float | None = None
+    """Of a slice, in one of the workers."""
+    told_by: str = "as earlier ones like it here"
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,8 @@ class Plan:
     spent: budget.Spent
     ended: int
     """Trials of this sweep that have ended already."""
+    memory: forecast.Memory | None = None
+    """None where no device was measured."""
 
     @property
     def seconds(self) -> dict[str, float | None]:
@@ -85,8 +95,14 @@ class Plan:
         return {
             "training": _time(work.training_images, speed.training_images_per_second),
             "pretraining": _time(work.pretraining_images, speed.pretraining_images_per_second),
-            "scoring": None if points is None else work.scoring_points * points,
+            "reconstruction": _of(work.predicted_slices, speed.forward_pass_seconds, self.config.compute.workers),
+            "scoring": _of(work.scoring_points, points),
         }
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What cannot fit into memory, each with the setting that makes it fit."""
+        return () if self.memory is None else tuple(forecast.lacks(self.config, self.memory))
 
 
 def _time(amount: int, per_second: float | None) -> float | None:
@@ -95,26 +111,44 @@ def _time(amount: int, per_second: float | None) -> float | None:
     return amount / per_second if per_second else None
 
 
-def make(config: ExperimentConfig) -> Plan:
+def _of(amount: int, seconds: float | None, workers: int = 1) -> float | None:
+    return None if seconds is None else amount * seconds / workers
+
+
+def make(config: ExperimentConfig, probe: Probe | None = None) -> Plan:
     """Look at data, artifacts and earlier sweeps of ``config``; nothing is written.
 
-    Fingerprints are those of work done by this machine's processor. Raises ``DataError`` for data that are named but cannot
-    be used.
+    ``probe`` is that of ``forecast.largest(config)`` on the device of its workers. Fingerprints are those of work done by this
+    machine's processor. Raises ``DataError`` for data that are named but cannot be used.
     """
     config = precision.settled_for(config, _device(config))
     rows = _rows(config)
     store = None if rows is None else store_fingerprint(config.data, rows, _in_threads)
     volumes = _validation_volumes(config, rows)
     search, sweep = config.search, folder_of(config)
+    speed = _speed(config, store)
     return Plan(
         config=config,
         validation_volumes=volumes,
         work=_work(config, volumes),
-        speed=_speed(config, store),
+        speed=speed if probe is None else _measured(config, speed, probe, volumes),
         stages=None if store is None else tuple(_stages(config, store)),
         rungs=tuple(map(tuple, study.rungs(search, config.training.images))),
         spent=budget.read(sweep),
         ended=len(leaderboard.rows(sweep)),
+        memory=None if probe is None else forecast.memory(config, probe),
+    )
+
+
+def _measured(config: ExperimentConfig, known: Speed, probe: Probe, volumes: int) -> Speed:
+    """What is known, and for the rest what ``probe`` says."""
+    workers, encoder = config.compute.workers, probe.encoder
+    return Speed(
+        known.training_images_per_second or workers / probe.diffusion.seconds,
+        known.pretraining_images_per_second or (workers / encoder.seconds if encoder else None),
+        known.scoring_point_seconds or forecast.point_seconds(config, volumes),
+        probe.diffusion.forward_seconds,
+        f"as measured on {probe.device}" if known.training_images_per_second is None else known.told_by,
     )
 
 
@@ -171,18 +205,8 @@ def _most(config: ExperimentConfig, path: str, size: Any) -> float:
     """The largest size of a setting over the training space, or of the configuration's own value."""
     values = [value_at(config, path)]
     parameter = config.search.training.space.get(path)
-    values += [] if parameter is None else _ends(parameter)
+    values += [] if parameter is None else forecast.ends(parameter)
     return max(float(size(value)) for value in values)
-
-
-def _ends(parameter: Parameter) -> list[Any]:
-    if isinstance(parameter, Choice):
-        return list(parameter.choice)
-    if isinstance(parameter, Float):
-        return list(parameter.float)
-    if isinstance(parameter, Integer):
-        return list(parameter.int)
-    raise TypeError(f"{type(parameter).__name__}: no parameter of a space")
 
 
 def _stages(config: ExperimentConfig, store: str) -> Iterator[Stage]:

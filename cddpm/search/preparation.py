@@ -18,10 +18,11 @@ from cddpm.data.phantom.folder import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError, StorageError
 from cddpm.models import precision
+from cddpm.search import forecast
 from cddpm.search.display import Display
 from cddpm.shelf import ARTIFACTS, Shelf
 from cddpm.storage import Bucket, is_uri
-from cddpm.training import stages, worker
+from cddpm.training import probe, stages, worker
 from cddpm.training.watch import Watch, keep_record
 
 
@@ -174,15 +175,38 @@ def settled(
             asked[key] = ask(precision.hardware, device, explicit, needed=needed)
         nodes = asked[key]
         if not nodes:
-            raise SearchError(
-                f"compute: no node has {', '.join(f'{amount:g} {name}' for name, amount in needed.items())} for one worker; "
-                "lower compute.cpus_per_worker or compute.gpus_per_worker"
-            )
+            raise SearchError(_no_node(needed))
         chosen = precision.settled(config, all(node.bfloat16 for node in nodes.values()))
         found.append(chosen)
         said.append(_format_line(config, chosen, nodes))
         warnings += _slow(config, nodes)
     return Settled(found, "; ".join(dict.fromkeys(said)), tuple(dict.fromkeys(warnings)))
+
+
+def probed(config: ExperimentConfig, address: str | None) -> probe.Probe | None:
+    """A probe of the largest networks of ``config``: of this machine, or of the slowest node of the cluster at ``address``.
+
+    None where a GPU is asked for and this machine has none. Raises ``SearchError`` if no node could hold a worker.
+    """
+    wanted = forecast.largest(config)
+    if not cluster.elsewhere(address):
+        gpus = torch.cuda.device_count()
+        if not worker.on_gpu(wanted.compute, gpus):
+            return probe.measure(wanted, "cpu")
+        return probe.measure(wanted, "cuda") if gpus else None
+    cluster.connect(address)
+    needed = worker.resources_per_worker(wanted.compute, cluster.capacity().get("GPU", 0.0))
+    found = cluster.on_each_node(probe.measure, wanted, "cuda" if "GPU" in needed else "cpu", needed=needed)
+    if not found:
+        raise SearchError(_no_node(needed))
+    return max(found.values(), key=lambda one: one.diffusion.seconds)
+
+
+def _no_node(needed: Mapping[str, float]) -> str:
+    return (
+        f"compute: no node has {', '.join(f'{amount:g} {name}' for name, amount in needed.items())} for one worker; "
+        "lower compute.cpus_per_worker or compute.gpus_per_worker"
+    )
 
 
 def _format_line(asked: ExperimentConfig, chosen: ExperimentConfig, nodes: Mapping[str, precision.Hardware]) -> str:

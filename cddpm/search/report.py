@@ -25,12 +25,13 @@ from cddpm.config import (
     value_at,
 )
 from cddpm.search.champion import PICTURE, Contender
+from cddpm.search.forecast import Memory
 from cddpm.search.leaderboard import Row
 from cddpm.search.plan import Plan
 from cddpm.search.sampler import point_count
 from cddpm.search.sweep import Summary
 from cddpm.text import Console, Table, command, name, near, whole
-from cddpm.text.numbers import about, counted, score, setting
+from cddpm.text.numbers import about, counted, score, setting, size
 from cddpm.tracking.address import to_publish
 
 
@@ -118,15 +119,27 @@ def _cost(plan: Plan) -> Iterator[str]:
         "validation volumes):"
     )
     trials = counted(config.search.training.trials, "trial")
-    yield f"  training: {work.training_images:,} images in {trials}, {_time(seconds['training'])}"
+    known_by = "" if seconds["training"] is None else f", {plan.speed.told_by}"
+    yield f"  training: {work.training_images:,} images in {trials}, {_time(seconds['training'])}{known_by}"
     yield f"  pretraining: {work.pretraining_images:,} images, {_time(seconds['pretraining'])}"
-    yield f"  reconstruction: {work.predicted_slices:,} forward passes of slices"
+    passes = f"  reconstruction: {work.predicted_slices:,} forward passes of slices"
+    yield passes + ("" if seconds["reconstruction"] is None else f", {_time(seconds['reconstruction'])}")
     if config.search.preview_trials > 1:
         yield f"  previews: {work.preview_points:,} points on fewer volumes"
     yield f"  scoring: {counted(work.scoring_points, 'point')}, {_time(seconds['scoring'])}"
     known = [value for value in seconds.values() if value]
     if known:
         yield f"  what is known of it: {about(sum(known))}, one training at a time, without validations and start-up"
+    if plan.memory is not None:
+        yield from _memory(plan.memory)
+
+
+def _memory(memory: Memory) -> Iterator[str]:
+    yield f"[bold]memory[/] of one worker, of {size(memory.free_bytes)} on {escape(memory.device)}:"
+    for section, needed in memory.needed.items():
+        network, batch = memory.steps[section]
+        parts = f"{size(network.fixed_bytes)} for weights and optimizer, {size(network.slice_bytes)} for each of"
+        yield f"  {section}: {size(needed)} ({parts} {counted(batch, 'slice')})"
 
 
 def _time(seconds: float | None) -> str:

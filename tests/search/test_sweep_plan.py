@@ -3,7 +3,7 @@
 import io
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from cddpm.data.store import build_store
 from cddpm.data.volume import write_volume
 from cddpm.models.precision import settled_for
 from cddpm.reconstruct.part import write_part
-from cddpm.search import budget, plan, record, report, sweep
+from cddpm.search import budget, forecast, plan, record, report, sweep
 from cddpm.search import trial as trials
+from cddpm.search.forecast import Memory
 from cddpm.search.point import Point
 from cddpm.text import Console
 from cddpm.training import checkpoint, stages
+from cddpm.training.probe import PROCESS_BYTES, Network, Probe
 
 pytestmark = pytest.mark.slow
 
@@ -202,17 +204,101 @@ def test_scoring_speed_is_that_of_earlier_sweeps_on_the_same_data(there: Path) -
     assert made.seconds["scoring"] == pytest.approx(2 * 6 * 0.2)
 
 
-def test_the_command_ends_well_without_ray_and_writes_nothing(tmp_path: Path) -> None:
+MIB = 2**20
+
+
+def probed(**values: Any) -> Probe:
+    """Two CPUs with 8 GiB: 10 ms a slice to train, 2 ms to pretrain, 4 ms forward; 1 MiB and 0.5 MiB for each."""
+    networks = Network(0.01, 0.004, 100 * MIB, MIB), Network(0.002, 0.001, 50 * MIB, MIB // 2)
+    return replace(Probe("2 CPUs", False, 2, 8192 * MIB, *networks), **values)
+
+
+def test_what_no_earlier_training_tells_is_told_by_the_probe(there: Path) -> None:
+    one = {"search__training__space": {}, "search__training__trials": 1}
+    wanted = on_table(there, compute__workers=2, training__batch_size=32, **one)
+    made = plan.make(wanted, probed())
+    work, seconds = made.work, made.seconds
+    assert seconds["training"] == pytest.approx(work.training_images * 0.01 / 2)
+    assert seconds["pretraining"] == pytest.approx(work.pretraining_images * 0.002 / 2)
+    assert seconds["reconstruction"] == pytest.approx(work.predicted_slices * 0.004 / 2)
+    assert (seconds["scoring"] or 0) > 0
+    assert made.memory is not None
+    assert made.memory.free_bytes == 4096 * MIB  # two workers at once
+    assert made.memory.needed["training"] == PROCESS_BYTES + (100 + 16) * MIB
+    assert made.faults == ()
+    text = shown(made)
+    assert "as measured on 2 CPUs" in text
+    assert "training: 816.0 MiB (100.0 MiB for weights and optimizer, 1.0 MiB for each of 16 slices)" in text
+
+
+def test_trainings_that_run_at_once_share_the_memory(there: Path) -> None:
+    one = on_table(there, compute__workers=1, search__training__space={}, search__training__trials=1)
+    assert (plan.make(one, probed()).memory or Memory("", {}, 0)).free_bytes == 8192 * MIB
+    many = on_table(there, compute__workers=1, search__training__trials=5)
+    assert (plan.make(many, probed(cpus=8)).memory or Memory("", {}, 0)).free_bytes == 8192 * MIB // 5
+    fraction = on_table(there, compute__workers=2, compute__gpus_per_worker=0.25)
+    assert (plan.make(fraction, probed(gpu=True)).memory or Memory("", {}, 0)).free_bytes == 2048 * MIB
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_cannot_fit_is_told_with_the_setting_that_fits(there: Path, workers: int) -> None:
+    one = {"search__training__space": {}, "search__training__trials": 1}
+    values = {**one, "compute__workers": workers, "training__images": 10**6}
+    made = plan.make(on_table(there, training__batch_size=16384 * workers, **values), probed())
+    (fault,) = made.faults
+    room = 8192 // workers - 700 - 100
+    assert "training.batch_size: 16,384 slices of one worker need 16.8 GiB" in fault
+    assert f"set it to {workers * room:,} or less" in fault
+    assert plan.make(on_table(there, training__batch_size=workers * room, **values), probed()).faults == ()
+    assert len(plan.make(on_table(there, training__batch_size=workers * (room + 1), **values), probed()).faults) == 1
+    (fault, _) = plan.make(on_table(there, **values), probed(memory_bytes=512 * MIB)).faults
+    assert "take a smaller model" in fault
+
+
+def test_the_largest_of_the_space_is_what_must_fit(tmp_path: Path) -> None:
+    space = {
+        "model.base_width": {"choice": [8, 96, 64]},
+        "model.width_multipliers": {"choice": [[1, 2], [1, 2, 2], [1, 1]]},
+        "encoder.architecture": {"choice": ["resnet101", "resnet50", "resnet18"]},
+        "training.batch_size": {"int": [64, 128], "step": 32},
+        "training.learning_rate": {"float": [1e-4, 1.0], "log": True},
+        "model.conditioning": {"choice": ["vector", "cross-attention"]},
+    }
+    wanted = config(tmp_path, search__training__space=space)
+    found = forecast.largest(wanted)
+    assert (found.model.base_width, found.model.width_multipliers) == (96, (1, 2, 2))
+    assert (found.encoder.architecture, found.training.batch_size) == ("resnet101", 128)
+    assert (found.training.learning_rate, found.model.conditioning) == (
+        wanted.training.learning_rate,
+        wanted.model.conditioning,
+    )
+
+
+def dry_run(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    """The command on the tiny joint sweep, in a process that must not import Ray."""
     code = (
         "import runpy, sys\n"
-        "sys.argv = ['sweep.py', '--dry-run', '--config', 'tune_configs/training.yaml', '--output-dir', sys.argv[1]]\n"
+        "sys.argv[0] = 'sweep.py'\n"
         "try:\n    runpy.run_path('launch/sweep.py', run_name='__main__')\n"
         "finally:\n    assert 'ray' not in sys.modules\n"
     )
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "COLUMNS": "150"}
-    command = [sys.executable, "-c", code, str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder), "COLUMNS": "150"}
+    wanted = ["--dry-run", "--config", "tune_configs/quickstart.yaml", "--output-dir", str(folder / "out")]
+    command = [sys.executable, "-c", code, *wanted, *settings]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_the_command_ends_well_without_ray_and_writes_nothing(tmp_path: Path) -> None:
+    done = dry_run(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "training: 40 trials by tpe" in done.stdout
-    assert "diffusion.loss = ssim-l1" in done.stdout
+    assert "training: 3 trials by tpe" in done.stdout
+    assert "as measured on" in done.stdout
+    assert "memory of one worker" in done.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_refuses_what_cannot_fit(tmp_path: Path) -> None:
+    done = dry_run(tmp_path, "--set", "training.batch_size=10000000", "--set", "training.images=10000000")
+    assert done.returncode == 6
+    assert "plan of sweep 'quickstart'" in done.stdout
+    assert "training.batch_size: 5,000,000 slices of one worker need" in " ".join(done.stderr.split())
