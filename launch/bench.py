@@ -1,19 +1,21 @@
 """Speed and memory of this machine.
 
-python launch/bench.py search [--quick] [--output FILE.json]
-python launch/bench.py train | reconstruct | data | noise [--quick] [--output FILE.json]
-python launch/bench.py start [--output FILE.json]
-python launch/bench.py tracking [--quick] [--output FILE.json]
-python launch/bench.py storage URI [--quick] [--output FILE.json]
+python launch/bench.py search | train | reconstruct | data | noise | start | tracking [--quick]
+python launch/bench.py storage URI [--quick]
 python launch/bench.py race SWEEP [--plot FILE.png] [--output FILE.json]
+
+All but the last take --output FILE.json, --json (the numbers instead of the table) and --baseline FILE.json (what --output wrote
+before: what moved since). Exit code 1: a bar is missed, or of a baseline a ratio got worse by more than a third.
 
 The numbers mean something only while the machine does nothing else.
 """
 
+import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,138 +23,177 @@ import typer
 from rich.markup import escape
 
 from cddpm.cli.shell import guarded_app
+from cddpm.errors import ConfigError
 from cddpm.text import Console, Table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 Output = Annotated[Path | None, typer.Option(help="JSON file for the numbers.")]
-
-
-@app.command()
-def search(
-    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: shows that it runs; bars are not held.")] = False,
-    output: Output = None,
-) -> None:
-    """Measure the search against its bars, on a drawn cohort; leaves with 1 if one is missed."""
-    from speed import rows
-
-    console, cores, sizes = Console(), rows.pin(), rows.QUICK if quick else rows.Sizes()
-    found = []
-    with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("drawing a cohort") as status:
-        for row in rows.search_rows(Path(folder), sizes, cores):
-            found.append(row)
-            status.update(f"measured: {row.work}")
-    _told(found, cores, quick, output, console)
-
-
+AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of a table.")]
+Baseline = Annotated[Path | None, typer.Option(help="JSON file of an earlier run: tell what moved.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Small sizes: shows that it runs; bars are not held.")]
 
 
 @app.command()
-def train(quick: Quick = False, output: Output = None) -> None:
+def search(
+    quick: Quick = False,
+    output: Output = None,
+    as_json: AsJson = False,
+    baseline: Baseline = None,
+) -> None:
+    """Measure the search against its bars, on a drawn cohort; leaves with 1 if one is missed."""
+    from speed import rows
+    from speed.row import pin
+
+    console, cores, sizes = Console(), pin(), rows.QUICK if quick else rows.Sizes()
+    found = []
+    with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("drawing a cohort") as status:
+        for line in rows.search_rows(Path(folder), sizes, cores):
+            found.append(line)
+            status.update(f"measured: {line.work}")
+    _told(found, cores, Told(quick, output, as_json, baseline), console)
+
+
+@app.command()
+def train(quick: Quick = False, output: Output = None, as_json: AsJson = False, baseline: Baseline = None) -> None:
     """Measure a training step of the full model against the plain one, and the machine's ceilings; 1 if a bar is missed."""
     from speed import networks
 
-    _networks(networks.train_rows, quick, output)
+    _networks(networks.train_rows, Told(quick, output, as_json, baseline))
 
 
 @app.command()
-def reconstruct(quick: Quick = False, output: Output = None) -> None:
+def reconstruct(
+    quick: Quick = False, output: Output = None, as_json: AsJson = False, baseline: Baseline = None
+) -> None:
     """Measure the reconstruction of a volume against the plain way; leaves with 1 if a bar is missed."""
     from speed import networks
 
-    _networks(networks.reconstruct_rows, quick, output)
+    _networks(networks.reconstruct_rows, Told(quick, output, as_json, baseline))
 
 
 @app.command()
-def data(quick: Quick = False, output: Output = None) -> None:
+def data(quick: Quick = False, output: Output = None, as_json: AsJson = False, baseline: Baseline = None) -> None:
     """Measure the batches of a training; leaves with 1 if a bar is missed."""
     from speed import networks
 
-    _networks(lambda folder, sizes, cores: networks.data_rows(folder, sizes), quick, output)
+    _networks(lambda folder, sizes, cores: networks.data_rows(folder, sizes), Told(quick, output, as_json, baseline))
 
 
 @app.command()
-def noise(quick: Quick = False, output: Output = None) -> None:
+def noise(quick: Quick = False, output: Output = None, as_json: AsJson = False, baseline: Baseline = None) -> None:
     """Measure noise fields; leaves with 1 if a bar is missed."""
     from speed import networks
 
-    _networks(lambda folder, sizes, cores: networks.noise_rows(sizes), quick, output)
+    _networks(lambda folder, sizes, cores: networks.noise_rows(sizes), Told(quick, output, as_json, baseline))
 
 
-def _networks(rows_of: Callable[[Path, Any, int], Iterable[Any]], quick: bool, output: Path | None) -> None:
-    from speed import networks, rows
+@dataclass(frozen=True)
+class Told:
+    """How the numbers are told: the options that all of them share."""
 
-    console, cores, found = Console(), rows.pin(), []
+    quick: bool
+    output: Path | None
+    as_json: bool
+    baseline: Path | None
+
+
+def _networks(rows_of: Callable[[Path, Any, int], Iterable[Any]], how: Told) -> None:
+    from speed import networks
+    from speed.row import pin
+
+    console, cores, found = Console(), pin(), []
     with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("measuring") as status:
-        for row in rows_of(Path(folder), networks.QUICK if quick else networks.Sizes(), cores):
+        for row in rows_of(Path(folder), networks.QUICK if how.quick else networks.Sizes(), cores):
             found.append(row)
             status.update(f"measured: {row.work}")
-    _told(found, cores, quick, output, console)
+    _told(found, cores, how, console)
 
 
 @app.command()
-def start(output: Output = None) -> None:
+def start(output: Output = None, as_json: AsJson = False, baseline: Baseline = None) -> None:
     """Measure how long a training waits for its first step, on a Ray of its own; leaves with 1 if the bar is missed."""
-    from speed import rows
     from speed import start as starts
+    from speed.row import pin
 
-    console, cores = Console(), rows.pin()
+    console, cores = Console(), pin()
     with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("starting trainings"):
         found = list(starts.measure(Path(folder)))
-    _told(found, cores, False, output, console)
+    _told(found, cores, Told(False, output, as_json, baseline), console)
 
 
 @app.command()
 def tracking(
-    quick: Annotated[bool, typer.Option("--quick", help="A few steps: shows that it runs; bars are not held.")] = False,
+    quick: Quick = False,
     output: Output = None,
+    as_json: AsJson = False,
+    baseline: Baseline = None,
 ) -> None:
     """Measure what the lab book costs a training step, on the quickstart's networks; leaves with 1 if the bar is missed."""
-    from speed import logging_cost, rows
+    from speed import logging_cost
+    from speed.row import pin
 
-    console, cores = Console(), rows.pin()
+    console, cores = Console(), pin()
     sizes = logging_cost.QUICK if quick else logging_cost.Sizes()
     with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("training with and without"):
         found = logging_cost.measure(Path(folder), sizes)
-    _told(found, cores, quick, output, console)
+    _told(found, cores, Told(quick, output, as_json, baseline), console)
 
 
 @app.command()
 def storage(
     uri: Annotated[str, typer.Argument(help="An object store: s3://BUCKET/PREFIX or another.", show_default=False)],
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A few megabytes: shows that it runs; bars are not held.")
-    ] = False,
+    quick: Quick = False,
     output: Output = None,
+    as_json: AsJson = False,
+    baseline: Baseline = None,
 ) -> None:
     """Measure artifacts and states of trainings on their way to a store and back; leaves with 1 if a bar is missed."""
-    from speed import rows
     from speed import storage as stores
+    from speed.row import pin
 
     from cddpm.storage import settled
 
-    console, cores, found = Console(), rows.pin(), []
+    console, cores, found = Console(), pin(), []
     with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("moving an artifact") as status:
         for row in stores.measure(settled(uri), Path(folder), stores.QUICK if quick else stores.Sizes()):
             found.append(row)
             status.update(f"measured: {row.work}")
-    _told(found, cores, quick, output, console)
+    _told(found, cores, Told(quick, output, as_json, baseline), console)
 
 
-def _told(found: list[Any], cores: int, quick: bool, output: Path | None, console: Console) -> None:
-    """Print the table, keep the numbers, and leave with 1 if a bar is missed."""
+def _told(found: list[Any], cores: int, how: Told, console: Console) -> None:
+    """Tell the numbers and keep them, and leave with 1 if a bar is missed or a ratio is much worse than it was."""
+    from speed.row import worse
+
     from cddpm import artifact
+    from cddpm.cli.shell import print_json
 
-    console.print(_table(found))
-    for number, row in enumerate(found, start=1):
-        if row.detail:
-            console.print(f"{number}  {escape(row.detail)}", hang=3)
-    if output is not None:
-        artifact.write_json(output, {"machine": _machine(cores), "quick": quick, "rows": [r.plain() for r in found]})
-    missed = [row for row in found if row.held is False]
-    if missed and not quick:
-        console.print(f"[red]{len(missed)} of the bars are missed[/]")
+    before = {} if how.baseline is None else _before(how.baseline)
+    numbers = {"machine": _machine(cores), "quick": how.quick, "rows": [row.plain() for row in found]}
+    if how.output is not None:
+        artifact.write_json(how.output, numbers)
+    missed = [] if how.quick else [row.work for row in found if row.held is False]
+    fallen = [row.work for row in found if worse(row, before.get(row.work))]
+    if how.as_json:
+        print_json({**numbers, "worse": fallen})
+    else:
+        console.print(_table(found, before))
+        for number, row in enumerate(found, start=1):
+            if row.detail:
+                console.print(f"{number}  {escape(row.detail)}", hang=3)
+        for words, works in ((f"{len(missed)} of the bars are missed", missed), ("a third worse than before", fallen)):
+            if works:
+                console.print(f"[red]{words}[/]: {escape('; '.join(works))}")
+    if missed or fallen:
         raise typer.Exit(1)
+
+
+def _before(path: Path) -> dict[str, float]:
+    """What was measured, by work. Raises ``ConfigError`` for a file that ``--output`` did not write."""
+    try:
+        return {row["work"]: float(row["measured"]) for row in json.loads(path.read_text())["rows"]}
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"--baseline {path}: no file that --output wrote") from None
 
 
 @app.command()
@@ -164,12 +205,12 @@ def race(
 ) -> None:
     """Search a finished sweep's scoring space again, on its cache and then the plain way for the same wall-clock."""
     from speed import race as races
-    from speed import rows
+    from speed.row import pin
 
     from cddpm import artifact
     from cddpm.search.record import find
 
-    console, cores = Console(), rows.pin()
+    console, cores = Console(), pin()
     with console.status("searching both ways"):
         found = races.run(find(sweep, output_dir), cores)
     cached, plain = found.cached, found.plain
@@ -190,15 +231,23 @@ def race(
         artifact.write_json(output, {"machine": _machine(cores), **found.plain_data()})
 
 
-def _table(found: list[Any]) -> Table:
+def _table(found: list[Any], before: Mapping[str, float]) -> Table:
     table = Table("Speed and memory")
-    for name in ("", "work", "bar", "measured", "held"):
-        table.add_column(name, justify="right" if name in ("bar", "measured") else "left")
+    columns = ("", "work", "bar", "measured", *(["before"] if before else []), "held")
+    for name in columns:
+        table.add_column(name, justify="right" if name in ("bar", "measured", "before") else "left")
     for number, row in enumerate(found, start=1):
         bar = "" if row.bar is None else f"{row.sense} {row.bar:,g}"
         held = {None: "", True: "yes", False: "[red]no[/]"}[row.held]
-        table.add_row(str(number), escape(row.work), bar, escape(f"{_digits(row.measured)} {row.unit}"), held)
+        once = before.get(row.work)
+        earlier = [] if not before else ["" if once is None else _digits(once)]
+        table.add_row(str(number), escape(row.work), bar, escape(_measured(row)), *earlier, held)
     return table
+
+
+def _measured(row: Any) -> str:
+    spread = "" if row.spread is None else f" ± {100 * row.spread:.0f} %"
+    return f"{_digits(row.measured)} {row.unit}{spread}"
 
 
 def _digits(value: float) -> str:

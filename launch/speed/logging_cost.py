@@ -22,7 +22,7 @@ from cddpm.tracking.mirror import MirroredRun, curve
 from cddpm.tracking.publish import Mirror
 from cddpm.training import checkpoint
 from cddpm.training.watch import Watch
-from speed.rows import Row
+from speed.row import Row
 from speed.timing import seconds
 
 _NOBODY = "http://127.0.0.1:9"

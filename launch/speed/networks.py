@@ -26,8 +26,8 @@ from cddpm.training.loop import Hooks, Trainer
 from cddpm.training.preview import Preview
 from cddpm.training.ranks import Ranks
 from speed.cohort import DATASET, FULL, HEALTHY, draw
-from speed.rows import Row
-from speed.timing import compare, seconds
+from speed.row import Row
+from speed.timing import compare, seconds, spread_of
 
 CONFIG = Path(__file__).resolve().parents[2] / "tune_configs" / "reference.yaml"
 PASSES_A_STEP = 3
@@ -87,7 +87,7 @@ def noise_rows(sizes: Sizes) -> Iterator[Row]:
     shape = sizes.shape[1:]
     seeds = list(range(sizes.fields))
     noise(config, seeds[:64], shape)
-    taken = median(seconds(lambda: noise(config, seeds, shape)) for _ in range(sizes.repeats))
+    taken, spread = spread_of([seconds(lambda: noise(config, seeds, shape)) for _ in range(sizes.repeats)])
     few = seeds[: min(4, sizes.fields)]
 
     def exact() -> list[np.ndarray]:
@@ -97,7 +97,14 @@ def noise_rows(sizes: Sizes) -> Iterator[Row]:
     ours = noise(config.model_copy(update={"standardise": False}), few, shape)[:, 0].numpy()
     apart = float(np.abs(np.stack(exact()) - ours).max())
     told = f"one core; {plain * sizes.fields / taken:,.0f} times the formula written down in NumPy, {apart:.1e} apart"
-    yield Row(f"noise fields of {_area(sizes)}, one per slice", "fields/s", sizes.fields / taken, 5000, detail=told)
+    yield Row(
+        f"noise fields of {_area(sizes)}, one per slice",
+        "fields/s",
+        sizes.fields / taken,
+        5000,
+        detail=told,
+        spread=spread,
+    )
 
 
 def data_rows(folder: Path, sizes: Sizes) -> Iterator[Row]:
@@ -109,7 +116,8 @@ def data_rows(folder: Path, sizes: Sizes) -> Iterator[Row]:
         positions = np.arange(number, number + count)
         number += count
         taken.append(seconds(lambda at=positions: objective.batch(np.resize(rows, count), at)))  # type: ignore[misc]
-    yield Row("data with augmentation and noise", "slices/s", count / median(taken[1:]), 1500, detail="one thread")
+    usual, spread = spread_of(taken[1:])
+    yield Row("data with augmentation and noise", "slices/s", count / usual, 1500, detail="one thread", spread=spread)
 
 
 def train_rows(folder: Path, sizes: Sizes, cores: int) -> Iterator[Row]:

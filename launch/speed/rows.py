@@ -1,57 +1,37 @@
 """The rows of the table "Speed and memory": what is measured, what it must reach, what it reached.
 
-Every bar but that of memory is a ratio within one run, or a rate on ``CORES`` cores; the two sides of a ratio are measured
-by turns.
+Every bar but that of memory is a ratio within one run, or a rate on ``CORES`` cores; the two sides of a ratio are measured by
+turns.
 """
 
-import os
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
 
 import numpy as np
+import optuna
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cddpm.config import ExperimentConfig
+from cddpm.config import ExperimentConfig, load
 from cddpm.scoring.operating_point import best_dice, histogram
 from cddpm.scoring.postprocess import median_filter
 from cddpm.scoring.score import Scorer
-from cddpm.search import scoring_search
+from cddpm.search import scoring_search, space
 from cddpm.search.point import PointScorer, ScorePoints
+from cddpm.search.sampler import Sampler
+from cddpm.search.window import memory_for
 from speed import memory
 from speed.cohort import DATASET, FULL, Cohort, draw, experiment
 from speed.naive import NaiveSeconds, NaiveTrial
 from speed.processes import local_processes
-from speed.timing import compare, seconds
+from speed.row import Row
+from speed.timing import compare, seconds, spread_of
 
-CORES = 2
+JOINT = Path(__file__).resolve().parents[2] / "tune_configs" / "joint.yaml"
 GB = 1e9
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table. ``bar`` none: told for information."""
-
-    work: str
-    unit: str
-    measured: float
-    bar: float | None = None
-    sense: Literal["at least", "at most"] = "at least"
-    detail: str = ""
-
-    @property
-    def held(self) -> bool | None:
-        """Whether the bar is reached; none without one."""
-        if self.bar is None:
-            return None
-        return self.measured >= self.bar if self.sense == "at least" else self.measured <= self.bar
-
-    def plain(self) -> dict[str, Any]:
-        """Plain data for a file."""
-        return {**asdict(self), "held": self.held}
 
 
 @dataclass(frozen=True)
@@ -64,6 +44,7 @@ class Sizes:
     repeats: int = 3
     memory_volumes: int = 100
     memory_trials: tuple[int, int] = (10, 500)
+    proposals: int = 5000
     base_width: int = 128
     """Of the U-Net that the plain way runs."""
 
@@ -72,15 +53,8 @@ class Sizes:
         return experiment(self.shape, self.trials, self.base_width)
 
 
-QUICK = Sizes(3, (12, 64, 64), 6, 2, 4, (2, 12), 32)
+QUICK = Sizes(3, (12, 64, 64), 6, 2, 4, (2, 12), 40, 32)
 """Shows that everything runs; the numbers mean little."""
-
-
-def pin() -> int:
-    """Keep this process on ``CORES`` of its cores, if it may use more; returns how many it has."""
-    allowed = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, allowed[:CORES])
-    return min(CORES, len(allowed))
 
 
 def search_rows(folder: Path, sizes: Sizes, cores: int) -> Iterator[Row]:
@@ -99,14 +73,36 @@ def _trials(cohort: Cohort, sizes: Sizes, cores: int) -> Iterator[Row]:
     _search(scorer, config)
     naive.measure()
     pairs = [(_search(scorer, config) / sizes.trials, naive.measure()) for _ in range(sizes.repeats)]
-    ours = median(trial for trial, _ in pairs)
+    ours, spread = spread_of([trial for trial, _ in pairs])
     where = f"{sizes.volumes} volumes {_size(sizes.shape)}, {cores} cores"
     each = f"{ours:.3f} s a trial; median, components and curves anew in each"
-    yield Row("scoring trials", "trials/hour", 3600 / ours, 3000, detail=f"{where}; {each}")
+    yield Row("scoring trials", "trials/hour", 3600 / ours, 3000, detail=f"{where}; {each}", spread=spread)
+    yield Row("the same, of one trial", "s", ours, 0.2, "at most", "its proposal included")
+    yield from _sampler(sizes)
     ratio = median(_naive_trial(found, sizes, cores) / trial for trial, found in pairs)
     yield Row(
         "the same settings searched naively", "times slower", ratio, 100, detail=_words(pairs[0][1], sizes, cores)
     )
+
+
+def _sampler(sizes: Sizes) -> Iterator[Row]:
+    """What a proposal costs where each has an answer at once: late in a long search, and early in it."""
+    config = load(JOINT)
+    level = config.search.scoring
+    random, taken = np.random.default_rng(0), []
+    sampler, memory = Sampler(level, 0, lasting=True), memory_for(level, ["maximize"])
+    study = optuna.create_study(direction="maximize", sampler=sampler, storage=memory)
+    for _ in range(sizes.proposals):
+        start = time.perf_counter()
+        trial = study.ask()
+        space.suggest(level.space, trial, config)
+        study.tell(trial, float(random.random()))
+        taken.append(1000 * (time.perf_counter() - start))
+    part = min(50, len(taken) // 2)
+    early, late = median(taken[part : 2 * part]), median(taken[-part:])
+    name = f"a proposal after {sizes.proposals:,} points"
+    told = f"{level.sampler} over the {len(level.space)} settings of joint.yaml; after {2 * part} points {early:.1f} ms"
+    yield Row(name, "ms", late, 5, "at most", told)
 
 
 def _naive_trial(found: NaiveSeconds, sizes: Sizes, cores: int) -> float:

@@ -11,7 +11,7 @@ from cddpm.models.precision import settled_for
 from cddpm.training import worker, worker_group
 from cddpm.training.stages import Place
 from speed.cohort import DATASET, draw
-from speed.rows import Row
+from speed.row import Row
 
 CONFIG = Path(__file__).resolve().parents[2] / "tune_configs" / "quickstart.yaml"
 SHAPE = (25, 48, 48)

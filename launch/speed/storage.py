@@ -30,7 +30,7 @@ from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks
 from speed.logging_cost import training_step
 from speed.memory import of_this_process
-from speed.rows import Row
+from speed.row import Row
 from speed.timing import seconds
 
 KIND = "bench"

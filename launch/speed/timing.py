@@ -1,7 +1,7 @@
 """Seconds of work, measured so that two ways can be compared on a machine that does other things too."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -29,3 +29,9 @@ def compare(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) ->
     ours(), theirs()
     times = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
     return Pair(median(a for a, _ in times), median(b for _, b in times), median(b / a for a, b in times))
+
+
+def spread_of(times: Sequence[float]) -> tuple[float, float]:
+    """Median, and half of the distance between the least and the greatest over it."""
+    middle = median(times)
+    return middle, (max(times) - min(times)) / 2 / middle

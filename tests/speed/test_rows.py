@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from speed.rows import Row, _by_sorting
+from speed.row import Row, worse
+from speed.rows import _by_sorting
 
 from cddpm.scoring.operating_point import best_dice, histogram
 
@@ -15,6 +16,23 @@ def test_a_bar_is_held_or_missed(measured: float, sense: str, held: bool) -> Non
     row = Row("work", "trials/hour", measured, 3000, sense)
     assert row.held is held
     assert row.plain()["held"] is held
+
+
+@pytest.mark.parametrize(
+    ("unit", "sense", "measured", "before", "fallen"),
+    [
+        ("times faster", "at least", 7.0, 10.0, True),
+        ("times faster", "at least", 8.0, 10.0, False),
+        ("%", "at most", 1.4, 1.0, True),
+        ("%", "at most", 1.3, 1.0, False),
+        ("slices/s", "at least", 1.0, 10.0, False),
+        ("times faster", "at least", 1.0, None, False),
+    ],
+)
+def test_only_a_ratio_can_have_got_worse(
+    unit: str, sense: str, measured: float, before: float | None, fallen: bool
+) -> None:
+    assert worse(Row("work", unit, measured, 1.0, sense), before) is fallen
 
 
 def test_a_row_without_a_bar_is_neither() -> None:

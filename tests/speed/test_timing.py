@@ -25,3 +25,8 @@ def test_the_first_time_does_not_count_and_one_slow_moment_changes_no_ratio(monk
     pair = timing.compare(lambda: work("ours", ours), lambda: work("theirs", theirs), 3)
     assert order == ["ours", "theirs"] * 4
     assert (pair.ours_seconds, pair.theirs_seconds, pair.ratio) == (1.0, 6.0, 5.0)
+
+
+def test_the_spread_is_half_of_the_range_over_the_median() -> None:
+    assert timing.spread_of([2.0, 1.0, 4.0]) == (2.0, 0.75)
+    assert timing.spread_of([3.0]) == (3.0, 0.0)
