@@ -42,7 +42,7 @@ from cddpm.search.point import (
     scoring_with,
 )
 from cddpm.search.sampler import Sampler, first_points, point_count
-from cddpm.search.window import memory_for
+from cddpm.search.window import Goal, memory_for
 from cddpm.seeds import seed_of
 from cddpm.tracking.mirror import table
 from cddpm.training.loop import Interrupted
@@ -60,8 +60,7 @@ class _Search:
         self.level = _level(config, guided)
         seed = seed_of(config.seed, "scoring search")
         goals = [aim.goal for aim in config.search.aims]
-        sampler, memory = Sampler(self.level, seed, lasting=True), memory_for(self.level, goals)
-        self._study = optuna.create_study(directions=goals, sampler=sampler, storage=memory)
+        self._study = study_of(self.level, goals, seed)
         own = spaces.point(self.level.space, spaces.defaults(self.level.space, config))
         self._whole = spaces.is_complete(self.level.space, own, config)
         grid, queue = self.level.sampler == "grid", first_points(self.level, config, seed)
@@ -93,6 +92,12 @@ class _Search:
     def _tell(self, asked: list[optuna.Trial], points: list[Point]) -> None:
         for trial, point in zip(asked, points, strict=True):
             self._study.tell(trial, measured(self._config, point.values))
+
+
+def study_of(level: LevelConfig, goals: Sequence[Goal], seed: int) -> optuna.Study:
+    """A study in memory for one search of ``level``, however long, that is never taken up again."""
+    sampler = Sampler(level, seed, lasting=True)
+    return optuna.create_study(directions=goals, sampler=sampler, storage=memory_for(level, goals))
 
 
 def _level(config: ExperimentConfig, guided: bool) -> LevelConfig:

@@ -9,6 +9,7 @@ whole study, and the others a sample.
 import bisect
 import copy
 from collections.abc import Container, Sequence
+from typing import Literal
 
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -17,17 +18,18 @@ from cddpm.config import LevelConfig
 
 BEST, LATEST = 25, 225
 """Of 250 trials TPE takes 25 for good ones."""
+Goal = Literal["minimize", "maximize"]
 Standing = tuple[tuple[float, ...], int]
 """Values, the higher the better, and the negative number: the earlier of equals is the better one."""
 
 
 class Window(InMemoryStorage):
-    """Memory of one study with these ``goals`` (``maximize`` or ``minimize``).
+    """Memory of one study with these ``goals``.
 
     Of several objectives the best are the latest on the Pareto front.
     """
 
-    def __init__(self, goals: Sequence[str]) -> None:
+    def __init__(self, goals: Sequence[Goal]) -> None:
         super().__init__()
         self._signs = [1.0 if goal == "maximize" else -1.0 for goal in goals]
         self._best: list[Standing] = []
@@ -70,6 +72,6 @@ def _dominates(one: Standing, other: Standing) -> bool:
     return one[0] != other[0] and all(a >= b for a, b in zip(one[0], other[0], strict=True))
 
 
-def memory_for(level: LevelConfig, goals: Sequence[str]) -> InMemoryStorage:
+def memory_for(level: LevelConfig, goals: Sequence[Goal]) -> InMemoryStorage:
     """A window for samplers that look at every trial anew; NSGA-II looks at one generation, and may go far back for it."""
     return Window(goals) if level.sampler in ("tpe", "cma-es") else InMemoryStorage()

@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -21,8 +20,6 @@ from cddpm.scoring.postprocess import median_filter
 from cddpm.scoring.score import Scorer
 from cddpm.search import scoring_search, space
 from cddpm.search.point import PointScorer, ScorePoints
-from cddpm.search.sampler import Sampler
-from cddpm.search.window import memory_for
 from speed import memory
 from speed.cohort import DATASET, FULL, Cohort, draw, experiment
 from speed.naive import NaiveSeconds, NaiveTrial
@@ -90,8 +87,7 @@ def _sampler(sizes: Sizes) -> Iterator[Row]:
     config = load(JOINT)
     level = config.search.scoring
     random, taken = np.random.default_rng(0), []
-    sampler, memory = Sampler(level, 0, lasting=True), memory_for(level, ["maximize"])
-    study = optuna.create_study(direction="maximize", sampler=sampler, storage=memory)
+    study = scoring_search.study_of(level, ["maximize"], 0)
     for _ in range(sizes.proposals):
         start = time.perf_counter()
         trial = study.ask()
