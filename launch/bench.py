@@ -1,6 +1,6 @@
 """Speed and memory of this machine.
 
-python launch/bench.py search | train | reconstruct | data | noise | start | tracking [--quick]
+python launch/bench.py search | train | reconstruct | data | noise | prepare | start | tracking [--quick]
 python launch/bench.py storage URI [--quick]
 python launch/bench.py race SWEEP [--plot FILE.png] [--output FILE.json]
 
@@ -85,6 +85,20 @@ def noise(quick: Quick = False, output: Output = None, as_json: AsJson = False, 
     from speed import networks
 
     _networks(lambda folder, sizes, cores: networks.noise_rows(sizes), Told(quick, output, as_json, baseline))
+
+
+@app.command()
+def prepare(quick: Quick = False, output: Output = None, as_json: AsJson = False, baseline: Baseline = None) -> None:
+    """Measure how scans become slices; leaves with 1 if a bar is missed."""
+    from speed import scans
+    from speed.row import pin
+
+    console, cores, found = Console(), pin(), []
+    with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("drawing scans") as status:
+        for row in scans.rows(Path(folder), scans.QUICK if quick else scans.Sizes()):
+            found.append(row)
+            status.update(f"measured: {row.work}")
+    _told(found, cores, Told(quick, output, as_json, baseline), console)
 
 
 @dataclass(frozen=True)

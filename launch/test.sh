@@ -51,7 +51,7 @@ esac
 
 beside="" log=""
 trap 'if [ -n "$beside" ]; then kill -INT -- "-$beside" 2>/dev/null || true; wait; fi' EXIT
-if [ "$scope" != fast ]; then # they wait more than they compute
+if [ "$scope" = default ]; then # they wait more than they compute
     log="$(mktemp)"
     set -m # in a process group of its own, where an interruption is not ignored
     "$python" -m pytest -q -m "$alone" "$@" >"$log" 2>&1 &
@@ -63,7 +63,10 @@ step "format" "$python" -m ruff format --check .
 step "lint" "$python" -m ruff check .
 step "types" "$python" -m mypy --num-workers 2
 step "tests" "$python" -m pytest -q "${abreast[@]}" -m "$together" "$@"
-if [ -n "$beside" ]; then step "tests with Ray, hosts, browser, GPU" told; fi
+slower="tests with Ray, hosts, browser, GPU"
+if [ -n "$beside" ]; then step "$slower" told; fi
+# by night one after the other: some hold times of hosts, which other work would lengthen
+if [ "$scope" = nightly ]; then step "$slower" "$python" -m pytest -q -m "$alone" "$@"; fi
 
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'failed: %s\n' "${failed[@]}"
