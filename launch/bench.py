@@ -24,6 +24,7 @@ from rich.markup import escape
 
 from cddpm.cli.shell import guarded_app
 from cddpm.errors import ConfigError
+from cddpm.models import precision
 from cddpm.text import Console, Table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
@@ -270,11 +271,19 @@ def _digits(value: float) -> str:
 
 def _machine(cores: int) -> dict[str, Any]:
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor() or platform.processor() or platform.machine(),
+        "bfloat16": sorted(precision.cpu_flags() & precision.CPU_FLAGS.keys()),
         "cores": cores,
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
     }
+
+
+def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The processor's name as Linux tells it."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, None)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ def changes(own: dict[str, list[str]], folder: Path) -> dict[str, Any]:
     kept = ("MLFLOW_", "RAY_", "OMP_", "TUNE_", "MALLOC_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(kept)}
     environment["MLFLOW_DISABLE_TELEMETRY"] = "true"  # of MLflow itself
+    environment.setdefault("NUMBA_CACHE_DIR", str(folder))  # as launch/ sets it: else its own cache would be named now
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "launch"), str(folder)])
     asked = json.dumps([foreign(), own])
     command = [sys.executable, "-c", PROBE]
