@@ -58,7 +58,6 @@ def abandoned_placement_groups() -> Iterable[str]:
     import ray
 
     try:
-        from ray._raylet import ActorID
         from ray.core.generated import gcs_pb2
 
         table = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
@@ -72,7 +71,7 @@ def abandoned_placement_groups() -> Iterable[str]:
             and g.creator_actor_dead
             and not g.is_detached
             # a group made by a driver has no creating actor, and its "actor" counts as dead
-            and not ActorID(g.creator_actor_id).is_nil()
+            and not ray.ActorID(g.creator_actor_id).is_nil()
         ]
     except (AttributeError, ImportError, TypeError) as error:
         _warn_once(f"this version of Ray hides its placement groups ({error}); abandoned ones are not looked for")
@@ -86,12 +85,12 @@ def _warn_once(message: str) -> None:
 
 def free_abandoned() -> int:
     """Remove placement groups that a stopped trial left behind; returns how many."""
-    from ray._raylet import PlacementGroupID
+    import ray
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
     count = 0
     for name in abandoned_placement_groups():
-        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
         count += 1
     return count
 

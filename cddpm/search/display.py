@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from cddpm.search.time_left import TimeLeft
 from cddpm.text import Console, whole
 from cddpm.text.numbers import clock, setting
 from cddpm.tracking import names
@@ -44,10 +45,9 @@ class Display:
         self.stopping = False
         """Set when the sweep was asked to end: trainings are saving their state."""
         self._trials: dict[int, str] = {}
-        self._shares: dict[int, float] = {}
         self._done = self._total = 0
         self._best: tuple[float, int] | None = None
-        self._tuning_start, self._done_before = self.start, 0
+        self._left = TimeLeft(0)
         self._told: Callable[[], list[str]] = list
         self._waiting: Callable[[], str] = str
 
@@ -83,8 +83,8 @@ class Display:
 
         ``told`` gives new lines that they left, ``waiting`` what they wait for now, if there is anything.
         """
-        self._total, self._done, self._done_before, self._best = total, done, done, best
-        self._tuning_start = time.monotonic()
+        self._total, self._done, self._best = total, done, best
+        self._left = TimeLeft(total - done)
         over = threading.Event()
         self._told, self._waiting = told, waiting
         show = self._live if self.console.is_terminal else self._lines
@@ -113,9 +113,9 @@ class Display:
     def ended(self, number: int, how: str, objective: float | None = None) -> None:
         """A trial is over."""
         self._trials.pop(number, None)
-        self._shares.pop(number, None)
         if how != "interrupted":
             self._done += 1
+            self._left.ended(number)
         value = "" if objective is None else f", validation {objective:.3f}"
         self._say(f"{self.unit} {number:04d} {_HOW[how]}{value}")
         if objective is not None and (self._best is None or objective > self._best[0]):
@@ -150,15 +150,14 @@ class Display:
             self.warn(self._waiting())
             for number, (stage, seen, budget, loss) in sorted(look().items()):
                 if number in self._trials:
-                    self._say(
-                        f"{self.unit} {number:04d} {_where(stage, seen, budget, loss)}{self._left(number, stage, seen, budget)}"
-                    )
+                    self._left.saw(number, stage, seen, budget)
+                    self._say(f"{self.unit} {number:04d} {_where(stage, seen, budget, loss)}{self._sweep_left()}")
 
     def _table(self, board: dict[int, tuple[str, int, int, float]]) -> RenderableType:
         rows, waiting = [], self._waiting()
         for number, starting in sorted(self._trials.items()):
             stage, seen, budget, loss = board.get(number, ("", 0, 1, 0.0))
-            self._left(number, stage, seen, budget)
+            self._left.saw(number, stage, seen, budget)
             said = _where(stage, seen, budget, loss) if stage else starting
             rows.append((f"{self.unit} {number:04d}", ProgressBar(total=max(1, budget), completed=seen), said))
         shown = rows[: max(1, self.console.height - 4 - bool(waiting))]
@@ -178,19 +177,9 @@ class Display:
             f"{self._done} of {self._total} {self.unit}s done · {best} · {elapsed} elapsed{self._sweep_left()}", "bold"
         )
 
-    def _left(self, number: int, stage: str, seen: int, budget: int) -> str:
-        weight = {"pretrain": (0.0, 0.15), "train": (0.15, 0.75), "reconstruction": (0.9, 0.04), "search": (0.94, 0.06)}
-        start, share = weight.get(stage, (0.0, 0.0))
-        self._shares[number] = start + share * seen / max(1, budget)
-        return "" if self.console.is_terminal else self._sweep_left()
-
     def _sweep_left(self) -> str:
-        """Time left, if the trials to come take as long as those so far."""
-        done = self._done - self._done_before + sum(self._shares.values())
-        if done <= 0.1:
-            return ""
-        rate = (time.monotonic() - self._tuning_start) / done
-        return f" · about {clock(rate * max(0.0, self._total - self._done_before - done))} left"
+        left = self._left.seconds()
+        return "" if left is None else f" · about {clock(left)} left"
 
 
 _HOW = {

@@ -2,7 +2,6 @@
 
 import io
 import time
-from typing import Any
 
 import pytest
 
@@ -91,16 +90,6 @@ def wait_for(text: io.StringIO, wanted: str) -> None:
     while wanted not in text.getvalue():
         assert time.monotonic() < end, text.getvalue()
         time.sleep(0.01)
-
-
-def test_time_left_follows_the_rate(display: Display, monkeypatch: pytest.MonkeyPatch) -> None:
-    now: list[Any] = [1000.0]
-    monkeypatch.setattr(displays.time, "monotonic", lambda: now[0])
-    display._total, display._done_before, display._done, display._tuning_start = 5, 1, 3, 1000.0
-    now[0] += 100  # two trials in 100 s, two to come
-    assert display._sweep_left() == " · about 1:40 left"
-    display._done = display._done_before
-    assert display._sweep_left() == ""
 
 
 def test_markup_in_settings_is_shown_as_it_is(display: Display, text: io.StringIO) -> None:
