@@ -29,7 +29,7 @@ def test_quick_measures_every_row(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "b.json").read_text())
     assert found["quick"] is True
     measured = {row["work"]: row["measured"] for row in found["rows"]}
-    assert len(measured) == 10
+    assert len(measured) == 11
     assert all(value > 0 for value in measured.values())
     for start in RATIOS:
         (ratio,) = [value for name, value in measured.items() if name.startswith(start)]
