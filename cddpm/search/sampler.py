@@ -153,6 +153,7 @@ def _free(tried: Places, random: np.random.Generator) -> Places:
     return np.asarray((chosen + random.uniform(0.25, 0.75, chosen.size)) / parts)
 
 
+PointKey = tuple[tuple[str, Any], ...]
 POPULATION = 20
 """Points of one generation of NSGA-II."""
 STARTUP = 10
@@ -253,7 +254,8 @@ def _tpe(level: LevelConfig, seed: int) -> TPESampler:
 def first_points(level: LevelConfig, config: ExperimentConfig, seed: int) -> list[dict[str, Any]]:
     """Params tried before the sampler proposes any: the configuration's own, those the level names, and of a grid the rest.
 
-    A grid's points come in an order shuffled by ``seed``, so that its first part is spread over the space too.
+    A grid's points come in an order shuffled by ``seed``. If not all of them are tried, the first part is so spread over the
+    space; else points that share residuals, or maps, are neighbours, so that these are made once.
     """
     named = [spaces.point(level.space, s) for s in (spaces.defaults(level.space, config), *level.start)]
     if level.sampler != "grid":
@@ -261,8 +263,33 @@ def first_points(level: LevelConfig, config: ExperimentConfig, seed: int) -> lis
     rest = {_key(params): params for params in grid(level.space, config)}
     first = [key for key in (_key(_completed(level.space, params, config)) for params in named) if key in rest]
     keys = list(rest)
-    order = np.random.default_rng(seed).permutation(len(keys))
-    return [rest[key] for key in dict.fromkeys([*first, *(keys[i] for i in order)])]
+    order = [keys[i] for i in np.random.default_rng(seed).permutation(len(keys))]
+    if level.trials >= len(keys):
+        order = _neighbours(order)
+    return [rest[key] for key in dict.fromkeys([*first, *order])]
+
+
+OF_THE_MAP = ("scoring.erosion_divisor", "scoring.median_kernel")
+"""What makes a map of a residual."""
+OF_THE_RESULT = (
+    "scoring.minimum_component_voxels",
+    "scoring.connectivity",
+    "scoring.component_size",
+    "scoring.operating_point",
+    "scoring.healthy_false_positive_rate",
+    "scoring.threshold",
+)
+"""What is done with a map."""
+
+
+def _neighbours(order: list[PointKey]) -> list[PointKey]:
+    """Points of one residual together, and of these those of one map; else in the order that they have."""
+    ranks: dict[PointKey, int] = {}
+
+    def rank(point: PointKey, without: tuple[str, ...]) -> int:
+        return ranks.setdefault(tuple(pair for pair in point if pair[0] not in without), len(ranks))
+
+    return sorted(order, key=lambda point: (rank(point, OF_THE_MAP + OF_THE_RESULT), rank(point, OF_THE_RESULT)))
 
 
 def point_count(level: LevelConfig, config: ExperimentConfig) -> int:
@@ -279,7 +306,7 @@ def point_count(level: LevelConfig, config: ExperimentConfig) -> int:
     return min(level.trials, sum(1 for _ in grid(level.space, config)) + beside)
 
 
-def _key(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def _key(params: Mapping[str, Any]) -> PointKey:
     return tuple(sorted(params.items()))
 
 

@@ -133,6 +133,36 @@ def test_a_grid_begins_with_the_configuration_and_the_points_that_are_named() ->
     assert shuffled != points
 
 
+SCORING = {
+    "scoring.residual": {"choice": ["l1", "l2", "positive"]},
+    "scoring.guidance_scale": {"int": [0, 2]},
+    "scoring.median_kernel": {"choice": [1, 3, 5]},
+    "scoring.minimum_component_voxels": {"int": [0, 30], "step": 10},
+}
+
+
+def changes(points: list[dict[str, Any]], *paths: str) -> int:
+    """How often something else than before is needed of these settings."""
+    asked = [tuple(point[path] for path in paths) for point in points]
+    return sum(one != other for one, other in itertools.pairwise(asked))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_points_of_a_whole_grid_that_share_residuals_or_maps_are_neighbours(seed: int) -> None:
+    wanted = level(SCORING, sampler="grid", trials=1000)
+    found = [spaces.values(wanted.space, params) for params in first_points(wanted, CONFIG, seed)][1:]
+    assert len(found) == 9 * 3 * 4 - 1
+    above = ("scoring.residual", "scoring.guidance_scale")
+    assert changes(found, *above) <= 9  # the configuration's own point comes first, away from the others of its kind
+    assert changes(found, *above, "scoring.median_kernel") <= 27
+
+
+def test_the_first_part_of_a_grid_that_is_cut_is_spread() -> None:
+    wanted = level(SCORING, sampler="grid", trials=40)
+    found = [spaces.values(wanted.space, params) for params in first_points(wanted, CONFIG, 0)][:40]
+    assert changes(found, "scoring.residual", "scoring.guidance_scale") > 20
+
+
 def test_a_single_range_can_be_a_grid() -> None:
     space = {"training.batch_size": {"int": [4, 12], "step": 4}}
     assert sorted(p["training.batch_size"] for p in grid(level(space).space, CONFIG)) == [4, 8, 12]
