@@ -1,6 +1,7 @@
 """Speed and memory of this machine.
 
-python launch/bench.py search | train | reconstruct | data | noise | prepare | start | tracking [--quick]
+python launch/bench.py search | train | reconstruct | data | noise | prepare | tracking [--quick]
+python launch/bench.py start
 python launch/bench.py storage URI [--quick]
 python launch/bench.py race SWEEP [--plot FILE.png] [--output FILE.json]
 
@@ -45,13 +46,14 @@ def search(
     from speed import rows
     from speed.row import pin
 
+    how = _how(quick, output, as_json, baseline)
     console, cores, sizes = Console(), pin(), rows.QUICK if quick else rows.Sizes()
     found = []
     with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("drawing a cohort") as status:
         for line in rows.search_rows(Path(folder), sizes, cores):
             found.append(line)
             status.update(f"measured: {line.work}")
-    _told(found, cores, Told(quick, output, as_json, baseline), console)
+    _told(found, cores, how, console)
 
 
 @app.command()
@@ -59,7 +61,7 @@ def train(quick: Quick = False, output: Output = None, as_json: AsJson = False, 
     """Measure a training step of the full model against the plain one, and the machine's ceilings; 1 if a bar is missed."""
     from speed import networks
 
-    _networks(networks.train_rows, Told(quick, output, as_json, baseline))
+    _networks(networks.train_rows, _how(quick, output, as_json, baseline))
 
 
 @app.command()
@@ -69,7 +71,7 @@ def reconstruct(
     """Measure the reconstruction of a volume against the plain way; leaves with 1 if a bar is missed."""
     from speed import networks
 
-    _networks(networks.reconstruct_rows, Told(quick, output, as_json, baseline))
+    _networks(networks.reconstruct_rows, _how(quick, output, as_json, baseline))
 
 
 @app.command()
@@ -77,7 +79,7 @@ def data(quick: Quick = False, output: Output = None, as_json: AsJson = False, b
     """Measure the batches of a training; leaves with 1 if a bar is missed."""
     from speed import networks
 
-    _networks(lambda folder, sizes, cores: networks.data_rows(folder, sizes), Told(quick, output, as_json, baseline))
+    _networks(lambda folder, sizes, cores: networks.data_rows(folder, sizes), _how(quick, output, as_json, baseline))
 
 
 @app.command()
@@ -85,7 +87,7 @@ def noise(quick: Quick = False, output: Output = None, as_json: AsJson = False, 
     """Measure noise fields; leaves with 1 if a bar is missed."""
     from speed import networks
 
-    _networks(lambda folder, sizes, cores: networks.noise_rows(sizes), Told(quick, output, as_json, baseline))
+    _networks(lambda folder, sizes, cores: networks.noise_rows(sizes), _how(quick, output, as_json, baseline))
 
 
 @app.command()
@@ -94,12 +96,13 @@ def prepare(quick: Quick = False, output: Output = None, as_json: AsJson = False
     from speed import scans
     from speed.row import pin
 
+    how = _how(quick, output, as_json, baseline)
     console, cores, found = Console(), pin(), []
     with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("drawing scans") as status:
         for row in scans.rows(Path(folder), scans.QUICK if quick else scans.Sizes()):
             found.append(row)
             status.update(f"measured: {row.work}")
-    _told(found, cores, Told(quick, output, as_json, baseline), console)
+    _told(found, cores, how, console)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,13 @@ class Told:
     quick: bool
     output: Path | None
     as_json: bool
-    baseline: Path | None
+    before: dict[str, float]
+    """What an earlier run measured, by work."""
+
+
+def _how(quick: bool, output: Path | None, as_json: bool, baseline: Path | None) -> Told:
+    """Raises ``ConfigError``, before anything is measured, for a baseline that is none."""
+    return Told(quick, output, as_json, {} if baseline is None else _before(baseline, quick))
 
 
 def _networks(rows_of: Callable[[Path, Any, int], Iterable[Any]], how: Told) -> None:
@@ -130,10 +139,11 @@ def start(output: Output = None, as_json: AsJson = False, baseline: Baseline = N
     from speed import start as starts
     from speed.row import pin
 
+    how = _how(False, output, as_json, baseline)
     console, cores = Console(), pin()
     with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("starting trainings"):
         found = list(starts.measure(Path(folder)))
-    _told(found, cores, Told(False, output, as_json, baseline), console)
+    _told(found, cores, how, console)
 
 
 @app.command()
@@ -147,11 +157,12 @@ def tracking(
     from speed import logging_cost
     from speed.row import pin
 
+    how = _how(quick, output, as_json, baseline)
     console, cores = Console(), pin()
     sizes = logging_cost.QUICK if quick else logging_cost.Sizes()
     with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("training with and without"):
         found = logging_cost.measure(Path(folder), sizes)
-    _told(found, cores, Told(quick, output, as_json, baseline), console)
+    _told(found, cores, how, console)
 
 
 @app.command()
@@ -168,12 +179,13 @@ def storage(
 
     from cddpm.storage import settled
 
+    how = _how(quick, output, as_json, baseline)
     console, cores, found = Console(), pin(), []
     with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("moving an artifact") as status:
         for row in stores.measure(settled(uri), Path(folder), stores.QUICK if quick else stores.Sizes()):
             found.append(row)
             status.update(f"measured: {row.work}")
-    _told(found, cores, Told(quick, output, as_json, baseline), console)
+    _told(found, cores, how, console)
 
 
 def _told(found: list[Any], cores: int, how: Told, console: Console) -> None:
@@ -183,16 +195,15 @@ def _told(found: list[Any], cores: int, how: Told, console: Console) -> None:
     from cddpm import artifact
     from cddpm.cli.shell import print_json
 
-    before = {} if how.baseline is None else _before(how.baseline)
     numbers = {"machine": _machine(cores), "quick": how.quick, "rows": [row.plain() for row in found]}
     if how.output is not None:
         artifact.write_json(how.output, numbers)
     missed = [] if how.quick else [row.work for row in found if row.held is False]
-    fallen = [row.work for row in found if worse(row, before.get(row.work))]
+    fallen = [row.work for row in found if worse(row, how.before.get(row.work))]
     if how.as_json:
         print_json({**numbers, "worse": fallen})
     else:
-        console.print(_table(found, before))
+        console.print(_table(found, how.before))
         for number, row in enumerate(found, start=1):
             if row.detail:
                 console.print(f"{number}  {escape(row.detail)}", hang=3)
@@ -203,12 +214,18 @@ def _told(found: list[Any], cores: int, how: Told, console: Console) -> None:
         raise typer.Exit(1)
 
 
-def _before(path: Path) -> dict[str, float]:
-    """What was measured, by work. Raises ``ConfigError`` for a file that ``--output`` did not write."""
+def _before(path: Path, quick: bool) -> dict[str, float]:
+    """What was measured, by work. Raises ``ConfigError`` for a file that ``--output`` did not write, or of other sizes."""
     try:
-        return {row["work"]: float(row["measured"]) for row in json.loads(path.read_text())["rows"]}
+        found = json.loads(path.read_text())
+        rows = {row["work"]: float(row["measured"]) for row in found["rows"]}
+    except FileNotFoundError:
+        raise ConfigError(f"--baseline {path}: no such file") from None
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"--baseline {path}: no file that --output wrote") from None
+    if found.get("quick") is not quick:
+        raise ConfigError(f"--baseline {path}: measured {'without' if quick else 'with'} --quick; sizes are others")
+    return rows
 
 
 @app.command()

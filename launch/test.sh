@@ -65,7 +65,7 @@ step "types" "$python" -m mypy --num-workers 2
 step "tests" "$python" -m pytest -q "${abreast[@]}" -m "$together" "$@"
 slower="tests with Ray, hosts, browser, GPU"
 if [ -n "$beside" ]; then step "$slower" told; fi
-# by night one after the other: some hold times of hosts, which other work would lengthen
+# by night one after the other: some tests hold how long hosts take
 if [ "$scope" = nightly ]; then step "$slower" "$python" -m pytest -q -m "$alone" "$@"; fi
 
 if [ ${#failed[@]} -gt 0 ]; then

@@ -1,7 +1,7 @@
 """float16 to float32 and back, voxel by voxel, equal to NumPy's bit for bit and several times as fast.
 
 NumPy converts number by number; here whole blocks are converted by integer shifts and one multiplication or addition each, of
-which the compiler makes vectors. Numbers are finite.
+which the compiler makes vectors. float16 numbers are finite; a float32 that is NaN stays one.
 
 A float16 has 5 bits of exponent (bias 15) and 10 of fraction, a float32 8 (bias 127) and 23 (IEEE 754). Moved 13 bits up, the
 bits of a float16 are those of a float32 that is 2^-112 times as large, below the normal numbers too. On the way back the last
@@ -20,16 +20,18 @@ _BLOCK = 1024
 _UP = np.float32(2.0**112)
 _NORMAL_BITS = np.uint32(0x38800000)
 """Of 2^-14, the smallest normal float16."""
+_MAGNITUDE, _INFINITE_BITS, _NAN = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x7E00)
 _HALF, _HALF_BITS = np.float32(0.5), np.uint32(0x3F000000)
 LARGEST = np.float32(65504.0)
 """Largest finite float16."""
 
 
-def add(total: NDArray[np.float32], halves: NDArray[np.float16], weight: float | None = None) -> None:
-    """``total`` += ``weight`` * ``halves`` in float32; arrays of one shape, ``total`` contiguous."""
+def add(total: NDArray[np.float32], halves: NDArray[np.float16], weight: float = 1.0) -> None:
+    """``total`` += ``weight`` * ``halves`` in float32; ``total`` is contiguous. Raises ``ValueError`` for two shapes."""
+    if total.shape != halves.shape or not total.flags.c_contiguous:
+        raise ValueError(f"total {total.shape}, added {halves.shape}: one shape is needed, and a contiguous total")
     bits = np.ascontiguousarray(halves).view(np.uint16).ravel()
-    factor = np.float32(1.0 if weight is None else weight)
-    _add(total.reshape(-1), bits, factor)
+    _add(total.reshape(-1), bits, np.float32(weight))
 
 
 def single(halves: NDArray[np.float16]) -> NDArray[np.float32]:
@@ -79,7 +81,8 @@ def _positive(halves: Any, numbers: Any) -> None:
     for begin in range(0, numbers.size, _BLOCK):
         part, target = numbers[begin : begin + _BLOCK], halves[begin : begin + _BLOCK]
         for i in range(part.size):
-            x = min(part[i], LARGEST) if part[i] > np.float32(0.0) else np.float32(0.0)  # -0 becomes 0
+            x = part[i]
+            x = x if x != x else (min(x, LARGEST) if x > np.float32(0.0) else np.float32(0.0))  # -0 becomes 0
             clipped[i] = x
             moved[i] = x + _HALF
         for i in range(part.size):
@@ -87,4 +90,5 @@ def _positive(halves: Any, numbers: Any) -> None:
             even = (b >> np.uint32(13)) & np.uint32(1)
             normal = ((b + np.uint32(0xFFF) + even) >> np.uint32(13)) - np.uint32(112 << 10)
             below = small[i] - _HALF_BITS
-            target[i] = np.uint16(normal if b >= _NORMAL_BITS else below)
+            number = normal if b >= _NORMAL_BITS else below
+            target[i] = np.uint16(_NAN if (b & _MAGNITUDE) > _INFINITE_BITS else number)

@@ -217,7 +217,7 @@ def voxels_above(h: Histogram, threshold: float) -> int:
     return int(h.lesion[beyond:].sum() + h.normal[beyond:].sum())
 
 
-def dice_above(h: Histogram, threshold: float) -> float | None:
+def dice_at(h: Histogram, threshold: float) -> float | None:
     """Dice of the voxels whose score is strictly above ``threshold``; none if there is neither one nor a lesion."""
     beyond = int(threshold_bits(threshold)) + 1
     hit = int(h.lesion[beyond:].sum())

@@ -367,7 +367,7 @@ def segment(
 def remove_small_components(
     segmentation: NDArray[np.bool_], minimum_voxels: int, rule: ComponentRule = AS_PUBLISHED
 ) -> NDArray[np.bool_]:
-    """Remove connected components whose size is below ``minimum_voxels``; (S, H, W) -> (S, H, W)."""
+    """Remove connected components whose size is below ``minimum_voxels``; (S, H, W) -> (S, H, W), the same one if none can be."""
     if minimum_voxels <= 1:
         return segmentation
     kept = np.zeros(segmentation.shape, bool)

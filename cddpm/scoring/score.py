@@ -340,7 +340,7 @@ class Scorer:
             "lesion_voxels": int(case.lesion.size),
             "predicted_voxels": counts.true_positive + counts.false_positive,
             "dice": counts.dice if best else None,
-            "dice_before_component_filter": operating_point.dice_above(h, threshold) if best else None,
+            "dice_before_component_filter": operating_point.dice_at(h, threshold) if best else None,
             "oracle_dice_before_component_filter": best.dice if best else None,
             "auprc": operating_point.average_precision(h),
             "auroc": operating_point.area_under_roc(h),

@@ -24,6 +24,7 @@ class Memory:
     """By section of the configuration: its network, and the slices of one worker's step."""
     free_bytes: int
     """For one worker."""
+    gpu: bool = False
 
     @property
     def needed(self) -> dict[str, int]:
@@ -36,14 +37,16 @@ def lacks(config: ExperimentConfig, memory: Memory) -> Iterator[str]:
     for name, needed in memory.needed.items():
         if needed > memory.free_bytes:
             network, batch = memory.steps[name]
-            room = network.largest_batch(memory.free_bytes - PROCESS_BYTES)
-            remedy = (
-                f"set it to {room * config.compute.workers:,} or less, or compute.workers to more"
-                if room
-                else "not even one slice has room: take a smaller model (model.base_width, encoder.width)"
-            )
+            room = network.largest_batch(memory.free_bytes - PROCESS_BYTES) * config.compute.workers
+            path = f"{name}.batch_size"
+            if not room:
+                remedy = "not even one slice has room: take a smaller model (model.base_width, encoder.width)"
+            elif path in config.search.training.space:
+                remedy = f"{room:,} or less fit: leave out the larger ones of search.training.space.{path}"
+            else:
+                remedy = f"set it to {room:,} or less" + (", or compute.workers to more" if memory.gpu else "")
             yield (
-                f"{name}.batch_size: {counted(batch, 'slice')} of one worker need {size(needed)} of memory, and for each "
+                f"{path}: {counted(batch, 'slice')} of one worker need {size(needed)} of memory, and for each "
                 f"there are {size(memory.free_bytes)} on {memory.device}; {remedy}"
             )
 
@@ -104,12 +107,14 @@ def point_seconds(config: ExperimentConfig, volumes: int) -> float:
 def memory(config: ExperimentConfig, probe: Probe) -> Memory:
     """All trainings that a machine's CPUs let run at once share its memory; those on one GPU share that of the GPU."""
     sizes, compute = largest(config), config.compute
-    steps = {"training": (probe.diffusion, -(-sizes.training.batch_size // compute.workers))}
-    if probe.encoder:
+    steps = {}
+    if not config.training.artifact:
+        steps["training"] = (probe.diffusion, -(-sizes.training.batch_size // compute.workers))
+    if probe.encoder and not config.training.artifact:
         steps["pretraining"] = (probe.encoder, -(-sizes.pretraining.batch_size // compute.workers))
     if probe.gpu:
         at_once = max(1, int(1 / compute.gpus_per_worker))
     else:
-        trainings = max(1, int(probe.cpus / (compute.workers * compute.cpus_per_worker)))
-        at_once = min(trainings, config.search.training.trials) * compute.workers
-    return Memory(probe.device, steps, probe.memory_bytes // at_once)
+        trainings = min(config.search.training.trials, config.search.concurrent_trials or config.search.training.trials)
+        at_once = max(1, min(trainings * compute.workers, int(probe.cpus / compute.cpus_per_worker)))
+    return Memory(probe.device, steps, probe.memory_bytes // at_once, probe.gpu)

@@ -1,7 +1,7 @@
 """What the driver of a sweep or an evaluation does before its first trial: data, Ray, number formats, slice store."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -199,7 +199,8 @@ def probed(config: ExperimentConfig, address: str | None) -> probe.Probe | None:
     found = cluster.on_each_node(probe.measure, wanted, "cuda" if "GPU" in needed else "cpu", needed=needed)
     if not found:
         raise SearchError(_no_node(needed))
-    return max(found.values(), key=lambda one: one.diffusion.seconds)
+    least = min(one.memory_bytes for one in found.values())
+    return replace(max(found.values(), key=lambda one: one.diffusion.seconds), memory_bytes=least)
 
 
 def _no_node(needed: Mapping[str, float]) -> str:

@@ -1,7 +1,8 @@
 """Who proposes the next point: TPE, CMA-ES, random, grid or NSGA-II, by name, each decided by seed, trial number and history.
 
-A sampler is made anew for every trial, with a seed of its own made of the level's seed and the trial's number. What it
-proposes depends on what the study knows, never on how often the driver was stopped and started again.
+A sweep's sampler is made anew for every trial, with a seed of its own made of the level's seed and the trial's number. What it
+proposes depends on what the study knows, never on how often the driver was stopped and started again. That of an inner search,
+which is never taken up again, lasts.
 
 What has too little to learn from does not draw by chance, but points that are spread over the space (``spread_value``): TPE until
 ``STARTUP`` trials have ended, NSGA-II in its first generation, and CMA-ES for what it does not model.

@@ -20,7 +20,7 @@ SEEN_SECONDS = 2.0
 
 @dataclass
 class TimeLeft:
-    """Watches the trials of one start of a sweep."""
+    """Watches the trials of one start of a sweep; one thread may tell it of ends while another looks."""
 
     total: int
     """Trials that are still to end."""
@@ -30,7 +30,7 @@ class TimeLeft:
     """Seconds of a stage from its beginning to its end."""
     _now: dict[int, tuple[str, float]] = field(default_factory=dict, init=False)
     """Where each running trial is: its stage, and the fraction of it that is done."""
-    _ended: int = field(default=0, init=False)
+    _ended: set[int] = field(default_factory=set, init=False)
     _began: float = field(default=0.0, init=False)
     _abreast: int = field(default=1, init=False)
 
@@ -39,7 +39,7 @@ class TimeLeft:
 
     def saw(self, number: int, stage: str, seen: int, budget: int) -> None:
         """Trial ``number`` has done ``seen`` of ``budget`` steps of a stage."""
-        if stage not in ORDER or budget < 1:
+        if stage not in ORDER or budget < 1 or number in self._ended:
             return
         now = self.clock()
         when, before = self._first.setdefault((number, stage), (now, seen))
@@ -50,21 +50,23 @@ class TimeLeft:
 
     def ended(self, number: int) -> None:
         """Trial ``number`` is over."""
+        self._ended.add(number)  # first: who looks at the same moment must not bring it back
         self._now.pop(number, None)
-        self._ended += 1
 
     def seconds(self) -> float | None:
         """Until the last trial ends; None while nothing tells it."""
-        to_come = max(0, self.total - self._ended - len(self._now))
+        running = [place for number, place in list(self._now.items()) if number not in self._ended]
+        to_come = max(0, self.total - len(self._ended) - len(running))
         if "train" not in self._whole:
-            return self._mean() * (to_come + len(self._now)) if self._ended else None
+            return self._mean() * (to_come + len(running)) if self._ended else None
         trial = sum(map(self._length, TO_COME))
-        running = sum(self._rest(*place) for place in self._now.values())
-        return (running + to_come * trial) / self._abreast
+        rests = [self._rest(*place) for place in running]
+        lanes = max(1, min(self._abreast, to_come + len(running)))
+        return max([(sum(rests) + to_come * trial) / lanes, *rests])
 
     def _mean(self) -> float:
         """Of the trials that have ended, whose stages nobody saw."""
-        return (self.clock() - self._began) / self._ended
+        return (self.clock() - self._began) / len(self._ended)
 
     def _length(self, stage: str) -> float:
         return self._whole.get(stage, SHARES.get(stage, 0.0) * self._whole["train"])

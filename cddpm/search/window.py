@@ -2,8 +2,9 @@
 
 A tree-structured Parzen estimator (Bergstra et al. 2011, "Algorithms for hyper-parameter optimization") compares the good trials
 with all others, so that a proposal costs more the longer a search is. The good ones are few (Optuna takes a tenth of all, at most
-25), and of the others the latest weigh most. In a window of ``BEST`` and ``LATEST`` trials the good ones are exactly those of the
-whole study, and the others a sample.
+25), and of the others the latest weigh most. In a window of the ``BEST`` and the ``LATEST`` of the others the good ones are
+exactly those of the whole study, and the others a sample. Of several objectives Optuna takes a tenth of all for good ones without
+a limit: there it is a tenth of the window, which holds the latest of the Pareto front.
 """
 
 import bisect
@@ -18,13 +19,15 @@ from cddpm.config import LevelConfig
 
 BEST, LATEST = 25, 225
 """Of 250 trials TPE takes 25 for good ones."""
+FRONT = 1000
+"""Of a longer Pareto front the latest are remembered."""
 Goal = Literal["minimize", "maximize"]
 Standing = tuple[tuple[float, ...], int]
 """Values, the higher the better, and the negative number: the earlier of equals is the better one."""
 
 
 class Window(InMemoryStorage):
-    """Memory of one study with these ``goals``.
+    """Memory of one study with these ``goals``, whose trials are told one by one; what a study says of itself is of the window.
 
     Of several objectives the best are the latest on the Pareto front.
     """
@@ -45,12 +48,12 @@ class Window(InMemoryStorage):
         return copy.deepcopy(shown) if deepcopy else shown
 
     def _shown(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        first, ended = len(trials), 0
-        while first > 0 and ended < LATEST:
+        best = {-number for _, number in self._best[-BEST:]}
+        first, others = len(trials), 0
+        while first > 0 and others < LATEST:
             first -= 1
-            ended += trials[first].state.is_finished()
-        older = sorted(-number for _, number in self._best[-BEST:] if -number < first)
-        return [trials[number] for number in older] + trials[first:]
+            others += trials[first].state.is_finished() and first not in best
+        return [trials[number] for number in sorted(best) if number < first] + trials[first:]
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """As Optuna asks."""
@@ -65,7 +68,7 @@ class Window(InMemoryStorage):
             bisect.insort(self._best, new)
             self._best = self._best[-BEST:]
         elif not any(_dominates(old, new) for old in self._best):
-            self._best = [*(old for old in self._best if not _dominates(new, old)), new]
+            self._best = [*(old for old in self._best if not _dominates(new, old)), new][-FRONT:]
 
 
 def _dominates(one: Standing, other: Standing) -> bool:

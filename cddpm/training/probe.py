@@ -1,7 +1,7 @@
 """What a training will take, measured for a few seconds on the device it will run on: time of a slice, and memory.
 
-A step's memory is what it holds whatever the batch (weights, gradients, Adam's two moments, the moving average, the copy that
-DDP sends), and what each slice leaves for the backward pass. On a GPU both come from the allocator's peak with two and with three
+A step's memory is what it holds whatever the batch (weights, gradients, Adam's two moments, the moving average), and what each
+slice leaves for the backward pass. On a GPU both come from the allocator's peak with two and with three
 slices, on a CPU from the tensors that the forward pass saves (``torch.autograd.graph.saved_tensors_hooks``).
 """
 
@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,8 @@ PATIENCE_SECONDS = 5.0
 """A first step that takes longer is not repeated."""
 FLOAT = 4
 PROCESS_BYTES = 700 * 2**20
-"""Of a worker's process that has imported torch and Ray, whatever it trains (measured: 0.6 to 0.7 GB)."""
+"""Of a worker's process that has imported torch and Ray, whatever it trains (measured: 0.6 to 0.7 GB); about as much is CUDA's
+own on a GPU."""
 Inputs = tuple[Tensor, ...]
 
 
@@ -92,11 +93,12 @@ def measure(config: ExperimentConfig, device: Device) -> Probe:
     finally:
         torch.set_num_threads(before)
     cpus = len(os.sched_getaffinity(0))
-    if where.type == "cuda":
-        name, memory = torch.cuda.get_device_name(where), torch.cuda.get_device_properties(where).total_memory
-    else:
-        name, memory = f"{cpus} CPUs", host_bytes()
-    return Probe(name, where.type == "cuda", cpus, memory, diffusion, encoder)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{cpus} CPUs"
+    return Probe(name, where.type == "cuda", cpus, _memory_bytes(where), diffusion, encoder)
+
+
+def _memory_bytes(where: torch.device) -> int:
+    return torch.cuda.get_device_properties(where).total_memory if where.type == "cuda" else host_bytes()
 
 
 def host_bytes() -> int:
@@ -144,7 +146,7 @@ def _network(
     layout = memory_format(where)
     module.to(where).to(memory_format=layout)  # type: ignore[call-overload]
     weights = sum(p.numel() for p in module.parameters())
-    copies = 4 + averaged + (config.compute.workers > 1)  # weights, gradients, two moments; the average; what DDP sends
+    copies = 4 + averaged  # weights, gradients, two moments; DDP sends gradients from where they lie
 
     def passed(batch: int) -> tuple[float, Tensor]:
         given = tuple(t.to(where, memory_format=layout) if t.ndim == 4 else t.to(where) for t in inputs(batch))
@@ -154,7 +156,7 @@ def _network(
         return _now(where) - start, loss
 
     def step(batch: int) -> tuple[float, float]:
-        module.zero_grad(set_to_none=True)
+        module.zero_grad(set_to_none=False)  # what a step takes beside gradients is measured
         forward, loss = passed(batch)
         start = _now(where)
         loss.backward()
@@ -164,6 +166,9 @@ def _network(
         two, three = (_peak_bytes(partial(step, batch), where) for batch in (2, 3))
     else:
         two, three = (_saved_bytes(partial(passed, batch), module) for batch in (2, 3))
+    each = max(three - two, 1)
+    found = Network(0.0, 0.0, FLOAT * weights * copies + max(two - 2 * each, 0), each)
+    most = min(most, found.largest_batch(_memory_bytes(where)))
     batch = 2  # of one slice a layer that normalises over the batch may have nothing to learn from
     forward, whole = step(batch)
     if whole < PATIENCE_SECONDS:
@@ -172,9 +177,7 @@ def _network(
         batch = min(most, 2 * batch)
         step(batch)  # sizes that are new are prepared for
         forward, whole = step(batch)
-    module.zero_grad(set_to_none=True)
-    each = max(three - two, 1)
-    return Network(whole / batch, forward / batch, FLOAT * weights * copies + max(two - 2 * each, 0), each)
+    return replace(found, seconds=whole / batch, forward_seconds=forward / batch)
 
 
 def _now(where: torch.device) -> float:

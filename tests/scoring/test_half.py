@@ -28,10 +28,11 @@ def test_around_every_boundary_the_nearest_float16_is_found_ties_to_even() -> No
 
 
 @pytest.mark.nightly
-def test_every_float32_becomes_the_float16_that_numpy_makes_of_it() -> None:
+@pytest.mark.timeout(600)
+def test_of_all_float32_one_in_thirteen_becomes_the_float16_that_numpy_makes_of_it() -> None:
     step = 1 << 24
     for low in range(0, 0x47800000, step):  # up to 65,536
-        numbers = np.arange(low, low + step, dtype=np.uint32).view(np.float32)
+        numbers = np.arange(low, low + step, 13, dtype=np.uint32).view(np.float32)
         assert np.array_equal(bits(half.positive(numbers)), bits(np.clip(numbers, 0, 65504).astype(np.float16))), hex(
             low
         )
@@ -43,14 +44,22 @@ def test_below_zero_counts_as_zero_and_what_is_too_large_as_the_largest() -> Non
 
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (1023,), (1024,), (3, 7, 101), (2, 1025, 1)])
-@pytest.mark.parametrize("weight", [None, 0.3])
-def test_adds_what_numpy_adds_in_any_shape_and_layout(shape: tuple[int, ...], weight: float | None) -> None:
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_adds_what_numpy_adds_in_any_shape_and_layout(shape: tuple[int, ...], weight: float) -> None:
     random = np.random.default_rng(len(shape))
     doubled = (*shape[:-1], 2 * shape[-1])
     halves = random.standard_normal(doubled).astype(np.float16)[..., ::2]  # not contiguous
     total = random.standard_normal(shape, np.float32)
-    expected = total + (halves if weight is None else np.float32(weight) * halves.astype(np.float32))
+    expected = total + np.float32(weight) * halves.astype(np.float32)
     half.add(total, halves, weight)
     assert np.array_equal(bits(total), bits(expected))
     assert np.array_equal(half.single(halves), halves.astype(np.float32))
     assert half.positive(total).shape == shape
+
+
+def test_nan_stays_nan_and_other_shapes_are_refused() -> None:
+    assert np.array_equal(np.isnan(half.positive(np.array([np.nan, 1.0, -np.nan], np.float32))), [True, False, True])
+    with pytest.raises(ValueError, match="one shape is needed"):
+        half.add(np.zeros((2, 3), np.float32), np.zeros(3, np.float16))
+    with pytest.raises(ValueError, match="contiguous"):
+        half.add(np.zeros((2, 6), np.float32)[:, ::2], np.zeros((2, 3), np.float16))

@@ -236,6 +236,10 @@ def test_trainings_that_run_at_once_share_the_memory(there: Path) -> None:
     assert (plan.make(one, probed()).memory or Memory("", {}, 0)).free_bytes == 8192 * MIB
     many = on_table(there, compute__workers=1, search__training__trials=5)
     assert (plan.make(many, probed(cpus=8)).memory or Memory("", {}, 0)).free_bytes == 8192 * MIB // 5
+    one_by_one = on_table(there, compute__workers=1, search__training__trials=5, search__concurrent_trials=1)
+    assert (plan.make(one_by_one, probed(cpus=8)).memory or Memory("", {}, 0)).free_bytes == 8192 * MIB
+    nodes = on_table(there, compute__workers=8)  # of which two have room on a machine
+    assert (plan.make(nodes, probed()).memory or Memory("", {}, 0)).free_bytes == 4096 * MIB
     fraction = on_table(there, compute__workers=2, compute__gpus_per_worker=0.25)
     assert (plan.make(fraction, probed(gpu=True)).memory or Memory("", {}, 0)).free_bytes == 2048 * MIB
 
@@ -253,6 +257,19 @@ def test_what_cannot_fit_is_told_with_the_setting_that_fits(there: Path, workers
     assert len(plan.make(on_table(there, training__batch_size=workers * (room + 1), **values), probed()).faults) == 1
     (fault, _) = plan.make(on_table(there, **values), probed(memory_bytes=512 * MIB)).faults
     assert "take a smaller model" in fault
+
+
+def test_of_a_searched_batch_the_larger_choices_are_to_go(there: Path) -> None:
+    space = {"training.batch_size": {"choice": [64, 32768]}}
+    wanted = on_table(there, compute__workers=1, search__training__space=space, training__images=10**6)
+    (fault,) = plan.make(wanted, probed(cpus=1)).faults
+    assert "7,392 or less fit: leave out the larger ones of search.training.space.training.batch_size" in fault
+
+
+def test_what_is_not_trained_needs_no_room(there: Path) -> None:
+    one = {"search__training__space": {}, "search__training__trials": 1}
+    made = plan.make(on_table(there, training__artifact="given", **one), probed(memory_bytes=512 * MIB))
+    assert made.faults == ()
 
 
 def test_the_largest_of_the_space_is_what_must_fit(tmp_path: Path) -> None:

@@ -105,3 +105,21 @@ def test_a_training_that_is_continued_is_told_by_what_was_seen_of_it() -> None:
     now = 10.0
     left.saw(0, "train", 950, 1000)
     assert left.seconds() == pytest.approx(10 + 30, rel=0.01)
+
+
+def test_who_has_ended_is_not_brought_back_and_the_last_is_not_shared_out() -> None:
+    now = 0.0
+    left = TimeLeft(2, lambda: now)
+    for seen in (0, 500):
+        for number in (0, 1):
+            left.saw(number, "train", seen, 1000)
+        now = 50.0
+    for number in (0, 1):
+        left.saw(number, "train", 500, 1000)
+    left.ended(0)
+    assert left.seconds() == pytest.approx(50 + 15, rel=0.01)  # one alone, whatever ran beside it
+    left.saw(0, "train", 600, 1000)
+    assert left.seconds() == pytest.approx(50 + 15, rel=0.01)
+    left.ended(1)
+    left.saw(1, "search", 1, 2)
+    assert left.seconds() == 0

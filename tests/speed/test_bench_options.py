@@ -42,6 +42,7 @@ def test_an_earlier_run_is_told_beside_and_a_ratio_that_fell_ends_with_1(tmp_pat
     assert done.returncode == 0, done.stderr
     before = json.loads(file.read_text())
     (ratio,) = (row for row in before["rows"] if row["unit"] == "times slower")
+    assert before["quick"] is True
     for factor, code in ((0.01, 0), (100.0, 1)):
         changed = {**before, "rows": [{**row, "measured": row["measured"] * factor} for row in [ratio]]}
         file.write_text(json.dumps(changed))
@@ -58,3 +59,13 @@ def test_another_file_is_no_baseline(content: str, tmp_path: Path) -> None:
     done = bench("noise", "--quick", "--baseline", str(file))
     assert done.returncode == 2
     assert "no file that --output wrote" in " ".join(done.stderr.split())
+
+
+def test_a_baseline_that_is_none_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    missing, out = tmp_path / "typo.json", tmp_path / "out.json"
+    done = bench("noise", "--quick", "--baseline", str(missing), "--output", str(out))
+    assert done.returncode == 2
+    assert "no such file" in " ".join(done.stderr.split())
+    assert not out.exists()
+    missing.write_text('{"quick": false, "rows": []}')
+    assert "sizes are others" in " ".join(bench("noise", "--quick", "--baseline", str(missing)).stderr.split())

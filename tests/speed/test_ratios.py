@@ -63,7 +63,7 @@ def test_noise_is_hundreds_of_times_as_fast_as_the_formula() -> None:
 def test_a_proposal_late_in_a_search_costs_little_more_than_when_the_window_was_full() -> None:
     """As much in peace; without a window four times as much."""
     config = load(ROOT / "tune_configs/joint.yaml")
-    level, random, taken = config.search.scoring, np.random.default_rng(0), []
+    level, random = config.search.scoring, np.random.default_rng(0)
     study = scoring_search.study_of(level, ["maximize"], 0)
     whole = BEST + LATEST
 
