@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cddpm.errors import DataError
+from cddpm.scoring.metrics import Confusion, counted
 from cddpm.scoring.postprocess import bounding_box
 
 Box = tuple[slice, slice, slice]
@@ -81,6 +82,21 @@ class Case:
         left = found.copy()
         left.ravel()[self.ignored] = False
         return left
+
+    def confusions(self, store: VolumeStore, prediction: NDArray[np.bool_]) -> tuple[Confusion, Confusion]:
+        """Of a prediction of counted voxels, over all voxels and over brain voxels that count.
+
+        What is predicted are few voxels, and only they are looked at.
+        """
+        mask, predicted = store.mask(self.index).ravel(), np.flatnonzero(prediction)
+        hit, inside = store.segmentation(self.index).ravel()[predicted] > 0, mask[predicted] > 0
+        both, both_inside, inside_brain, lesion = (
+            int(np.count_nonzero(a)) for a in (hit, hit & inside, inside, mask[self.lesion])
+        )
+        return (
+            counted(both, predicted.size, self.lesion.size, prediction.size),
+            counted(both_inside, inside_brain, lesion, self.brain.size),
+        )
 
 
 def case_of(store: VolumeStore, v: int, dataset: str) -> Case:

@@ -30,7 +30,7 @@ from cddpm.scoring.component_tree import (
     thresholds_by_filtered_dice,
 )
 from cddpm.scoring.ensemble import ArrayMemo, Ensemble, Member
-from cddpm.scoring.metrics import Confusion, Evaluation, aggregate, counted, mean
+from cddpm.scoring.metrics import Evaluation, aggregate, mean
 from cddpm.scoring.operating_point import Histogram
 from cddpm.scoring.postprocess import anomaly_map, component_rule, segment
 from cddpm.scoring.residual import anomaly_scores, eroded_mask, erosion_iterations
@@ -95,6 +95,7 @@ class Scorer:
         self._memo = ArrayMemo(memory_bytes)
         self._ensemble = None if cache is None else Ensemble(cache, self._memo)
         self._calibrated, self._seconds_per_pass = calibrated, seconds_per_pass
+        self._histograms: dict[int, tuple[tuple[Any, ...], Histogram]] = {}
         self._statistics: dict[tuple[Any, ...], Statistics] = {}
         self._calibrating = threading.Lock()
         self._unhealthy = {name: [case_of(store, v, name) for v in volumes] for name, volumes in unhealthy.items()}
@@ -148,10 +149,8 @@ class Scorer:
 
     def _map_key(self, case: Case, scoring: ScoringConfig) -> tuple[Any, ...]:
         """The settings on which the anomaly map of a volume depends."""
-        return (case.index, "map", self._upstream(scoring), self._erosion(case, scoring), scoring.median_kernel)
-
-    def _erosion(self, case: Case, scoring: ScoringConfig) -> int:
-        return erosion_iterations(self.store.mask(case.index).shape, scoring.erosion_divisor)
+        width = erosion_iterations(self.store.mask(case.index).shape, scoring.erosion_divisor)
+        return (case.index, "map", self._upstream(scoring), width, scoring.median_kernel)
 
     def reconstruction(self, volume: int, scoring: ScoringConfig) -> NDArray[np.float32]:
         """Mean x0 (S, H, W) over the chosen levels and all seeds, inside the brain's bounding box; 0 elsewhere.
@@ -186,23 +185,21 @@ class Scorer:
 
         Raises as ``cases``.
         """
-        nothing = np.empty(0, np.int64)
-
-        def of(case: Case) -> Histogram:
-            if dataset == HEALTHY:
-                return operating_point.histogram(self.anomaly_map(case.index, scoring).ravel()[case.brain], nothing)
-            return self._histogram(case, scoring)
-
-        return self.each(of, self.cases(dataset))
+        if dataset != HEALTHY:
+            return self.each(lambda case: self._histogram(case, scoring), self.cases(dataset))
+        cases, nothing = self.cases(dataset), np.empty(0, np.int64)
+        maps = self.each(lambda case: self.anomaly_map(case.index, scoring).ravel()[case.brain], cases)
+        return [operating_point.histogram(scores, nothing) for scores in maps]
 
     def _histogram(self, case: Case, scoring: ScoringConfig) -> Histogram:
-        """Of the anomaly scores of all voxels of a volume: thresholds are chosen from it, and curves are told from it."""
-
-        def count() -> NDArray[np.int64]:
-            found = operating_point.histogram(self.anomaly_map(case.index, scoring), case.lesion, case.ignored)
-            return np.stack([found.lesion, found.normal])
-
-        return Histogram(*self._memo.get((*self._map_key(case, scoring), "histogram"), count))
+        """Of the anomaly scores of all voxels of a volume: thresholds are chosen from it, and curves told; the last is kept."""
+        key = self._map_key(case, scoring)
+        kept = self._histograms.get(case.index)
+        if kept is None or kept[0] != key:
+            scores = self.anomaly_map(case.index, scoring)
+            kept = key, operating_point.histogram(scores, case.lesion, case.ignored)
+            self._histograms[case.index] = kept
+        return kept[1]
 
     def statistics(self, scoring: ScoringConfig) -> Statistics | None:
         """Statistics of healthy residuals under ``scoring``; none if it does not ask for them (``normalise``).
@@ -329,7 +326,7 @@ class Scorer:
 
     def _row(self, case: Case, threshold: float, scoring: ScoringConfig) -> Row:
         prediction = case.counted(self.segmentation(case.index, scoring, threshold))
-        counts, in_brain = self._confusions(case, prediction)
+        counts, in_brain = case.confusions(self.store, prediction)
         h = self._histogram(case, scoring)
         best = operating_point.best_dice([[h]]) if case.lesion.size else None
         return {
@@ -350,18 +347,6 @@ class Scorer:
             "false_positive_rate": in_brain.false_positive_rate,
             "false_discovery_rate": counts.false_discovery_rate,
         }
-
-    def _confusions(self, case: Case, prediction: NDArray[np.bool_]) -> tuple[Confusion, Confusion]:
-        """Over all voxels, and over brain voxels that count; what is predicted are few voxels, and only they are looked at."""
-        mask, predicted = self.store.mask(case.index).ravel(), np.flatnonzero(prediction)
-        hit, inside = self.store.segmentation(case.index).ravel()[predicted] > 0, mask[predicted] > 0
-        both, both_inside, inside_brain, lesion = (
-            int(np.count_nonzero(a)) for a in (hit, hit & inside, inside, mask[case.lesion])
-        )
-        return (
-            counted(both, predicted.size, case.lesion.size, prediction.size),
-            counted(both_inside, inside_brain, lesion, case.brain.size),
-        )
 
     def _chosen(self, datasets: Sequence[str] | None) -> tuple[str, ...]:
         names = tuple(datasets) if datasets else self.datasets
@@ -394,15 +379,13 @@ class Scorer:
         return ensemble.upstream(scoring, self._ensemble.levels(scoring))
 
     def _filtered(self, case: Case, scoring: ScoringConfig) -> NDArray[np.float16]:
-        mask = self._memo.get(
-            (case.index, "mask", self._erosion(case, scoring)),
-            lambda: eroded_mask(self.store.mask(case.index), scoring.erosion_divisor),
-        )
-        key = (case.index, "residual", self._upstream(scoring))
-        residual = self._memo.get(key, lambda: self._residual(case, scoring))
+        _, _, upstream, width, kernel = self._map_key(case, scoring)
+        whole, divisor = self.store.mask(case.index), scoring.erosion_divisor
+        mask = self._memo.get((case.index, "mask", width), lambda: eroded_mask(whole, divisor))
+        residual = self._memo.get((case.index, "residual", upstream), lambda: self._residual(case, scoring))
         full = np.zeros(mask.shape, np.float16)
         full[case.box] = residual
-        return anomaly_map(full, mask, scoring.median_kernel)
+        return anomaly_map(full, mask, kernel)
 
     def _residual(self, case: Case, scoring: ScoringConfig) -> NDArray[np.float16]:
         image, _ = self._inputs(case)

@@ -314,6 +314,7 @@ def test_the_command_ends_well_without_ray_and_writes_nothing(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.nightly
 def test_the_command_refuses_what_cannot_fit(tmp_path: Path) -> None:
     done = dry_run(tmp_path, "--set", "training.batch_size=10000000", "--set", "training.images=10000000")
     assert done.returncode == 6

@@ -26,7 +26,9 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("work", ["noise", "data", "train", "reconstruct"])
+@pytest.mark.parametrize(
+    "work", ["noise", *(pytest.param(work, marks=pytest.mark.nightly) for work in ("data", "train", "reconstruct"))]
+)
 def test_what_networks_cost_is_told_without_ray_mlflow_and_readers_of_scans(work: str) -> None:
     done = bench(work, "--quick", "--json")
     assert done.returncode == 0, done.stderr
@@ -36,6 +38,7 @@ def test_what_networks_cost_is_told_without_ray_mlflow_and_readers_of_scans(work
     assert numbers["machine"]["cores"] in (1, 2)
 
 
+@pytest.mark.nightly
 def test_an_earlier_run_is_told_beside_and_a_ratio_that_fell_ends_with_1(tmp_path: Path) -> None:
     file = tmp_path / "before.json"
     done = bench("train", "--quick", "--output", str(file))
@@ -52,7 +55,9 @@ def test_an_earlier_run_is_told_beside_and_a_ratio_that_fell_ends_with_1(tmp_pat
         assert ("a third worse than before: the same step the plain way" in again.stdout) == (code == 1)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"rows": [{"work": "x"}]}'])
+@pytest.mark.parametrize(
+    "content", ['{"rows": [{"work": "x"}]}', *(pytest.param(c, marks=pytest.mark.nightly) for c in ("", "[]"))]
+)
 def test_another_file_is_no_baseline(content: str, tmp_path: Path) -> None:
     file = tmp_path / "other.json"
     file.write_text(content)
@@ -61,6 +66,7 @@ def test_another_file_is_no_baseline(content: str, tmp_path: Path) -> None:
     assert "no file that --output wrote" in " ".join(done.stderr.split())
 
 
+@pytest.mark.nightly
 def test_a_baseline_that_is_none_is_told_before_anything_is_measured(tmp_path: Path) -> None:
     missing, out = tmp_path / "typo.json", tmp_path / "out.json"
     done = bench("noise", "--quick", "--baseline", str(missing), "--output", str(out))
