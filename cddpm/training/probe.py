@@ -1,8 +1,8 @@
 """What a training will take, measured for a few seconds on the device it will run on: time of a slice, and memory.
 
 A step's memory is what it holds whatever the batch (weights, gradients, Adam's two moments, the moving average), and what each
-slice leaves for the backward pass. On a GPU both come from the allocator's peak with two and with three
-slices, on a CPU from the tensors that the forward pass saves (``torch.autograd.graph.saved_tensors_hooks``).
+slice leaves for the backward pass. On a GPU both come from the allocator's peak with two and with three slices, on a CPU from
+the tensors that the forward pass saves (``torch.autograd.graph.saved_tensors_hooks``).
 """
 
 import math

@@ -85,15 +85,18 @@ def test_trials_whose_stages_nobody_saw_are_told_by_their_mean() -> None:
     assert left.seconds() == pytest.approx(150.0)
 
 
-def test_what_runs_abreast_shares_the_time() -> None:
-    now = 0.0
-    left = TimeLeft(4, lambda: now)
+def two_half_trained(total: int) -> TimeLeft:
+    """Two trials abreast, after 50 of 100 s of their trainings."""
+    times = iter([0.0, 0.0, 0.0])
+    left = TimeLeft(total, lambda: next(times, 50.0))
     for seen in (0, 500):
         for number in (0, 1):
             left.saw(number, "train", seen, 1000)
-        now = 50.0
-    for number in (0, 1):
-        left.saw(number, "train", 500, 1000)
+    return left
+
+
+def test_what_runs_abreast_shares_the_time() -> None:
+    left = two_half_trained(4)
     # 100 s a training, 15 s for what follows; two half done and two to come, two at once
     assert left.seconds() == pytest.approx((2 * 65 + 2 * 115) / 2, rel=0.01)
 
@@ -108,14 +111,7 @@ def test_a_training_that_is_continued_is_told_by_what_was_seen_of_it() -> None:
 
 
 def test_who_has_ended_is_not_brought_back_and_the_last_is_not_shared_out() -> None:
-    now = 0.0
-    left = TimeLeft(2, lambda: now)
-    for seen in (0, 500):
-        for number in (0, 1):
-            left.saw(number, "train", seen, 1000)
-        now = 50.0
-    for number in (0, 1):
-        left.saw(number, "train", 500, 1000)
+    left = two_half_trained(2)
     left.ended(0)
     assert left.seconds() == pytest.approx(50 + 15, rel=0.01)  # one alone, whatever ran beside it
     left.saw(0, "train", 600, 1000)

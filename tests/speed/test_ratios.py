@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from launched import ROOT
-from speed.cohort import DATASET, FULL, draw
+from speed.cohort import DATASET, FULL, draw, experiment
 from speed.rows import _by_sorting
 from speed.timing import seconds
 
@@ -16,7 +16,7 @@ from cddpm.models.noise import noise, octave_field
 from cddpm.scoring import half
 from cddpm.scoring.operating_point import best_dice, histogram
 from cddpm.scoring.postprocess import median_filter
-from cddpm.search import scoring_search, space
+from cddpm.search import forecast, scoring_search, space
 from cddpm.search.window import BEST, LATEST
 
 pytestmark = pytest.mark.slow
@@ -74,3 +74,14 @@ def test_a_proposal_late_in_a_search_costs_little_more_than_when_the_window_was_
 
     taken = [seconds(propose) for _ in range(4 * whole)]
     assert np.median(taken[-100:]) < 2 * np.median(taken[whole : whole + 100])
+
+
+def test_what_a_point_is_guessed_to_take_is_what_it_takes(tmp_path: Path) -> None:
+    """Within a fifth in peace."""
+    cohort, config = draw(tmp_path, 2, FULL), experiment(FULL, 8)
+    scoring_search.search(cohort.scorer(2), config, guided=True)
+    guesses, points = [], []
+    for _ in range(3):
+        guesses.append(forecast.point_seconds(config, 2))
+        points.append(seconds(lambda: scoring_search.search(cohort.scorer(2), config, guided=True)) / 8)
+    assert 0.4 < min(guesses) / min(points) < 2.5
