@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from launched import ROOT
+from optuna.samplers import RandomSampler
 from speed.cohort import DATASET, FULL, draw, experiment
 from speed.rows import _by_sorting
 from speed.timing import seconds
@@ -64,16 +65,23 @@ def test_a_proposal_late_in_a_search_costs_little_more_than_when_the_window_was_
     """As much in peace; without a window four times as much."""
     config = load(ROOT / "tune_configs/joint.yaml")
     level, random = config.search.scoring, np.random.default_rng(0)
-    study = scoring_search.study_of(level, ["maximize"], 0)
-    whole = BEST + LATEST
 
-    def propose() -> None:
-        trial = study.ask()
-        space.suggest(level.space, trial, config)
-        study.tell(trial, float(random.random()))
+    def proposing(tried: int) -> Callable[[], None]:
+        study = scoring_search.study_of(level, ["maximize"], 0)
 
-    taken = [seconds(propose) for _ in range(4 * whole)]
-    assert np.median(taken[-100:]) < 2 * np.median(taken[whole : whole + 100])
+        def propose() -> None:
+            trial = study.ask()
+            space.suggest(level.space, trial, config)
+            study.tell(trial, float(random.random()))
+
+        slow, study.sampler = study.sampler, RandomSampler(seed=0)
+        for _ in range(tried):
+            propose()
+        study.sampler = slow
+        return propose
+
+    early, late = proposing(BEST + LATEST), proposing(5 * (BEST + LATEST))
+    assert quicker(late, early, repeats=30) > 0.5
 
 
 def test_what_a_point_is_guessed_to_take_is_what_it_takes(tmp_path: Path) -> None:
