@@ -19,11 +19,11 @@ from cddpm.config.loading import (
     to_dict,
     with_values,
 )
+from cddpm.config.scans import DataConfig, Peak, PhantomConfig, RescaleGrid
 from cddpm.config.sections import (
     SSIM_WINDOW,
     AugmentationConfig,
     ComputeConfig,
-    DataConfig,
     DiffusionConfig,
     EncoderConfig,
     EvaluationConfig,
@@ -31,10 +31,8 @@ from cddpm.config.sections import (
     ModelConfig,
     NoiseConfig,
     PatchConfig,
-    PhantomConfig,
     PretrainingConfig,
     ReconstructionConfig,
-    RescaleGrid,
     TrackingConfig,
     TrainingConfig,
 )
@@ -92,6 +90,7 @@ __all__ = [
     "ObjectiveConfig",
     "Parameter",
     "PatchConfig",
+    "Peak",
     "PhantomConfig",
     "PretrainingConfig",
     "ReconstructionConfig",

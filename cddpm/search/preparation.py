@@ -15,7 +15,7 @@ from cddpm.data.check import check
 from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom.folder import GENERATOR_VERSION, make_phantom
-from cddpm.data.store import SliceStore, build_store
+from cddpm.data.store import SliceStore, build_store, with_landmarks
 from cddpm.errors import SearchError, StorageError
 from cddpm.models import precision
 from cddpm.search import forecast
@@ -247,3 +247,8 @@ def slice_store(config: ExperimentConfig, root: Path, display: Display, campaign
             f"{len(store.volumes)} volumes, {len(store)} slices of {store.slice_shape[0]}x{store.slice_shape[1]}, {path.name}"
         )
     return stages.Place(shelf.artifacts, path, shelf.storage)
+
+
+def as_prepared(config: ExperimentConfig, place: stages.Place) -> ExperimentConfig:
+    """``config`` with all that its slice store has learnt of the training scans, so that any other scan can be prepared alike."""
+    return config.model_copy(update={"data": with_landmarks(config.data, place.store)})
