@@ -19,7 +19,7 @@ from cddpm.config.loading import (
     to_dict,
     with_values,
 )
-from cddpm.config.scans import DataConfig, Peak, PhantomConfig, RescaleGrid
+from cddpm.config.scans import SEARCHED, DataConfig, Peak, PhantomConfig, RescaleGrid
 from cddpm.config.sections import (
     SSIM_WINDOW,
     AugmentationConfig,
@@ -33,6 +33,7 @@ from cddpm.config.sections import (
     PatchConfig,
     PretrainingConfig,
     ReconstructionConfig,
+    ScannerChange,
     TrackingConfig,
     TrainingConfig,
 )
@@ -67,6 +68,7 @@ from cddpm.config.space import (
 __all__ = [
     "FIELDS",
     "GOALS",
+    "SEARCHED",
     "SSIM_WINDOW",
     "AshaConfig",
     "AugmentationConfig",
@@ -95,6 +97,7 @@ __all__ = [
     "PretrainingConfig",
     "ReconstructionConfig",
     "RescaleGrid",
+    "ScannerChange",
     "ScoringConfig",
     "SearchConfig",
     "SlurmConfig",

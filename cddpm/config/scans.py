@@ -16,6 +16,10 @@ ROUNDING = 1e-6
 RescaleGrid = Literal["centred", "published"]
 
 
+SEARCHED = ("intensities", "percentiles", "smoothing_iterations", "standard_range", "white_matter_peak")
+"""Settings of ``DataConfig`` that a sweep may search: each value has a slice store of its own, of the same scans and shape."""
+
+
 class PhantomConfig(Frozen):
     """The synthetic cohort that is made when no DATA_DIR is given."""
 
@@ -100,6 +104,11 @@ class DataConfig(Frozen):
     ``white-stripe`` -60 and 10 (the peak is the last), -10 and 60 (the first), -30 and 30 (the largest)."""
     smoothing_iterations: Annotated[int, Field(ge=0)] = 3
     """Curvature flow steps of 0.125 on the image."""
+
+    @property
+    def preparation(self) -> str:
+        """The settings that a sweep may search (``SEARCHED``), as JSON."""
+        return self.model_dump_json(include=set(SEARCHED))
 
     @property
     def learns_landmarks(self) -> bool:

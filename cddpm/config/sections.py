@@ -243,6 +243,9 @@ class ReconstructionConfig(Frozen):
     """As in training."""
 
 
+ScannerChange = Literal["darker", "brighter", "bias-field", "noise", "resolution"]
+
+
 class EvaluationConfig(Frozen):
     """What is measured on test, and how its uncertainty is told."""
 
@@ -261,6 +264,8 @@ class EvaluationConfig(Frozen):
     """Also tell every number as the published code names and computes it, wrong names included."""
     contrast_powers: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Simulated domain shift: test images to these voxelwise powers are evaluated too (paper: 0.3 to 2.0)."""
+    scanner_changes: tuple[ScannerChange, ...] = ()
+    """Simulated domain shift before preparation: test scans as another scanner would have made them are evaluated too."""
     transfer_modality: Name | None = None
     """Domain shift by modality: test scans of this modality are evaluated too."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cddpm import artifact
-from cddpm.config import DataConfig
+from cddpm.config import DataConfig, ScannerChange
 from cddpm.data.afar import present, told
 from cddpm.data.layout import ScanRow
 from cddpm.data.many import ParallelMap
@@ -63,20 +63,26 @@ class _Failure:
 
 
 def build_store(
-    data: DataConfig, root: Path, rows: Iterable[ScanRow], shelf: Shelf | Path, parallel_map: ParallelMap
+    data: DataConfig,
+    root: Path,
+    rows: Iterable[ScanRow],
+    shelf: Shelf | Path,
+    parallel_map: ParallelMap,
+    change: ScannerChange | None = None,
 ) -> Path:
     """Make the slice store of ``rows`` on ``shelf`` (a path: a folder of artifacts), or return the one that is there.
 
     ``rows`` may hold several splits and folds; each scan is stored once. ``parallel_map(function, items)`` yields results in the
     order of ``items``, lazily if memory is to stay bounded; function and items pickle. The store's fingerprint is made of the
     SHA-256 of every input file, the splits, and the settings that matter; the place of the files is not part of it. A store
-    whose landmarks are learnt belongs to ``data.fold``: nothing of another split has a part in them.
+    whose landmarks are learnt belongs to ``data.fold``: nothing of another split has a part in them. With ``change`` images are
+    prepared as another scanner would have made them.
     Raises ``DataError`` naming every scan that cannot be used, ``StorageError`` when the disk refuses.
     """
     rows = list(rows)
     scans = _scans(rows)
     digests = _digests(scans, parallel_map)
-    settings, cohorts = _settings(data), _cohorts(rows, scans)
+    settings, cohorts = {**_settings(data), **({"scanner": change} if change else {})}, _cohorts(rows, scans)
     name = _name(data, settings, scans, digests, cohorts)
     files = {_relative(path, root): digest for path, digest in digests.items()}
     made_from = {"version": VERSION, "settings": settings, "files": files}
@@ -84,7 +90,7 @@ def build_store(
     def fill(directory: Path) -> None:
         logger.info("preparing %d scans of %s", len(scans), told(str(root)))
         as_learnt = _learnt(data, rows, directory, parallel_map)
-        results = parallel_map(functools.partial(_prepare_scan, as_learnt), scans)
+        results = parallel_map(functools.partial(_prepare_scan, as_learnt, change), scans)
         write_store(directory, _records(scans, results, digests, data.modality), cohorts)
 
     kept = shelf if isinstance(shelf, Shelf) else Shelf(shelf)
@@ -187,15 +193,17 @@ def _cohorts(rows: list[ScanRow], scans: list[ScanRow]) -> list[dict[str, Any]]:
     ]
 
 
-def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
+def _prepare_scan(data: DataConfig, change: ScannerChange | None, row: ScanRow) -> dict[str, Any] | _Failure:
     """Arrays (S, H, W) and geometry of one scan. Runs in a worker; a bad file must not hide the others."""
     from cddpm.data import volume  # nibabel and SimpleITK: who only reads a store needs neither
     from cddpm.data.prepare import aligned, prepare
+    from cddpm.data.scanner import as_scanned
 
     try:
         image, mask = volume.read_image(row.image), volume.read_mask(row.mask)
         segmentation = volume.read_segmentation(row.segmentation, labels_of(data, row)) if row.segmentation else None
-        done = prepare(image, mask, segmentation, data)
+        seen = as_scanned(image, aligned(image, mask), change, f"{row.dataset}/{row.subject}") if change else image
+        done = prepare(seen, mask, segmentation, data)
     except VolumeError as error:
         return _Failure(str(error))
     labels = [aligned(image, label) for label in (mask, segmentation) if label]

@@ -5,7 +5,7 @@ A table of one method is what ``launch/evaluate.py`` makes. Runs that are finish
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,15 @@ from rich.markup import escape
 from cddpm import cluster, events
 from cddpm.campaign import Campaign
 from cddpm.config import DataConfig, ExperimentConfig, to_dict, with_values
+from cddpm.data.layout import read_layout
+from cddpm.data.store import build_store
 from cddpm.errors import CddpmError, SearchError
 from cddpm.evaluation import fold, mirror, report
 from cddpm.evaluation.fold import FoldRun, Outcome
 from cddpm.evaluation.plan import Plan
 from cddpm.evaluation.shift import Shift, contrast_store
 from cddpm.search.display import Display
-from cddpm.search.preparation import as_prepared, backup_of, join, prepare_data, settle, slice_store
+from cddpm.search.preparation import backup_of, join, prepare_data, settle, slice_store
 from cddpm.text import Console
 from cddpm.tracking.lab import Lab
 from cddpm.tracking.provenance import surroundings
@@ -137,8 +139,10 @@ def _runs(plan: Plan, roots: Mapping[str, Path], gpus: float, display: Display) 
             for config in configs:
                 own = config.model_copy(update={"data": config.data.model_copy(update={"fold": k})})
                 home = place(own)
-                own = as_prepared(own, home)
-                runs.append(FoldRun(len(runs), label, own, plan.folder, home, _shifts(own, home, place), gpus))
+                own = stages.as_prepared(own, home)
+                scanners = _scanners(own, home, roots[_root_key(own)], display)
+                shifts = (*_shifts(own, home, place), *scanners)
+                runs.append(FoldRun(len(runs), label, own, plan.folder, home, shifts, gpus))
     return runs
 
 
@@ -150,6 +154,16 @@ def _shifts(config: ExperimentConfig, home: stages.Place, place: Any) -> tuple[S
         for power in config.evaluation.contrast_powers
     ]
     return (*contrasts, *(Shift(f"modality {c.data.modality}", place(c).store) for c in _transfer(config)))
+
+
+def _scanners(config: ExperimentConfig, home: stages.Place, root: Path, display: Display) -> Iterator[Shift]:
+    """Test scans as other scanners would have made them, prepared as the model's own."""
+    changes = config.evaluation.scanner_changes if config.method == "diffusion" else ()
+    rows = [row for row in read_layout(config.data, root).rows if row.split == "test"] if changes else []
+    for change in changes:
+        with display.stage(f"test scans, scanner {change}"):
+            path = build_store(config.data, root, rows, home.shelf, cluster.over_scans(config), change)
+        yield Shift(f"scanner {change}", path)
 
 
 def _carry_out(runs: list[FoldRun], fits: int, lab: Lab, display: Display) -> list[Outcome]:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.markup import escape
@@ -10,12 +12,12 @@ from rich.markup import escape
 from cddpm import artifact, cluster
 from cddpm.backup import Backup
 from cddpm.campaign import Campaign
-from cddpm.config import ExperimentConfig, to_dict
+from cddpm.config import Choice, ExperimentConfig, active, to_dict, value_at, with_values
 from cddpm.data.check import check
 from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import read_layout, root_of
 from cddpm.data.phantom.folder import GENERATOR_VERSION, make_phantom
-from cddpm.data.store import SliceStore, build_store, with_landmarks
+from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError, StorageError
 from cddpm.models import precision
 from cddpm.search import forecast
@@ -249,6 +251,21 @@ def slice_store(config: ExperimentConfig, root: Path, display: Display, campaign
     return stages.Place(shelf.artifacts, path, shelf.storage)
 
 
-def as_prepared(config: ExperimentConfig, place: stages.Place) -> ExperimentConfig:
-    """``config`` with all that its slice store has learnt of the training scans, so that any other scan can be prepared alike."""
-    return config.model_copy(update={"data": with_landmarks(config.data, place.store)})
+def slice_stores(config: ExperimentConfig, root: Path, display: Display, campaign: Path) -> stages.Place:
+    """``slice_store`` of ``config``, and of every way to prepare that its training space searches."""
+    own = slice_store(config, root, display, campaign)
+    found = {config.data.preparation: own.store}
+    for values in preparations(config):
+        other = with_values(config, values, "search.training.space")
+        if other.data.preparation not in found:
+            found[other.data.preparation] = slice_store(other, root, display, campaign).store
+    return replace(own, stores=tuple(found.items())) if len(found) > 1 else own
+
+
+def preparations(config: ExperimentConfig) -> Iterator[dict[str, Any]]:
+    """Every combination of searched data settings by dotted path, without those whose condition does not hold there."""
+    space = {path: p for path, p in config.search.training.space.items() if path.startswith("data.")}
+    choices = [p.choice for p in space.values() if isinstance(p, Choice)]
+    for values in product(*choices):
+        point = dict(zip(space, values, strict=True))
+        yield {path: point[path] for path in active(space, lambda path: value_at(config, path), point)}
