@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 
 from cddpm import artifact
@@ -68,6 +69,24 @@ def dice(config: ExperimentConfig, root: Path, folder: Path) -> dict[str, float]
     }
 
 
+def moved(config: ExperimentConfig, root: Path, folder: Path) -> dict[str, float]:
+    """How far each change moves prepared test scans: root mean square over the brain, in its standard deviations; no network."""
+    rows = read_layout(config.data, root).rows
+    place = stages.Place(folder, build_store(config.data, root, rows, folder, map))
+    data, test_rows = with_landmarks(config.data, place.store), [row for row in rows if row.split == "test"]
+    stores = [SliceStore.open(build_store(data, root, test_rows, folder, map, change)) for change in (None, *CHANGES)]
+    return {
+        change: statistics.mean(_moved(stores[0], there, v) for v in range(len(there.volumes)))
+        for change, there in zip(CHANGES, stores[1:], strict=True)
+    }
+
+
+def _moved(one: SliceStore, other: SliceStore, v: int) -> float:
+    brain = one.mask(v) > 0
+    before, after = (store.image(v)[brain].astype(np.float64) for store in (one, other))
+    return float(np.sqrt(np.mean((after - before) ** 2)) / before.std())
+
+
 def measured(folder: Path, seeds: int) -> dict[str, list[dict[str, float]]]:
     """By option, ``dice`` of each seed."""
     first = experiment(OPTIONS[0])
@@ -85,7 +104,7 @@ def measured(folder: Path, seeds: int) -> dict[str, list[dict[str, float]]]:
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
     """Markdown: mean over seeds, and the standard deviation between them."""
-    names = ["none", *CHANGES]
+    names = list(next(iter(found.values()))[0])
     lines = [f"| `data.intensities` | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
     for option, seeds in found.items():
         cells = [[each[name] for each in seeds] for name in names]
@@ -96,4 +115,7 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(table(measured(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3)))
+    given = Path(sys.argv[1])
+    scans = make_phantom(given / "phantom", experiment(OPTIONS[0]).data.phantom, parallel=1)
+    print(table({option: [moved(experiment(option), scans, given / "artifacts")] for option in OPTIONS}), flush=True)
+    print(table(measured(given, int(sys.argv[2]) if len(sys.argv) > 2 else 3)))

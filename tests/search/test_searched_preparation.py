@@ -25,6 +25,15 @@ OPTIONS: dict[str, Any] = {
     "data.standard_range": {"choice": [None, [-2, 2]], "if": {"data.intensities": "z-score"}},
 }
 
+SCANS = (
+    ("Own-a", "train"),
+    ("Own-b", "train"),
+    ("Own-c", "val"),
+    ("Own-d", "test"),
+    ("Sick-e", "test"),
+    ("Sick-f", "val"),
+)
+
 
 def searching(space: dict[str, Any], **data: Any) -> ExperimentConfig:
     search = {"training": {"trials": 2, "space": space}}
@@ -33,15 +42,9 @@ def searching(space: dict[str, Any], **data: Any) -> ExperimentConfig:
 
 @pytest.fixture
 def study(tmp_path: Path) -> dict[str, Any]:
-    """The data section of five tiny scans in a table."""
+    """The data section of six tiny scans in a table."""
     lines, random = ["dataset,subject,split,image,mask,segmentation\n"], np.random.default_rng(0)
-    for subject, split in (
-        ("Own-a", "train"),
-        ("Own-b", "train"),
-        ("Own-c", "val"),
-        ("Own-d", "test"),
-        ("Sick-e", "test"),
-    ):
+    for subject, split in SCANS:
         mask = np.zeros((12, 12, 6), np.uint8)
         mask[2:10, 2:10, 1:5] = 1
         files = [tmp_path / f"{subject}-{kind}.nii.gz" for kind in ("flair", "brain", "spot")]
@@ -51,7 +54,6 @@ def study(tmp_path: Path) -> dict[str, Any]:
             write_volume(file, array, np.eye(4))
         spot = files[2].name if subject.startswith("Sick") else ""
         lines.append(f"{subject.partition('-')[0]},{subject},{split},{files[0].name},{files[1].name},{spot}\n")
-    lines.append(lines[-1].replace("test", "val").replace("Sick-e", "Sick-f"))
     (tmp_path / "scans.csv").write_text("".join(lines))
     return {"table": str(tmp_path / "scans.csv"), "healthy": "Own", "unhealthy": ["Sick"], "modality": "flair"}
 
