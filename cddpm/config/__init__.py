@@ -19,11 +19,11 @@ from cddpm.config.loading import (
     to_dict,
     with_values,
 )
+from cddpm.config.scans import SEARCHED, DataConfig, Peak, PhantomConfig, RescaleGrid
 from cddpm.config.sections import (
     SSIM_WINDOW,
     AugmentationConfig,
     ComputeConfig,
-    DataConfig,
     DiffusionConfig,
     EncoderConfig,
     EvaluationConfig,
@@ -31,10 +31,9 @@ from cddpm.config.sections import (
     ModelConfig,
     NoiseConfig,
     PatchConfig,
-    PhantomConfig,
     PretrainingConfig,
     ReconstructionConfig,
-    RescaleGrid,
+    ScannerChange,
     TrackingConfig,
     TrainingConfig,
 )
@@ -69,6 +68,7 @@ from cddpm.config.space import (
 __all__ = [
     "FIELDS",
     "GOALS",
+    "SEARCHED",
     "SSIM_WINDOW",
     "AshaConfig",
     "AugmentationConfig",
@@ -92,10 +92,12 @@ __all__ = [
     "ObjectiveConfig",
     "Parameter",
     "PatchConfig",
+    "Peak",
     "PhantomConfig",
     "PretrainingConfig",
     "ReconstructionConfig",
     "RescaleGrid",
+    "ScannerChange",
     "ScoringConfig",
     "SearchConfig",
     "SlurmConfig",

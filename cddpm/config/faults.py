@@ -6,11 +6,14 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from cddpm.config.scans import SEARCHED
 from cddpm.config.search_faults import condition_faults, sampler_faults, searched_at_start, warm_start_faults
 from cddpm.config.sections import SSIM_WINDOW
 from cddpm.config.settings import Settings, annotation_at, field_paths, shown, value_at
-from cddpm.config.space import Choice, Float, Integer, LevelConfig, Parameter
+from cddpm.config.space import Choice, Float, Integer, LevelConfig, Parameter, asked
 from cddpm.text.likeness import did_you_mean
+
+_SEARCHED = tuple(f"data.{name}" for name in SEARCHED)
 
 
 def faults(config: Settings) -> Iterator[str]:
@@ -162,6 +165,7 @@ def _search_faults(config: Settings) -> Iterator[str]:
     for level in ("training", "scoring"):
         yield from _level_faults(config, level)
     yield from warm_start_faults(config)
+    yield from _preparation_faults(config)
     if config.search.training.trials > 1 and not config.search.training.space:
         yield (
             f"search.training.trials: {config.search.training.trials} trainings of an empty space would all be the same; "
@@ -257,6 +261,17 @@ def _value_faults(root: type[BaseModel], where: str, path: str, values: list[Any
             yield f"{where}: {error.errors(include_url=False)[0]['msg']} (found {shown(value)})"
 
 
+def _preparation_faults(config: Settings) -> Iterator[str]:
+    """Every way to prepare that is searched has a slice store, made before the first trial."""
+    for path, parameter in config.search.training.space.items():
+        where = f"search.training.space.{path}"
+        if path in _SEARCHED and not isinstance(parameter, Choice):
+            yield f"{where}: each value costs a slice store; list them as a choice"
+        others = sorted({other for other, _ in asked(parameter.only_if)} - {*_SEARCHED}) if path in _SEARCHED else []
+        if others:
+            yield f"{where}.if: '{others[0]}': a slice store depends on data settings alone; allowed are {', '.join(_SEARCHED)}"
+
+
 def _may_drop_condition(config: Settings) -> bool:
     return (
         config.diffusion.condition_dropout > 0
@@ -271,6 +286,8 @@ def _parameter_faults(root: type[BaseModel], level: str, path: str) -> Iterator[
         yield f"{where}: '{path}' is no setting{did_you_mean(path, _fields(root))}"
     elif level == "scoring" and not path.startswith("scoring."):
         yield f"{where}: '{path}': allowed here are scoring.* settings; others belong to search.training.space"
+    elif level == "training" and path in _SEARCHED:
+        return
     elif level == "training" and path.split(".")[0] in (
         "scoring",
         "search",
@@ -282,4 +299,7 @@ def _parameter_faults(root: type[BaseModel], level: str, path: str) -> Iterator[
         "compute",
         "slurm",
     ):
-        yield f"{where}: '{path}': allowed here are encoder, model, diffusion, pretraining, training and reconstruction settings"
+        yield (
+            f"{where}: '{path}': allowed here are encoder, model, diffusion, pretraining, training and reconstruction settings, "
+            f"and {', '.join(_SEARCHED)}"
+        )

@@ -1,14 +1,12 @@
-"""The sections of the configuration: every setting with its meaning, unit and single default."""
+"""The sections of the configuration but ``data`` (``scans``): every setting with its meaning, unit and single default."""
 
-import math
 import types
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from cddpm.labels import PUBLISHED, Labels
 from cddpm.place import ON_DISK, address
 from cddpm.storage import as_setting
 
@@ -27,9 +25,6 @@ def takes(annotation: Any, *kinds: type) -> bool:
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-ROUNDING = 1e-6
-"""Quotients that are this near to a whole number are one: 21 / 1.4 is 15."""
-RescaleGrid = Literal["centred", "published"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 
 
@@ -59,113 +54,6 @@ class Frozen(BaseModel):
         if isinstance(value, str | Path) and takes(annotation, Path) and address(value):
             raise PydanticCustomError("address", "Input should be {allowed}", {"allowed": ON_DISK})
         return value
-
-
-class PhantomConfig(Frozen):
-    """The synthetic cohort that is made when no DATA_DIR is given."""
-
-    size: Literal["small", "full"] = "small"
-    """``full``: shapes and voxel sizes of the published data; ``small``: half of them along each axis."""
-    seed: int = 0
-    healthy_train: Positive = 24
-    healthy_val: Positive = 4
-    healthy_test: Positive = 6
-    unhealthy_val: Positive = 5
-    """Volumes per unhealthy data set, validation."""
-    unhealthy_test: Positive = 8
-    """Volumes per unhealthy data set, test."""
-
-
-class DataConfig(Frozen):
-    """Which scans, and how they become what the network sees."""
-
-    data_dir: FolderOrUri | None = None
-    """Folder in the published layout, or ``s3://...`` with the same below it; empty: the phantom is made."""
-    phantom: PhantomConfig = PhantomConfig()
-    table: Path | None = None
-    """CSV or YAML file that names the scans of data sets in any other layout; replaces the split files. Relative paths in
-    it are relative to ``data_dir``, or to its own folder without one."""
-    modality: Name = "t2"
-    fold: Annotated[int, Field(ge=0)] = 0
-    healthy: Name = "IXI"
-    unhealthy: tuple[Name, ...] = ("Brats21", "MSLUB")
-    splits: Literal["clean", "published", "strict"] = "clean"
-    """A subject in two splits: ``clean`` drops it from training (and validation) with a warning, ``published`` keeps the
-    rows as they are (reference behaviour), ``strict`` makes it an error. An unhealthy scan in validation and test is one
-    always: no published table has any."""
-    lesion_labels: dict[Name, tuple[Positive, ...]] = Field(default={})
-    """By data set, ``{WMH: [1]}`` say: labels of segmentations that are the anomaly. Not named: 1 in MSLUB, ATLAS_v2 and WMH,
-    every label above 0 in others. A label that is neither lesion nor ignored is an error."""
-    ignored_labels: dict[Name, tuple[Positive, ...]] = Field(default={})
-    """By data set: labels whose voxels count neither way, in no threshold and no metric. Not named: 2 (other pathology) in
-    WMH, none in others."""
-    orientation: Literal["LPS", "RAS", "stored"] = "LPS"
-    """Axis directions of the working grid. ``stored`` keeps the array as it lies in the file (reference behaviour)."""
-    voxel_size_mm: Annotated[float, Field(gt=0)] | None = 1.0
-    """Scans of another voxel size are resampled to this first; empty: voxel size ignored (reference behaviour)."""
-    volume_shape: tuple[Positive, Positive, Positive] = (192, 192, 100)
-    """Voxels after cropping or padding around ``centre``."""
-    centre: Literal["brain", "scan"] = "brain"
-    """What comes to the middle of them: the ``brain`` (the box of its mask), so that cropping a scan to its brain changes
-    nothing, or the ``scan``, wherever the brain lies in it (reference behaviour)."""
-    rescale_factor: Annotated[float, Field(ge=1)] = 2.0
-    """Downsampling after cropping: 192x192x100 becomes 96x96x50."""
-    rescale_grid: RescaleGrid = "centred"
-    """Sizes that ``rescale_factor`` does not divide: ``centred`` rounds down and keeps the centre, ``published`` rounds up
-    and samples from (rescale_factor - 1) / 2 on, so that the last sample may lie outside of the crop (reference behaviour).
-    Where it divides them, as 192x192x100 by 2, both are one grid."""
-    percentiles: tuple[float, float] = (1.0, 99.0)
-    """Intensities at these percentiles inside the brain mask become 0 and 1."""
-    smoothing_iterations: Annotated[int, Field(ge=0)] = 3
-    """Curvature flow steps of 0.125 on the image."""
-
-    @property
-    def working_shape(self) -> tuple[int, int, int]:
-        """(X, Y, Z) of the volumes that the network sees, rounded as ``rescale_grid`` says."""
-        x, y, z = (_samples(n / self.rescale_factor, self.rescale_grid) for n in self.volume_shape)
-        return x, y, z
-
-    @property
-    def slice_shape(self) -> tuple[int, int]:
-        """(H, W) of the slices that the network sees."""
-        return self.working_shape[:2]
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        low, high = self.percentiles
-        if not 0 <= low < high <= 100:
-            raise ValueError(f"percentiles: {low}, {high}: allowed is 0 <= low < high <= 100")
-        if len(set(self.unhealthy)) != len(self.unhealthy):
-            raise ValueError(f"unhealthy: {', '.join(self.unhealthy)}: a data set is named twice")
-        for setting, named in (("lesion_labels", self.lesion_labels), ("ignored_labels", self.ignored_labels)):
-            for dataset in sorted(named.keys() - {self.healthy, *self.unhealthy}):
-                known = ", ".join((self.healthy, *self.unhealthy))
-                raise ValueError(f"{setting}: '{dataset}' is none of the data sets {known}")
-        for dataset, lesion in self.lesion_labels.items():
-            both = sorted({*lesion} & {*self.ignored_labels.get(dataset, ())})
-            if both:
-                raise ValueError(f"ignored_labels: {both} of {dataset} stand in lesion_labels too; name each once")
-        return self
-
-    def labels_of(self, dataset: str) -> Labels:
-        """What the labels of a data set's segmentations mean: as set, else as published."""
-        known = PUBLISHED.get(dataset, Labels())
-        lesion = self.lesion_labels.get(dataset)
-        ignored = self.ignored_labels.get(dataset)
-        if ignored is None:
-            ignored = tuple(label for label in known.ignored if label not in (lesion or ()))
-        if lesion is None and known.lesion is not None:
-            lesion = tuple(label for label in known.lesion if label not in ignored)
-        return Labels(lesion, ignored)
-
-
-def _samples(quotient: float, grid: RescaleGrid) -> int:
-    match grid:
-        case "centred":
-            return max(1, math.floor(quotient + ROUNDING))
-        case "published":
-            return math.ceil(quotient - ROUNDING)
-    raise AssertionError(grid)
 
 
 class EncoderConfig(Frozen):
@@ -355,6 +243,9 @@ class ReconstructionConfig(Frozen):
     """As in training."""
 
 
+ScannerChange = Literal["darker", "brighter", "bias-field", "noise", "resolution"]
+
+
 class EvaluationConfig(Frozen):
     """What is measured on test, and how its uncertainty is told."""
 
@@ -373,6 +264,8 @@ class EvaluationConfig(Frozen):
     """Also tell every number as the published code names and computes it, wrong names included."""
     contrast_powers: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Simulated domain shift: test images to these voxelwise powers are evaluated too (paper: 0.3 to 2.0)."""
+    scanner_changes: tuple[ScannerChange, ...] = ()
+    """Simulated domain shift before preparation: test scans as another scanner would have made them are evaluated too."""
     transfer_modality: Name | None = None
     """Domain shift by modality: test scans of this modality are evaluated too."""
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 from pydantic import BaseModel, Field, model_validator
 
 from cddpm.config.job import SlurmConfig
+from cddpm.config.scans import DataConfig
 from cddpm.config.sections import (
     ComputeConfig,
-    DataConfig,
     DiffusionConfig,
     EncoderConfig,
     EvaluationConfig,

@@ -1,6 +1,6 @@
 """From a scan as it lies in its file to what the network sees.
 
-Curvature flow, centred crop or pad, intensities between two percentiles in the brain to [0, 1], B-spline downsampling:
+Curvature flow, centred crop or pad, intensities to [0, 1] (``intensity``; between two percentiles), B-spline downsampling:
 the preprocessing of Behrendt et al. 2025 (arXiv 2312.04215, section 4.1), after bringing every scan to one
 orientation and voxel size. B-spline interpolation overshoots [0, 1] a little; that is kept.
 
@@ -18,6 +18,7 @@ import SimpleITK as sitk  # noqa: N813
 from cddpm.config import DataConfig, RescaleGrid
 from cddpm.data import geometry as grid
 from cddpm.data.geometry import Geometry
+from cddpm.data.intensity import FlatBrainError, IntensityMap, intensity_map, quantiles
 from cddpm.data.volume import Volume, VolumeFileError, axis_codes, require_same_grid
 
 
@@ -93,31 +94,76 @@ class Prepared:
     mask: npt.NDArray[np.uint8]
     segmentation: npt.NDArray[np.uint8] | None
     geometry: Geometry
-    intensities: tuple[float, float]
-    """Intensity of the file (after smoothing) that became 0, and the one that became 1."""
+    mapping: IntensityMap
+    """Of intensities of the file, after smoothing."""
+
+    @property
+    def intensities(self) -> tuple[float, float]:
+        """Intensity of the file (after smoothing) that became 0, and the one that became 1."""
+        return self.mapping.points[0], self.mapping.points[-1]
 
 
 def prepare(image: Volume, mask: Volume, segmentation: Volume | None, data: DataConfig) -> Prepared:
     """Bring a scan, its brain mask and its segmentation to the working grid of ``data``.
 
-    Raises ``VolumeFileError`` when they do not lie on one grid, or when the brain is outside of the crop, constant or not finite.
+    Raises ``VolumeFileError`` when they do not lie on one grid, or when the brain is outside of the crop, constant or not
+    finite, ``DataError`` for landmarks that were not learnt.
     """
     labels = [mask] if segmentation is None else [mask, segmentation]
     labels = [aligned(image, label) for label in labels]
+    cropped = _smoothed(image, labels, data)
+    brain, geometry = cropped.labels[0] > 0, cropped.geometry
+    try:
+        mapping = intensity_map(cropped.image[brain], data)
+    except FlatBrainError as error:
+        raise _flat(image, error) from None
+    scaled = mapping(cropped.image)
+    if data.standardised:
+        scaled *= brain  # the background of a scan lies nowhere in particular
+    small = [_downsample(label, geometry) for label in cropped.labels]
+    lesion = small[1] if segmentation else None
+    of_file = mapping.of_file(float(cropped.unit), float(cropped.background))
+    return Prepared(_downsample(scaled, geometry), small[0], lesion, geometry, of_file)
+
+
+def brain_quantiles(image: Volume, mask: Volume, data: DataConfig) -> tuple[float, ...]:
+    """What ``learnt_landmarks`` needs of a scan: its ``intensity.quantiles`` where ``prepare`` maps. Raises as that does."""
+    cropped = _smoothed(image, [aligned(image, mask)], data)
+    found = quantiles(cropped.image[cropped.labels[0] > 0], data)
+    if found[0] == found[-1]:
+        raise _flat(image, f"intensity {found[0]:g} at both percentiles {data.percentiles} inside the brain mask")
+    return found
+
+
+def _flat(image: Volume, found: object) -> VolumeFileError:
+    return VolumeFileError(str(image.path), "constant", str(found), "a scan needs contrast inside its mask")
+
+
+@dataclass(frozen=True)
+class _Cropped:
+    """A scan after smoothing, at its crop, in intensities ``(file - background) / unit``; its mask first among the labels."""
+
+    image: npt.NDArray[np.float32]
+    labels: list[npt.NDArray[Any]]
+    geometry: Geometry
+    background: np.float32
+    unit: np.float32
+
+
+def _smoothed(image: Volume, labels: list[Volume], data: DataConfig) -> _Cropped:
     for one in (image, *labels[1:]):
         require_finite(one, labels[0])
     inside = labels[0].data > 0
     geometry = grid.plan(image, data, inside if data.centre == "brain" else None)
     cropped = [_cropped(label.data, geometry) for label in labels]
+    if not cropped[0].any():
+        found = f"no brain voxel inside the centred crop of {geometry.volume_shape}"
+        raise VolumeFileError(str(image.path), "empty-mask", found, "centre the scan or enlarge data.volume_shape")
     here = grid.field_window(geometry)
     background, unit = background_of(image.data[here], inside[here]), _unit(image.data[inside])
     above = _on_voxel_grid((image.data - background) / unit, geometry)  # 0 is the background, in what is padded too
     smooth = _smoothed_crop(above, geometry, data.smoothing_iterations)
-    rescaled, (low, high) = _rescale(smooth, cropped[0] > 0, data.percentiles, image)
-    intensities = (low * float(unit) + float(background), high * float(unit) + float(background))
-    small = [_downsample(label, geometry) for label in cropped]
-    lesion = small[1] if segmentation else None
-    return Prepared(_downsample(rescaled, geometry), small[0], lesion, geometry, intensities)
+    return _Cropped(smooth, cropped, geometry, background, unit)
 
 
 def label_on_working_grid(label: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDArray[np.uint8]:
@@ -162,20 +208,6 @@ def _smoothed_crop(array: npt.NDArray[np.float32], geometry: Geometry, iteration
         image.SetSpacing(geometry.voxel_size_mm)
         smooth = _array(sitk.CurvatureFlow(image, timeStep=FLOW_TIME_STEP, numberOfIterations=iterations))
     return grid.crop_or_pad(smooth, geometry.volume_shape)
-
-
-def _rescale(
-    array: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_], percentiles: tuple[float, float], image: Volume
-) -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
-    if not brain.any():
-        found = f"no brain voxel inside the centred crop of {array.shape}"
-        raise VolumeFileError(str(image.path), "empty-mask", found, "centre the scan or enlarge data.volume_shape")
-    clipped = np.clip(array, *np.percentile(array[brain], percentiles))
-    low, high = clipped.min(), clipped.max()
-    if low == high:
-        found = f"intensity {low:g} at both percentiles {percentiles} inside the brain mask"
-        raise VolumeFileError(str(image.path), "constant", found, "a scan needs contrast inside its mask")
-    return ((clipped - low) / (high - low)).astype(np.float32), (float(low), float(high))
 
 
 def _downsample(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:

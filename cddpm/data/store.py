@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cddpm import artifact
-from cddpm.config import DataConfig
+from cddpm.config import DataConfig, ScannerChange
 from cddpm.data.afar import present, told
 from cddpm.data.layout import ScanRow
 from cddpm.data.many import ParallelMap
@@ -20,7 +20,7 @@ from cddpm.data.split import labels_of
 from cddpm.errors import DataError, VolumeError
 from cddpm.shelf import Shelf
 
-__all__ = ["SliceStore", "VolumeRecord", "build_store", "store_fingerprint"]
+__all__ = ["SliceStore", "VolumeRecord", "build_store", "store_fingerprint", "with_landmarks"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,19 @@ _FIELDS = frozenset(
     )
 )
 
+LANDMARKS = "landmarks.json"
+"""Of a store whose landmarks were learnt (``data.intensities``)."""
+
+
+def _settings(data: DataConfig) -> dict[str, Any]:
+    """What preparation depends on; an option of ``data.intensities`` with what it reads, landmarks with whom they are of."""
+    more = {"percentiles": set(), "landmarks": {"landmarks"}}.get(
+        data.intensities, {"standard_range", "white_matter_peak"}
+    )
+    more |= set() if data.intensities == "percentiles" else {"intensities"}
+    found = data.model_dump(mode="json", include={*_FIELDS, *more})
+    return {**found, "learnt_from": [data.healthy, data.fold]} if data.learns_landmarks else found
+
 
 @dataclass(frozen=True)
 class _Failure:
@@ -50,26 +63,34 @@ class _Failure:
 
 
 def build_store(
-    data: DataConfig, root: Path, rows: Iterable[ScanRow], shelf: Shelf | Path, parallel_map: ParallelMap
+    data: DataConfig,
+    root: Path,
+    rows: Iterable[ScanRow],
+    shelf: Shelf | Path,
+    parallel_map: ParallelMap,
+    change: ScannerChange | None = None,
 ) -> Path:
     """Make the slice store of ``rows`` on ``shelf`` (a path: a folder of artifacts), or return the one that is there.
 
     ``rows`` may hold several splits and folds; each scan is stored once. ``parallel_map(function, items)`` yields results in the
     order of ``items``, lazily if memory is to stay bounded; function and items pickle. The store's fingerprint is made of the
-    SHA-256 of every input file, the splits, and the settings that matter; the place of the files is not part of it.
+    SHA-256 of every input file, the splits, and the settings that matter; the place of the files is not part of it. A store
+    whose landmarks are learnt belongs to ``data.fold``: nothing of another split has a part in them. With ``change`` images are
+    prepared as another scanner would have made them.
     Raises ``DataError`` naming every scan that cannot be used, ``StorageError`` when the disk refuses.
     """
     rows = list(rows)
     scans = _scans(rows)
     digests = _digests(scans, parallel_map)
-    settings, cohorts = data.model_dump(mode="json", include=set(_FIELDS)), _cohorts(rows, scans)
+    settings, cohorts = {**_settings(data), **({"scanner": change} if change else {})}, _cohorts(rows, scans)
     name = _name(data, settings, scans, digests, cohorts)
     files = {_relative(path, root): digest for path, digest in digests.items()}
     made_from = {"version": VERSION, "settings": settings, "files": files}
 
     def fill(directory: Path) -> None:
         logger.info("preparing %d scans of %s", len(scans), told(str(root)))
-        results = parallel_map(functools.partial(_prepare_scan, data), scans)
+        as_learnt = _learnt(data, rows, directory, parallel_map)
+        results = parallel_map(functools.partial(_prepare_scan, as_learnt, change), scans)
         write_store(directory, _records(scans, results, digests, data.modality), cohorts)
 
     kept = shelf if isinstance(shelf, Shelf) else Shelf(shelf)
@@ -82,8 +103,47 @@ def store_fingerprint(data: DataConfig, rows: Iterable[ScanRow], parallel_map: P
     """The fingerprint that the slice store of ``rows`` has or would have; nothing is prepared. Raises as ``build_store``."""
     rows = list(rows)
     scans = _scans(rows)
-    settings = data.model_dump(mode="json", include=set(_FIELDS))
+    settings = _settings(data)
     return _name(data, settings, scans, _digests(scans, parallel_map), _cohorts(rows, scans))
+
+
+def with_landmarks(data: DataConfig, path: Path) -> DataConfig:
+    """``data`` with the landmarks that the slice store at ``path``, which was made of it, has learnt; as it is, if none were."""
+    if not data.learns_landmarks:
+        return data
+    found = artifact.read_json(path / LANDMARKS, list[float], "landmarks of a slice store", "build the store again")
+    return data.model_copy(update={"landmarks": tuple(found)})
+
+
+def _learnt(data: DataConfig, rows: list[ScanRow], directory: Path, parallel_map: ParallelMap) -> DataConfig:
+    """``data`` with its landmarks, which are kept in ``directory`` if they are learnt now: from the healthy training scans."""
+    if not data.learns_landmarks:
+        return data
+    training = _scans(
+        [r for r in rows if (r.dataset, r.split) == (data.healthy, "train") and r.fold in (None, data.fold)]
+    )
+    if not training:
+        raise DataError(
+            f"data.intensities: no training scan of {data.healthy} in fold {data.fold} to learn landmarks from"
+        )
+    from cddpm.data.intensity import learnt_landmarks  # SciPy: as below
+
+    logger.info("learning landmarks from %d scans", len(training))
+    found = list(parallel_map(functools.partial(_scan_quantiles, data), training))
+    _refuse([one.message for one in found if isinstance(one, _Failure)])
+    landmarks = learnt_landmarks([one for one in found if not isinstance(one, _Failure)])
+    artifact.write_json(directory / LANDMARKS, list(landmarks))
+    return data.model_copy(update={"landmarks": landmarks})
+
+
+def _scan_quantiles(data: DataConfig, row: ScanRow) -> tuple[float, ...] | _Failure:
+    from cddpm.data import volume
+    from cddpm.data.prepare import brain_quantiles
+
+    try:
+        return brain_quantiles(volume.read_image(row.image), volume.read_mask(row.mask), data)
+    except VolumeError as error:
+        return _Failure(str(error))
 
 
 def _scans(rows: list[ScanRow]) -> list[ScanRow]:
@@ -133,15 +193,17 @@ def _cohorts(rows: list[ScanRow], scans: list[ScanRow]) -> list[dict[str, Any]]:
     ]
 
 
-def _prepare_scan(data: DataConfig, row: ScanRow) -> dict[str, Any] | _Failure:
+def _prepare_scan(data: DataConfig, change: ScannerChange | None, row: ScanRow) -> dict[str, Any] | _Failure:
     """Arrays (S, H, W) and geometry of one scan. Runs in a worker; a bad file must not hide the others."""
     from cddpm.data import volume  # nibabel and SimpleITK: who only reads a store needs neither
     from cddpm.data.prepare import aligned, prepare
+    from cddpm.data.scanner import as_scanned
 
     try:
         image, mask = volume.read_image(row.image), volume.read_mask(row.mask)
         segmentation = volume.read_segmentation(row.segmentation, labels_of(data, row)) if row.segmentation else None
-        done = prepare(image, mask, segmentation, data)
+        seen = as_scanned(image, aligned(image, mask), change, f"{row.dataset}/{row.subject}") if change else image
+        done = prepare(seen, mask, segmentation, data)
     except VolumeError as error:
         return _Failure(str(error))
     labels = [aligned(image, label) for label in (mask, segmentation) if label]

@@ -5,7 +5,7 @@ A table of one method is what ``launch/evaluate.py`` makes. Runs that are finish
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,9 @@ from rich.markup import escape
 
 from cddpm import cluster, events
 from cddpm.campaign import Campaign
-from cddpm.config import ExperimentConfig, to_dict, with_values
+from cddpm.config import DataConfig, ExperimentConfig, to_dict, with_values
+from cddpm.data.layout import read_layout
+from cddpm.data.store import build_store
 from cddpm.errors import CddpmError, SearchError
 from cddpm.evaluation import fold, mirror, report
 from cddpm.evaluation.fold import FoldRun, Outcome
@@ -86,7 +88,19 @@ def _settled(plan: Plan, campaign: Campaign, available: Mapping[str, float], dis
 
 
 def _data_key(config: ExperimentConfig) -> str:
-    return json.dumps(to_dict(config.data.model_copy(update={"fold": 0})), sort_keys=True)
+    """Of equal slice stores, which hold all folds; but landmarks are of one."""
+    data = config.data if config.data.learns_landmarks else config.data.model_copy(update={"fold": 0})
+    return json.dumps(to_dict(data), sort_keys=True)
+
+
+def _root_key(config: ExperimentConfig) -> str:
+    """Of equal scans and equal checks of them."""
+    plain = DataConfig()
+    same = {
+        name: getattr(plain, name)
+        for name in ("fold", "intensities", "landmarks", "white_matter_peak", "standard_range")
+    }
+    return json.dumps(to_dict(config.data.model_copy(update=same)), sort_keys=True)
 
 
 def _roots(plan: Plan, display: Display) -> dict[str, Path]:
@@ -95,8 +109,8 @@ def _roots(plan: Plan, display: Display) -> dict[str, Path]:
     for configs in plan.methods.values():
         for config in configs:
             for one in (config, *_transfer(config)):
-                if _data_key(one) not in roots:
-                    roots[_data_key(one)] = prepare_data(one, display)
+                if _root_key(one) not in roots:
+                    roots[_root_key(one)] = prepare_data(one, display)
     return roots
 
 
@@ -116,7 +130,7 @@ def _runs(plan: Plan, roots: Mapping[str, Path], gpus: float, display: Display) 
     def place(config: ExperimentConfig) -> stages.Place:
         key = _data_key(config)
         if key not in places:
-            places[key] = slice_store(config, roots[key], display, plan.folder)
+            places[key] = slice_store(config, roots[_root_key(config)], display, plan.folder)
         return places[key]
 
     runs: list[FoldRun] = []
@@ -124,20 +138,32 @@ def _runs(plan: Plan, roots: Mapping[str, Path], gpus: float, display: Display) 
         for label, configs in plan.methods.items():
             for config in configs:
                 own = config.model_copy(update={"data": config.data.model_copy(update={"fold": k})})
-                shifts = _shifts(own, place)
-                runs.append(FoldRun(len(runs), label, own, plan.folder, place(own), shifts, gpus))
+                home = place(own)
+                own = stages.as_prepared(own, home)
+                scanners = _scanners(own, home, roots[_root_key(own)], display)
+                shifts = (*_shifts(own, home, place), *scanners)
+                runs.append(FoldRun(len(runs), label, own, plan.folder, home, shifts, gpus))
     return runs
 
 
-def _shifts(config: ExperimentConfig, place: Any) -> tuple[Shift, ...]:
+def _shifts(config: ExperimentConfig, home: stages.Place, place: Any) -> tuple[Shift, ...]:
     if config.method != "diffusion":
         return ()
-    home = place(config)
     contrasts = [
         Shift(f"power {power:g}", contrast_store(home.store, power, home.shelf))
         for power in config.evaluation.contrast_powers
     ]
     return (*contrasts, *(Shift(f"modality {c.data.modality}", place(c).store) for c in _transfer(config)))
+
+
+def _scanners(config: ExperimentConfig, home: stages.Place, root: Path, display: Display) -> Iterator[Shift]:
+    """Test scans as other scanners would have made them, prepared as the model's own."""
+    changes = config.evaluation.scanner_changes if config.method == "diffusion" else ()
+    rows = [row for row in read_layout(config.data, root).rows if row.split == "test"] if changes else []
+    for change in changes:
+        with display.stage(f"test scans, scanner {change}"):
+            path = build_store(config.data, root, rows, home.shelf, cluster.over_scans(config), change)
+        yield Shift(f"scanner {change}", path)
 
 
 def _carry_out(runs: list[FoldRun], fits: int, lab: Lab, display: Display) -> list[Outcome]:

@@ -1,6 +1,7 @@
 """Domain shift: the same model on test scans that look otherwise than those it learnt from.
 
-Two kinds: simulated contrasts (every voxel to a power, Behrendt et al. 2025) and another modality of the same subjects. A
+Three kinds: simulated contrasts (every voxel of the prepared scan to a power, Behrendt et al. 2025), other scanners (changes
+before preparation, ``cddpm.data.scanner``, which harmonised intensities may undo) and another modality of the same subjects. A
 shift is a slice store of its own, so prediction and scoring are the very same code; thresholds stay those of validation.
 
 Under a shift, a model that restores the contrast it was trained on, not the one it is shown, moves the histogram of the whole
@@ -34,7 +35,7 @@ class Shift:
     """A shifted test cohort."""
 
     label: str
-    """``power 0.5`` or ``modality t1``."""
+    """``power 0.5``, ``scanner noise`` or ``modality t1``."""
     store: Path
 
 

@@ -35,7 +35,7 @@ from cddpm.tracking.package import WEIGHTS, Package
 from cddpm.training.checkpoint import trained, unpacked
 from cddpm.training.stages import guide_config
 
-INTENSITIES = "the scan's own, smoothed, between the percentiles that became 0 and 1"
+INTENSITIES = "the scan's own, smoothed, between those that became 0 and 1"
 IMPLAUSIBLE_FRACTION = 0.3
 """A larger part of the brain above the threshold speaks against the scan, not for a lesion."""
 _TOUCHING = np.ones((3, 3, 3), bool)
@@ -67,7 +67,7 @@ class Prediction:
     """Results on the scan's own grid (X, Y, Z), 0 outside of the brain mask and of the model's field of view."""
 
     anomaly_map: NDArray[np.float32]
-    """Residual in units of [0, 1], between the two percentiles."""
+    """Residual in units of [0, 1], to which the scan's intensities were brought."""
     reconstruction: NDArray[np.float32]
     """In intensities of the scan (see ``INTENSITIES``)."""
     segmentation: NDArray[np.uint8]
@@ -111,11 +111,11 @@ class Predictor:
             segmentation=scorer.segmentation(0, scoring, threshold),
             geometry=prepared.geometry,
         )
-        geometry, (low, high) = prepared.geometry, prepared.intensities
+        geometry = prepared.geometry
         inside = (brain_mask.data > 0) & field_of_view(geometry)
         segmentation = to_input_grid(volumetric(working.segmentation).astype(np.uint8), geometry, 0) * inside
         anomaly = to_input_grid(volumetric(working.anomaly_map).astype(np.float32), geometry, 1)
-        reconstruction = low + (high - low) * to_input_grid(volumetric(working.reconstruction), geometry, 1)
+        reconstruction = prepared.mapping.back(to_input_grid(volumetric(working.reconstruction), geometry, 1))
         scores = _scores(working, prepared, segmentation, brain_mask)
         return Prediction(
             anomaly_map=np.where(inside, anomaly, np.float32(0)),
@@ -125,7 +125,7 @@ class Predictor:
             volume_key=key,
             threshold=threshold,
             scores=scores,
-            intensities=(low, high),
+            intensities=prepared.intensities,
             warnings=self._warnings(image, brain_mask, geometry, scores),
         )
 

@@ -216,10 +216,10 @@ def exhibits(record: SweepRecord, trial: TrialRecord, tested: Contender) -> Iter
 def _scorer(record: SweepRecord, trial: TrialRecord) -> Scorer:
     """Of the test volumes under the champion's settings."""
     assert trial.result is not None  # a champion has one
-    if record.origin is None:
+    store, config = record.store_of(trial), record.trial_config(trial)
+    if store is None:
         raise ArtifactError(f"{record.folder}: this sweep does not say which slice store it was made from")
-    config = record.trial_config(trial)
-    place = stages.Place(record.artifacts, record.artifacts / "store" / record.origin.store)
+    place = stages.Place(record.artifacts, record.artifacts / "store" / store)
     cohort = Cohort.of(SliceStore.open(place.store, verify=False), config.data, "test")
     checkpoint = place.artifacts / stages.CHECKPOINT / trial.result.checkpoint
     path = prediction.wanted_of(config, place, checkpoint, cohort.volumes).reconstruction

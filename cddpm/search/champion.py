@@ -51,7 +51,7 @@ def measure(
 
     def on_test(result: TrialResult, point: Point, own: ExperimentConfig) -> Scorer:
         """The test volumes as a trial's model reconstructs them, under the settings of ``point``."""
-        job = worker.Assignment(own, place, result.number, folder / "stop")
+        job = worker.Assignment(own, place.of(own), result.number, folder / "stop")
         path = place.artifacts / stages.CHECKPOINT / result.checkpoint
         return worker.scorer_on_test(job, path, gpus, given(point.statistics))
 

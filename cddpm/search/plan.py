@@ -185,7 +185,7 @@ def _work(config: ExperimentConfig, volumes: int) -> Work:
     count, space = config.search.training.trials, config.search.training.space
     guided = config.reconstruction.guide == "ddpm"
     pretrained = config.model.conditioned and config.pretraining.enabled and config.pretraining.artifact is None
-    encoders = {path for path in space if path.startswith(("pretraining.", "encoder.", "training.precision"))}
+    encoders = {path for path in space if path.startswith(("data.", "pretraining.", "encoder.", "training.precision"))}
     several = bool(encoders - {"pretraining.enabled"})
     levels = _most(config, "reconstruction.noise_levels", len)
     seeds = _most(config, "reconstruction.noise_seeds", len)

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.markup import escape
@@ -10,7 +12,7 @@ from rich.markup import escape
 from cddpm import artifact, cluster
 from cddpm.backup import Backup
 from cddpm.campaign import Campaign
-from cddpm.config import ExperimentConfig, to_dict
+from cddpm.config import Choice, ExperimentConfig, active, to_dict, value_at, with_values
 from cddpm.data.check import check
 from cddpm.data.finding import refuse_errors
 from cddpm.data.layout import read_layout, root_of
@@ -247,3 +249,23 @@ def slice_store(config: ExperimentConfig, root: Path, display: Display, campaign
             f"{len(store.volumes)} volumes, {len(store)} slices of {store.slice_shape[0]}x{store.slice_shape[1]}, {path.name}"
         )
     return stages.Place(shelf.artifacts, path, shelf.storage)
+
+
+def slice_stores(config: ExperimentConfig, root: Path, display: Display, campaign: Path) -> stages.Place:
+    """``slice_store`` of ``config``, and of every way to prepare that its training space searches."""
+    own = slice_store(config, root, display, campaign)
+    found = {config.data.preparation: own.store}
+    for values in preparations(config):
+        other = with_values(config, values, "search.training.space")
+        if other.data.preparation not in found:
+            found[other.data.preparation] = slice_store(other, root, display, campaign).store
+    return replace(own, stores=tuple(found.items())) if len(found) > 1 else own
+
+
+def preparations(config: ExperimentConfig) -> Iterator[dict[str, Any]]:
+    """Every combination of searched data settings by dotted path, without those whose condition does not hold there."""
+    space = {path: p for path, p in config.search.training.space.items() if path.startswith("data.")}
+    choices = [p.choice for p in space.values() if isinstance(p, Choice)]
+    for values in product(*choices):
+        point = dict(zip(space, values, strict=True))
+        yield {path: point[path] for path in active(space, lambda path: value_at(config, path), point)}

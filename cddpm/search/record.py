@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from cddpm import artifact
+from cddpm import artifact, events
 from cddpm.campaign import IDENTITY, is_running
 from cddpm.config import ExperimentConfig, parse, recorded, resolve_paths, with_values
 from cddpm.errors import CddpmError, SearchError
@@ -223,11 +223,17 @@ class SweepRecord:
         scoring = spaces.defaults(search.scoring.space, self.config)
         return {**own, **scoring, **trial.params, **trial.result.best.params}
 
+    def store_of(self, trial: TrialRecord) -> str | None:
+        """Slice store that a trial ran on, which may be its own (``DataConfig.preparation``); None if nothing says it."""
+        life = events.life(self.folder, running=False)
+        span = life.trials.get(trial.number) if life else None
+        return (span.what.get("store") if span else None) or (self.origin.store if self.origin else None)
+
     def history(self, trial: TrialRecord, stage: str = stages.CHECKPOINT) -> History:
         """Validations of a trial's training (or of its encoder's pretraining); empty where none was kept."""
         if trial.result is None and self.origin is None:
             return []
-        store = self.origin.store if self.origin else ""
+        store = self.store_of(trial) or ""
         try:
             files = histories(self.artifacts, self.trial_config(trial), store, trial.result)
         except CddpmError:  # it failed for that

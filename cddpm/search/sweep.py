@@ -16,7 +16,7 @@ from cddpm.search import budget, champion, leaderboard, record, study
 from cddpm.search.display import Display
 from cddpm.search.leaderboard import Row
 from cddpm.search.mirror import SweepMirror
-from cddpm.search.preparation import backup_of, join, prepare_data, settle, slice_store
+from cddpm.search.preparation import backup_of, join, prepare_data, settle, slice_stores
 from cddpm.search.registering import Registered, register
 from cddpm.tracking.lab import Lab
 from cddpm.tracking.provenance import surroundings
@@ -83,7 +83,7 @@ def run(
         root = prepare_data(config, display)
         ray = joined or join(address, [config], display)
         config = settle(campaign, [config], ray.available, display, changed, force)[0]
-        place = slice_store(config, root, display, folder)
+        place = slice_stores(config, root, display, folder)
         changed += _other_data(campaign, place, force)
         for line in changed:
             display.warn(f"--force: {line}")

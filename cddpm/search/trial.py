@@ -90,8 +90,10 @@ def run(
     try:
         with board.warnings(f"trial {number:04d}"):
             config = with_values(base, params, f"trial {number}")
+            own = place.of(config)
+            config = stages.as_prepared(config, own)
             job = worker.Assignment(
-                config, place, number, sweep / "stop", board, scoring_search.preview, folder / STOPPED
+                config, own, number, sweep / "stop", board, scoring_search.preview, folder / STOPPED
             )
             result = read_result(folder) or made(job, params, folder, gpus, report)
         if result is not None:

@@ -1,6 +1,7 @@
 """Ray Tune: trials proposed and pruned by the study, each with a nested Ray Train worker group."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from cddpm import artifact, cluster
-from cddpm.config import ExperimentConfig
+from cddpm.config import ExperimentConfig, with_values
 from cddpm.errors import SearchError
 from cddpm.search import budget, record, warm_start
 from cddpm.search import space as spaces
@@ -92,8 +93,16 @@ class StudySearch(Searcher):
 class Events(tune.Callback):
     """Hears how trials begin and end: tells the person and the lab book, and counts what they hold and how they fail."""
 
-    def __init__(self, folder: Path, store: str, lab: Lab, display: Display, meter: Meter, failures: Failures) -> None:
-        self._folder, self._store, self._lab, self._display = folder, store, lab, display
+    def __init__(
+        self,
+        folder: Path,
+        store_of: Callable[[dict[str, Any]], str],
+        lab: Lab,
+        display: Display,
+        meter: Meter,
+        failures: Failures,
+    ) -> None:
+        self._folder, self._store_of, self._lab, self._display = folder, store_of, lab, display
         self._meter, self._failures = meter, failures
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,7 +114,7 @@ class Events(tune.Callback):
         number, params = trial.config["number"], trial.config["params"]
         self._meter.hold(number)
         self._display.started(number, params)
-        self._lab.started(number, params, self._store)
+        self._lab.started(number, params, self._store_of(params))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -167,6 +176,10 @@ def run(config: ExperimentConfig, folder: Path, place: Place, fits: int, lab: La
     meter = Meter(folder, {name: compute.workers * amount for name, amount in booked.items()}, limits=search)
     board, roster, failures = cluster.Board(), cluster.Roster(), Failures(search.equal_failures)
     missing = search.training.trials - ended
+
+    def store_of(params: dict[str, Any]) -> str:
+        return place.of(with_values(config, params)).store.name if place.stores else place.store.name
+
     trainable = tune.with_parameters(
         trials.run, sweep=folder, base=config, place=place, gpus=gpus, board=board, report=tune.report
     )
@@ -188,7 +201,7 @@ def run(config: ExperimentConfig, folder: Path, place: Place, fits: int, lab: La
                 run_config=tune.RunConfig(
                     name=worker.fresh_name(folder / "ray", "start"),
                     storage_path=str(folder / "ray"),
-                    callbacks=[Events(folder, place.store.name, lab, display, meter, failures)],
+                    callbacks=[Events(folder, store_of, lab, display, meter, failures)],
                     failure_config=tune.FailureConfig(max_failures=1),
                     verbose=0,
                 ),

@@ -22,7 +22,7 @@ from torch import Tensor
 from cddpm import artifact
 from cddpm.cluster import claimed
 from cddpm.config import ExperimentConfig, parse, recorded, to_dict, with_values
-from cddpm.data.store import SliceStore
+from cddpm.data.store import SliceStore, with_landmarks
 from cddpm.errors import ArtifactError, ConfigError
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.precision import certain
@@ -51,6 +51,12 @@ class Place:
     store: Path
     storage: str = ""
     """URI of the object store behind ``artifacts``; empty: that folder is the storage itself."""
+    stores: tuple[tuple[str, Path], ...] = ()
+    """Where a sweep searches how scans are prepared: the slice store of each ``DataConfig.preparation``."""
+
+    def of(self, config: ExperimentConfig) -> "Place":
+        """The same place with the slice store of a trial's ``config``."""
+        return replace(self, store=dict(self.stores)[config.data.preparation]) if self.stores else self
 
     @property
     def shelf(self) -> Shelf:
@@ -63,6 +69,11 @@ class Place:
             return self
         shelf = self.shelf.here()
         return replace(self, artifacts=shelf.artifacts, store=shelf.need(shelf.path(STORE, self.store.name)))
+
+
+def as_prepared(config: ExperimentConfig, place: Place) -> ExperimentConfig:
+    """``config`` with what its slice store has learnt of the training scans, so that any other scan can be prepared alike."""
+    return config.model_copy(update={"data": with_landmarks(config.data, place.store)})
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def test_a_spent_budget_is_told(tuned: dict[str, Any], tmp_path: Path) -> None:
 def events_of(folder: Path, failures: Failures) -> tuning.Events:
     """Heard by a lab book and a display that nobody looks at."""
     display, meter = Display(Console(file=io.StringIO())), budget.Meter(folder, {})
-    return tuning.Events(folder, STORE, Lab(), display, meter, failures)
+    return tuning.Events(folder, lambda params: STORE, Lab(), display, meter, failures)
 
 
 def searcher(
