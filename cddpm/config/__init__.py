@@ -20,6 +20,7 @@ from cddpm.config.loading import (
     with_values,
 )
 from cddpm.config.sections import (
+    ROUNDING,
     SSIM_WINDOW,
     AugmentationConfig,
     ComputeConfig,
@@ -67,6 +68,7 @@ from cddpm.config.space import (
 )
 
 __all__ = [
+    "ROUNDING",
     "FIELDS",
     "GOALS",
     "SSIM_WINDOW",

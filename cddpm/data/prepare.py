@@ -6,6 +6,9 @@ orientation and voxel size. B-spline interpolation overshoots [0, 1] a little; t
 
 What lies beyond the field of view is taken for the scan's own background, whatever number that is in its file: offset and
 scale of the intensities change nothing. Nor does it, with ``centre: brain``, how much of that background the file holds.
+
+The window of a model may leave part of a brain out. ``prepare_whole`` continues it: what lies in the window stays as it is, bit
+for bit, percentiles too, and the rest is brought to the same scale.
 """
 
 from dataclasses import dataclass, replace
@@ -15,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 
-from cddpm.config import DataConfig, RescaleGrid
+from cddpm.config import DataConfig
 from cddpm.data import geometry as grid
 from cddpm.data.geometry import Geometry
+from cddpm.data.reach import reaching
 from cddpm.data.volume import Volume, VolumeFileError, axis_codes, require_same_grid
 
 
@@ -86,6 +90,31 @@ FLOW_TIME_STEP = 0.125
 
 
 @dataclass(frozen=True)
+class Scale:
+    """How intensities of a file, smoothed, become [0, 1]."""
+
+    background: np.float32
+    unit: np.float32
+    low: np.floating[Any]
+    """In units above the background: what became 0."""
+    high: np.floating[Any]
+
+    @property
+    def of_file(self) -> tuple[float, float]:
+        """Intensities of the file that became 0 and 1."""
+        unit, background = float(self.unit), float(self.background)
+        return float(self.low) * unit + background, float(self.high) * unit + background
+
+    def above(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """An image of which 0 is the background, in what is padded too."""
+        return (image - self.background) / self.unit
+
+    def scaled(self, smooth: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """What ``above`` gave, smoothed, cut off at both ends and between 0 and 1."""
+        return ((np.clip(smooth, self.low, self.high) - self.low) / (self.high - self.low)).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Prepared:
     """One scan on the working grid: image float32, mask uint8 {0, 1}, segmentation as its file was read; all (X, Y, Z)."""
 
@@ -93,8 +122,12 @@ class Prepared:
     mask: npt.NDArray[np.uint8]
     segmentation: npt.NDArray[np.uint8] | None
     geometry: Geometry
-    intensities: tuple[float, float]
-    """Intensity of the file (after smoothing) that became 0, and the one that became 1."""
+    scale: Scale
+
+    @property
+    def intensities(self) -> tuple[float, float]:
+        """Intensity of the file (after smoothing) that became 0, and the one that became 1."""
+        return self.scale.of_file
 
 
 def prepare(image: Volume, mask: Volume, segmentation: Volume | None, data: DataConfig) -> Prepared:
@@ -107,17 +140,33 @@ def prepare(image: Volume, mask: Volume, segmentation: Volume | None, data: Data
     for one in (image, *labels[1:]):
         require_finite(one, labels[0])
     inside = labels[0].data > 0
-    geometry = grid.plan(image, data, inside if data.centre == "brain" else None)
+    geometry = grid.plan(image, data, inside)
     cropped = [_cropped(label.data, geometry) for label in labels]
     here = grid.field_window(geometry)
-    background, unit = background_of(image.data[here], inside[here]), _unit(image.data[inside])
-    above = _on_voxel_grid((image.data - background) / unit, geometry)  # 0 is the background, in what is padded too
-    smooth = _smoothed_crop(above, geometry, data.smoothing_iterations)
-    rescaled, (low, high) = _rescale(smooth, cropped[0] > 0, data.percentiles, image)
-    intensities = (low * float(unit) + float(background), high * float(unit) + float(background))
+    scale = Scale(background_of(image.data[here], inside[here]), _unit(image.data[inside]), np.float32(0), np.float32(1))
+    smooth = _smoothed_crop(_on_voxel_grid(scale.above(image.data), geometry), geometry, data.smoothing_iterations)
+    low, high = _ends(smooth, cropped[0] > 0, data.percentiles, image)
+    scale = replace(scale, low=low, high=high)
     small = [_downsample(label, geometry) for label in cropped]
     lesion = small[1] if segmentation else None
-    return Prepared(_downsample(rescaled, geometry), small[0], lesion, geometry, intensities)
+    return Prepared(_downsample(scale.scaled(smooth), geometry), small[0], lesion, geometry, scale)
+
+
+def prepare_whole(image: Volume, mask: Volume, data: DataConfig) -> Prepared:
+    """As ``prepare``, continued over all of the brain (``Geometry.beyond``): no voxel of its mask is left out.
+
+    The window that ``data`` ask for is what ``prepare`` makes of it. Raises as that does.
+    """
+    window, mask = prepare(image, mask, None, data), aligned(image, mask)
+    geometry = reaching(window.geometry, mask.data > 0, data.smoothing_iterations)
+    if geometry.beyond is None:
+        return window
+    above = _on_voxel_grid(window.scale.above(image.data), geometry)
+    smooth = _smoothed_crop(above, geometry, data.smoothing_iterations)
+    whole = _downsample(window.scale.scaled(smooth), geometry)
+    brain = label_on_working_grid(mask.data, geometry)
+    whole[geometry.window], brain[geometry.window] = window.image, window.mask
+    return Prepared(whole, brain, None, geometry, window.scale)
 
 
 def label_on_working_grid(label: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDArray[np.uint8]:
@@ -126,7 +175,7 @@ def label_on_working_grid(label: npt.NDArray[np.uint8], geometry: Geometry) -> n
 
 
 def _cropped(label: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
-    return grid.crop_or_pad(_on_voxel_grid(label, geometry), geometry.volume_shape)
+    return grid.take(_on_voxel_grid(label, geometry), geometry.crop_start, geometry.volume_shape)
 
 
 def background_of(image: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_]) -> np.float32:
@@ -145,28 +194,27 @@ def _on_voxel_grid(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[A
     array = grid.reorient(grid.take_field(array, geometry), geometry.orientation, geometry.working_orientation)
     if geometry.voxel_step == (1.0, 1.0, 1.0):
         return array
-    resampled = _resample(array, geometry.voxel_step, geometry.resampled_shape)
+    resampled = _resample(array, geometry.voxel_step, geometry.resampled_shape, geometry.resample_start)
     return np.clip(resampled, array.min(), array.max())  # no negative intensities around bright edges
 
 
 def _smoothed_crop(array: npt.NDArray[np.float32], geometry: Geometry, iterations: int) -> npt.NDArray[np.float32]:
     """Curvature flow, then crop. A flow step reaches one voxel far, so voxels beyond a margin of that many are left out."""
-    near = []
-    for size, target in zip(array.shape, geometry.volume_shape, strict=True):
-        take, _ = grid.crop_window(size, target)
-        cut = max(0, size - take.stop - iterations)
-        near.append(slice(cut, size - cut))  # the same at both ends: the centre stays
-    smooth = array[tuple(near)]
+    ends = zip(geometry.crop_start, geometry.volume_shape, strict=True)
+    near = tuple(slice(max(0, start - iterations), start + size + iterations) for start, size in ends)
+    smooth = array[near]
     if iterations:
         image = _itk(smooth)
         image.SetSpacing(geometry.voxel_size_mm)
         smooth = _array(sitk.CurvatureFlow(image, timeStep=FLOW_TIME_STEP, numberOfIterations=iterations))
-    return grid.crop_or_pad(smooth, geometry.volume_shape)
+    x, y, z = (start - part.start for start, part in zip(geometry.crop_start, near, strict=True))
+    return grid.take(smooth, (x, y, z), geometry.volume_shape)
 
 
-def _rescale(
+def _ends(
     array: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_], percentiles: tuple[float, float], image: Volume
-) -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
+) -> tuple[np.floating[Any], np.floating[Any]]:
+    """The intensities that become 0 and 1."""
     if not brain.any():
         found = f"no brain voxel inside the centred crop of {array.shape}"
         raise VolumeFileError(str(image.path), "empty-mask", found, "centre the scan or enlarge data.volume_shape")
@@ -175,26 +223,25 @@ def _rescale(
     if low == high:
         found = f"intensity {low:g} at both percentiles {percentiles} inside the brain mask"
         raise VolumeFileError(str(image.path), "constant", found, "a scan needs contrast inside its mask")
-    return ((clipped - low) / (high - low)).astype(np.float32), (float(low), float(high))
+    return low, high
 
 
 def _downsample(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
     if geometry.rescale_factor == 1:
         return np.ascontiguousarray(array)
     factor = (geometry.rescale_factor,) * 3
-    return np.ascontiguousarray(_resample(array, factor, geometry.working_shape, geometry.rescale_grid))
+    return np.ascontiguousarray(_resample(array, factor, geometry.working_shape, geometry.sample_start))
 
 
 def _resample(
-    array: npt.NDArray[Any], step: tuple[float, ...], shape: tuple[int, int, int], over: RescaleGrid = "centred"
+    array: npt.NDArray[Any], step: tuple[float, ...], shape: tuple[int, int, int], start: tuple[float, ...]
 ) -> npt.NDArray[Any]:
-    """Sample at distance ``step`` (voxels): cubic B-spline for float images, nearest for labels; 0 outside of ``array``."""
+    """Sample from ``start`` on, at distance ``step`` (voxels): cubic B-spline for images, nearest for labels; 0 outside."""
     resampler = sitk.ResampleImageFilter()
     resampler.SetInterpolator(sitk.sitkBSpline if array.dtype == np.float32 else sitk.sitkNearestNeighbor)
     resampler.SetSize(shape)
     resampler.SetOutputSpacing(step)
-    origin = [grid.sample_origin(n, s, m, over) for n, s, m in zip(array.shape, step, shape, strict=True)]
-    resampler.SetOutputOrigin(origin)
+    resampler.SetOutputOrigin(start)
     return _array(resampler.Execute(_itk(array)))
 
 

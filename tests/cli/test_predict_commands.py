@@ -22,7 +22,11 @@ from cddpm.tracking.address import default_uri
 from cddpm.tracking.package import Package
 from cddpm.tracking.registry import Registry
 
-FILES = {"anomaly_map.nii.gz", "reconstruction.nii.gz", "segmentation.nii.gz", "overview.png", "result.json"}
+FILES = {
+    *(f"{name}.nii.gz" for name in ("anomaly_map", "reconstruction", "segmentation", "coverage")),
+    "overview.png",
+    "result.json",
+}
 
 
 def run(*arguments: object) -> Result:
