@@ -246,7 +246,8 @@ def _with_all_slices(geometry: Geometry, data: DataConfig, brain: npt.NDArray[np
 def planes(geometry: Geometry, brain: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """First and last plane of ``brain`` (X, Y, Z of the file; not empty) along each axis of the resampled grid.
 
-    Beyond the field, which the grid covers, they lie below 0 or above its size.
+    Beyond the field, which the grid covers, they lie below 0 or above its size. Planes in the middle between two voxels count
+    to the outer one.
     """
     found = []
     field = geometry.field or ((0, 0, 0), geometry.shape)
@@ -254,16 +255,16 @@ def planes(geometry: Geometry, brain: npt.NDArray[np.bool_]) -> list[tuple[int, 
         some = np.flatnonzero(brain.any(tuple(other for other in range(3) if other != own))) - field[0][own]
         ends = (int(some[0]), int(some[-1]))
         low, high = (field[1][own] - 1 - ends[1], field[1][own] - 1 - ends[0]) if flipped else ends
-        found.append((_nearest(geometry, axis, low), _nearest(geometry, axis, high)))
+        found.append((_nearest(geometry, axis, low, -ROUNDING), _nearest(geometry, axis, high, ROUNDING)))
     return found
 
 
-def _nearest(geometry: Geometry, axis: int, plane: int) -> int:
-    """The resampled voxel that comes back to a plane of the field."""
+def _nearest(geometry: Geometry, axis: int, plane: int, aside: float) -> int:
+    """The resampled voxel that comes back to a plane of the field, moved ``aside`` a little."""
     position = (plane - geometry.resample_start[axis]) / geometry.voxel_step[axis]
     if 0 <= plane < geometry.oriented_shape[axis]:
         position = min(max(position, 0), geometry.resampled_shape[axis] - 1)
-    return math.floor(position + 0.5)
+    return math.floor(position + 0.5 + aside)
 
 
 def field_window(geometry: Geometry) -> tuple[slice, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from cddpm.data.geometry import ROUNDING, SPLINE_REACH, Geometry, Shape, axes_along, planes
+from cddpm.data.geometry import ROUNDING, SPLINE_REACH, Geometry, Shape, axes_along, field_of_view, planes
 
 Bools = npt.NDArray[np.bool_]
 
@@ -30,10 +30,10 @@ class _Axis:
 
 def reaching(geometry: Geometry, brain: Bools, smoothing_iterations: int) -> Geometry:
     """``geometry`` continued over all of ``brain`` (X, Y, Z of the file), or as it is where its window holds it all."""
+    if not (brain & ~field_of_view(geometry)).any():
+        return geometry
     around = smoothing_iterations + SPLINE_REACH
     axes = [_continued(geometry, axis, ends, around) for axis, ends in enumerate(planes(geometry, brain))]
-    if not any(any(axis.beyond) for axis in axes):
-        return geometry
     field = _grown(geometry.field, geometry, [axis.added for axis in axes]) if geometry.field else None
     x, y, z = axes
     return replace(

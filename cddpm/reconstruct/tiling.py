@@ -96,9 +96,9 @@ class Tiling:
         starts = _starts(self.window[1 + axis].start, size, self.shape[1 + axis])
         place, weights = start + np.arange(size) + 0.5, np.ones(size)
         for before in starts[: starts.index(start)][-1:]:
-            weights *= np.sin(np.pi / 2 * np.minimum(1, (place - start) / (before + size - start))) ** 2
+            weights *= np.sin(np.pi / 2 * np.minimum(1, (place - start) / max(1, before + size - start))) ** 2
         for behind in starts[starts.index(start) + 1 :][:1]:
-            weights *= np.cos(np.pi / 2 * np.maximum(0, (place - behind) / (start + size - behind))) ** 2
+            weights *= np.cos(np.pi / 2 * np.maximum(0, (place - behind) / max(1, start + size - behind))) ** 2
         return weights
 
 
