@@ -68,9 +68,9 @@ from cddpm.config.space import (
 )
 
 __all__ = [
-    "ROUNDING",
     "FIELDS",
     "GOALS",
+    "ROUNDING",
     "SSIM_WINDOW",
     "AshaConfig",
     "AugmentationConfig",

@@ -185,7 +185,8 @@ class Geometry:
 def plan(scan: "Volume", data: DataConfig, brain: npt.NDArray[np.bool_] | None = None) -> Geometry:
     """The way that ``scan`` takes with the settings ``data``: centred on ``brain`` (X, Y, Z), or on the file without it.
 
-    Where ``data`` leave the number of slices to the brain, they are as many as hold it all, or the file without it. Raises ``VolumeFileError``, before any work, where its header's voxel sizes make a grid of far too many voxels, or of none.
+    Where ``data`` leave the number of slices to the brain, they are as many as hold it all, or the file without it. Raises
+    ``VolumeFileError``, before any work, where its header's voxel sizes make a grid of far too many voxels, or of none.
     """
     from cddpm.data.volume import axis_codes  # nibabel: who has a geometry needs it no more
 

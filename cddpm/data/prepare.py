@@ -143,7 +143,9 @@ def prepare(image: Volume, mask: Volume, segmentation: Volume | None, data: Data
     geometry = grid.plan(image, data, inside)
     cropped = [_cropped(label.data, geometry) for label in labels]
     here = grid.field_window(geometry)
-    scale = Scale(background_of(image.data[here], inside[here]), _unit(image.data[inside]), np.float32(0), np.float32(1))
+    scale = Scale(
+        background_of(image.data[here], inside[here]), _unit(image.data[inside]), np.float32(0), np.float32(1)
+    )
     smooth = _smoothed_crop(_on_voxel_grid(scale.above(image.data), geometry), geometry, data.smoothing_iterations)
     low, high = _ends(smooth, cropped[0] > 0, data.percentiles, image)
     scale = replace(scale, low=low, high=high)

@@ -53,7 +53,9 @@ class Coverage:
             slices=int(np.count_nonzero(filled)),
             slices_beyond_window=int(np.count_nonzero(filled[:below]) + np.count_nonzero(filled[above:])),
             beyond_window_ml=float(np.count_nonzero(mask) - np.count_nonzero(inside)) * _working_ml(geometry),
-            slices_with_less_brain=int(np.count_nonzero((filled > 0) & (filled < least_fraction * inside[..., 0].size))),
+            slices_with_less_brain=int(
+                np.count_nonzero((filled > 0) & (filled < least_fraction * inside[..., 0].size))
+            ),
         )
 
     def to_dict(self) -> dict[str, Any]:

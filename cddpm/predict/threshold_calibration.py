@@ -156,8 +156,8 @@ def calibrate(
 ) -> ThresholdCalibration:
     """The threshold that at most the fraction ``rate`` of all brain voxels of ``measured`` lies above, and how sure it is.
 
-    ``found``: where the model was found; ``window``: what of the brains was measured. Raises ``ConfigError`` for a rate outside of (0, 1), ``DataError`` without a usable
-    scan or with too few voxels for that rate.
+    ``found``: where the model was found; ``window``: what of the brains was measured. Raises ``ConfigError`` for
+    a rate outside of (0, 1), ``DataError`` without a usable scan or with too few voxels for that rate.
     """
     check_rate(rate)
     good = [(one, one.scores) for one in measured if one.scores is not None]
@@ -217,9 +217,7 @@ def read(path: Path) -> ThresholdCalibration:
     )
 
 
-def check_belongs(
-    calibration: ThresholdCalibration, package: Package, what: str, window: Window = "whole"
-) -> None:
+def check_belongs(calibration: ThresholdCalibration, package: Package, what: str, window: Window = "whole") -> None:
     """Raises ``ConfigError`` that begins with ``what`` if it was made with other weights or settings than ``package``'s.
 
     What of a brain is looked at, ``window``, is one of the settings.

@@ -36,7 +36,7 @@ class Tiling:
 
     @property
     def size(self) -> Size:
-        """(h, w)"""
+        """Of a tile, (h, w)."""
         _, rows, columns = self.window
         return rows.stop - rows.start, columns.stop - columns.start
 

@@ -175,7 +175,11 @@ def _origin(scan: PredictedScan, several: bool) -> list[Block]:
 def _looked_at(coverage: Mapping[str, Any] | None) -> str | None:
     if coverage is None:
         return None
-    beyond = f", {coverage['beyond_window_ml']:.0f} ml of it beyond the model's window" if coverage["beyond_window_ml"] else ""
+    beyond = (
+        f", {coverage['beyond_window_ml']:.0f} ml of it beyond the model's window"
+        if coverage["beyond_window_ml"]
+        else ""
+    )
     return f"{percent(coverage['looked_at_fraction_of_brain'])} of the brain{beyond}"
 
 

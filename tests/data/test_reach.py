@@ -132,7 +132,9 @@ def test_the_rest_is_on_the_windows_scale() -> None:
     assert below >= 4
     for part in (slice(2, below - 1), slice(above + 1, 14)):
         found = whole.image[:, :, first:][:, :, part]
-        inside = (whole.mask[:, :, first:][:, :, part] > 0) & (found > 0.1) & (found < 0.9) & (expected[:, :, part] < 0.9)
+        inside = (
+            (whole.mask[:, :, first:][:, :, part] > 0) & (found > 0.1) & (found < 0.9) & (expected[:, :, part] < 0.9)
+        )
         assert inside.sum() > 50
         assert np.median(np.abs(found - expected[:, :, part])[inside]) < 0.005
 

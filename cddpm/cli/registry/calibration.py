@@ -99,9 +99,7 @@ def _measured(source: "Source", jobs: "Sequence[Any]", device: str, window: Wind
     return found
 
 
-def _print(
-    found: "ThresholdCalibration", ref: str, model: str, uri: str | None, out: Path, window: Window
-) -> None:
+def _print(found: "ThresholdCalibration", ref: str, model: str, uri: str | None, out: Path, window: Window) -> None:
     table = Table(show_header=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column()
