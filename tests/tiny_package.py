@@ -120,7 +120,8 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> list[Scan]:
 
 @pytest.fixture(scope="session")
 def predictor(package: Package) -> Predictor:
-    return Predictor(package)
+    """With the window of a sweep's scorer, to which it is compared."""
+    return Predictor(package, window="package")
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
+from cddpm.cli.shell import Window
 from cddpm.errors import ConfigError
 from cddpm.text import Console, printable, whole
 
 if TYPE_CHECKING:
-    from cddpm.predict.batch import Outcome
+    from cddpm.predict.batch import Outcome, Work
     from cddpm.predict.scans import Job, LeftOut
     from cddpm.predict.source import Source
     from cddpm.tracking.package import Package
@@ -76,6 +77,7 @@ def predict(
     registered_model: Annotated[str, typer.Option(help="Name of the registered model.")] = "cddpm",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the network runs.")] = "auto",
     dataset: Annotated[str, typer.Option(help="Data set whose threshold is used.")] = "all",
+    window: Window = "whole",
     volume_ids: Annotated[
         list[str] | None,
         typer.Option(
@@ -107,10 +109,11 @@ def predict(
     jobs, left_out = _jobs(scans, out, dataset, masks, volume_ids)
     chosen = _source(model, tracking_uri, registered_model, threshold)
     if threshold_from is not None:
-        chosen = _calibrated(chosen, threshold_from, jobs)
-    _check(chosen.package, jobs, resume)
+        chosen = _calibrated(chosen, threshold_from, jobs, window)
+    _check(chosen.package, jobs, resume, window)
     tell_left_out(left_out)
-    _print_outcomes(_outcomes(chosen, jobs, device, resume, address), len(jobs), left_out)
+    work = _work(chosen, resume, window)
+    _print_outcomes(_outcomes(work, jobs, device, address), len(jobs), left_out)
 
 
 def one_per_scan(option: str, scans: Sequence[Path], values: Sequence[Any] | None) -> None:
@@ -158,7 +161,7 @@ def _source(model: str, uri: str | None, registered: str, threshold: float | Non
     return find(model, uri, registered, threshold)
 
 
-def _calibrated(source: "Source", file: Path, jobs: "Sequence[Job]") -> "Source":
+def _calibrated(source: "Source", file: Path, jobs: "Sequence[Job]", window: Window) -> "Source":
     """The model with the threshold of ``file`` for all scans. Raises ``ConfigError`` if it was made for another model."""
     from cddpm import artifact
     from cddpm.predict import threshold_calibration
@@ -171,7 +174,7 @@ def _calibrated(source: "Source", file: Path, jobs: "Sequence[Job]") -> "Source"
                 "leave one of them out"
             )
     calibration = threshold_calibration.read(file)
-    threshold_calibration.check_belongs(calibration, source.package, f"--threshold-from {file}")
+    threshold_calibration.check_belongs(calibration, source.package, f"--threshold-from {file}", window)
     made = {
         "file": str(file.resolve()),
         "sha256": artifact.file_digest(file),
@@ -182,7 +185,7 @@ def _calibrated(source: "Source", file: Path, jobs: "Sequence[Job]") -> "Source"
     return replace(source, package=package, found={**source.found, "threshold_from": made})
 
 
-def _check(package: "Package", jobs: "Sequence[Job]", resume: bool) -> None:
+def _check(package: "Package", jobs: "Sequence[Job]", resume: bool, window: Window) -> None:
     """Faults of the call, told before any scan is looked at."""
     from cddpm.predict.predictor import threshold_of
     from cddpm.predict.result import check_same
@@ -193,15 +196,18 @@ def _check(package: "Package", jobs: "Sequence[Job]", resume: bool) -> None:
         except ConfigError as error:
             raise ConfigError(f"{job.source}: {error}") from None
     for job in jobs if resume else ():
-        check_same(job.folder, package.fingerprint, job)
+        check_same(job.folder, package.fingerprint, job, window)
 
 
-def _outcomes(
-    model: "Source", jobs: "Sequence[Job]", device: str, resume: bool, address: str | None
-) -> "Iterable[Outcome]":
+def _work(model: "Source", resume: bool, window: Window) -> "Work":
+    from cddpm.predict.batch import Work
+
+    return Work(model.package, model.found, resume=resume, window=window)
+
+
+def _outcomes(work: "Work", jobs: "Sequence[Job]", device: str, address: str | None) -> "Iterable[Outcome]":
     from cddpm.predict import batch
 
-    work = batch.Work(model.package, model.found, resume=resume)
     if address is not None:
         return batch.on_ray(work, jobs, device, address)
     return batch.here(replace(work, device=chosen_device(device)), jobs)

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.markup import escape
@@ -37,6 +37,12 @@ Folds = Annotated[str | None, typer.Option(help="Folds, separated by commas, ins
 Resume = Annotated[bool, typer.Option("--resume", help="Continue what was stopped or killed.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow server.", envvar="MLFLOW_TRACKING_URI")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster (or RAY_ADDRESS); else one is started here.")]
+Window = Annotated[
+    Literal["whole", "package"],
+    typer.Option(
+        "--window", help="What of a brain is looked at: the whole of it, or the window that the model was trained on."
+    ),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting: dotted.path=value (YAML).")]
 
 

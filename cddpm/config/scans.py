@@ -13,6 +13,8 @@ from cddpm.labels import PUBLISHED, Labels
 
 ROUNDING = 1e-6
 """Quotients that are this near to a whole number are one: 21 / 1.4 is 15."""
+USUAL_BRAIN_MM = 140.0
+"""From the lowest slice with brain to the highest one, of an adult."""
 RescaleGrid = Literal["centred", "published"]
 
 
@@ -75,8 +77,9 @@ class DataConfig(Frozen):
     """Axis directions of the working grid. ``stored`` keeps the array as it lies in the file (reference behaviour)."""
     voxel_size_mm: Annotated[float, Field(gt=0)] | None = 1.0
     """Scans of another voxel size are resampled to this first; empty: voxel size ignored (reference behaviour)."""
-    volume_shape: tuple[Positive, Positive, Positive] = (192, 192, 100)
-    """Voxels after cropping or padding around ``centre``."""
+    volume_shape: tuple[Positive, Positive, Positive | None] = (192, 192, 100)
+    """Voxels after cropping or padding around ``centre``. The last one empty (``[192, 192, null]``): as many axial slices as
+    the brain of each scan needs, so that none of its voxels is cut away there; training then sees all of them too."""
     centre: Literal["brain", "scan"] = "brain"
     """What comes to the middle of them: the ``brain`` (the box of its mask), so that cropping a scan to its brain changes
     nothing, or the ``scan``, wherever the brain lies in it (reference behaviour)."""
@@ -138,11 +141,21 @@ class DataConfig(Frozen):
         """Peak of the white matter of this modality; ``_possible`` refuses one that ``auto`` does not know."""
         return WHITE_MATTER_PEAKS[self.modality] if self.white_matter_peak == "auto" else self.white_matter_peak
 
+    def working_size(self, voxels: int) -> int:
+        """Samples over so many voxels of one axis of a volume, rounded as ``rescale_grid`` says."""
+        return _samples(voxels / self.rescale_factor, self.rescale_grid)
+
     @property
-    def working_shape(self) -> tuple[int, int, int]:
-        """(X, Y, Z) of the volumes that the network sees, rounded as ``rescale_grid`` says."""
-        x, y, z = (_samples(n / self.rescale_factor, self.rescale_grid) for n in self.volume_shape)
-        return x, y, z
+    def working_shape(self) -> tuple[int, int, int | None]:
+        """(X, Y, Z) of the volumes that the network sees; Z empty where each brain decides."""
+        x, y, z = self.volume_shape
+        return self.working_size(x), self.working_size(y), None if z is None else self.working_size(z)
+
+    @property
+    def usual_shape(self) -> tuple[int, int, int]:
+        """``working_shape``, with what an adult's brain needs where each brain decides: for forecasts."""
+        x, y, z = self.working_shape
+        return x, y, self.working_size(round(USUAL_BRAIN_MM / (self.voxel_size_mm or 1))) if z is None else z
 
     @property
     def slice_shape(self) -> tuple[int, int]:

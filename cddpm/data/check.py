@@ -81,7 +81,7 @@ def _read_scan(data: DataConfig, row: ScanRow) -> _Scan:
         findings += _segmentation_findings(row, mask, segmentation)
     if not any(f.severity == "error" for f in findings) and image and mask:
         try:
-            geometry = grid.plan(image, data, mask.data > 0 if data.centre == "brain" else None)
+            geometry = grid.plan(image, data, mask.data > 0)
             findings += _scan_findings(data, row, image, mask, geometry)
             if segmentation:
                 truth = follow(row.dataset, row.subject, segmentation, labels, geometry)

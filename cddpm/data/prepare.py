@@ -6,6 +6,9 @@ orientation and voxel size. B-spline interpolation overshoots [0, 1] a little; t
 
 What lies beyond the field of view is taken for the scan's own background, whatever number that is in its file: offset and
 scale of the intensities change nothing. Nor does it, with ``centre: brain``, how much of that background the file holds.
+
+The window of a model may leave part of a brain out. ``prepare_whole`` continues it: what lies in the window stays as it is, bit
+for bit, percentiles too, and the rest is brought to the same scale.
 """
 
 from dataclasses import dataclass, replace
@@ -15,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 
-from cddpm.config import DataConfig, RescaleGrid
+from cddpm.config import DataConfig
 from cddpm.data import geometry as grid
 from cddpm.data.geometry import Geometry
 from cddpm.data.intensity import FlatBrainError, IntensityMap, intensity_map, quantiles
+from cddpm.data.reach import reaching
 from cddpm.data.volume import Volume, VolumeFileError, axis_codes, require_same_grid
 
 
@@ -87,6 +91,39 @@ FLOW_TIME_STEP = 0.125
 
 
 @dataclass(frozen=True)
+class Level:
+    """Where the intensities of a file begin, and in what they are counted."""
+
+    background: np.float32
+    unit: np.float32
+
+    def above(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """An image of which 0 is the background, in what is padded too."""
+        return (image - self.background) / self.unit
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How intensities of a file, smoothed, become [0, 1]."""
+
+    level: Level
+    mapped: IntensityMap
+    """Of what ``level.above`` gives, after smoothing."""
+    brain_only: bool
+    """All else becomes 0: with ``DataConfig.standardised`` the background of a scan lies nowhere in particular."""
+
+    @property
+    def of_file(self) -> IntensityMap:
+        """Of intensities of the file, after smoothing."""
+        return self.mapped.of_file(float(self.level.unit), float(self.level.background))
+
+    def scaled(self, smooth: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        """What ``level.above`` gave, smoothed, cut off at both ends and between 0 and 1; ``brain`` like it."""
+        scaled = self.mapped(smooth)
+        return scaled * brain if self.brain_only else scaled
+
+
+@dataclass(frozen=True)
 class Prepared:
     """One scan on the working grid: image float32, mask uint8 {0, 1}, segmentation as its file was read; all (X, Y, Z)."""
 
@@ -94,8 +131,12 @@ class Prepared:
     mask: npt.NDArray[np.uint8]
     segmentation: npt.NDArray[np.uint8] | None
     geometry: Geometry
-    mapping: IntensityMap
-    """Of intensities of the file, after smoothing."""
+    scale: Scale
+
+    @property
+    def mapping(self) -> IntensityMap:
+        """Of intensities of the file, after smoothing."""
+        return self.scale.of_file
 
     @property
     def intensities(self) -> tuple[float, float]:
@@ -114,16 +155,29 @@ def prepare(image: Volume, mask: Volume, segmentation: Volume | None, data: Data
     cropped = _smoothed(image, labels, data)
     brain, geometry = cropped.labels[0] > 0, cropped.geometry
     try:
-        mapping = intensity_map(cropped.image[brain], data)
+        scale = Scale(cropped.level, intensity_map(cropped.image[brain], data), data.standardised)
     except FlatBrainError as error:
         raise _flat(image, error) from None
-    scaled = mapping(cropped.image)
-    if data.standardised:
-        scaled *= brain  # the background of a scan lies nowhere in particular
     small = [_downsample(label, geometry) for label in cropped.labels]
     lesion = small[1] if segmentation else None
-    of_file = mapping.of_file(float(cropped.unit), float(cropped.background))
-    return Prepared(_downsample(scaled, geometry), small[0], lesion, geometry, of_file)
+    return Prepared(_downsample(scale.scaled(cropped.image, brain), geometry), small[0], lesion, geometry, scale)
+
+
+def prepare_whole(image: Volume, mask: Volume, data: DataConfig) -> Prepared:
+    """As ``prepare``, continued over all of the brain (``Geometry.beyond``): no voxel of its mask is left out.
+
+    The window that ``data`` ask for is what ``prepare`` makes of it. Raises as that does.
+    """
+    window, mask = prepare(image, mask, None, data), aligned(image, mask)
+    geometry, scale = reaching(window.geometry, mask.data > 0, data.smoothing_iterations), window.scale
+    if geometry.beyond is None:
+        return window
+    above = _on_voxel_grid(scale.level.above(image.data), geometry)
+    smooth = _smoothed_crop(above, geometry, data.smoothing_iterations)
+    whole = _downsample(scale.scaled(smooth, _cropped(mask.data, geometry) > 0), geometry)
+    brain = label_on_working_grid(mask.data, geometry)
+    whole[geometry.window], brain[geometry.window] = window.image, window.mask
+    return Prepared(whole, brain, None, geometry, scale)
 
 
 def brain_quantiles(image: Volume, mask: Volume, data: DataConfig) -> tuple[float, ...]:
@@ -141,29 +195,27 @@ def _flat(image: Volume, found: object) -> VolumeFileError:
 
 @dataclass(frozen=True)
 class _Cropped:
-    """A scan after smoothing, at its crop, in intensities ``(file - background) / unit``; its mask first among the labels."""
+    """A scan after smoothing, at its crop, as ``level.above`` counts; its mask first among the labels."""
 
     image: npt.NDArray[np.float32]
     labels: list[npt.NDArray[Any]]
     geometry: Geometry
-    background: np.float32
-    unit: np.float32
+    level: Level
 
 
 def _smoothed(image: Volume, labels: list[Volume], data: DataConfig) -> _Cropped:
     for one in (image, *labels[1:]):
         require_finite(one, labels[0])
     inside = labels[0].data > 0
-    geometry = grid.plan(image, data, inside if data.centre == "brain" else None)
+    geometry = grid.plan(image, data, inside)
     cropped = [_cropped(label.data, geometry) for label in labels]
     if not cropped[0].any():
         found = f"no brain voxel inside the centred crop of {geometry.volume_shape}"
         raise VolumeFileError(str(image.path), "empty-mask", found, "centre the scan or enlarge data.volume_shape")
     here = grid.field_window(geometry)
-    background, unit = background_of(image.data[here], inside[here]), _unit(image.data[inside])
-    above = _on_voxel_grid((image.data - background) / unit, geometry)  # 0 is the background, in what is padded too
-    smooth = _smoothed_crop(above, geometry, data.smoothing_iterations)
-    return _Cropped(smooth, cropped, geometry, background, unit)
+    level = Level(background_of(image.data[here], inside[here]), _unit(image.data[inside]))
+    above = _on_voxel_grid(level.above(image.data), geometry)
+    return _Cropped(_smoothed_crop(above, geometry, data.smoothing_iterations), cropped, geometry, level)
 
 
 def label_on_working_grid(label: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDArray[np.uint8]:
@@ -172,7 +224,7 @@ def label_on_working_grid(label: npt.NDArray[np.uint8], geometry: Geometry) -> n
 
 
 def _cropped(label: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
-    return grid.crop_or_pad(_on_voxel_grid(label, geometry), geometry.volume_shape)
+    return grid.take(_on_voxel_grid(label, geometry), geometry.crop_start, geometry.volume_shape)
 
 
 def background_of(image: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_]) -> np.float32:
@@ -191,42 +243,39 @@ def _on_voxel_grid(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[A
     array = grid.reorient(grid.take_field(array, geometry), geometry.orientation, geometry.working_orientation)
     if geometry.voxel_step == (1.0, 1.0, 1.0):
         return array
-    resampled = _resample(array, geometry.voxel_step, geometry.resampled_shape)
+    resampled = _resample(array, geometry.voxel_step, geometry.resampled_shape, geometry.resample_start)
     return np.clip(resampled, array.min(), array.max())  # no negative intensities around bright edges
 
 
 def _smoothed_crop(array: npt.NDArray[np.float32], geometry: Geometry, iterations: int) -> npt.NDArray[np.float32]:
     """Curvature flow, then crop. A flow step reaches one voxel far, so voxels beyond a margin of that many are left out."""
-    near = []
-    for size, target in zip(array.shape, geometry.volume_shape, strict=True):
-        take, _ = grid.crop_window(size, target)
-        cut = max(0, size - take.stop - iterations)
-        near.append(slice(cut, size - cut))  # the same at both ends: the centre stays
-    smooth = array[tuple(near)]
+    ends = zip(geometry.crop_start, geometry.volume_shape, strict=True)
+    near = tuple(slice(max(0, start - iterations), start + size + iterations) for start, size in ends)
+    smooth = array[near]
     if iterations:
         image = _itk(smooth)
         image.SetSpacing(geometry.voxel_size_mm)
         smooth = _array(sitk.CurvatureFlow(image, timeStep=FLOW_TIME_STEP, numberOfIterations=iterations))
-    return grid.crop_or_pad(smooth, geometry.volume_shape)
+    x, y, z = (start - part.start for start, part in zip(geometry.crop_start, near, strict=True))
+    return grid.take(smooth, (x, y, z), geometry.volume_shape)
 
 
 def _downsample(array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
     if geometry.rescale_factor == 1:
         return np.ascontiguousarray(array)
     factor = (geometry.rescale_factor,) * 3
-    return np.ascontiguousarray(_resample(array, factor, geometry.working_shape, geometry.rescale_grid))
+    return np.ascontiguousarray(_resample(array, factor, geometry.working_shape, geometry.sample_start))
 
 
 def _resample(
-    array: npt.NDArray[Any], step: tuple[float, ...], shape: tuple[int, int, int], over: RescaleGrid = "centred"
+    array: npt.NDArray[Any], step: tuple[float, ...], shape: tuple[int, int, int], start: tuple[float, ...]
 ) -> npt.NDArray[Any]:
-    """Sample at distance ``step`` (voxels): cubic B-spline for float images, nearest for labels; 0 outside of ``array``."""
+    """Sample from ``start`` on, at distance ``step`` (voxels): cubic B-spline for images, nearest for labels; 0 outside."""
     resampler = sitk.ResampleImageFilter()
     resampler.SetInterpolator(sitk.sitkBSpline if array.dtype == np.float32 else sitk.sitkNearestNeighbor)
     resampler.SetSize(shape)
     resampler.SetOutputSpacing(step)
-    origin = [grid.sample_origin(n, s, m, over) for n, s, m in zip(array.shape, step, shape, strict=True)]
-    resampler.SetOutputOrigin(origin)
+    resampler.SetOutputOrigin(start)
     return _array(resampler.Execute(_itk(array)))
 
 

@@ -86,7 +86,7 @@ def _data(data: DataConfig) -> str:
         return f"{Path(data.data_dir).name} ({data.splits} splits)"
     made = data.phantom
     voxel = "voxel size as stored" if data.voxel_size_mm is None else f"{data.voxel_size_mm:g} mm voxels"
-    shape = "x".join(map(str, data.working_shape))
+    shape = "x".join("every axial slice" if n is None else str(n) for n in data.working_shape)
     return (
         f"{made.size} phantom, seed {made.seed} ({voxel}, {shape} after rescaling; {made.healthy_train} healthy "
         f"training scans, {made.unhealthy_val} validation and {made.unhealthy_test} test scans per unhealthy data set)"

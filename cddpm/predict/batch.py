@@ -15,6 +15,7 @@ from cddpm import cluster, host
 from cddpm.data.volume import read_image, read_mask
 from cddpm.errors import CddpmError, ConfigError, SearchError, StorageError
 from cddpm.predict import result
+from cddpm.predict.coverage import Window
 from cddpm.predict.predictor import Prediction, Predictor
 from cddpm.predict.scans import Job
 from cddpm.tracking.package import Package
@@ -49,10 +50,11 @@ class Work:
     """Keep whole results of the same model, settings and files."""
     write: bool = True
     """Whether the results become files."""
+    window: Window = "whole"
 
     def __call__(self) -> Callable[[Job], Outcome]:
         """The model, loaded in this process, as a function of one job."""
-        return functools.partial(work_on, Predictor(self.package, self.device), self)
+        return functools.partial(work_on, Predictor(self.package, self.device, self.window), self)
 
 
 def here(work: Work, jobs: Sequence[Job]) -> Iterator[Outcome]:
@@ -93,7 +95,7 @@ def work_on(predictor: Predictor, work: Work, job: Job) -> Outcome:
     Raises ``StorageError`` when the disk refuses, ``ConfigError`` for an unknown data set: these concern all scans.
     """
     try:
-        identity = _identity(work.package.fingerprint, job)
+        identity = _identity(work, job)
         if work.resume and identity is not None and result.is_done(job.folder, identity):
             return Outcome(job, kept=True)
         image = read_image(job.scan)
@@ -124,9 +126,9 @@ def told(job: Job, error: Exception) -> str:
     return line if named else f"{job.scan}: {line}"
 
 
-def _identity(model: str, job: Job) -> result.Identity | None:
+def _identity(work: Work, job: Job) -> result.Identity | None:
     try:
-        return result.Identity.of(model, job)
+        return result.Identity.of(work.package.fingerprint, job, work.window)
     except OSError:
         return None  # reading the scan says better what is wrong with it
 

@@ -2,7 +2,9 @@
 
 The way is the one on which the model was chosen: preparation, rounding to float16, noise seeded by the volume's name, and
 the scorer itself. For a volume of a slice store, under its name there, the anomaly map on the working grid is equal to
-the scorer's (on the same kind of device).
+the scorer's (on the same kind of device) with the ``package`` window. The ``whole`` brain continues that window: the same inputs,
+noise and predictions inside of it, so that maps differ there no further from its edges than the median filter reaches (only
+``scoring.match_histogram``, which compares whole volumes, moves all).
 """
 
 import dataclasses
@@ -18,12 +20,13 @@ from scipy import ndimage
 from cddpm.config import ExperimentConfig, to_dict
 from cddpm.data import brain
 from cddpm.data.brain import suspicions
-from cddpm.data.geometry import Geometry, field_of_view, reorient, to_input_grid
-from cddpm.data.prepare import Prepared, aligned, prepare
+from cddpm.data.geometry import Geometry, reorient, to_input_grid
+from cddpm.data.prepare import Prepared, aligned, prepare, prepare_whole
 from cddpm.data.slices import OneScan, ScanRecord, axial, volumetric
 from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.errors import ConfigError
 from cddpm.models import precision
+from cddpm.predict.coverage import Coverage, Window
 from cddpm.predict.scans import stem
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.predict import Networks
@@ -64,13 +67,14 @@ class BrainScores:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Results on the scan's own grid (X, Y, Z), 0 outside of the brain mask and of the model's field of view."""
+    """Results on the scan's own grid (X, Y, Z), 0 outside of the brain mask and of what was looked at (``coverage``)."""
 
     anomaly_map: NDArray[np.float32]
     """Residual in units of [0, 1], to which the scan's intensities were brought."""
     reconstruction: NDArray[np.float32]
     """In intensities of the scan (see ``INTENSITIES``)."""
     segmentation: NDArray[np.uint8]
+    coverage: Coverage
     working: WorkingGrid
     volume_key: str
     threshold: float
@@ -83,9 +87,9 @@ class Prediction:
 class Predictor:
     """The network of a package, on a device, ready for scans."""
 
-    def __init__(self, package: Package, device: torch.device | str = "cpu") -> None:
+    def __init__(self, package: Package, device: torch.device | str = "cpu", window: Window = "whole") -> None:
         """Raises ``ArtifactError`` if the weights are of another architecture than the package's configuration says."""
-        self.package, self.device = package, torch.device(device)
+        self.package, self.device, self.window = package, torch.device(device), window
         guide, source = guide_config(self.config), str(package.directory / WEIGHTS)
         own, guiding = unpacked(package.weights) if guide else (package.weights, {})
         self._model = trained(self.config, own, source, self.device)
@@ -111,8 +115,8 @@ class Predictor:
             segmentation=scorer.segmentation(0, scoring, threshold),
             geometry=prepared.geometry,
         )
-        geometry = prepared.geometry
-        inside = (brain_mask.data > 0) & field_of_view(geometry)
+        geometry, coverage = prepared.geometry, self._coverage(brain_mask, prepared)
+        inside = coverage.looked_at
         segmentation = to_input_grid(volumetric(working.segmentation).astype(np.uint8), geometry, 0) * inside
         anomaly = to_input_grid(volumetric(working.anomaly_map).astype(np.float32), geometry, 1)
         reconstruction = prepared.mapping.back(to_input_grid(volumetric(working.reconstruction), geometry, 1))
@@ -121,19 +125,29 @@ class Predictor:
             anomaly_map=np.where(inside, anomaly, np.float32(0)),
             reconstruction=np.where(inside, reconstruction, np.float32(0)).astype(np.float32),
             segmentation=segmentation,
+            coverage=coverage,
             working=working,
             volume_key=key,
             threshold=threshold,
             scores=scores,
             intensities=prepared.intensities,
-            warnings=self._warnings(image, brain_mask, geometry, scores),
+            warnings=self._warnings(image, brain_mask, geometry, coverage, scores),
         )
 
+    def _coverage(self, brain_mask: Volume, prepared: Prepared) -> Coverage:
+        return Coverage.of(self.window, brain_mask, prepared, self.config.training.minimum_brain_fraction)
+
     def _warnings(
-        self, image: Volume, brain_mask: Volume, geometry: Geometry, scores: Mapping[str, float]
+        self,
+        image: Volume,
+        brain_mask: Volume,
+        geometry: Geometry,
+        coverage: Coverage,
+        scores: Mapping[str, float],
     ) -> tuple[str, ...]:
         """What speaks against a scan or its result, each once."""
         found = suspicions(image, brain_mask, geometry, self.package.config.data.modality)
+        found += [coverage.unlike] if coverage.unlike else []
         fraction = scores.get("segmented_fraction_of_brain", 0.0)
         if fraction > IMPLAUSIBLE_FRACTION:
             found.append(
@@ -149,14 +163,17 @@ class Predictor:
         scores, inside = scorer.anomaly_map(0, self.package.pipeline.scoring), scorer.store.mask(0) > 0
         box = bounding_box(inside | (scores > 0))  # the median filter may score beside the brain
         assert box is not None  # there is a brain
+        coverage = self._coverage(brain_mask, prepared)
         return BrainScores(
-            scores[box].copy(), inside[box].copy(), self._warnings(image, brain_mask, prepared.geometry, {})
+            scores[box].copy(), inside[box].copy(), self._warnings(image, brain_mask, prepared.geometry, coverage, {})
         )
 
     def _prepared(self, image: Volume, mask: Volume | None) -> tuple[Volume, Prepared]:
         """The brain mask, estimated without one, and both as the network sees them."""
         brain_mask = brain.estimate_mask(image) if mask is None else aligned(image, mask)
-        prepared = prepare(image, brain_mask, None, self.package.config.data)
+        data = self.package.config.data
+        whole = self.window == "whole"
+        prepared = prepare_whole(image, brain_mask, data) if whole else prepare(image, brain_mask, None, data)
         if not prepared.mask.any():
             found = f"{int(np.count_nonzero(brain_mask.data))} brain voxels, none left at the model's resolution"
             raise VolumeFileError(str(image.path), "empty-mask", found, "a mask of the whole brain is needed")
@@ -174,7 +191,7 @@ class Predictor:
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that a prediction here depends on, as plain JSON data."""
-        return settings(dataclasses.replace(self.package, config=self.config))
+        return settings(dataclasses.replace(self.package, config=self.config), self.window)
 
     def _scorer(self, prepared: Prepared, key: str) -> Scorer:
         """The scorer of a cohort of this one scan, as a healthy one."""
@@ -195,8 +212,8 @@ def threshold_of(package: Package, dataset: str) -> float:
     return thresholds[dataset]
 
 
-def settings(package: Package) -> dict[str, Any]:
-    """All settings of a model that a prediction depends on, as plain JSON data."""
+def settings(package: Package, window: Window) -> dict[str, Any]:
+    """All settings of a model that a prediction depends on, as plain JSON data; ``window`` where it is not the package's own."""
     config = package.config
     return {
         "data": to_dict(config.data.model_copy(update={"data_dir": None})),
@@ -206,6 +223,7 @@ def settings(package: Package) -> dict[str, Any]:
         "scoring": to_dict(package.pipeline.scoring),
         "healthy_statistics": package.pipeline.healthy_statistics,
         "seed": config.seed,
+        **({} if window == "package" else {"window": window}),
     }
 
 

@@ -54,7 +54,9 @@ class ScanTable:
         given = {**PARAMS, **(params or {})}
         out, package = local(Path(given["out"]), "params: out"), self._predictor.package
         jobs = scans.of_rows("table of scans", list(data.columns), _records(data), Path(), out, given["dataset"])
-        work = batch.Work(package, {"package": str(package.directory)}, write=bool(given["out"]))
+        work = batch.Work(
+            package, {"package": str(package.directory)}, write=bool(given["out"]), window=self._predictor.window
+        )
         if work.write:
             scans.check_apart(jobs)
         for name in {job.dataset for job in jobs}:

@@ -2,6 +2,7 @@
 
 ====================================================  ==============================================================
 ``anomaly_map``, ``reconstruction``, ``segmentation``  ``.nii.gz`` on the scan's own grid, with its affine and header
+``coverage``                                          as these: 1 where brain was looked at, 0 where not, and outside of it
 ``overview.png``                                      three slices
 ``result.json``                                       scores, warnings, provenance, digests; written last
 ====================================================  ==============================================================
@@ -19,15 +20,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cddpm import artifact
 from cddpm.data.volume import Volume, write_volume
 from cddpm.errors import ArtifactError
+from cddpm.predict.coverage import Window
 from cddpm.predict.predictor import INTENSITIES, Prediction, Predictor, overview_rows
 from cddpm.predict.scans import Job
 
 ANOMALY_MAP, RECONSTRUCTION, SEGMENTATION = "anomaly_map.nii.gz", "reconstruction.nii.gz", "segmentation.nii.gz"
-PICTURE, RESULT = "overview.png", "result.json"
-FILES = (ANOMALY_MAP, RECONSTRUCTION, SEGMENTATION, PICTURE)
+COVERAGE, PICTURE, RESULT = "coverage.nii.gz", "overview.png", "result.json"
+FILES = (ANOMALY_MAP, RECONSTRUCTION, SEGMENTATION, COVERAGE, PICTURE)
 
 
 @dataclass(frozen=True)
@@ -41,21 +45,25 @@ class Identity:
     scan_sha256: str
     mask_sha256: str | None
     """None if the mask was estimated."""
+    window: Window
 
     @classmethod
-    def of(cls, model: str, job: Job) -> "Identity":
+    def of(cls, model: str, job: Job, window: Window = "whole") -> "Identity":
         """Of ``job`` for the package with the fingerprint ``model``; reads the job's files. Raises ``OSError``."""
         for path in (job.scan, job.mask):
             if path is not None and not path.is_file():  # a pipe would keep us waiting
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         mask = artifact.file_digest(job.mask) if job.mask else None
-        return cls(model, job.dataset, job.key, artifact.file_digest(job.scan), mask)
+        return cls(model, job.dataset, job.key, artifact.file_digest(job.scan), mask, window)
 
 
-def check_same(folder: Path, model: str, job: Job) -> None:
-    """Raises ``ArtifactError`` if ``folder`` holds a result of another model, data set's threshold or volume id."""
+def check_same(folder: Path, model: str, job: Job, window: Window = "whole") -> None:
+    """Raises ``ArtifactError`` if ``folder`` holds a result of another model, data set's threshold, volume id or window.
+
+    One that names no window is of an earlier version of this program, and is made again.
+    """
     before = _read(folder).get("identity", {})
-    wanted = {"model": model, "dataset": job.dataset, "volume_id": job.key}
+    wanted = {"model": model, "dataset": job.dataset, "volume_id": job.key, "window": window}
     other = [
         f"{name} '{before[name]}', not '{value}'" for name, value in wanted.items() if before.get(name, value) != value
     ]
@@ -90,6 +98,7 @@ def write(folder: Path, image: Volume, prediction: Prediction, identity: Identit
             (ANOMALY_MAP, prediction.anomaly_map),
             (RECONSTRUCTION, prediction.reconstruction),
             (SEGMENTATION, prediction.segmentation),
+            (COVERAGE, prediction.coverage.looked_at.astype(np.uint8)),
         ):
             write_volume(folder / name, array, image.affine, header=image.header)
         _draw(folder / PICTURE, prediction)
@@ -176,6 +185,7 @@ def _result(image: Volume, prediction: Prediction) -> dict[str, Any]:
         "threshold": prediction.threshold,
         "scores": prediction.scores,
         "warnings": list(prediction.warnings),
+        "coverage": prediction.coverage.to_dict(),
         "intensities": {"reconstruction": INTENSITIES, "at_0": low, "at_1": high},
         "grid": {
             "shape": list(geometry.shape),

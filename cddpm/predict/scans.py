@@ -40,7 +40,7 @@ NO_SCAN = frozenset(
     }
 )
 """Words of a mask's or a segmentation's name."""
-RESULTS = frozenset({"anomaly_map", "reconstruction", "segmentation"})
+RESULTS = frozenset({"anomaly_map", "reconstruction", "segmentation", "coverage"})
 OTHER_FORMATS = (".hdr", ".img", ".img.gz", ".mgh", ".mgz", ".mha", ".mhd", ".mnc", ".nrrd")
 _ENDINGS = (".nii", ".nii.gz")
 _LETTERS = re.compile(r"[A-Za-z]+")

@@ -21,6 +21,7 @@ from cddpm.config import Frozen, to_dict
 from cddpm.data.volume import read_image, read_mask
 from cddpm.errors import ArtifactError, ConfigError, DataError, StorageError
 from cddpm.predict.batch import told
+from cddpm.predict.coverage import Window
 from cddpm.predict.predictor import BrainScores, Predictor, settings
 from cddpm.predict.scans import Job
 from cddpm.scoring import operating_point
@@ -146,12 +147,17 @@ def measure(predictor: Predictor, jobs: Iterable[Job]) -> Iterator[Measured]:
 
 
 def calibrate(
-    package: Package, measured: Sequence[Measured], rate: float, found: Mapping[str, Any], device: str
+    package: Package,
+    measured: Sequence[Measured],
+    rate: float,
+    found: Mapping[str, Any],
+    device: str,
+    window: Window = "whole",
 ) -> ThresholdCalibration:
     """The threshold that at most the fraction ``rate`` of all brain voxels of ``measured`` lies above, and how sure it is.
 
-    ``found``: where the model was found. Raises ``ConfigError`` for a rate outside of (0, 1), ``DataError`` without a usable
-    scan or with too few voxels for that rate.
+    ``found``: where the model was found; ``window``: what of the brains was measured. Raises ``ConfigError`` for
+    a rate outside of (0, 1), ``DataError`` without a usable scan or with too few voxels for that rate.
     """
     check_rate(rate)
     good = [(one, one.scores) for one in measured if one.scores is not None]
@@ -190,8 +196,8 @@ def calibrate(
         brain_voxels=voxels,
         scans=tuple(scans),
         unused=tuple(one.error for one in measured if one.error is not None),
-        model=_model(package, found),
-        settings=settings(package),
+        model=_model(package, found, window),
+        settings=settings(package, window),
         device=device,
         versions={name: version(name) for name in ("cddpm", "torch")},
     )
@@ -211,16 +217,19 @@ def read(path: Path) -> ThresholdCalibration:
     )
 
 
-def check_belongs(calibration: ThresholdCalibration, package: Package, what: str) -> None:
-    """Raises ``ConfigError`` that begins with ``what`` if it was made with other weights or settings than ``package``'s."""
-    own = _model(package, {})
+def check_belongs(calibration: ThresholdCalibration, package: Package, what: str, window: Window = "whole") -> None:
+    """Raises ``ConfigError`` that begins with ``what`` if it was made with other weights or settings than ``package``'s.
+
+    What of a brain is looked at, ``window``, is one of the settings.
+    """
+    own = _model(package, {}, window)
     if calibration.model.weights != own.weights:
         raise ConfigError(
             f"{what}: was made for other weights ({calibration.model.weights}, these are {own.weights}); calibrate this model: "
             f"{_again(calibration)}"
         )
     if calibration.model.settings != own.settings:
-        differing = sorted(_differences(calibration.settings, settings(package)))
+        differing = sorted(_differences(calibration.settings, settings(package, window)))
         told = ", ".join(differing[:5]) or "those of the network"
         raise ConfigError(
             f"{what}: was made with other settings of the model ({told}); calibrate it again: {_again(calibration)}"
@@ -232,12 +241,12 @@ def _again(calibration: ThresholdCalibration) -> str:
     return command("cddpm", "registry", "calibrate", "REF", "--healthy", "FOLDER", "--fpr", rate)
 
 
-def check_free(path: Path, package: Package) -> None:
+def check_free(path: Path, package: Package, window: Window = "whole") -> None:
     """Raises ``ConfigError`` if ``path`` holds anything but a calibration of ``package``, which may be replaced."""
     if not path.exists():
         return
     try:
-        check_belongs(read(path), package, f"--out {path}")
+        check_belongs(read(path), package, f"--out {path}", window)
     except (ArtifactError, ConfigError) as error:
         raise ConfigError(f"{error}\n--out {path} is not replaced; name another file") from None
 
@@ -278,13 +287,13 @@ def _left_out(histograms: Sequence[Histogram], rate: float) -> Iterator[LeftOut 
         yield LeftOut(threshold=threshold, false_positive_rate=above / h.normal_voxels)
 
 
-def _model(package: Package, found: Mapping[str, Any]) -> CalibratedModel:
+def _model(package: Package, found: Mapping[str, Any], window: Window) -> CalibratedModel:
     config = package.config
     networks = [to_dict(section) for section in (config.encoder, config.model, config.diffusion)]
     return CalibratedModel(
         package=package.fingerprint,
         weights=weights_fingerprint(package.weights),
-        settings=artifact.fingerprint(networks, settings(package)),
+        settings=artifact.fingerprint(networks, settings(package, window)),
         found=dict(found),
     )
 

@@ -4,20 +4,26 @@
 searches, evaluations, reports and predictions all go it; a single scan is a cohort of one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cddpm.config import DataConfig, ReconstructionConfig, ScoringConfig
 from cddpm.data.slices import SliceStore
-from cddpm.reconstruct.part import differences, rounded
+from cddpm.reconstruct.part import Key, Step, differences, rounded
 from cddpm.reconstruct.reconstruction import Reconstruction, View
+from cddpm.reconstruct.tiling import Tiling
 from cddpm.scoring.case import Reconstructions, VolumeStore
 from cddpm.scoring.ensemble import levels_of
 from cddpm.scoring.score import Scorer
 
 if TYPE_CHECKING:
-    from cddpm.reconstruct.predict import Networks  # PyTorch: who only scores needs none
+    from cddpm.reconstruct.predict import Networks, Request  # PyTorch: who only scores needs none
+
+Arrays = dict[Key, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -51,16 +57,42 @@ class Cohort:
         A level is the same bit for bit without the others. Rounded to float16, as it is kept, unless ``exact``. Raises
         ``CddpmError`` for values that float16 cannot hold.
         """
-        from cddpm.reconstruct.predict import Request
-
         asked = networks.config.reconstruction
         if scoring is not None:
             asked = asked.model_copy(update={"noise_levels": levels_of(scoring, asked.noise_levels)})
-        view, records = self.view(asked), [(self.store.volumes[v].id, self.store.image(v)) for v in self.volumes]
-        requests = (Request(name, image, view.steps) for name, image in records)
-        predicted = networks.predict(requests, unconditional=scoring is None or scoring.guidance_scale != 1)
-        kept = ((r.key, differences(arrays) if exact else rounded(r.key, arrays)) for r, arrays in predicted)
+        view = self.view(asked)
+        unconditional = scoring is None or scoring.guidance_scale != 1
+        predicted = iter(networks.predict(self._requests(view.steps), unconditional))
+        found = (self._joined(v, predicted) for v in self.volumes)
+        kept = ((name, differences(arrays) if exact else rounded(name, arrays)) for name, arrays in found)
         return Reconstruction.of(kept, view)
+
+    def tiling(self, v: int) -> Tiling | None:
+        """How a volume that reaches beyond the model's window is looked at; None for one that does not."""
+        geometry = getattr(self.store.volumes[v], "geometry", None)
+        if geometry is None or geometry.beyond is None:
+            return None
+        x, y, z = geometry.window
+        return Tiling.of(self.store.mask(v) > 0, (z, x, y))
+
+    def _requests(self, steps: tuple[Step, ...]) -> "Iterator[Request]":
+        """One per volume, and a second one for what lies beyond the window: the first is then as without it."""
+        from cddpm.reconstruct.predict import Request
+
+        for v in self.volumes:
+            name, image, tiling = self.store.volumes[v].id, self.store.image(v), self.tiling(v)
+            yield Request(name, image if tiling is None else tiling.cut(image, tiling.own), steps)
+            if tiling is not None and tiling.others:
+                yield Request(name, tiling.cut(image, tiling.others), steps, tiling.names(tiling.others))
+
+    def _joined(self, v: int, predicted: "Iterator[tuple[Request, Arrays]]") -> "tuple[str, Arrays]":
+        """The name of a volume and its predictions, of one request or two."""
+        (request, arrays), tiling = next(predicted), self.tiling(v)
+        if tiling is None:
+            return request.key, arrays
+        none = np.empty((0, *tiling.size), np.float32)
+        others = next(predicted)[1] if tiling.others else dict.fromkeys(arrays, none)
+        return request.key, {key: tiling.joined(array, others[key]) for key, array in arrays.items()}
 
     def scorer(self, reconstruction: Reconstructions | None, **settings: Any) -> Scorer:
         """The scorer of these volumes; ``settings`` and errors as those of ``Scorer``."""

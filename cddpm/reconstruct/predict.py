@@ -48,6 +48,8 @@ class Request:
     slices: NDArray[np.floating]
     wanted: tuple[tuple[int, int], ...]
     """(noise level 1..T, noise seed)"""
+    names: tuple[tuple[int, ...], ...] | None = None
+    """What tells the noise of each slice apart; empty: its number."""
 
 
 @dataclass(frozen=True)
@@ -319,5 +321,6 @@ def _noise(manner: Manner, part: Sequence[_Piece], shape: Sequence[int]) -> Tens
 
 
 def _noise_seed(manner: Manner, piece: _Piece) -> int:
-    number = [] if manner.noise.shared else [piece.slice]
-    return seed_of(manner.seed, piece.volume.request.key, *number, piece.level, piece.noise_seed)
+    request = piece.volume.request
+    name = () if manner.noise.shared else request.names[piece.slice] if request.names else (piece.slice,)
+    return seed_of(manner.seed, request.key, *name, piece.level, piece.noise_seed)

@@ -19,7 +19,7 @@ from cddpm.report.document import Block, Cell, Facts, Heading, Section, Table, W
 from cddpm.report.viewer import Exhibit, described, viewer
 from cddpm.scoring import metrics
 from cddpm.text import printable
-from cddpm.text.numbers import score
+from cddpm.text.numbers import percent, score
 
 MOST_BYTES = 200_000_000
 """A larger page is refused: browsers do not open it in reasonable time."""
@@ -159,6 +159,7 @@ def _origin(scan: PredictedScan, several: bool) -> list[Block]:
         "brain mask": result.get("mask"),
         "prediction": str(scan.folder),
         "threshold of": result.get("dataset"),
+        "looked at": _looked_at(result.get("coverage")),
         "registered model": model.get("registered_model"),
         "version": model.get("version"),
         "sweep": model.get("sweep"),
@@ -169,6 +170,17 @@ def _origin(scan: PredictedScan, several: bool) -> list[Block]:
     }
     facts = Facts({name: str(value) for name, value in known.items() if value is not None})
     return [Heading(scan.exhibit.name), facts] if several else [facts]
+
+
+def _looked_at(coverage: Mapping[str, Any] | None) -> str | None:
+    if coverage is None:
+        return None
+    beyond = (
+        f", {coverage['beyond_window_ml']:.0f} ml of it beyond the model's window"
+        if coverage["beyond_window_ml"]
+        else ""
+    )
+    return f"{percent(coverage['looked_at_fraction_of_brain'])} of the brain{beyond}"
 
 
 def _result(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cddpm.errors import DataError
 from cddpm.scoring.metrics import Confusion, counted
 from cddpm.scoring.postprocess import bounding_box
+from cddpm.scoring.residual import erosion_iterations
 
 Box = tuple[slice, slice, slice]
 
@@ -72,8 +73,14 @@ class Case:
     """Flat indices of lesion voxels."""
     ignored: NDArray[np.int64]
     """Flat indices of voxels that count neither way: in no threshold, curve, mean or number of voxels."""
+    columns: int
+    """Of the model's slice, which decides how far masks are eroded, also where more than its window is looked at."""
     voxel_ml: float | None = None
     """Volume of a voxel; none where it is not known."""
+
+    def erosion(self, divisor: int | None) -> int:
+        """How often the brain mask is eroded."""
+        return erosion_iterations((1, 1, self.columns), divisor)
 
     def counted(self, found: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """``found`` (S, H, W) without the ignored voxels; the same array if there are none."""
@@ -110,7 +117,14 @@ def case_of(store: VolumeStore, v: int, dataset: str) -> Case:
     counted = np.setdiff1d(np.flatnonzero(brain), ignored, assume_unique=True).astype(np.int32)
     if not counted.size:
         raise DataError(f"volume '{record.id}' of {dataset}: all of its brain is ignored (data.ignored_labels)")
-    return Case(v, record.id, dataset, box, counted, lesion, ignored, _voxel_ml(record))
+    return Case(v, record.id, dataset, box, counted, lesion, ignored, _columns(record, brain), _voxel_ml(record))
+
+
+def _columns(record: Any, brain: NDArray[np.bool_]) -> int:
+    geometry = getattr(record, "geometry", None)
+    if geometry is None or geometry.beyond is None:
+        return int(brain.shape[2])
+    return int(geometry.window[1].stop - geometry.window[1].start)
 
 
 def _voxel_ml(record: Any) -> float | None:

@@ -32,7 +32,11 @@ def eroded_mask(mask: NDArray[np.uint8], divisor: int | None) -> NDArray[np.bool
 
     The number of iterations follows the size of the slice, so that the same width in mm is removed at any resolution.
     """
-    iterations = erosion_iterations(mask.shape, divisor)
+    return eroded(mask, erosion_iterations(mask.shape, divisor))
+
+
+def eroded(mask: NDArray[np.uint8], iterations: int) -> NDArray[np.bool_]:
+    """As ``eroded_mask``, so many times."""
     inside = mask > 0
     if iterations == 0:  # to SciPy, 0 iterations mean "until nothing changes"
         return inside

@@ -33,7 +33,7 @@ from cddpm.scoring.ensemble import ArrayMemo, Ensemble, Member
 from cddpm.scoring.metrics import Evaluation, aggregate, mean
 from cddpm.scoring.operating_point import Histogram
 from cddpm.scoring.postprocess import anomaly_map, component_rule, segment
-from cddpm.scoring.residual import anomaly_scores, eroded_mask, erosion_iterations
+from cddpm.scoring.residual import anomaly_scores, eroded
 
 Objective = Literal["dice", "auprc"]
 Row = dict[str, Any]
@@ -149,7 +149,7 @@ class Scorer:
 
     def _map_key(self, case: Case, scoring: ScoringConfig) -> tuple[Any, ...]:
         """The settings on which the anomaly map of a volume depends."""
-        width = erosion_iterations(self.store.mask(case.index).shape, scoring.erosion_divisor)
+        width = case.erosion(scoring.erosion_divisor)
         return (case.index, "map", self._upstream(scoring), width, scoring.median_kernel)
 
     def reconstruction(self, volume: int, scoring: ScoringConfig) -> NDArray[np.float32]:
@@ -380,8 +380,7 @@ class Scorer:
 
     def _filtered(self, case: Case, scoring: ScoringConfig) -> NDArray[np.float16]:
         _, _, upstream, width, kernel = self._map_key(case, scoring)
-        whole, divisor = self.store.mask(case.index), scoring.erosion_divisor
-        mask = self._memo.get((case.index, "mask", width), lambda: eroded_mask(whole, divisor))
+        mask = self._memo.get((case.index, "mask", width), lambda: eroded(self.store.mask(case.index), width))
         residual = self._memo.get((case.index, "residual", upstream), lambda: self._residual(case, scoring))
         full = np.zeros(mask.shape, np.float16)
         full[case.box] = residual

@@ -94,7 +94,7 @@ POINT_OVER_MEDIAN = 1.25
 
 def point_seconds(config: ExperimentConfig, volumes: int) -> float:
     """Seconds of a point whose residuals and medians nobody has yet."""
-    width, height, slices = config.data.working_shape
+    width, height, slices = config.data.usual_shape
     z, y, x = np.ogrid[-1 : 1 : 1j * slices, -1 : 1 : 1j * height, -1 : 1 : 1j * width]
     brain = z**2 + y**2 + (x / 0.75) ** 2 < 1  # in one piece: a median of scattered voxels is 0, and costs nothing
     volume = np.where(brain, np.random.default_rng(0).random(brain.shape, np.float32), 0).astype(np.float16)

@@ -195,7 +195,7 @@ def _work(config: ExperimentConfig, volumes: int) -> Work:
     return Work(
         training_images=count * images * (2 if guided else 1),
         pretraining_images=(count if several else 1) * config.pretraining.images if pretrained else 0,
-        predicted_slices=int(count * levels * seeds * branches * volumes * config.data.working_shape[2]),
+        predicted_slices=int(count * levels * seeds * branches * volumes * config.data.usual_shape[2]),
         scoring_points=count * points,
         preview_points=count * config.training.evaluations * min(points, config.search.preview_trials) if images else 0,
     )

@@ -22,7 +22,11 @@ from cddpm.tracking.address import default_uri
 from cddpm.tracking.package import Package
 from cddpm.tracking.registry import Registry
 
-FILES = {"anomaly_map.nii.gz", "reconstruction.nii.gz", "segmentation.nii.gz", "overview.png", "result.json"}
+FILES = {
+    *(f"{name}.nii.gz" for name in ("anomaly_map", "reconstruction", "segmentation", "coverage")),
+    "overview.png",
+    "result.json",
+}
 
 
 def run(*arguments: object) -> Result:
@@ -35,7 +39,7 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture(scope="session")
 def written(package: Package, scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """One run over a good scan, one that is cut, and one that is missing; over older results."""
+    """One run over a good scan, one that is cut, and one that is missing; over older results. Of the package's window."""
     folder = tmp_path_factory.mktemp("predict")
     cut = folder / "cut.nii.gz"
     cut.write_bytes(scan.image.path.read_bytes()[:5000])
@@ -45,7 +49,8 @@ def written(package: Package, scan: Scan, tmp_path_factory: pytest.TempPathFacto
     masks = [item for _ in range(3) for item in ("--mask", scan.mask.path)]
     keys = [item for key in ("a", "b", "Brats21/patient") for item in ("--volume-id", key)]
     scans = [cut, folder / "absent.nii", scan.image.path]
-    return folder, run(*scans, *masks, *keys, "--out", folder / "out", "--model", package.directory)
+    places = ("--out", folder / "out", "--model", package.directory)
+    return folder, run(*scans, *masks, *keys, *places, "--window", "package")
 
 
 @pytest.mark.slow
@@ -290,7 +295,7 @@ def test_a_registered_model_by_alias(
     number = register(outputs, package.directory, "tiny-sweep/0007", metrics={"val/dice": 0.5})
     Registry.open(default_uri(outputs)).promote(str(number), "champion", "a test")
     arguments = (scan.image.path, "--mask", scan.mask.path, "--volume-id", "Brats21/patient", "--out", tmp_path / "out")
-    assert run(*arguments).exit_code == 0
+    assert run(*arguments, "--window", "package").exit_code == 0
     result = json.loads((tmp_path / "out" / "patient" / "result.json").read_text())
     assert (result["model"]["reference"], result["model"]["version"]) == ("champion", 1)
     assert result["model"]["fingerprint"] == package.fingerprint

@@ -15,8 +15,6 @@ from cddpm.data.geometry import (
     Geometry,
     Shape,
     box_around,
-    crop_or_pad,
-    crop_or_pad_back,
     crop_window,
     plan,
     put_back,
@@ -242,11 +240,6 @@ def test_samples_come_back_to_where_they_were_taken(grid: RescaleGrid, sizes: Sh
     for axis, (size, found) in enumerate(zip(sizes, np.unravel_index(nearest, config.working_shape), strict=True)):
         distance = np.abs(places[axis][found] - index[axis])
         assert distance.max() <= max(factor / 2, abs(size - 1 - places[axis][-1])) + 1e-6
-
-
-def test_padding_is_undone_exactly() -> None:
-    data = blob((9, 14, 11))
-    np.testing.assert_array_equal(crop_or_pad_back(crop_or_pad(data, (12, 14, 16)), data.shape), data)
 
 
 def test_reorient_and_back() -> None:

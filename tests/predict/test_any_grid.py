@@ -40,7 +40,8 @@ def predictor() -> Predictor:
     """Of a package without weights."""
     made = object.__new__(Predictor)
     made.package = Package(Path("none"), "x", {}, CONFIG, Pipeline(scoring=SCORING, thresholds={"all": 0.2}))
-    made.device, made._model, made._guide = torch.device("cpu"), torch.nn.Identity(), None  # type: ignore[assignment]
+    made.device, made.window = torch.device("cpu"), "package"
+    made._model, made._guide = torch.nn.Identity(), None  # type: ignore[assignment]
     return made
 
 
@@ -148,7 +149,8 @@ def test_sizes_that_do_not_divide_come_back_to_their_voxels(predictor: Predictor
     uneven = {"data.volume_shape": [size] * 3, "data.rescale_grid": grid, "data.smoothing_iterations": 0}
     other = object.__new__(Predictor)
     other.package = replace(predictor.package, config=with_values(CONFIG, uneven))
-    other.device, other._model, other._guide = predictor.device, predictor._model, predictor._guide
+    other.device, other.window = predictor.device, predictor.window
+    other._model, other._guide = predictor._model, predictor._guide
     image, mask, places = scan((3.0, 3.0, 3.0))
     found = other.predict_scan(image, mask)
     inner = (((places / BRAIN_MM) ** 2).sum(-1) < 0.4) & (found.reconstruction > 0)

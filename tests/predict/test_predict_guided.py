@@ -95,7 +95,7 @@ def guided(place: stages.Place, scorer: Scorer, tmp_path_factory: pytest.TempPat
 
 
 def test_a_guided_patched_model_predicts_what_was_evaluated(scorer: Scorer, guided: Package, scan: Scan) -> None:
-    working = Predictor(guided).predict_scan(scan.image, scan.mask, KEY).working
+    working = Predictor(guided, window="package").predict_scan(scan.image, scan.mask, KEY).working
     assert working.anomaly_map.any()
     np.testing.assert_array_equal(working.reconstruction, scorer.reconstruction(0, SCORING))
     np.testing.assert_array_equal(working.anomaly_map, scorer.anomaly_map(0, SCORING))

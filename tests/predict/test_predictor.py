@@ -145,7 +145,7 @@ def _pipeline(**changes) -> Pipeline:
 
 def _without_network(package: Package) -> Predictor:
     predictor = object.__new__(Predictor)
-    predictor.package, predictor.device = package, torch.device("cpu")
+    predictor.package, predictor.device, predictor.window = package, torch.device("cpu"), "package"
     predictor._model, predictor._guide = torch.nn.Identity(), None
     return predictor
 

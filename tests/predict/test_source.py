@@ -38,7 +38,7 @@ def test_a_checkpoint_predicts_with_the_threshold_given(trained: Path, scan: Sca
     found = find(str(trained), threshold=0.33)
     assert CHECKPOINT == stages.CHECKPOINT
     assert found.found == {"package": str(trained)}
-    made = Predictor(found.package).predict_scan(scan.image, scan.mask, "Brats21/patient")
+    made = Predictor(found.package, window="package").predict_scan(scan.image, scan.mask, "Brats21/patient")
     np.testing.assert_array_equal(made.anomaly_map, prediction.anomaly_map)
     np.testing.assert_array_equal(made.segmentation, prediction.segmentation)
     assert found.package.pipeline.fingerprints == {"checkpoint": "c1"}

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from cddpm.cli.registry.options import AsJson, Model, Uri
-from cddpm.cli.shell import print_json
+from cddpm.cli.shell import Window, print_json
 from cddpm.text import Console, Table, command
 from cddpm.text.numbers import percent
 
@@ -49,6 +49,7 @@ def calibrate(
         "calibration.json"
     ),
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the network runs.")] = "auto",
+    window: Window = "whole",
     uri: Uri = None,
     model: Model = "cddpm",
     as_json: AsJson = False,
@@ -67,26 +68,26 @@ def calibrate(
     asked = asked_for(healthy, out)
     jobs = with_masks(asked.jobs, masks)
     source, on = find(ref, uri, model), chosen_device(device)
-    threshold_calibration.check_free(out, source.package)
+    threshold_calibration.check_free(out, source.package, window)
     tell_left_out(asked.left_out)
-    measured = _measured(source, jobs, on)
-    found = threshold_calibration.calibrate(source.package, measured, fpr, source.found, on)
+    measured = _measured(source, jobs, on, window)
+    found = threshold_calibration.calibrate(source.package, measured, fpr, source.found, on, window)
     threshold_calibration.write(out, found)
     if as_json:
         print_json({**found.model_dump(mode="json"), "file": str(out.absolute())})
     else:
-        _print(found, ref, model, uri, out)
+        _print(found, ref, model, uri, out, window)
     if found.unused:
         raise typer.Exit(1)
 
 
-def _measured(source: "Source", jobs: "Sequence[Any]", device: str) -> "list[Measured]":
+def _measured(source: "Source", jobs: "Sequence[Any]", device: str, window: Window) -> "list[Measured]":
     """Each scan, told on stderr as far as there is something to tell."""
     from cddpm.predict import threshold_calibration
     from cddpm.predict.predictor import Predictor
 
     stderr, found = Console(stderr=True), []
-    for one in threshold_calibration.measure(Predictor(source.package, device), jobs):
+    for one in threshold_calibration.measure(Predictor(source.package, device, window), jobs):
         for warning in one.scores.warnings if one.scores else ():
             stderr.print(f"[yellow]warning[/] {escape(f'{one.job.scan}: {warning}')}")
         if one.error is not None:
@@ -98,7 +99,7 @@ def _measured(source: "Source", jobs: "Sequence[Any]", device: str) -> "list[Mea
     return found
 
 
-def _print(found: "ThresholdCalibration", ref: str, model: str, uri: str | None, out: Path) -> None:
+def _print(found: "ThresholdCalibration", ref: str, model: str, uri: str | None, out: Path, window: Window) -> None:
     table = Table(show_header=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column()
@@ -109,13 +110,14 @@ def _print(found: "ThresholdCalibration", ref: str, model: str, uri: str | None,
     if len(found.scans) == 1:
         console.print("One scan says nothing of other people; of more, their spread is told.")
     console.print(f"Written to {console.path(out)}. Use it with")
-    console.command(_use(ref, model, uri, out), indent=0)
+    console.command(_use(ref, model, uri, out, window), indent=0)
 
 
-def _use(ref: str, model: str, uri: str | None, out: Path) -> str:
+def _use(ref: str, model: str, uri: str | None, out: Path, window: Window) -> str:
     registered = [] if model == "cddpm" else ["--registered-model", model]
     book = ["--tracking-uri", uri] if uri else []
-    words = ["cddpm", "predict", "SCAN.nii.gz", "--out", "results", "--model", ref, *registered, *book]
+    looked_at = [] if window == "whole" else ["--window", window]
+    words = ["cddpm", "predict", "SCAN.nii.gz", "--out", "results", "--model", ref, *registered, *book, *looked_at]
     return command(*words, "--threshold-from", out)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cddpm import artifact
-from cddpm.data.geometry import Geometry, crop_or_pad
+from cddpm.data.geometry import Geometry, crop_window, take
 from cddpm.data.phantom.subject import Subject, draw
 from cddpm.data.slices import KIND, write_store
 
@@ -56,14 +56,19 @@ def _fill(folder: Path, size: Size) -> None:
     write_store(folder, _volumes(size, [dataset for dataset, _ in places]), cohorts)
 
 
+def _cropped(array: Any, shape: tuple[int, int, int]) -> Any:
+    x, y, z = (there.start - here.start for there, here in map(crop_window, array.shape, shape))
+    return take(array, (x, y, z), shape)
+
+
 def _volumes(size: Size, datasets: list[Any]) -> Iterator[dict[str, Any]]:
     for index, dataset in enumerate(datasets):
         subject = Subject(0, dataset, index, size.voxel_mm)
         drawing = draw(subject, (MODALITY,))
-        mask = crop_or_pad(drawing.mask, size.shape)
+        mask = _cropped(drawing.mask, size.shape)
         lesion = np.zeros_like(drawing.mask) if drawing.segmentation is None else drawing.segmentation
-        image = _scaled(crop_or_pad(drawing.scans[MODALITY], size.shape), mask)
-        arrays = {"image": image, "mask": mask, "segmentation": crop_or_pad(lesion, size.shape)}
+        image = _scaled(_cropped(drawing.scans[MODALITY], size.shape), mask)
+        arrays = {"image": image, "mask": mask, "segmentation": _cropped(lesion, size.shape)}
         yield {
             **{name: np.ascontiguousarray(array.transpose(2, 0, 1)) for name, array in arrays.items()},
             "dataset": dataset,
