@@ -45,7 +45,8 @@ class Tiling:
         """What is needed to see all of ``brain`` (S, H, W) through windows of one size."""
         slices, rows, columns = window
         corner, size = (rows.start, columns.start), (rows.stop - rows.start, columns.stop - columns.start)
-        corners = list(product(*map(_starts, corner, size, brain.shape[1:])))
+        tops, lefts = (_starts(corner[axis], size[axis], brain.shape[1 + axis]) for axis in range(2))
+        corners = list(product(tops, lefts))
         own = [(s, corner) for s in range(slices.start, slices.stop)]
         others = [(s, corner) for s in range(len(brain)) if not slices.start <= s < slices.stop and brain[s].any()]
         outside = brain.copy()

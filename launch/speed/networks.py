@@ -203,7 +203,7 @@ def _best(work: Callable[[], object]) -> float:
 
 
 def _objective(folder: Path, config: ExperimentConfig) -> tuple[DiffusionObjective, np.ndarray]:
-    width, height, slices = config.data.volume_shape
+    width, height, slices = config.data.usual_shape
     store = SliceStore.open(draw(folder, 2, (slices, width, height)).store, verify=False)
     validation = store.slice_ids(store.cohort(HEALTHY, "val"))
     objective = DiffusionObjective(config, store, validation, Preview(config, store), torch.device("cpu"))

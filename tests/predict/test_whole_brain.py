@@ -9,11 +9,16 @@ import pytest
 from tiny_package import QUICK, SCORING, Scan, make_package
 
 from cddpm.config import with_values
+from cddpm.data.layout import ScanRow
+from cddpm.data.prepare import label_on_working_grid
 from cddpm.data.slices import axial
-from cddpm.data.volume import Volume, read_image, write_volume
+from cddpm.data.store import SliceStore, build_store
+from cddpm.data.volume import Volume, read_image, read_mask, write_volume
 from cddpm.predict import batch, result
 from cddpm.predict.predictor import Prediction, Predictor
 from cddpm.predict.scans import Job
+from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.predict import Networks
 from cddpm.tracking.package import Package
 
 pytestmark = pytest.mark.slow
@@ -113,6 +118,34 @@ def test_a_model_of_whole_brains_looks_at_all_of_them(quick_package: Package, sc
     assert one.coverage.beyond_window_ml == 0
 
 
+def test_scans_of_a_store_have_as_many_slices_as_their_brains_and_score_as_they_are_predicted(
+    quick_package: Package, scan: Scan, tmp_path: Path
+) -> None:
+    """The spine of searches and evaluations, over volumes with different numbers of slices."""
+    free = with_values(QUICK, {"data.volume_shape": [96, 96, None]})
+    places = np.flatnonzero(scan.mask.data.any((0, 1)))
+    lower = scan.mask.data.copy()
+    lower[:, :, places[len(places) * 2 // 3] :] = 0
+    write_volume(tmp_path / "lower_mask.nii.gz", lower, scan.mask.affine)
+    masks = {"patient": scan.mask.path, "lower": tmp_path / "lower_mask.nii.gz"}
+    rows = [
+        ScanRow("Brats21", name, "val", None, 1, None, scan.image.path, mask, scan.segmentation, "here:1")
+        for name, mask in masks.items()
+    ]
+    store = SliceStore.open(build_store(free.data, tmp_path, rows, tmp_path, map))
+    counts = [volume.slices for volume in store.volumes]
+    assert counts[0] > counts[1] + 3
+    assert store.image(1).shape == (counts[1], 32, 32)
+    predictor = Predictor(dataclasses.replace(quick_package, config=free))
+    cohort = Cohort(store, {"Brats21": [0, 1]})
+    scorer = cohort.scorer(cohort.reconstruct(Networks(free, predictor._model), SCORING))
+    assert 0 <= scorer.score(SCORING).objective <= 1
+    found = predictor.predict_scan(scan.image, scan.mask, KEY).working
+    np.testing.assert_array_equal(found.anomaly_map, scorer.anomaly_map(0, SCORING))
+    other = predictor.predict_scan(scan.image, read_mask(masks["lower"]), "Brats21/lower").working
+    np.testing.assert_array_equal(other.anomaly_map, scorer.anomaly_map(1, SCORING))
+
+
 def test_a_wider_head_is_seen_through_tiles(narrow: Package, scan: Scan) -> None:
     whole = Predictor(narrow).predict_scan(scan.image, scan.mask, KEY)
     window = Predictor(narrow, window="package").predict_scan(scan.image, scan.mask, KEY)
@@ -121,7 +154,7 @@ def test_a_wider_head_is_seen_through_tiles(narrow: Package, scan: Scan) -> None
     assert (whole.anomaly_map[beyond] > 0).mean() > 0.5
     there = shared(whole)
     np.testing.assert_array_equal(whole.working.image[there], window.working.image)
-    brain = axial(_working_mask(whole, scan))
+    brain = axial(label_on_working_grid(scan.mask.data, whole.working.geometry))
     outside = brain.copy()
     outside[:, there[1], there[2]] = 0
     fits = ~outside.any((1, 2))[there[0]]
@@ -130,12 +163,6 @@ def test_a_wider_head_is_seen_through_tiles(narrow: Package, scan: Scan) -> None
     for s in np.flatnonzero(fits):
         found = whole.working.reconstruction[there][s]
         np.testing.assert_array_equal(found[here[s]], window.working.reconstruction[s][here[s]])
-
-
-def _working_mask(found: Prediction, scan: Scan) -> np.ndarray:
-    from cddpm.data.prepare import label_on_working_grid
-
-    return label_on_working_grid(scan.mask.data, found.working.geometry)
 
 
 def test_a_brain_moved_in_its_file_gives_the_same(low: Package, scan: Scan, whole: Prediction) -> None:
