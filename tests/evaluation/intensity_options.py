@@ -7,6 +7,7 @@ this process, and prints the table; what is in FOLDER already is not made again.
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -69,15 +70,18 @@ def dice(config: ExperimentConfig, root: Path, folder: Path) -> dict[str, float]
     }
 
 
-def moved(config: ExperimentConfig, root: Path, folder: Path) -> dict[str, float]:
-    """How far each change moves prepared test scans: root mean square over the brain, in its standard deviations; no network."""
+def moved(
+    config: ExperimentConfig, root: Path, folder: Path, changes: Sequence[ScannerChange] = CHANGES
+) -> dict[str, float]:
+    """How far each of ``changes`` moves prepared test scans: root mean square over the brain, in its standard deviations; no network."""
     rows = read_layout(config.data, root).rows
-    place = stages.Place(folder, build_store(config.data, root, rows, folder, map))
-    data, test_rows = with_landmarks(config.data, place.store), [row for row in rows if row.split == "test"]
-    stores = [SliceStore.open(build_store(data, root, test_rows, folder, map, change)) for change in (None, *CHANGES)]
+    data, test_rows = config.data, [row for row in rows if row.split == "test"]
+    if data.learns_landmarks:
+        data = with_landmarks(data, build_store(data, root, rows, folder, map))
+    stores = [SliceStore.open(build_store(data, root, test_rows, folder, map, change)) for change in (None, *changes)]
     return {
         change: statistics.mean(_moved(stores[0], there, v) for v in range(len(there.volumes)))
-        for change, there in zip(CHANGES, stores[1:], strict=True)
+        for change, there in zip(changes, stores[1:], strict=True)
     }
 
 
