@@ -62,6 +62,7 @@ __all__ = [
 IGNORED = 2
 """In what ``read_segmentation`` gives: voxels that count neither way."""
 
+MOST_LABEL = 32767
 OBLIQUE_DEGREES = 5.0
 SHEAR_DEGREES, SHEAR_NOTED_DEGREES = 5.0, 1.0
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
@@ -147,19 +148,25 @@ def read_segmentation(path: Path, labels: Labels = Labels()) -> Volume:  # noqa:
 
     ``labels`` says which numbers are which. Raises ``VolumeFileError``, also for a label that is neither.
     """
-    volume = _read(path, lambda *_: 0.0)
-    rounded = np.rint(volume.data)
-    if rounded.min() < 0 or float(np.abs(volume.data - rounded).max()) > 1e-3:
-        found = f"values from {volume.data.min():g} to {volume.data.max():g} that are not labels"
-        fault(path, "not-binary", found, "a segmentation holds whole numbers from 0; threshold it first")
-    there = tuple(int(label) for label in np.unique(rounded[rounded > 0]))
-    unknown = [label for label in there if labels.meaning(label) == "unknown"]
+    volume = read_labels(path)
+    unknown = [label for label in volume.labels if labels.meaning(label) == "unknown"]
     if unknown:
         told = f"label {', '.join(map(str, unknown))}, which is neither lesion nor ignored ({labels})"
         fault(path, "labels", told, "name it in data.lesion_labels or data.ignored_labels, or correct the file")
-    coded = (rounded > 0).astype(np.uint8)
-    coded[np.isin(rounded, [label for label in there if labels.meaning(label) == "ignored"])] = IGNORED
-    return replace(volume, data=coded, labels=there)
+    coded = (volume.data > 0).astype(np.uint8)
+    coded[np.isin(volume.data, [label for label in volume.labels if labels.meaning(label) == "ignored"])] = IGNORED
+    return replace(volume, data=coded)
+
+
+def read_labels(path: Path) -> Volume:
+    """Read a segmentation with the labels of its file, int16 (X, Y, Z); may be empty. Raises ``VolumeFileError``."""
+    volume = _read(path, lambda *_: 0.0)
+    rounded = np.rint(volume.data)
+    if rounded.min() < 0 or float(np.abs(volume.data - rounded).max()) > 1e-3 or rounded.max() > MOST_LABEL:
+        found = f"values from {volume.data.min():g} to {volume.data.max():g} that are not labels"
+        fault(path, "not-binary", found, "a segmentation holds whole numbers from 0; threshold it first")
+    there = tuple(int(label) for label in np.unique(rounded[rounded > 0]))
+    return replace(volume, data=rounded.astype(np.int16), labels=there)
 
 
 def read_map(path: Path) -> Volume:
