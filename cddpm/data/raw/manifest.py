@@ -6,6 +6,7 @@ version, parameters, seconds, figures), ``notes`` (what reading mended), ``warni
 field of a header, sidecar or DICOM tag stands in it.
 """
 
+import functools
 from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any
@@ -58,6 +59,7 @@ def entry(step: Step, seconds: float, figures: dict[str, Any]) -> dict[str, Any]
     }
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Of the packages that decide the bytes."""
     return {name: version(name) for name in _PACKAGES}

@@ -163,7 +163,7 @@ def _write(
     targets: Mapping[str, str],
 ) -> list[str]:
     """Files, then the manifest; files of an earlier manifest that are none of this one's go."""
-    from cddpm.data.raw.verdict import figures_of, suspicions
+    from cddpm.data.raw.verdict import verdict
     from cddpm.data.volume import write_volume
 
     one, depot = job.subject, work.depot
@@ -182,7 +182,7 @@ def _write(
         outputs[target] = {"sha256": file_digest(file), "bytes": file.stat().st_size}
         depot.put(file, target)
     first, *steps = entries
-    warnings = suspicions(head)
+    figures, warnings = verdict(head)
     depot.write_json(
         name,
         {
@@ -196,7 +196,7 @@ def _write(
             "series": dict(work.series),
             **first,
             "steps": steps,
-            "figures": figures_of(head),
+            "figures": figures,
             "warnings": warnings,
             "outputs": outputs,
             "versions": manifest.versions(),
