@@ -192,15 +192,11 @@ def _expression(pattern: str) -> re.Pattern[str]:
 def _resolve(
     faults: list[Finding], source: str, subject: str, what: str, pattern: str, modality: str, root: Path
 ) -> Path | None:
-    """``resolved``, of a pattern that may hold ``{modality}``."""
-    return resolved(faults, source, subject, what, fill_modality(pattern, modality), root)
-
-
-def resolved(faults: list[Finding], source: str, subject: str, what: str, pattern: str, root: Path) -> Path | None:
     """The one file of a subject. A pattern without ``*`` names it, there or not; checking the data tells if it is missing."""
-    if "*" not in pattern:
-        return existing_form(root / pattern.replace("{subject}", subject))
-    escaped = "*".join(glob.escape(part) for part in pattern.replace("{subject}", subject).split("*"))
+    filled = fill_modality(pattern, modality)
+    if "*" not in filled:
+        return existing_form(root / filled.replace("{subject}", subject))
+    escaped = "*".join(glob.escape(part) for part in filled.replace("{subject}", subject).split("*"))
     return only_one(faults, source, subject, what, [root / text for text in sorted(_matches(escaped, root))])
 
 

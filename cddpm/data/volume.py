@@ -61,7 +61,6 @@ __all__ = [
 
 IGNORED = 2
 """In what ``read_segmentation`` gives: voxels that count neither way."""
-
 MOST_LABEL = 32767
 OBLIQUE_DEGREES = 5.0
 SHEAR_DEGREES, SHEAR_NOTED_DEGREES = 5.0, 1.0
@@ -191,8 +190,8 @@ def write_volume(
 ) -> None:
     """Write ``data`` (X, Y, Z) with ``affine`` (4, 4; voxel index to mm, RAS+) atomically as ``.nii`` or ``.nii.gz``.
 
-    ``header`` (of a ``Volume``) is kept: NIfTI-1 or -2, description, units, qform and sform codes. Equal arguments give equal
-    bytes: the gzip header carries no time and no name. Parent folders are made. Raises ``StorageError`` when the disk refuses.
+    ``header`` (of a ``Volume``) is kept but for its texts, which may tell of a person: NIfTI-1 or -2, units, form codes. Equal
+    arguments give equal bytes (no time, no name in gzip's). Parent folders are made. Raises ``StorageError``.
     """
     wanted: np.dtype[Any] = np.dtype(data.dtype if dtype is None else dtype)
     kind = _WRITABLE.get(wanted, wanted)
@@ -204,6 +203,7 @@ def write_volume(
         image.set_sform(affine, code=1)
         image.set_qform(affine, code=1)
     image.header["cal_min"] = image.header["cal_max"] = 0  # a display window of other intensities would hide the result
+    volume_file.clear_texts(image.header)
     raw = image.to_bytes()
     artifact.write_bytes(path, gzip.compress(raw, compresslevel=3, mtime=0) if path.suffix == ".gz" else raw)
 

@@ -62,7 +62,8 @@ def find(root: Path, name: str, modalities: Sequence[str] = ()) -> Found:
         raw = RawSubject(name, subject, {}, mask, segmentation, label=0 if is_healthy else 1, age=age)
         subjects.append(joined(findings, root / subject, raw, files))
     there_are = tuple(subject for subject in subjects if subject)
-    return Found(name, is_healthy, there_are, tuple(findings), HEALTHY if is_healthy else UNHEALTHY)
+    shares = HEALTHY if is_healthy else UNHEALTHY
+    return Found(name, is_healthy, there_are, tuple(findings), shares, tuple(images))
 
 
 Images = defaultdict[str, defaultdict[str, defaultdict[str, list[Path]]]]

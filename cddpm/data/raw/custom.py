@@ -16,7 +16,7 @@
 The first modality is the reference. ``{subject}`` takes part of one file or folder name, ``*`` stands for the rest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -24,10 +24,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cddpm.config import Frozen
-from cddpm.config.loading import read_yaml
+from cddpm.config.loading import explain, read_yaml
 from cddpm.config.sections import Name
 from cddpm.data.finding import Finding
-from cddpm.data.pattern import SharedOut, Shares, files_by_subject, only_one, resolved
+from cddpm.data.pattern import SharedOut, Shares, files_by_subject, only_one
 from cddpm.data.raw.head import RawSubject
 from cddpm.data.raw.tree import Found, ages, is_empty, joined, warning
 from cddpm.errors import ConfigError
@@ -108,7 +108,15 @@ def read_layout(path: Path) -> RawLayout:
     try:
         return RawLayout.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {_said(fault)}" for fault in error.errors(include_url=False))) from None
+        raise ConfigError("\n".join(_faults(error, path))) from None
+
+
+def _faults(error: ValidationError, path: Path) -> Iterator[str]:
+    yield from explain(error, str(path), RawLayout)
+    for fault in error.errors(include_url=False):
+        if fault["type"] == "extra_forbidden":
+            fields = list((RawDataset if len(fault["loc"]) == 3 else RawLayout).model_fields)
+            yield f"{path}: allowed are {', '.join(fields)}{did_you_mean(str(fault['loc'][-1]), fields)}"
 
 
 def find(layout: RawLayout, path: Path, root: Path, modalities: Sequence[str] = ()) -> list[Found]:
@@ -127,59 +135,54 @@ def find(layout: RawLayout, path: Path, root: Path, modalities: Sequence[str] = 
 def _dataset(name: str, one: RawDataset, path: Path, root: Path, modalities: Sequence[str]) -> Found:
     source, findings = f"{path}:datasets.{name}", list[Finding]()
     wanted = [modality for modality in one.images if not modalities or modality in modalities]
-    images = {modality: files_by_subject(root, one.images[modality]) for modality in wanted}
+    patterns = {modality: one.images[modality] for modality in wanted}
+    patterns |= {role: text for role, text in (("mask", one.mask), ("segmentation", one.segmentation)) if text}
+    there = {role: _scans(findings, root, pattern) for role, pattern in patterns.items()}
     years: dict[str, float] = {}
     if one.ages:
         years, told = ages(root / one.ages.table, one.ages.subject, one.ages.age)
         findings += told
-    everyone = sorted({subject for found in images.values() for subject in found})
+    everyone = sorted({subject for modality in wanted for subject in there[modality]})
     if not everyone:
-        patterns = ", ".join(one.images[modality] for modality in wanted)
-        findings.append(Finding("error", "no-match", source, f"nothing matches {patterns}", f"paths begin at {root}"))
+        named = ", ".join(patterns[modality] for modality in wanted)
+        findings.append(Finding("error", "no-match", source, f"nothing matches {named}", f"paths begin at {root}"))
     subjects = []
     for subject in everyone:
         faults: list[Finding] = []
-        files: dict[str, Path | None] = {}
-        for modality in wanted:
-            there = _sound(findings, images[modality].get(subject, []))
-            files[modality] = only_one(faults, source, subject, modality, there) if there else None
-        mask, segmentation = (
-            _optional(faults, source, subject, what, pattern, root)
-            for what, pattern in (("mask", one.mask), ("segmentation", one.segmentation))
-        )
+        files = {
+            role: only_one(faults, source, subject, role, found[subject]) if subject in found else None
+            for role, found in there.items()
+        }
         findings += [replace(fault, severity="warning") for fault in faults]
+        if one.mask and not files["mask"]:
+            findings.append(
+                warning("no-mask", source, f"{subject}: no mask", "goes without: a step has to extract its brain")
+            )
         label, on = 0 if one.is_healthy else 1, one.segmentation_on or ""
-        raw = RawSubject(name, subject, {}, mask, segmentation, on, label, years.get(subject))
-        subjects.append(joined(findings, source, raw, files))
-    return Found(name, one.is_healthy, tuple(one for one in subjects if one), tuple(findings), one.shares)
+        others = (files.get("mask"), files.get("segmentation"))
+        raw = RawSubject(name, subject, {}, *others, on, label, years.get(subject))
+        subjects.append(joined(findings, source, raw, {modality: files[modality] for modality in wanted}))
+    there_are = tuple(subject for subject in subjects if subject)
+    return Found(name, one.is_healthy, there_are, tuple(findings), one.shares, tuple(everyone))
 
 
-def _sound(findings: list[Finding], files: list[Path]) -> list[Path]:
-    empty = [file for file in files if is_empty(file)]
-    findings += [warning("empty-file", file, "0 bytes", "taken for missing; copy it again") for file in empty]
-    return [file for file in files if file not in empty]
-
-
-def _optional(
-    faults: list[Finding], source: str, subject: str, what: str, pattern: str | None, root: Path
-) -> Path | None:
-    if pattern is None:
-        return None
-    file = resolved(faults, source, subject, what, pattern, root)
-    if file is not None and (not file.exists() or is_empty(file)):
-        faults.append(
-            warning(f"no-{what}", file, f"no {what} of {subject}", "correct the pattern, or restore the file")
-        )
-        return None
-    return file
-
-
-def _said(fault: object) -> str:
-    assert isinstance(fault, dict)
-    place = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        fields = list((RawDataset if len(fault["loc"]) > 2 else RawLayout).model_fields)
-        return f"{place}: unknown setting; allowed are {', '.join(fields)}{did_you_mean(str(fault['loc'][-1]), fields)}"
-    if fault["type"] == "value_error":
-        return f"{place}: {fault['ctx']['error']}"
-    return f"{place}: {fault['msg']} (found {fault['input']!r:.60})"
+def _scans(findings: list[Finding], root: Path, pattern: str) -> dict[str, list[Path]]:
+    """NIfTI files and folders by subject; what else a pattern matches (a sidecar) is left alone. ``.nii`` is as ``.nii.gz``."""
+    found = files_by_subject(root, pattern)
+    twin = (
+        pattern.removesuffix(".gz")
+        if pattern.endswith(".nii.gz")
+        else f"{pattern}.gz"
+        if pattern.endswith(".nii")
+        else ""
+    )
+    if twin:
+        found = {**files_by_subject(root, twin), **found}
+    sound: dict[str, list[Path]] = {}
+    for subject, paths in found.items():
+        scans = [path for path in paths if path.is_dir() or ".nii" in path.name.lower()]
+        empty = [path for path in scans if path.is_file() and is_empty(path)]
+        findings += [warning("empty-file", path, "0 bytes", "taken for missing; copy it again") for path in empty]
+        if rest := [path for path in scans if path not in empty]:
+            sound[subject] = rest
+    return sound

@@ -48,6 +48,12 @@ class Work:
     steps: tuple[Step, ...]
     series: Mapping[str, str] = field(default_factory=dict)
     """DICOM series by modality; under an empty name for all."""
+    masked_steps: tuple[Step, ...] | None = None
+    """Of subjects that bring a brain mask; empty: the same."""
+
+    def steps_of(self, subject: RawSubject) -> tuple[Step, ...]:
+        """What is done to ``subject``."""
+        return self.steps if subject.mask is None or self.masked_steps is None else self.masked_steps
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ def jobs_of(found: Found, root: Path, names: Names) -> list[Job]:
     """A job for each subject, in order of their names in DATA_DIR. Raises ``DataError`` if two would have one name."""
     jobs = []
     for subject in found.subjects:
-        files = _files(subject)
+        files = files_of(subject)
         veil = names.veil(root, files.values(), [(subject.dataset, subject.subject)])
         own = RawSubject(**{**vars(subject), "subject": names.subject(subject.dataset, subject.subject)})
         jobs.append(Job(own, found.healthy, {role: names.path(path, root) for role, path in files.items()}, veil))
@@ -126,9 +132,9 @@ def prepare_subject(work: Work, job: Job) -> Outcome:
 def _prepared(work: Work, job: Job) -> tuple[Literal["made", "there"], list[str]]:
     from cddpm.data.raw.reading import read_head, source_digest  # SimpleITK and nibabel, where the work is done
 
-    one, depot = job.subject, work.depot
-    digests = {role: source_digest(path) for role, path in _files(one).items()}
-    keys = manifest.chain(one, digests, dict(work.series), work.steps)
+    one, depot, steps = job.subject, work.depot, work.steps_of(job.subject)
+    digests = {role: source_digest(path) for role, path in files_of(one).items()}
+    keys = manifest.chain(one, digests, dict(work.series), steps)
     before = depot.read_json(manifest.name_of(one.dataset, one.subject))
     if _is_done(depot, before, keys[-1]):
         return "there", list(before.get("warnings", []))
@@ -140,12 +146,12 @@ def _prepared(work: Work, job: Job) -> tuple[Literal["made", "there"], list[str]
         read = read_head(one, work.series)
         reached = 0, read.head, [{"notes": list(read.notes), "defaced": read.defaced}]
     done, head, entries = reached
-    for place, step in enumerate(work.steps[done:], start=done + 1):
+    for place, step in enumerate(steps[done:], start=done + 1):
         step_began = time.monotonic()
         head, figures = step.run(head)
         seconds = time.monotonic() - step_began
         entries.append(manifest.entry(step, seconds, dict(figures)))
-        if seconds >= states.EXPENSIVE_SECONDS and place < len(work.steps):
+        if seconds >= states.EXPENSIVE_SECONDS and place < len(steps):
             states.keep(folder, keys[place], head, entries)
     warnings = _write(work, job, head, entries, keys[-1], digests, before, targets)
     shutil.rmtree(folder, ignore_errors=True)
@@ -208,7 +214,8 @@ def _write(
     return warnings
 
 
-def _files(subject: RawSubject) -> dict[str, Path]:
+def files_of(subject: RawSubject) -> dict[str, Path]:
+    """By modality, ``mask`` or ``segmentation``."""
     others = {"mask": subject.mask, "segmentation": subject.segmentation}
     return {**subject.images, **{role: path for role, path in others.items() if path is not None}}
 

@@ -18,6 +18,7 @@ from cddpm.data.layout import clean_rows, read_parts
 from cddpm.data.pattern import SharedOut, share_out
 from cddpm.data.raw import manifest
 from cddpm.data.raw.depot import Depot
+from cddpm.data.raw.official import DOWNLOADS
 from cddpm.data.raw.tree import warning
 from cddpm.data.split import Split, names, subject_name
 
@@ -25,6 +26,7 @@ COLUMNS = ("", "img_name", "age", "label", "img_path", "mask_path", "seg_path")
 Place = tuple[Split, int | None]
 Membership = Mapping[str, list[Place]]
 """By subject: every split and fold that it is in."""
+Shared = SharedOut | Membership
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def write(
     dataset: str,
     healthy: bool,
     rows: Iterable[Row],
-    shares: SharedOut | Membership,
+    shares: Shared,
 ) -> list[Finding]:
     """Write the split files of one data set; a file that is as it should be is left alone.
 
@@ -101,7 +103,7 @@ def write(
     return findings
 
 
-def _places(dataset: str, subject: str, healthy: bool, shares: SharedOut | Membership) -> list[Place]:
+def _places(dataset: str, subject: str, healthy: bool, shares: Shared) -> list[Place]:
     if not isinstance(shares, SharedOut):
         return shares.get(subject, [])
     # without folds there is one, as split files of healthy data sets have it
@@ -111,7 +113,7 @@ def _places(dataset: str, subject: str, healthy: bool, shares: SharedOut | Membe
     ]
 
 
-def _wanted(healthy: bool, parts: Mapping[Place, list[Row]], shares: SharedOut | Membership) -> list[Place]:
+def _wanted(healthy: bool, parts: Mapping[Place, list[Row]], shares: Shared) -> list[Place]:
     """Every split that the published layout has, whether somebody is in it or not."""
     folds = {fold for _, fold in parts if fold is not None}
     if isinstance(shares, SharedOut):
@@ -164,7 +166,7 @@ def _odd(
     healthy: bool,
     rows: list[Row],
     parts: Mapping[Place, list[Row]],
-    shares: SharedOut | Membership,
+    shares: Shared,
 ) -> Iterable[Finding]:
     for place in _wanted(healthy, parts, shares):
         if rows and not parts.get(place):
@@ -176,3 +178,30 @@ def _odd(
     if unnamed:
         found = f"{len(unnamed)} subjects stand in no split file, or were dropped as leaks ({names(unnamed)})"
         yield warning("no-split", f"splits/{dataset}", found, "prepared, but in no split")
+
+
+def other_steps(depot: Depot, dataset: str) -> list[Finding]:
+    """A warning if data sets in this DATA_DIR went through other steps: a model would take the difference for an anomaly."""
+    made = {name: _recipe(depot, name) for name in prepared_in(depot)}
+    own = made.get(dataset)
+    differing = [name for name, recipe in made.items() if own is not None and recipe is not None and recipe != own]
+    if not differing:
+        return []
+    found = f"{', '.join(differing)} went through other steps or parameters than {dataset}"
+    allowed = "prepare all data sets alike: a model takes a step that is missing for an anomaly"
+    return [warning("other-steps", manifest.FOLDER, found, allowed)]
+
+
+def prepared_in(depot: Depot) -> list[str]:
+    """Data sets that a DATA_DIR on a disk has; of an object store only the known names are looked for."""
+    if depot.folder is None:
+        return [name for name in DOWNLOADS if depot.is_there(manifest.summary_name(name))]
+    return sorted(path.stem for path in (depot.folder / manifest.FOLDER).glob("*.json"))
+
+
+def _recipe(depot: Depot, dataset: str) -> list[object] | None:
+    """Steps and parameters of one subject; who brings a brain mask needs none extracted, which is no difference."""
+    subjects = depot.read_json(manifest.summary_name(dataset)).get("subjects", [])
+    record = depot.read_json(manifest.name_of(dataset, subjects[0])) if subjects else {}
+    steps = record.get("steps")
+    return steps and [[one["name"], one["version"], one["parameters"]] for one in steps if one["name"] != "extract"]

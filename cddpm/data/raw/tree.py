@@ -26,6 +26,8 @@ class Found:
     subjects: tuple[RawSubject, ...]
     findings: tuple[Finding, ...]
     shares: SharedOut
+    left_out: tuple[str, ...] = ()
+    """Names of subjects that findings may tell of, although they are not among the subjects."""
 
 
 def scans(root: Path) -> Iterator[tuple[str, Path]]:
