@@ -168,12 +168,10 @@ def _odd(
     parts: Mapping[Place, list[Row]],
     shares: Shared,
 ) -> Iterable[Finding]:
-    for place in _wanted(healthy, parts, shares):
-        if rows and not parts.get(place):
-            found = f"nobody is in it, of {len(rows)} subjects"
-            yield warning(
-                "empty-split", f"splits/{_file(dataset, place)}", found, "a training needs somebody in each split"
-            )
+    empty = [f"splits/{_file(dataset, place)}" for place in _wanted(healthy, parts, shares) if not parts.get(place)]
+    if rows and empty:
+        found = f"nobody of {len(rows)} subjects is in it"
+        yield warning("empty-split", empty[0], found, "a training needs somebody in each split", empty[1:])
     unnamed = [] if isinstance(shares, SharedOut) else [row.subject for row in rows if row.subject not in shares]
     if unnamed:
         found = f"{len(unnamed)} subjects stand in no split file, or were dropped as leaks ({names(unnamed)})"
