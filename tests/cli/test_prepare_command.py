@@ -1,18 +1,15 @@
 """``cddpm data prepare``: from an official download to a folder that ``cddpm data check`` passes; faults by exit code."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+import raw_trees
 from readme_pages import ROOT, read
 from typer.testing import CliRunner, Result
 
 from cddpm.cli import app
 from cddpm.errors import ConfigError, DataError
-
-sys.path.insert(0, str(ROOT / "tests" / "data" / "raw"))
-import raw_trees
 
 STEPS = ("--steps", "reorient,extract,resample,strip")
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Fields of a patient are planted in headers, extensions, sidecars, DICOM tags and names: no output byte has them, no line tells."""
+"""Fields of a patient are planted in headers, extensions, sidecars, DICOM tags and names: no output byte has them."""
 
 import gzip
 import json
