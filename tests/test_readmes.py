@@ -19,6 +19,7 @@ from cddpm.cli.shell import overrides
 from cddpm.config import FIELDS, BenchmarkConfig, DataConfig, field_paths, load, parse
 from cddpm.data.layout import scan_layout
 from cddpm.data.pattern import Patterns
+from cddpm.data.raw.custom import RawLayout
 from cddpm.tracking import promotion, query
 
 PAGES = pages()
@@ -241,7 +242,9 @@ def test_a_wrong_name_is_found(text: str, look: Callable[[Page], Iterator[str]])
 )
 def test_every_yaml_example_is_taken(page: Page, content: str) -> None:
     raw = yaml.safe_load(content)
-    if "datasets" in raw:
+    if any("images" in one for one in raw.get("datasets", {}).values()):
+        RawLayout.model_validate(raw)
+    elif "datasets" in raw:
         Patterns.model_validate(raw)
     else:
         parse({"name": "example", **raw}, page.name)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cddpm.cli import cache, cluster, data, glossary, importing, predict, registry, report
+from cddpm.cli import cache, cluster, data, glossary, importing, predict, preparation, registry, report
 from cddpm.cli.shell import guarded_app
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find anomalies in brain MRI with conditioned diffusion models.",
 )
+data.app.command("prepare")(preparation.prepare)
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.add_typer(cluster.app, name="cluster")

@@ -8,7 +8,16 @@ from cddpm.cluster.internals import janitor
 from cddpm.cluster.network import torch_config
 from cddpm.cluster.roster import Roster
 from cddpm.cluster.session import HEAD, WORKER_ENVIRONMENT, capacity, connect, connected, kill
-from cddpm.cluster.tasks import ActorPool, check_shared, drive, on_each_node, over_scans, parallel_map
+from cddpm.cluster.tasks import (
+    ActorPool,
+    bounded_map,
+    check_seen,
+    check_shared,
+    drive,
+    on_each_node,
+    over_scans,
+    parallel_map,
+)
 
 __all__ = [
     "HEAD",
@@ -16,8 +25,10 @@ __all__ = [
     "ActorPool",
     "Board",
     "Roster",
+    "bounded_map",
     "capacity",
     "check_answers",
+    "check_seen",
     "check_shared",
     "claimed",
     "connect",

@@ -43,6 +43,49 @@ def over_scans(config: ExperimentConfig) -> Callable[[Callable[[T], R], list[T]]
     return partial(parallel_map, beside_driver=is_uri(config.kept_in) and not is_uri(str(config.data.data_dir)))
 
 
+def bounded_map(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    lost: Callable[[T, str], R],
+    at_once: int | None = None,
+    memory_bytes: int = 0,
+) -> Iterator[R]:
+    """``parallel_map`` of work that takes much memory: each task books ``memory_bytes`` of its node, ``at_once`` run at most.
+
+    A process that dies again and again takes no other's work with it: the result is then ``lost(item, why)``.
+    """
+    import ray
+
+    least = min((node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    task: Any = ray.remote(max_retries=1, num_cpus=1, memory=int(min(memory_bytes, least)))(_apply)
+    waiting, running = list(items), list[tuple[Any, T]]()
+    window = at_once or max(2, 2 * int(capacity().get("CPU", 1)))
+    while waiting or running:
+        while waiting and len(running) < window:
+            item = waiting.pop(0)
+            running.append((task.remote(function, item), item))
+        first, item = running.pop(0)
+        try:
+            yield ray.get(first)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            yield lost(item, next(iter(str(error).splitlines()), type(error).__name__))
+
+
+def check_seen(folder: Path, what: str) -> None:
+    """Every node must see ``folder`` (``what`` it is to a user). Raises ``SearchError`` naming the nodes that do not."""
+    import ray
+
+    if sum(node["Alive"] for node in ray.nodes()) < 2:
+        return
+    blind = [address for address, seen in on_each_node(_sees, str(folder)).items() if not seen]
+    if blind:
+        raise SearchError(
+            f"{what} {folder}: not there on node(s) {', '.join(blind)}; it must be shared (NFS, say), or be s3://..."
+        )
+
+
 def _apply(function: Callable[[T], R], item: T) -> R:
     return function(item)
 

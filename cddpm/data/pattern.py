@@ -52,7 +52,23 @@ class Shares(Frozen):
         return self
 
 
-class DatasetPattern(Frozen):
+class SharedOut(Frozen):
+    """How the subjects of one data set are shared out."""
+
+    split: Shares
+    folds: Positive | None = None
+    """Validation moves on by its own share from fold to fold; empty: one fold for all."""
+    seed: int = 0
+    """Another seed, other splits."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.folds is not None and not self.split.train:
+            raise ValueError(f"folds: {self.folds}: allowed only with a share for training")
+        return self
+
+
+class DatasetPattern(SharedOut):
     """One data set: ``{subject}`` in the image's pattern takes part of one file or folder name, ``*`` stands for the rest."""
 
     image: Annotated[str, Field(pattern=r"\{subject\}")]
@@ -66,11 +82,6 @@ class DatasetPattern(Frozen):
     """Labels of its segmentations that are the anomaly; empty: as ``data.lesion_labels`` says."""
     ignored_labels: tuple[Positive, ...] | None = None
     """Labels that count neither way; empty: as ``data.ignored_labels`` says."""
-    split: Shares
-    folds: Positive | None = None
-    """Validation moves on by its own share from fold to fold; empty: one fold for all."""
-    seed: int = 0
-    """Another seed, other splits."""
 
     @field_validator("image", "mask", "segmentation")
     @classmethod
@@ -78,12 +89,6 @@ class DatasetPattern(Frozen):
         if pattern is not None and address(pattern):
             raise ValueError(f"'{pattern}' is an address; allowed is {ON_DISK}")
         return pattern
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.folds is not None and not self.split.train:
-            raise ValueError(f"folds: {self.folds}: allowed only with a share for training")
-        return self
 
 
 class Patterns(Frozen):
@@ -111,7 +116,7 @@ def read_patterns(data: DataConfig, path: Path, root: Path) -> Iterator[ScanRow 
             yield from _dataset_rows(data, name, pattern, path, root)
 
 
-def share_out(dataset: str, subject: str, pattern: DatasetPattern) -> list[tuple[Split, int | None]]:
+def share_out(dataset: str, subject: str, pattern: SharedOut) -> list[tuple[Split, int | None]]:
     """Every split and fold that a subject is in, from its hash alone.
 
     With folds: one place u in [0, 1) per subject; validation of fold k is the stretch [k v, (k + 1) v) of the circle, v the
@@ -142,13 +147,13 @@ def _dataset_rows(
     label = label_of(data, name, pattern.segmentation is not None) if pattern.label is None else pattern.label
     named = (pattern.lesion_labels, pattern.ignored_labels or ())
     labels = None if pattern.lesion_labels is None and pattern.ignored_labels is None else Labels(*named)
-    images = _images(root, fill_modality(pattern.image, modality))
+    images = files_by_subject(root, fill_modality(pattern.image, modality))
     if not images:
         found = f"no file below {root} matches {fill_modality(pattern.image, modality)}"
         yield Finding("error", "no-match", source, found, "paths are relative to data.data_dir or the table's folder")
     for subject, files in sorted(images.items()):
         faults: list[Finding] = []
-        image = _only(faults, source, subject, "image", files)
+        image = only_one(faults, source, subject, "image", files)
         mask = _resolve(faults, source, subject, "mask", pattern.mask, modality, root)
         anomaly = pattern.segmentation
         segmentation = _resolve(faults, source, subject, "segmentation", anomaly, modality, root) if anomaly else None
@@ -158,8 +163,8 @@ def _dataset_rows(
                 yield ScanRow(name, subject, split, fold, label, None, image, mask, segmentation, source, labels)
 
 
-def _images(root: Path, pattern: str) -> dict[str, list[Path]]:
-    """Files by the subject that their path names."""
+def files_by_subject(root: Path, pattern: str) -> dict[str, list[Path]]:
+    """Files (or folders) below ``root`` by the subject that their path names."""
     expression = _expression(pattern)
     found: defaultdict[str, list[Path]] = defaultdict(list)
     wild = "*".join(glob.escape(part) for part in re.split(r"\{subject\}|\*", pattern))
@@ -192,14 +197,15 @@ def _resolve(
     if "*" not in filled:
         return existing_form(root / filled.replace("{subject}", subject))
     escaped = "*".join(glob.escape(part) for part in filled.replace("{subject}", subject).split("*"))
-    return _only(faults, source, subject, what, [root / text for text in sorted(_matches(escaped, root))])
+    return only_one(faults, source, subject, what, [root / text for text in sorted(_matches(escaped, root))])
 
 
 def _matches(wild: str, root: Path) -> list[str]:
     return glob.glob(wild, root_dir=root)  # noqa: PTH207 - a Path's own glob refuses absolute patterns
 
 
-def _only(faults: list[Finding], source: str, subject: str, what: str, files: list[Path]) -> Path | None:
+def only_one(faults: list[Finding], source: str, subject: str, what: str, files: list[Path]) -> Path | None:
+    """The one of ``files``; another number of them is a fault."""
     if len(files) == 1:
         return files[0]
     shown = ", ".join(str(file) for file in files[:3]) or "none"

@@ -61,7 +61,7 @@ __all__ = [
 
 IGNORED = 2
 """In what ``read_segmentation`` gives: voxels that count neither way."""
-
+MOST_LABEL = 32767
 OBLIQUE_DEGREES = 5.0
 SHEAR_DEGREES, SHEAR_NOTED_DEGREES = 5.0, 1.0
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
@@ -147,19 +147,25 @@ def read_segmentation(path: Path, labels: Labels = Labels()) -> Volume:  # noqa:
 
     ``labels`` says which numbers are which. Raises ``VolumeFileError``, also for a label that is neither.
     """
-    volume = _read(path, lambda *_: 0.0)
-    rounded = np.rint(volume.data)
-    if rounded.min() < 0 or float(np.abs(volume.data - rounded).max()) > 1e-3:
-        found = f"values from {volume.data.min():g} to {volume.data.max():g} that are not labels"
-        fault(path, "not-binary", found, "a segmentation holds whole numbers from 0; threshold it first")
-    there = tuple(int(label) for label in np.unique(rounded[rounded > 0]))
-    unknown = [label for label in there if labels.meaning(label) == "unknown"]
+    volume = read_labels(path)
+    unknown = [label for label in volume.labels if labels.meaning(label) == "unknown"]
     if unknown:
         told = f"label {', '.join(map(str, unknown))}, which is neither lesion nor ignored ({labels})"
         fault(path, "labels", told, "name it in data.lesion_labels or data.ignored_labels, or correct the file")
-    coded = (rounded > 0).astype(np.uint8)
-    coded[np.isin(rounded, [label for label in there if labels.meaning(label) == "ignored"])] = IGNORED
-    return replace(volume, data=coded, labels=there)
+    coded = (volume.data > 0).astype(np.uint8)
+    coded[np.isin(volume.data, [label for label in volume.labels if labels.meaning(label) == "ignored"])] = IGNORED
+    return replace(volume, data=coded)
+
+
+def read_labels(path: Path) -> Volume:
+    """Read a segmentation with the labels of its file, int16 (X, Y, Z); may be empty. Raises ``VolumeFileError``."""
+    volume = _read(path, lambda *_: 0.0)
+    rounded = np.rint(volume.data)
+    if rounded.min() < 0 or float(np.abs(volume.data - rounded).max()) > 1e-3 or rounded.max() > MOST_LABEL:
+        found = f"values from {volume.data.min():g} to {volume.data.max():g} that are not labels"
+        fault(path, "not-binary", found, "a segmentation holds whole numbers from 0; threshold it first")
+    there = tuple(int(label) for label in np.unique(rounded[rounded > 0]))
+    return replace(volume, data=rounded.astype(np.int16), labels=there)
 
 
 def read_map(path: Path) -> Volume:
@@ -184,8 +190,8 @@ def write_volume(
 ) -> None:
     """Write ``data`` (X, Y, Z) with ``affine`` (4, 4; voxel index to mm, RAS+) atomically as ``.nii`` or ``.nii.gz``.
 
-    ``header`` (of a ``Volume``) is kept: NIfTI-1 or -2, description, units, qform and sform codes. Equal arguments give equal
-    bytes: the gzip header carries no time and no name. Parent folders are made. Raises ``StorageError`` when the disk refuses.
+    ``header`` (of a ``Volume``) is kept but for its texts, which may tell of a person: NIfTI-1 or -2, units, form codes. Equal
+    arguments give equal bytes (no time, no name in gzip's). Parent folders are made. Raises ``StorageError``.
     """
     wanted: np.dtype[Any] = np.dtype(data.dtype if dtype is None else dtype)
     kind = _WRITABLE.get(wanted, wanted)
@@ -197,6 +203,7 @@ def write_volume(
         image.set_sform(affine, code=1)
         image.set_qform(affine, code=1)
     image.header["cal_min"] = image.header["cal_max"] = 0  # a display window of other intensities would hide the result
+    volume_file.clear_texts(image.header)
     raw = image.to_bytes()
     artifact.write_bytes(path, gzip.compress(raw, compresslevel=3, mtime=0) if path.suffix == ".gz" else raw)
 

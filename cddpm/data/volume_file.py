@@ -9,7 +9,7 @@ import io
 import logging
 import zlib
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ HEADER_BYTES = 540
 """Of NIfTI-2; that of NIfTI-1 is smaller."""
 HEAD_BYTES = 1 << 16
 """What of a packed file is enough to unpack a header."""
+_TEXTS = ("data_type", "db_name", "descrip", "aux_file", "intent_name")
+"""Free texts of a header; NIfTI-2 has the last three."""
 TAIL_BYTES = 1 << 24
 """More than this behind the last voxel of a packed file is not unpacked."""
 _COPY = "copy the file again from its source"
@@ -68,6 +70,13 @@ def read_bytes(path: Path, limit: int = -1) -> bytes:
     if not raw:
         fault(path, "empty-file", "0 bytes", _COPY)
     return raw
+
+
+def clear_texts(header: Any) -> None:
+    """Empty what a header says in words: names, dates and numbers of patients are found there."""
+    for name in _TEXTS:
+        if name in header:
+            header[name] = b""
 
 
 class Corrections(logging.Handler):

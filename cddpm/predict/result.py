@@ -1,7 +1,7 @@
 """The folder of one scan's results: written whole, found again, never mixed with those of another model.
 
 ====================================================  ==============================================================
-``anomaly_map``, ``reconstruction``, ``segmentation``  ``.nii.gz`` on the scan's own grid, with its affine and header
+``anomaly_map``, ``reconstruction``, ``segmentation``  ``.nii.gz`` on the scan's grid, with its affine; header without texts
 ``coverage``                                          as these: 1 where brain was looked at, 0 where not, and outside of it
 ``overview.png``                                      three slices
 ``result.json``                                       scores, warnings, provenance, digests; written last

@@ -1,0 +1,162 @@
+"""The classical fallback for a brain mask: thresholds and morphology, where no mask is given and no network at hand.
+
+The bias field is taken out roughly. Then at 3 mm every threshold and every radius of erosion is tried: what is brighter,
+eroded until the brain is the largest piece, grown back, closed and filled. A piece that lies at the head's surface has leaked
+through the skull. Of the others the one that is most like an ellipsoid is taken, which a brain without bites and handles is;
+of nearly as good ones the smallest, which has least of the meninges. That threshold and radius are applied once more at 2 mm.
+Contrast has no say but that bone is dark, so T1, T2 and FLAIR are alike. With a template, its mask, registered, cuts off what
+is far outside and fills in what is deep inside.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from cddpm.data.raw.bias import bias_field, otsu
+from cddpm.data.raw.head import Figures, Grid
+from cddpm.data.raw.registration import COARSE, MIDDLE, Scene, match, overlap
+from cddpm.data.raw.resampling import around, lattice_of, linear, mask_at, moved, voxel_ml
+from cddpm.errors import DataError
+
+Mask = npt.NDArray[np.bool_]
+SEARCH_MM, FINAL_MM = 3.0, 2.0
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+"""Of the median of what is brighter than Otsu's threshold."""
+RADII_MM = (2.0, 3.0, 4.5, 6.0, 8.0)
+CLOSING_MM = 6.0
+PLAUSIBLE_ML = (600.0, 2300.0)
+STRIPPED_ML = 2300.0
+"""A head with less in it has no skull."""
+SURFACE_MM, LEAKED = 6.0, 0.02
+"""A piece with more than this share of it nearer than that to the head's surface is no brain alone."""
+NEARLY = 0.007
+"""Ellipsoids that fit less well by this fit as well."""
+FAR_MM, DEEP_MM = 5.0, 7.0
+"""Beyond the template's brain, and within it, by which the template is believed."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    inside: Mask
+    threshold: float
+    radius_mm: float
+    likeness: float
+
+
+def classical(image: Grid, template: Scene | None = None) -> tuple[Grid, Figures]:
+    """A brain mask uint8 {0, 1} on the grid of ``image``, and how it was found.
+
+    Raises ``DataError`` when no piece of the head can be told to be its brain.
+    """
+    coarse, head = _seen(image, SEARCH_MM), None
+    bright = otsu(coarse.data)
+    head = _head(bright)
+    figures: dict[str, float | int | str | bool | None] = {"extraction": "classical"}
+    if np.count_nonzero(head) * voxel_ml(coarse.affine) < STRIPPED_ML:
+        found = Grid(head.astype(np.uint8), coarse.affine)
+        figures["extraction_piece"] = "everything, as there is no skull"
+    else:
+        level = float(np.median(coarse.data[bright]))
+        piece = _likeliest(coarse, head, level)
+        fine = _seen(image, FINAL_MM)
+        near = mask_at(
+            Grid(_dilated(piece.inside, SEARCH_MM, SEARCH_MM).astype(np.uint8), coarse.affine), lattice_of(fine)
+        )
+        brain = _body((fine.data > piece.threshold * level) & (near.data > 0), piece.radius_mm, FINAL_MM)
+        found = Grid(brain.astype(np.uint8), fine.affine)
+        figures |= {
+            "extraction_threshold": piece.threshold,
+            "extraction_radius_mm": piece.radius_mm,
+            "extraction_ellipsoid_dice": round(piece.likeness, 4),
+        }
+    if template is not None and template.brain is not None:
+        found, agreement = _with_template(image, found, template)
+        figures["extraction_atlas_dice"] = round(agreement, 4)
+    return mask_at(found, lattice_of(image)), figures
+
+
+def _seen(image: Grid, voxel_mm: float) -> Grid:
+    """The image with cubic voxels, its bias field taken out roughly."""
+    seen = linear(image, around(image, "RAS", voxel_mm))
+    data = seen.data - seen.data.min()
+    field = bias_field(Grid(data, seen.affine), otsu(data), 6.0, (10, 10, 10))
+    return Grid(data / field, seen.affine)
+
+
+def _head(bright: Mask) -> Mask:
+    """All within the outer surface of the largest bright piece; open where the field of view ends."""
+    pad = int(np.ceil(9.0 / SEARCH_MM))
+    solid = np.pad(_largest(bright), pad)
+    closed = _eroded(_dilated(solid, 9.0, SEARCH_MM), 9.0, SEARCH_MM)
+    inner = (slice(pad, -pad),) * 3
+    return np.asarray(ndimage.binary_fill_holes(closed))[inner]
+
+
+def _likeliest(coarse: Grid, head: Mask, level: float) -> _Piece:
+    depth = ndimage.distance_transform_edt(np.pad(head, 1, mode="edge"), sampling=SEARCH_MM)[1:-1, 1:-1, 1:-1]
+    low, high = (ml / voxel_ml(coarse.affine) for ml in PLAUSIBLE_ML)
+    pieces = []
+    for threshold, radius in itertools.product(THRESHOLDS, RADII_MM):
+        inside = _body(coarse.data > threshold * level, radius, SEARCH_MM)
+        size = np.count_nonzero(inside)
+        if low <= size <= high and np.count_nonzero(inside & (depth <= SURFACE_MM)) <= LEAKED * size:
+            pieces.append(_Piece(inside, threshold, radius, _ellipsoid_dice(inside)))
+    if not pieces:
+        raise DataError(
+            "no brain can be told from the rest of the head by thresholds; give a mask, or name HD-BET or SynthStrip as the "
+            "extractor"
+        )
+    best = max(piece.likeness for piece in pieces) - NEARLY
+    return min((p for p in pieces if p.likeness >= best), key=lambda p: int(np.count_nonzero(p.inside)))
+
+
+def _body(bright: Mask, radius_mm: float, voxel_mm: float) -> Mask:
+    """The largest piece of ``bright`` that is left by erosion, grown back into it, closed and filled."""
+    core = _largest(_eroded(bright, radius_mm, voxel_mm))
+    if not core.any():
+        return core
+    grown = _dilated(core, radius_mm + voxel_mm / 3, voxel_mm) & bright
+    return np.asarray(ndimage.binary_fill_holes(_eroded(_dilated(grown, CLOSING_MM, voxel_mm), CLOSING_MM, voxel_mm)))
+
+
+def _with_template(image: Grid, found: Grid, template: Scene) -> tuple[Grid, float]:
+    """``found`` where the template's brain is near, all that is deep inside of that; Dice of the two before."""
+    assert template.brain is not None
+    motion = match(template, Scene(image, found), "affine", (COARSE, MIDDLE)).motion
+    agreement = overlap(template.brain, found, motion)
+    carried = mask_at(moved(template.brain, np.linalg.inv(motion)), lattice_of(found)).data > 0
+    brain = (found.data > 0) & _dilated(carried, FAR_MM, FINAL_MM) | _eroded(carried, DEEP_MM, FINAL_MM)
+    brain = _largest(np.asarray(ndimage.binary_fill_holes(brain)))
+    return Grid(brain.astype(np.uint8), found.affine), agreement
+
+
+def _ellipsoid_dice(inside: Mask) -> float:
+    """Dice of a shape and the ellipsoid that has its moments."""
+    points = np.argwhere(inside)
+    middle = points.mean(0)
+    root = np.linalg.cholesky(np.cov(points.T) * 5 + 1e-6 * np.eye(3))
+    away = np.indices(inside.shape).reshape(3, -1) - middle[:, None]
+    within = (np.square(np.linalg.solve(root, away)).sum(0) <= 1).reshape(inside.shape)
+    return 2 * float(np.count_nonzero(within & inside)) / float(np.count_nonzero(within) + len(points))
+
+
+def _largest(inside: Mask) -> Mask:
+    labels, count = ndimage.label(inside)
+    if not count:
+        return inside
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray(labels == np.argmax(sizes))
+
+
+def _dilated(inside: Mask, radius_mm: float, voxel_mm: float) -> Mask:
+    if not inside.any():
+        return inside
+    return np.asarray(ndimage.distance_transform_edt(~inside, sampling=voxel_mm) <= radius_mm)
+
+
+def _eroded(inside: Mask, radius_mm: float, voxel_mm: float) -> Mask:
+    return np.asarray(ndimage.distance_transform_edt(inside, sampling=voxel_mm) > radius_mm)

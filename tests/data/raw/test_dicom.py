@@ -1,0 +1,86 @@
+"""DICOM folders: the volume lies where its slices say, and what cannot be read as one volume is refused with a remedy."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import PATIENT, write_series
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from cddpm.data.raw.dicom import read_series, series_in
+from cddpm.errors import VolumeError
+
+DATA = np.random.default_rng(0).integers(0, 900, (7, 6, 5)).astype(np.float32)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    angles=st.tuples(*[st.floats(-180, 180)] * 3),
+    spacing=st.tuples(*[st.floats(0.5, 6).map(lambda x: round(x, 2))] * 3),
+)
+def test_every_direction_and_spacing_is_where_its_slices_say(
+    tmp_path_factory: pytest.TempPathFactory, angles: tuple[float, float, float], spacing: tuple[float, float, float]
+) -> None:
+    folder = tmp_path_factory.mktemp("series")
+    turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    affine = write_series(folder, DATA, orientation=(*turn[:, 0], *turn[:, 1]), spacing=spacing)
+    grid = read_series(folder)
+    np.testing.assert_array_equal(grid.data, DATA)
+    np.testing.assert_allclose(grid.affine, affine, atol=1e-4)
+    assert grid.data.dtype == np.float32
+
+
+def test_of_several_series_one_is_asked_for_and_no_patient_is_told(tmp_path: Path) -> None:
+    write_series(tmp_path, DATA, 3, "t1 mprage Zzpatient sag")
+    write_series(tmp_path, 2 * DATA, 12, "Zzpatient^Quentin ax FLAIR 19610417")
+    with pytest.raises(VolumeError, match=r"2 series: 3 \(5 files, t1 mprage sag\); 12 \(5 files, ax FLAIR\)") as error:
+        read_series(tmp_path)
+    assert "--series" in str(error.value)
+    assert not [value for value in PATIENT.values() if value.split("^")[0].lower() in str(error.value).lower()]
+    np.testing.assert_array_equal(read_series(tmp_path, "12").data, 2 * DATA)
+    uid = next(one.uid for one in series_in(tmp_path) if one.number == 3)
+    np.testing.assert_array_equal(read_series(tmp_path, uid).data, DATA)
+    with pytest.raises(VolumeError, match=r"no series 4; there are 3 .*; 12"):
+        read_series(tmp_path, "4")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"skipped": (2,)}, r"slices lie 4\.00 to 8\.00 mm apart: some are missing"),
+        ({"skipped": (1, 2, 3, 4)}, r"a single slice; a volume is needed"),
+        ({"spacing": (2.0, 3.0, 0.0)}, r"several slices lie at one place"),
+        ({"shift_mm": 1.5}, r"slices are shifted against each other .*dcm2niix"),
+    ],
+)
+def test_slices_that_make_no_volume_are_refused(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    spacing = changes.get("spacing")
+    if spacing == (2.0, 3.0, 0.0):  # two time points under one UID: positions are alike
+        write_series(tmp_path, DATA)
+        for file in sorted(tmp_path.iterdir()):
+            (tmp_path / f"again_{file.name}").write_bytes(file.read_bytes())
+    else:
+        write_series(tmp_path, DATA, **changes)  # type: ignore[arg-type]
+    with pytest.raises(VolumeError, match=said):
+        read_series(tmp_path)
+
+
+def test_enhanced_multi_frame_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    write_series(tmp_path, DATA)
+    for file in tmp_path.iterdir():  # the class as the writer padded it, by that of Enhanced MR
+        raw = file.read_bytes()
+        plain, enhanced = b"1.2.840.10008.5.1.4.1.1.4\x00", b"1.2.840.10008.5.1.4.1.1.4.1\x00"
+        head, tag, rest = raw.partition(b"\x08\x00\x16\x00")
+        assert rest[4:].startswith(plain)
+        file.write_bytes(head + tag + len(enhanced).to_bytes(4, "little") + enhanced + rest[4 + len(plain) :])
+    with pytest.raises(VolumeError, match=r"enhanced multi-frame DICOM; convert it with dcm2niix"):
+        read_series(tmp_path)
+
+
+def test_a_folder_without_dicom_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "Zzpatient.txt").write_text("notes")
+    with pytest.raises(VolumeError, match=r"no DICOM series in this folder"):
+        read_series(tmp_path)
+    assert "Zzpatient" not in "".join(capfd.readouterr())
