@@ -94,7 +94,8 @@ def extract(program: Program, image: Grid, device: Device) -> Grid:
         mask = read_mask(mask_file).data
     if mask.shape != image.data.shape:
         raise DataError(
-            f"{program.path}: its mask has {extent(mask.shape)} voxels, the scan {extent(image.data.shape)}; it must keep the grid"
+            f"{program.path}: its mask has {extent(mask.shape)} voxels, the scan {extent(image.data.shape)}; both must lie on "
+            "one grid"
         )
     return Grid(mask, image.affine)
 
@@ -125,7 +126,8 @@ def _run(program: Program, arguments: list[str]) -> None:
         )
     except subprocess.TimeoutExpired:
         raise DataError(
-            f"{program.path}: not done after {PATIENCE_SECONDS / 60:.0f} minutes and stopped; try it by hand, or choose another extractor"
+            f"{program.path}: not done after {PATIENCE_SECONDS / 60:.0f} minutes and stopped; try it by hand, or choose another "
+            "extractor"
         ) from None
     except OSError as error:
         raise DataError(f"{program.path}: cannot be started ({error.strerror}); try it by hand") from None

@@ -26,7 +26,7 @@ SEARCH_MM, FINAL_MM = 3.0, 2.0
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Of the median of what is brighter than Otsu's threshold."""
 RADII_MM = (2.0, 3.0, 4.5, 6.0, 8.0)
-CLOSING_MM = 6.0
+CLOSING_MM = 9.0
 PLAUSIBLE_ML = (600.0, 2300.0)
 STRIPPED_ML = 2300.0
 """A head with less in it has no skull."""

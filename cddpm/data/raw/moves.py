@@ -19,7 +19,7 @@ def align(head: Head) -> tuple[Head, Figures]:
     """Each other modality rigidly on the first one. What lies on the voxels of such a modality alone moves with it."""
     name, *others = head.images
     reference = head.images[name]
-    bright = Grid(otsu(reference.data), reference.affine)
+    bright = Grid(otsu(reference.data), reference.affine) if others else reference
     figures: dict[str, float | int | str | bool | None] = {}
     for other in others:
         image = head.images[other]

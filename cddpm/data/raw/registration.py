@@ -19,6 +19,7 @@ from cddpm.data.raw.head import Grid
 from cddpm.data.raw.resampling import Affine, around, as_array, as_itk, linear, moved, share, voxel_sizes
 
 Kind = Literal["affine", "rigid"]
+Linear = sitk.Euler3DTransform | sitk.AffineTransform
 TURNS_DEGREES = (-25.0, 0.0, 25.0)
 """Starts are turned by each of these about each axis."""
 STARTS = 3
@@ -73,7 +74,7 @@ def match(fixed: Scene, moving: Scene, kind: Kind, levels: Sequence[Level] = (CO
     pair = _pair(fixed, moving, levels[0].voxel_mm)
     starts = sorted(_starts(fixed, moving), key=lambda start: _dissimilarity(pair, start))[:STARTS]
     found = min((_improved(pair, start, levels[0]) for start in starts), key=lambda end: end[1])
-    transform: sitk.Transform = found[0]
+    transform: Linear = found[0]
     for number, level in enumerate(levels[1:]):
         pair = _pair(fixed, moving, level.voxel_mm)
         if number == 0:
@@ -121,10 +122,9 @@ def _placed(grid: Grid) -> sitk.Image:
 
 def _starts(fixed: Scene, moving: Scene) -> list[sitk.Euler3DTransform]:
     here, there = centre(fixed), centre(moving)
-    starts = [_euler(here, np.zeros(3), (0.0, 0.0, 0.0))]
-    for turn in itertools.product(TURNS_DEGREES, repeat=3):
-        starts.append(_euler(here, there - here, turn))
-    return starts
+    as_they_lie = _euler(here, np.zeros(3), (0.0, 0.0, 0.0))
+    turns = itertools.product(TURNS_DEGREES, repeat=3)
+    return [as_they_lie, *(_euler(here, there - here, turn) for turn in turns)]
 
 
 def _euler(
@@ -166,10 +166,10 @@ def _dissimilarity(pair: _Pair, start: sitk.Transform) -> float:
         return math.inf
 
 
-def _improved(pair: _Pair, start: sitk.Transform, level: Level) -> tuple[sitk.Transform, float]:
+def _improved(pair: _Pair, start: Linear, level: Level) -> tuple[Linear, float]:
     """(transform from fixed to moving points, metric): ``start`` after gradient descent; ``start`` itself if nothing overlaps."""
-    method = _method(pair)
-    method.SetInitialTransform(start, inPlace=False)
+    method, transform = _method(pair), type(start)(start)
+    method.SetInitialTransform(transform, inPlace=True)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=1.0,
         minStep=0.002,
@@ -181,14 +181,13 @@ def _improved(pair: _Pair, start: sitk.Transform, level: Level) -> tuple[sitk.Tr
     )
     method.SetOptimizerScalesFromPhysicalShift()
     try:
-        found = method.Execute(pair.fixed, pair.moving)
+        method.Execute(pair.fixed, pair.moving)
     except RuntimeError:
         return start, math.inf
-    return sitk.Transform(found).Downcast(), float(method.GetMetricValue())
+    return transform, float(method.GetMetricValue())
 
 
-def _as_affine(transform: sitk.Transform) -> sitk.AffineTransform:
-    rigid = sitk.Euler3DTransform(transform)
+def _as_affine(rigid: Linear) -> sitk.AffineTransform:
     result = sitk.AffineTransform(3)
     result.SetCenter(rigid.GetCenter())
     result.SetMatrix(rigid.GetMatrix())
@@ -212,7 +211,7 @@ def overlap(fixed: Grid, moving: Grid, motion: Affine) -> float:
     there = mask_at(moved(moving, motion), lattice_of(fixed)).data > 0
     here = fixed.data > 0
     total = np.count_nonzero(here) + np.count_nonzero(there)
-    return 2 * float(np.count_nonzero(here & there)) / total if total else 0.0
+    return 2 * float(np.count_nonzero(here & there)) / float(total) if total else 0.0
 
 
 def displacement_mm(scene: Grid, motion: Affine) -> float:

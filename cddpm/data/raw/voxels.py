@@ -14,6 +14,7 @@ from cddpm.data.raw.extraction import classical
 from cddpm.data.raw.head import Figures, Grid, Head
 from cddpm.data.raw.lesions import burdens, comparison, labels_at
 from cddpm.data.raw.resampling import (
+    Lattice,
     around,
     cubic,
     lattice_of,
@@ -82,9 +83,14 @@ def correct_bias(head: Head, voxel_mm: float, iterations: Sequence[int]) -> tupl
 
 
 def resample(head: Head, config: PreparationConfig, template: Files | None) -> tuple[Head, Figures]:
-    """Everything at the final voxels, interpolated here and nowhere else; not at all where a grid is the final one already."""
+    """Everything at the final voxels, interpolated here and nowhere else; not at all where a grid is the final one already.
+
+    Where ``crop`` is among the steps only what it will keep is made.
+    """
     through = None if template is None else template_of(*template).image.affine[:3, 3]
     lattice = around(head.reference, config.orientation, config.voxel_size_mm, through)
+    if head.mask is not None and "crop" in config.steps and not same_lattice(head.reference, lattice):
+        lattice = _near(mask_at(head.mask, lattice), config)
     kept = [name for name, image in head.images.items() if same_lattice(image, lattice)]
     images = {name: image if name in kept else cubic(image, lattice) for name, image in head.images.items()}
     mask = None if head.mask is None else mask_at(head.mask, lattice)
@@ -146,6 +152,18 @@ def _box(mask: Grid, config: PreparationConfig) -> tuple[geometry.Shape, geometr
         low = (low + high - shape) // 2
     (x, y, z), (i, j, k) = low.tolist(), shape.tolist()
     return (x, y, z), (i, j, k)
+
+
+def _near(mask: Grid, config: PreparationConfig) -> Lattice:
+    """The part of the lattice of ``mask`` that ``crop`` keeps; all of it where the mask is empty."""
+    if not mask.data.any():
+        return lattice_of(mask)
+    start, shape = _box(mask, config)
+    ends = [(max(0, s), min(n, s + k)) for s, k, n in zip(start, shape, mask.data.shape, strict=True)]
+    shift = np.eye(4)
+    shift[:3, 3] = [low for low, _ in ends]
+    x, y, z = (high - low for low, high in ends)
+    return Lattice((x, y, z), mask.affine @ shift)
 
 
 def _taken(grid: Grid, start: geometry.Shape, shape: geometry.Shape) -> Grid:
