@@ -242,6 +242,8 @@ def _print_splits(report: "SplitReport", written: Path | None) -> None:
     _print_state(console, "As they are", report.published)
     _print_state(console, "Clean", report.clean)
     console.print(escape(report.told_of_scans()))
+    for finding in report.exclusions:
+        console.print(f"{console.path(finding.file)}: {escape(finding.said)}")
     if written:
         console.print(f"{console.path(written)}: clean split files and {REPORT}")
 
