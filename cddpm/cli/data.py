@@ -290,7 +290,9 @@ def _print_survey(found: "Survey", path: Path) -> None:
     for scan in [scan for scan in found.scans if scan.unreadable or scan.judged.score > ODD][:5]:
         said = [*scan.judged.reasons(found.figures), *(finding.found for finding in scan.look.findings)]
         console.print(escape(f"{scan.key} {scan.modality}: {said[0]}"))
-    console.print(f"{console.path(path)}: {len(found.scans)} scans; put its list to {console.path(found.list_file)}")
+    console.print(
+        f"{console.path(path)}: {len(found.scans)} scans; its list belongs to {console.path(found.list_file)}"
+    )
 
 
 def _print_splits(report: "SplitReport", written: Path | None) -> None:

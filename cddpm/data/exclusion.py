@@ -1,4 +1,4 @@
-"""Subjects that a person has taken out: ``splits/exclude.csv`` in DATA_DIR, or ``study.exclude.csv`` beside a table ``study.yaml``.
+"""Subjects that a person has taken out: ``splits/exclude.csv`` in DATA_DIR, or ``study.exclude.csv`` beside ``study.yaml``.
 
 Whoever has looked through the scans (``cddpm data report``) names them there, with the columns ``dataset, subject, reason``.
 They are dropped from every split, in every modality, whatever ``data.splits`` says.

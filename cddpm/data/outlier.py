@@ -95,9 +95,7 @@ def _compared(figure: Figure, column: Sequence[float | None]) -> list[Value]:
     scores = robust_z(scale, figure.least)
     there = known[np.isfinite(known)]
     usual = float(np.median(there)) if there.size >= FEWEST else None
-    return [
-        Value(_finite(value), _finite(z), usual) for value, z in zip(known.tolist(), scores.tolist(), strict=True)
-    ]
+    return [Value(_finite(value), _finite(z), usual) for value, z in zip(known.tolist(), scores.tolist(), strict=True)]
 
 
 def _finite(value: float) -> float | None:

@@ -25,7 +25,7 @@ MOST_SAMPLES = 200_000
 """Voxels of a brain that its histogram is told from, evenly taken."""
 COARSE_MM = 4.0
 """Masks are compared on voxels of about this size."""
-CLASSES, ORDER, ROUNDS, FIELD_SAMPLES = 3, 3, 20, 20_000
+CLASSES, ORDER, ROUNDS, FIELD_SAMPLES = 3, 3, 15, 10_000
 """Of the bias field: tissue classes, order of the polynomial, iterations, voxels (evenly taken)."""
 FAINT, NARROWEST = 0.05, 0.03
 """Share of the median intensity below which a voxel tells nothing of the field; least width of a class (log intensity)."""
@@ -113,8 +113,8 @@ def noise(image: Volume, mask: Volume) -> float | None:
     """Robust standard deviation of the noise in the brain, over the median intensity there.
 
     The median of |HHH| / 0.6745, HHH being the finest diagonal coefficients of Haar's wavelet: of all that is in a scan only
-    noise changes along three axes from voxel to voxel (Coupe et al., Medical Image Analysis 14 (2010) 483, equation 3; the
-    estimate is Donoho's, 1995). ``image`` is above its background. Smoothed and interpolated scans have less.
+    noise changes along three axes from voxel to voxel (Coupe et al., Medical Image Analysis 14 (2010) 483; the estimate is
+    Donoho's, 1995). ``image`` is above its background. Smoothed and interpolated scans have less.
     """
     fine: npt.NDArray[np.float32] = image.data
     inside: npt.NDArray[np.bool_] = mask.data > 0
@@ -134,7 +134,7 @@ def bias(image: Volume, mask: Volume) -> float | None:
     """Standard deviation over the brain of a smooth field b that the intensities of each tissue are multiplied by.
 
     log I = log b + tissue + noise: ``CLASSES`` normal classes and a polynomial of order ``ORDER`` in space for log b, by
-    expectation and maximisation in turn (Van Leemput et al., IEEE Transactions on Medical Imaging 18 (1999) 885, equations 5 to 9).
+    expectation and maximisation in turn (Van Leemput et al., IEEE Transactions on Medical Imaging 18 (1999) 885).
     ``image`` is above its background. None for a brain of too few voxels.
     """
     faint = max(FAINT * float(np.median(image.data[mask.data > 0])), 0.0)

@@ -41,6 +41,18 @@ MOST_THREADS = 8
 """Each holds a scan and its distances, up to 300 MB at 1 mm."""
 _NO_MODALITIES = {"mask", "seg"}
 _DIGITS = 6
+_OF_NO_MATTER = {
+    "data_dir",
+    "table",
+    "phantom",
+    "fold",
+    "splits",
+    "healthy",
+    "unhealthy",
+    "lesion_labels",
+    "ignored_labels",
+}
+"""Settings that say which scans are looked at; what labels mean is told by the scan's own."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,9 @@ def survey(
                 splits.setdefault((row.dataset, row.subject, modality), {})[row.split] = None
     if not items:
         refuse_errors(findings)
-        raise DataError(f"{root}: no scan of the modalities {', '.join(modalities)} is there; name another with --modality")
+        raise DataError(
+            f"{root}: no scan of the modalities {', '.join(modalities)} is there; name another with --modality"
+        )
     mapped = parallel_map or in_threads(MOST_THREADS)
     looks = list(mapped(functools.partial(_counted, itertools.count(1), len(items), done), items))
     looks = _twins(items, looks)
@@ -158,14 +172,17 @@ def survey(
         ((row.dataset, one.modality), look.measured, further.get((row.dataset, row.subject), {}))
         for (one, row), look in zip(items, looks, strict=True)
     ]
-    figures = (*FIGURES, *further_figures(name for _, _, told in known for name in told))
+    told_before = further_figures(name for _, _, figures in known for name in figures)
+    figures = tuple(sorted((*FIGURES, *told_before), key=lambda figure: figure.logarithmic))  # lesions last
     scans = [
         Scan(row, one.modality, tuple(splits.get((row.dataset, row.subject, one.modality), ())), look, judged)
         for (one, row), look, judged in zip(items, looks, judge(known, figures), strict=True)
     ]
     scans.sort(key=lambda scan: (not scan.unreadable, -scan.judged.score, scan.key, scan.modality))
     place = str(root if data.table is None else data.table)
-    return Survey(told(place), tuple(scans), figures, tuple(listed), told(str(exclusion_file(data, root))), tuple(findings))
+    return Survey(
+        told(place), tuple(scans), figures, tuple(listed), told(str(exclusion_file(data, root))), tuple(findings)
+    )
 
 
 def _counted(
@@ -185,8 +202,10 @@ def _twins(items: Sequence[tuple[DataConfig, ScanRow]], looks: Sequence[Look]) -
     found = list(looks)
     for group in same.values():
         for index in group if len(group) > 1 else ():
-            others = ", ".join(items[other][1].subject for other in group if other != index)
-            finding = Finding("error", "same-voxels", str(items[index][1].image), f"same voxels as {others}", "remove one")
+            others = ", ".join(f"{items[i][1].subject} ({items[i][0].modality})" for i in group if i != index)
+            finding = Finding(
+                "error", "same-voxels", str(items[index][1].image), f"same voxels as {others}", "remove one"
+            )
             found[index] = replace(found[index], findings=(*found[index].findings, finding))
     return found
 
@@ -199,7 +218,7 @@ def kept_look(data: DataConfig, row: ScanRow) -> Look:
         stats = [(str(file), (stat := present(file).stat()).st_size, stat.st_mtime_ns) for file in files]
     except OSError:  # reading tells which, and why
         return look_at(data, row)
-    settings = data.model_dump(mode="json", exclude={"data_dir", "table", "phantom", "fold", "splits"})
+    settings = data.model_dump(mode="json", exclude=_OF_NO_MATTER)
     key = artifact.fingerprint(VERSION, quality.VERSION, stats, settings, asdict(labels_of(data, row)), row.label)
     try:
         kept = json.loads(path.read_bytes())
@@ -220,7 +239,9 @@ def look_at(data: DataConfig, row: ScanRow) -> Look:
     if measured is None or read.image is None or read.mask is None:
         return Look(read.findings, digest, None, None)
     on_grid = read.segmentation is not None and read.segmentation.data.shape == read.image.data.shape
-    return Look(read.findings, digest, measured, thumbnail(read.image, read.mask, read.segmentation if on_grid else None))
+    return Look(
+        read.findings, digest, measured, thumbnail(read.image, read.mask, read.segmentation if on_grid else None)
+    )
 
 
 def _packed(look: Look) -> dict[str, Any]:
