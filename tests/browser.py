@@ -17,7 +17,17 @@ from typing import Any, Self
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowUp": 38, "ArrowDown": 40, "Home": 36, "End": 35, "Tab": 9, "Enter": 13}
+KEYS = {
+    "ArrowRight": 39,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowDown": 40,
+    "Home": 36,
+    "End": 35,
+    "Tab": 9,
+    "Enter": 13,
+    " ": 32,
+}
 HEIGHT = 900
 
 
@@ -127,7 +137,17 @@ class Browser:
         """Press and release a key of ``KEYS`` in what has the focus."""
         for _ in range(times):
             for kind in ("rawKeyDown", "keyUp"):
-                self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key])
+                self._call(
+                    "Input.dispatchKeyEvent",
+                    type=kind,
+                    key=key,
+                    code=key.strip() or "Space",
+                    windowsVirtualKeyCode=KEYS[key],
+                )
+
+    def downloads(self, folder: Path) -> None:
+        """Keep what is downloaded from now on in ``folder``."""
+        self._call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def click(self, selector: str) -> None:
         """Click in the middle of the first element that ``selector`` finds."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cddpm.config import DataConfig
     from cddpm.data.finding import Report
     from cddpm.data.split_report import SplitReport, SplitState
+    from cddpm.report.survey import Survey
 
 app = typer.Typer(no_args_is_help=True, help="Make a phantom, check scans, tell leaks, build a slice store.")
 
@@ -162,6 +163,47 @@ def splits(
 
 
 @app.command()
+def report(
+    data_dir: DataDir = None,
+    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("data_report.html"),
+    config: Configuration = None,
+    table: ScanTable = None,
+    modality: Annotated[
+        list[str] | None,
+        typer.Option("--modality", help="Once for each; without it all that DATA_DIR has.", show_default=False),
+    ] = None,
+    fold: Fold = None,
+    healthy: Healthy = None,
+    unhealthy: Unhealthy = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one page with pictures and quality figures of every scan, outliers first, to tick who is to be left out."""
+    given = {
+        **_places(data_dir, table),
+        "data.modality": modality[0] if modality else None,
+        "data.fold": fold,
+        "data.healthy": healthy,
+        "data.unhealthy": unhealthy or None,
+    }
+    data = _data_config(config, {name: value for name, value in given.items() if value is not None})
+    from cddpm.data.layout import root_of  # slow to import: a wrong setting is told at once
+    from cddpm.data.split_report import unhealthy_in
+    from cddpm.report import cohort
+    from cddpm.report.survey import modalities_in, survey
+
+    root = root_of(data)
+    if not unhealthy and config is None and table is None:
+        data = data.model_copy(update={"unhealthy": unhealthy_in(root / "splits", data.healthy)})
+    chosen = modality or (() if config or table else modalities_in(root)) or (data.modality,)
+    found = survey(data, root, tuple(dict.fromkeys(chosen)), done=_tell_progress)
+    path = cohort.write(found, out)
+    if as_json:
+        print_json({**found.to_dict(), "page": str(path)})
+    else:
+        _print_survey(found, path)
+
+
+@app.command()
 def build(
     data_dir: DataDir = None,
     *,
@@ -235,6 +277,24 @@ def _print_report(report: "Report") -> None:
         console.print(escape(line))
 
 
+def _tell_progress(count: int, of: int) -> None:
+    """A line at each tenth of a cohort that takes minutes."""
+    if of >= 50 and count * 10 // of > (count - 1) * 10 // of:
+        typer.echo(f"{count} of {of} scans", err=True)
+
+
+def _print_survey(found: "Survey", path: Path) -> None:
+    from cddpm.data.outlier import ODD
+
+    console = Console()
+    for scan in [scan for scan in found.scans if scan.unreadable or scan.judged.score > ODD][:5]:
+        said = [*scan.judged.reasons(found.figures), *(finding.found for finding in scan.look.findings)]
+        console.print(escape(f"{scan.key} {scan.modality}: {said[0]}"))
+    console.print(
+        f"{console.path(path)}: {len(found.scans)} scans; its list belongs to {console.path(found.list_file)}"
+    )
+
+
 def _print_splits(report: "SplitReport", written: Path | None) -> None:
     from cddpm.data.split_report import REPORT
 
@@ -242,6 +302,8 @@ def _print_splits(report: "SplitReport", written: Path | None) -> None:
     _print_state(console, "As they are", report.published)
     _print_state(console, "Clean", report.clean)
     console.print(escape(report.told_of_scans()))
+    for finding in report.exclusions:
+        console.print(f"{console.path(finding.file)}: {escape(finding.said)}")
     if written:
         console.print(f"{console.path(written)}: clean split files and {REPORT}")
 

@@ -74,16 +74,21 @@ def oddities(image: Volume, mask: Volume, modality: str) -> list[str]:
 
 def mask_doubts(image: Volume, mask: Volume) -> list[str]:
     """Signs that the brain mask is not that of the scan's brain; each as one sentence. They explain all other signs."""
-    brain = mask.data > 0
-    above = np.abs(image.data - background_of(image.data, brain))
-    surface = brain & ~ndimage.binary_erosion(brain)
-    empty = float((above[surface] < HALO * np.median(above[brain])).mean())
+    empty = dark_surface(image, mask)
     if empty <= 0.5:
         return []
     return [
         f"{empty:.0%} of the brain mask's surface is as dark as the background: the mask reaches beyond the brain; suspect it "
         "first, and give one that fits"
     ]
+
+
+def dark_surface(image: Volume, mask: Volume) -> float:
+    """Share of the mask's surface that is as dark as the background."""
+    brain = mask.data > 0
+    above = np.abs(image.data - background_of(image.data, brain))
+    surface = brain & ~ndimage.binary_erosion(brain)
+    return float((above[surface] < HALO * np.median(above[brain])).mean())
 
 
 def _background(data: npt.NDArray[np.float32]) -> float | None:
@@ -147,10 +152,15 @@ def _size_oddity(mask: Volume) -> str | None:
     return f"the brain mask holds {size:.0f} ml; a whole brain has {low:.0f} to {high:.0f} (part of a brain? wrong voxel size?)"
 
 
-def _signal_oddity(image: Volume, mask: Volume) -> str | None:
+def signal_outside(image: Volume, mask: Volume) -> float:
+    """Voxels outside of the mask that are brighter than a tenth of the brain, over the mask's voxels."""
     brain = mask.data > 0
     floor = np.percentile(image.data[brain], 10)
-    outside = np.count_nonzero((image.data > floor) & ~brain) / np.count_nonzero(brain)
+    return float(np.count_nonzero((image.data > floor) & ~brain) / np.count_nonzero(brain))
+
+
+def _signal_oddity(image: Volume, mask: Volume) -> str | None:
+    outside = signal_outside(image, mask)
     if outside <= SIGNAL_OUTSIDE:
         return None
     return (
@@ -199,10 +209,15 @@ def signs(image: Volume, mask: Volume, geometry: Geometry, modality: str) -> lis
     return [*mask_doubts(image, mask), *_others(image, mask, geometry, modality)]
 
 
+def cut_fraction(mask: Volume, geometry: Geometry) -> float:
+    """Share of the brain that lies outside of the field of view."""
+    inside = mask.data > 0
+    return float(1 - np.count_nonzero(inside & field_of_view(geometry)) / np.count_nonzero(inside))
+
+
 def _others(image: Volume, mask: Volume, geometry: Geometry, modality: str) -> list[str]:
     found = oddities(image, mask, modality)
-    inside = mask.data > 0
-    cut = 1 - np.count_nonzero(inside & field_of_view(geometry)) / np.count_nonzero(inside)
+    cut = cut_fraction(mask, geometry)
     if geometry.voxel_step != (1.0, 1.0, 1.0):
         there, needed = (
             " x ".join(f"{n:.2f}" for n in sizes) for sizes in (image.voxel_size_mm, geometry.voxel_size_mm)

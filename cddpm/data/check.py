@@ -25,7 +25,21 @@ from cddpm.data.split import labels_of
 from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.labels import PUBLISHED
 
-__all__ = ["Finding", "Report", "check"]
+__all__ = ["Finding", "Reading", "Report", "check", "read_scan"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One scan as far as its files could be read, and what is wrong with it; labels are on the image's grid where they can be."""
+
+    row: ScanRow
+    findings: tuple[Finding, ...]
+    image: Volume | None
+    mask: Volume | None
+    segmentation: Volume | None
+    geometry: Geometry | None
+    """The way to the working grid; None after any error."""
+    truth: Truth | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ def check(data: DataConfig, root: Path, parallel_map: ParallelMap | None = None)
     Returns a ``Report`` with all faults of tables and files; raises nothing for them.
     """
     layout = scan_layout(data, root)
-    scans = list((parallel_map or in_threads())(functools.partial(_read_scan, data), layout.volumes()))
+    scans = list((parallel_map or in_threads())(functools.partial(_look, data), layout.volumes()))
     truths = tuple(scan.truth for scan in scans if scan.truth and scan.row.dataset != data.healthy)
     findings = [
         *layout.findings,
@@ -65,9 +79,16 @@ def _named(finding: Finding) -> Finding:
     )
 
 
-def _read_scan(data: DataConfig, row: ScanRow) -> _Scan:
+def _look(data: DataConfig, row: ScanRow) -> _Scan:
+    read = read_scan(data, row)
+    digest = volume.voxel_digest(read.image) if read.image else None
+    return _Scan(row, read.findings, digest, read.truth)
+
+
+def read_scan(data: DataConfig, row: ScanRow) -> Reading:
+    """Read all files of one scan; every fault becomes a finding."""
     findings: list[Finding] = []
-    labels, segmentation, truth = labels_of(data, row), None, None
+    labels, segmentation, truth, geometry = labels_of(data, row), None, None, None
     image = _attempt(findings, volume.read_image, row.image)
     mask = _attempt(findings, volume.read_mask, row.mask)
     if row.segmentation:
@@ -88,7 +109,7 @@ def _read_scan(data: DataConfig, row: ScanRow) -> _Scan:
                 findings += _loss(row, truth)
         except Exception as error:  # noqa: BLE001 - as of reading: a brain of kilometres, say
             findings.append(_fault(row.image, error))
-    return _Scan(row, tuple(findings), volume.voxel_digest(image) if image else None, truth)
+    return Reading(row, tuple(findings), image, mask, segmentation, geometry, truth)
 
 
 def _scan_findings(

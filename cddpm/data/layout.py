@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cddpm.config import DataConfig
 from cddpm.data.afar import outlined
+from cddpm.data.exclusion import without_excluded
 from cddpm.data.finding import Division, Finding, refuse_errors
 from cddpm.data.sheet import SheetError
 from cddpm.data.split import (
@@ -44,6 +45,7 @@ __all__ = [
     "read_parts",
     "root_of",
     "scan_layout",
+    "whole_layout",
 ]
 
 Parts = dict[SplitFile, list[ScanRow]]
@@ -108,7 +110,19 @@ def read_layout(data: DataConfig, root: Path) -> Layout:
 
 def scan_layout(data: DataConfig, root: Path) -> Layout:
     """As ``read_layout``, but faults are kept as findings."""
+    named, findings = read_parts(data, root)
+    found = divisions(data, named)
+    parts, told = without_excluded(data, root, named)
+    return _layout(data, root, parts, [*findings, *told, *mixtures(found, named)], found)
+
+
+def whole_layout(data: DataConfig, root: Path) -> Layout:
+    """As ``scan_layout``, with the subjects that a person has taken out: for who looks at them once more."""
     parts, findings = read_parts(data, root)
+    return _layout(data, root, parts, findings, divisions(data, parts))
+
+
+def _layout(data: DataConfig, root: Path, parts: Parts, findings: list[Finding], found: list[Division]) -> Layout:
     rows: list[ScanRow] = []
     for file, named in parts.items():
         kept, told = _without_repeats(data, file, named)
@@ -120,8 +134,6 @@ def scan_layout(data: DataConfig, root: Path) -> Layout:
         findings += told
     rows, told = treat_leaks(data, list(parts), rows)
     findings += [*told, *_empty_splits(data, list(parts), rows)]
-    found = divisions(data, parts)
-    findings += mixtures(found, parts)
     return Layout(root, tuple(rows), tuple(findings), tuple(found))
 
 

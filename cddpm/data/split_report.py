@@ -1,5 +1,7 @@
 """What the split files say, as they are and clean: rows, repeats, subjects in two splits, counts per fold.
 
+Clean, they are also without the subjects that a person has taken out (``exclusion``).
+
 Everything is told from the tables alone; scans are looked at only to find one file under two subjects, where they are there.
 """
 
@@ -14,7 +16,8 @@ from typing import Any
 from cddpm.artifact import file_digest, write_json, write_text
 from cddpm.config import DataConfig
 from cddpm.data.afar import present
-from cddpm.data.finding import refuse_errors
+from cddpm.data.exclusion import without_excluded
+from cddpm.data.finding import Finding, refuse_errors
 from cddpm.data.layout import Parts, available, clean_rows, read_parts
 from cddpm.data.sheet import read_rows, text_of
 from cddpm.data.split import COLUMNS, ScanRow, SplitFile, held_elsewhere, key_of
@@ -86,6 +89,8 @@ class SplitReport:
     """How many image files exist; the others were not compared."""
     same_bytes: tuple[tuple[str, ...], ...]
     """Subjects (``dataset/subject``) whose image files are the same, byte by byte."""
+    exclusions: tuple[Finding, ...] = ()
+    """What came of the list of excluded subjects."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -116,15 +121,18 @@ def _readable_parts(data: DataConfig, root: Path) -> Parts:
 
 
 def _report(data: DataConfig, root: Path, parts: Parts) -> SplitReport:
-    parts = {file: available(data, root, rows)[0] for file, rows in parts.items()}
+    kept, told = without_excluded(data, root, parts)
+    refuse_errors(told)
+    parts, kept = ({file: available(data, root, rows)[0] for file, rows in some.items()} for some in (parts, kept))
     clean: Parts = {file: [] for file in parts}
     files = {key_of(file): file for file in parts}
-    for row in clean_rows(data, parts):
+    for row in clean_rows(data, kept):
         clean[files[key_of(row)]].append(row)
     scans = {row.image: f"{row.dataset}/{row.subject}" for rows in parts.values() for row in rows}
     there = {path: name for path, name in scans.items() if path.is_file()}
     published, mended = _state(data, parts), _state(data, clean)
-    return SplitReport(str(root), data.modality, published, mended, len(scans), len(there), tuple(_same_bytes(there)))
+    same = tuple(_same_bytes(there))
+    return SplitReport(str(root), data.modality, published, mended, len(scans), len(there), same, tuple(told))
 
 
 def write_clean(data: DataConfig, root: Path, out: Path) -> SplitReport:
@@ -139,7 +147,7 @@ def write_clean(data: DataConfig, root: Path, out: Path) -> SplitReport:
         )
     parts = _readable_parts(data, root)
     report = _report(data, root, parts)
-    kept = {row.source for row in clean_rows(data, parts)}
+    kept = {row.source for row in clean_rows(data, without_excluded(data, root, parts)[0])}
     texts = {file.path.name: _without(file.path, kept) for file in parts}
     texts |= {path.name: text_of(path) for path in (root / "splits").glob("avail_*.csv")}
     _refuse_other(out / "splits", texts)

@@ -4,6 +4,7 @@ A page is self-contained: style, scripts, figures and pictures are inside, nothi
 """
 
 import base64
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,76 @@ class Viewer:
     packs: Sequence[str]
 
 
-Block = Words | Heading | Tiles | Facts | Details | Table | Charts | Picture | Viewer
+@dataclass(frozen=True)
+class LineupCell:
+    """One figure of a row: its value as text and for sorting, its z, and in words what is usual."""
+
+    key: str
+    name: str
+    text: str
+    value: float | None
+    z: float | None
+    usual: str
+
+    @property
+    def kind(self) -> str:
+        """A class of the style sheet: whether it is higher or lower than usual."""
+        return "" if self.z is None else "high" if self.z > 0 else "low"
+
+    @property
+    def shade(self) -> int:
+        """How strong its colour is, 0 to 100: nothing up to a z of 1.5, all of it from 10."""
+        return 0 if self.z is None else round(100 * min(max((abs(self.z) - 1.5) / 8.5, 0.0), 1.0))
+
+
+@dataclass(frozen=True)
+class LineupRow:
+    """One scan: pictures (base64; empty if there are none), figures, what is odd of it and what is wrong."""
+
+    dataset: str
+    subject: str
+    modality: str
+    splits: Sequence[str]
+    scan: str
+    marks: str
+    cells: Sequence[LineupCell]
+    score: float
+    """What rows are sorted by at first: the largest |z|, more for one that cannot be used."""
+    odd: bool
+    """Whether it is an outlier."""
+    reasons: Sequence[str]
+    findings: Mapping[str, Sequence[str]]
+    """Sentences by code."""
+    faulty: bool
+    """Whether one of them forbids training."""
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """Scans to look through, sort, filter and take out of a study; once per page."""
+
+    rows: Sequence[LineupRow]
+    place: str
+    """What the browser keeps the ticks under."""
+    list_file: str
+    """Where the list of those who are taken out belongs."""
+    listed: Sequence[tuple[str, str, str]]
+    """What that list holds already: data set, subject, reason."""
+    figures: Mapping[str, str]
+    """Names by key, to sort by."""
+
+    @property
+    def listed_json(self) -> str:
+        """As a script element may hold it."""
+        return json.dumps([list(one) for one in self.listed]).replace("<", "\\u003c")
+
+    def values(self, name: str) -> list[str]:
+        """All values that rows have under ``name``, sorted: a choice of a filter."""
+        found = (getattr(row, name) for row in self.rows)
+        return sorted({value for one in found for value in ([one] if isinstance(one, str) else one)})
+
+
+Block = Words | Heading | Tiles | Facts | Details | Table | Charts | Picture | Viewer | Lineup
 
 
 @dataclass(frozen=True)
@@ -149,9 +219,10 @@ def html(blocks: Iterable[Block]) -> str:
 
 
 def page(title: str, head: Sequence[Block], sections: Sequence[Section]) -> str:
-    """The whole page; ``head`` stands below its title. Plotly and the viewer's script are in it where they are needed."""
+    """The whole page; ``head`` stands below its title. Plotly, the viewer's and the lineup's scripts are in it where needed."""
     kinds = {type(block) for section in sections for block in section.blocks}
-    parts = ["page", *(["chart"] if Charts in kinds else []), *(["viewer"] if Viewer in kinds else [])]
+    more = {Charts: "chart", Viewer: "viewer", Lineup: "cohort"}
+    parts = ["page", *(part for kind, part in more.items() if kind in kinds)]
     own = files("cddpm.report")
     return (
         _templates()

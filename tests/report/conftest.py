@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import built_sweep
+import cohort_folder
 import pytest
 import torch
 from browser import browser, chromium
@@ -42,6 +43,15 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> SweepRecord:
 def empty(tmp_path_factory: pytest.TempPathFactory) -> SweepRecord:
     """Begun, no trial yet."""
     return record.read(built_sweep.begin(built_sweep.config(tmp_path_factory.mktemp("empty"), "empty")))
+
+
+@pytest.fixture(scope="session")
+def looked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``data``, a cohort with odd scans, and ``looked.yaml``, which fits it."""
+    folder = tmp_path_factory.mktemp("cohort")
+    (folder / "looked.yaml").write_text(cohort_folder.SETTINGS)
+    cohort_folder.make(folder / "data")
+    return folder
 
 
 @pytest.fixture(scope="session")
