@@ -138,7 +138,8 @@ def mask_overlaps(measured: Sequence[Measured | None]) -> list[float | None]:
 
 
 def _dice(one: npt.NDArray[np.bool_], other: npt.NDArray[Any]) -> float:
-    return float(2 * np.count_nonzero(one & other) / max(np.count_nonzero(one) + np.count_nonzero(other), 1))
+    together = int(np.count_nonzero(one)) + int(np.count_nonzero(other))
+    return 2 * int(np.count_nonzero(one & other)) / max(together, 1)
 
 
 def further_figures(names: Iterable[str]) -> tuple[Figure, ...]:
