@@ -5,7 +5,7 @@ nothing in it is unpickled.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,14 +14,16 @@ import torch
 from cddpm.errors import ConfigError
 from cddpm.place import local
 from cddpm.predict import batch, scans
+from cddpm.predict.coverage import Window
 from cddpm.predict.predictor import Predictor, threshold_of
-from cddpm.tracking.logged_model import DEVICE, OUTPUTS, PARAMS
+from cddpm.tracking.logged_model import MODEL_CONFIG, OUTPUTS, PARAMS
 from cddpm.tracking.package import read_package
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "ScanTable":
     """Called by MLflow with the folder of the package. Raises ``ArtifactError`` if a digest differs."""
-    wanted = {**DEVICE, **(model_config or {})}["device"]
+    chosen = {**MODEL_CONFIG, **(model_config or {})}
+    wanted, window = chosen["device"], chosen["window"]
     there = torch.cuda.is_available()
     if wanted not in ("auto", "cpu", "cuda") or (wanted == "cuda" and not there):
         found = (
@@ -30,7 +32,9 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "Scan
             else "allowed are auto, cpu, cuda"
         )
         raise ConfigError(f"model_config: device '{wanted}': {found}")
-    return ScanTable(Predictor(read_package(Path(path)), "cuda" if there and wanted != "cpu" else "cpu"))
+    if window not in get_args(Window):
+        raise ConfigError(f"model_config: window '{window}': allowed are {', '.join(get_args(Window))}")
+    return ScanTable(Predictor(read_package(Path(path)), "cuda" if there and wanted != "cpu" else "cpu", window))
 
 
 class ScanTable:

@@ -53,7 +53,8 @@ OUTPUTS = {
 """Columns of the table that comes back -> their types."""
 PARAMS = {"out": "", "dataset": "all"}
 """Folder for the files of ``cddpm predict`` (empty: none are written), and the data set whose threshold is used."""
-DEVICE = {"device": "auto"}
+MODEL_CONFIG = {"device": "auto", "window": "whole"}
+"""Where the network runs, and what of a brain is looked at; as the options of ``cddpm predict``."""
 EXAMPLE = {"scan": "scan_t2.nii.gz", "mask": "scan_mask.nii.gz"}
 
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?P<extras>\[[^\]]*\])?")
@@ -158,7 +159,7 @@ def built(package_dir: Path, run_id: str, model_id: str) -> Iterator[Path]:
             signature=_signature(),
             input_example=(pd.DataFrame([EXAMPLE]), dict(PARAMS)),
             pip_requirements=requirements(),
-            model_config=dict(DEVICE),
+            model_config=dict(MODEL_CONFIG),
             metadata={"cddpm": version("cddpm")},
         )
         artifact.seal(folder, LOGGED_MODEL, verify_package(folder / INSIDE).fingerprint, {})

@@ -38,7 +38,7 @@ unpickled = []
 sys.addaudithook(lambda event, arguments: unpickled.append(arguments) if event == "pickle.find_class" else None)
 uri, table, out = sys.argv[1:]
 mlflow.set_tracking_uri(uri)
-model = mlflow.pyfunc.load_model("models:/cddpm@champion")
+model = mlflow.pyfunc.load_model("models:/cddpm@champion", model_config={"window": "package"})
 at_load = list(unpickled)
 scores = model.predict(pandas.DataFrame(json.loads(table)), params={"out": out})
 example = model.predict(model.input_example)
