@@ -73,7 +73,7 @@ def dice(config: ExperimentConfig, root: Path, folder: Path) -> dict[str, float]
 def moved(
     config: ExperimentConfig, root: Path, folder: Path, changes: Sequence[ScannerChange] = CHANGES
 ) -> dict[str, float]:
-    """How far each of ``changes`` moves prepared test scans: root mean square over the brain, in its standard deviations; no network."""
+    """How far each of ``changes`` moves prepared test scans: root mean square over the brain, in its deviations; no network."""
     rows = read_layout(config.data, root).rows
     data, test_rows = config.data, [row for row in rows if row.split == "test"]
     if data.learns_landmarks:
