@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 
+from cddpm.data.raw.dicom import own_locale
+
 PATIENT = {
     "0010|0010": "Zzpatient^Quentin",
     "0010|0020": "MRN7788990011",
@@ -20,6 +22,7 @@ PATIENT = {
 ROOT = "1.2.826.0.1.3680043.2.1125.7"
 
 
+@own_locale()
 def write_series(
     folder: Path,
     data: npt.NDArray[np.float32],

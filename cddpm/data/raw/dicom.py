@@ -6,6 +6,8 @@ Source: DICOM PS3.3, C.7.6.2 (Image Plane Module): a voxel lies at ``ImagePositi
 ``ImageOrientationPatient``, in mm, x to the left, y to the back.
 """
 
+import contextlib
+import locale
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,6 +54,17 @@ def is_dicom(path: Path) -> bool:
     return path.is_dir()
 
 
+@contextlib.contextmanager
+def own_locale() -> Iterator[None]:
+    """GDCM leaves the process in the locale C, in which Python takes text files for ASCII; this gives its own back."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
+@own_locale()
 def series_in(folder: Path) -> list[Series]:
     """Every series in ``folder`` itself, by number. Raises ``VolumeError`` if there is none or files are no DICOM."""
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's own lines on stderr tell paths
@@ -71,6 +84,7 @@ def series_in(folder: Path) -> list[Series]:
     return found
 
 
+@own_locale()
 def read_series(folder: Path, choice: str | None = None) -> Grid:
     """The volume of one series: float32 (X, Y, Z) with its affine in RAS+. ``choice``: a series' number or UID.
 

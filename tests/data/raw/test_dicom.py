@@ -1,5 +1,6 @@
 """DICOM folders: the volume lies where its slices say, and what cannot be read as one volume is refused with a remedy."""
 
+import locale
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,17 @@ def test_every_direction_and_spacing_is_where_its_slices_say(
     np.testing.assert_array_equal(grid.data, DATA)
     np.testing.assert_allclose(grid.affine, affine, atol=1e-4)
     assert grid.data.dtype == np.float32
+
+
+def test_reading_leaves_the_process_as_it_was(tmp_path: Path) -> None:
+    before = locale.setlocale(locale.LC_ALL)
+    write_series(tmp_path, DATA)
+    series_in(tmp_path)
+    read_series(tmp_path)
+    assert locale.setlocale(locale.LC_ALL) == before
+    with pytest.raises(VolumeError):
+        read_series(tmp_path, "99")
+    assert locale.setlocale(locale.LC_ALL) == before
 
 
 def test_of_several_series_one_is_asked_for_and_no_patient_is_told(tmp_path: Path) -> None:
