@@ -51,27 +51,26 @@ def classical(image: Grid, template: Scene | None = None) -> tuple[Grid, Figures
 
     Raises ``DataError`` when no piece of the head can be told to be its brain.
     """
-    coarse, head = _seen(image, SEARCH_MM), None
+    coarse = _seen(image, SEARCH_MM)
     bright = otsu(coarse.data)
-    head = _head(bright)
+    head, level = _head(bright), float(np.median(coarse.data[bright]))
+    piece = _likeliest(coarse, head, level)
     figures: dict[str, float | int | str | bool | None] = {"extraction": "classical"}
-    if np.count_nonzero(head) * voxel_ml(coarse.affine) < STRIPPED_ML:
-        found = Grid(head.astype(np.uint8), coarse.affine)
-        figures["extraction_piece"] = "everything, as there is no skull"
-    else:
-        level = float(np.median(coarse.data[bright]))
-        piece = _likeliest(coarse, head, level)
-        fine = _seen(image, FINAL_MM)
-        near = mask_at(
-            Grid(_dilated(piece.inside, SEARCH_MM, SEARCH_MM).astype(np.uint8), coarse.affine), lattice_of(fine)
-        )
-        brain = _body((fine.data > piece.threshold * level) & (near.data > 0), piece.radius_mm, FINAL_MM)
-        found = Grid(brain.astype(np.uint8), fine.affine)
+    if piece is not None:
+        found = _refined(image, coarse, piece, level)
         figures |= {
             "extraction_threshold": piece.threshold,
             "extraction_radius_mm": piece.radius_mm,
             "extraction_ellipsoid_dice": round(piece.likeness, 4),
         }
+    elif np.count_nonzero(head) * voxel_ml(coarse.affine) <= STRIPPED_ML:
+        found = Grid(head.astype(np.uint8), coarse.affine)
+        figures["extraction_piece"] = "everything, as there is no skull"
+    else:
+        raise DataError(
+            "no brain can be told from the rest of the head by thresholds; give a mask, or name HD-BET or SynthStrip as the "
+            "extractor"
+        )
     if template is not None and template.brain is not None:
         found, agreement = _with_template(image, found, template)
         figures["extraction_atlas_dice"] = round(agreement, 4)
@@ -95,7 +94,7 @@ def _head(bright: Mask) -> Mask:
     return np.asarray(ndimage.binary_fill_holes(closed))[inner]
 
 
-def _likeliest(coarse: Grid, head: Mask, level: float) -> _Piece:
+def _likeliest(coarse: Grid, head: Mask, level: float) -> _Piece | None:
     depth = ndimage.distance_transform_edt(np.pad(head, 1, mode="edge"), sampling=SEARCH_MM)[1:-1, 1:-1, 1:-1]
     low, high = (ml / voxel_ml(coarse.affine) for ml in PLAUSIBLE_ML)
     pieces = []
@@ -105,12 +104,17 @@ def _likeliest(coarse: Grid, head: Mask, level: float) -> _Piece:
         if low <= size <= high and np.count_nonzero(inside & (depth <= SURFACE_MM)) <= LEAKED * size:
             pieces.append(_Piece(inside, threshold, radius, _ellipsoid_dice(inside)))
     if not pieces:
-        raise DataError(
-            "no brain can be told from the rest of the head by thresholds; give a mask, or name HD-BET or SynthStrip as the "
-            "extractor"
-        )
+        return None
     best = max(piece.likeness for piece in pieces) - NEARLY
     return min((p for p in pieces if p.likeness >= best), key=lambda p: int(np.count_nonzero(p.inside)))
+
+
+def _refined(image: Grid, coarse: Grid, piece: _Piece, level: float) -> Grid:
+    """The piece found once more with finer voxels, near where it was."""
+    fine = _seen(image, FINAL_MM)
+    around_it = Grid(_dilated(piece.inside, SEARCH_MM, SEARCH_MM).astype(np.uint8), coarse.affine)
+    bright = (fine.data > piece.threshold * level) & (mask_at(around_it, lattice_of(fine)).data > 0)
+    return Grid(_body(bright, piece.radius_mm, FINAL_MM).astype(np.uint8), fine.affine)
 
 
 def _body(bright: Mask, radius_mm: float, voxel_mm: float) -> Mask:

@@ -1,7 +1,7 @@
 """Voxels in space: turned, placed and sampled.
 
 A ``Grid`` says by its affine where its voxels lie, and the affine may be any: oblique, scaled, sheared. To move a scan is to
-multiply its affine, which touches no voxel. ``sample`` alone interpolates. It works in voxel indices, so that ITK, whose
+multiply its affine, which touches no voxel. Sampling works in voxel indices, so that ITK, whose
 images know right angles only, needs not know of the affine.
 """
 

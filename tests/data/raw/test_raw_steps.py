@@ -49,7 +49,7 @@ def way(before: Head, after: Head) -> Affine:
 
 def comes_back(folder: Path, whole: Whole, voxel_mm: float, slices: int, masked: bool) -> dict[str, Figures]:
     """Bars that hold for every head: it is moved, scanned anew, prepared with the unmoved one as the template."""
-    scan, field = scanned(whole, MOTION, voxel_mm, slices, 0.3)
+    scan, _ = scanned(whole, MOTION, voxel_mm, slices, 0.3)
     config = with_template(folder, whole, extractor="given" if masked else "classical", voxel_size_mm=voxel_mm)
     heads, figures = done(steps_of(config, masked), head_of(scan, masked))
     if not masked:
