@@ -18,7 +18,7 @@ from scipy import ndimage
 from cddpm.data.raw.bias import bias_field, otsu
 from cddpm.data.raw.head import Figures, Grid
 from cddpm.data.raw.registration import COARSE, MIDDLE, Scene, match, overlap
-from cddpm.data.raw.resampling import around, lattice_of, linear, mask_at, moved, voxel_ml
+from cddpm.data.raw.resampling import around, inverse, lattice_of, linear, mask_at, moved, voxel_ml
 from cddpm.errors import DataError
 
 Mask = npt.NDArray[np.bool_]
@@ -131,7 +131,7 @@ def _with_template(image: Grid, found: Grid, template: Scene) -> tuple[Grid, flo
     assert template.brain is not None
     motion = match(template, Scene(image, found), "affine", (COARSE, MIDDLE)).motion
     agreement = overlap(template.brain, found, motion)
-    carried = mask_at(moved(template.brain, np.linalg.inv(motion)), lattice_of(found)).data > 0
+    carried = mask_at(moved(template.brain, inverse(motion)), lattice_of(found)).data > 0
     brain = (found.data > 0) & _dilated(carried, FAR_MM, FINAL_MM) | _eroded(carried, DEEP_MM, FINAL_MM)
     brain = _largest(np.asarray(ndimage.binary_fill_holes(brain)))
     return Grid(brain.astype(np.uint8), found.affine), agreement

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from cddpm.data.raw.head import Figures, Grid
-from cddpm.data.raw.resampling import Lattice, same_lattice, share, voxel_ml
+from cddpm.data.raw.resampling import Lattice, inverse, same_lattice, share, voxel_ml
 
 CONNECTED = np.ones((3, 3, 3), dtype=bool)
 """26 neighbours."""
@@ -93,7 +93,7 @@ def labels_at(segmentation: Grid, lattice: Lattice) -> Grid:
 def _fill_up(inside: Grid, label: int, lattice: Lattice, result: npt.NDArray[Any]) -> None:
     """Give each small component of ``inside`` (bool) that has less than its volume in ``result`` what it lacks."""
     components, _ = ndimage.label(inside.data, CONNECTED)
-    way = np.linalg.solve(lattice.affine, inside.affine)
+    way = inverse(lattice.affine) @ inside.affine
     ratio = abs(float(np.linalg.det(way[:3, :3])))
     sizes = np.bincount(components.ravel())
     for number, box in enumerate(ndimage.find_objects(components), 1):
@@ -104,7 +104,7 @@ def _fill_up(inside: Grid, label: int, lattice: Lattice, result: npt.NDArray[Any
         start = np.array([part.start - 1 for part in box])
         window = _window(start, own.shape, way, lattice.shape)
         if window is not None:
-            _fill_up_one(_local_share(own, start, np.linalg.inv(way), window), label, needed, result[window])
+            _fill_up_one(_local_share(own, start, inverse(way), window), label, needed, result[window])
 
 
 def _fill_up_one(local: npt.NDArray[np.float64], label: int, needed: int, there: npt.NDArray[Any]) -> None:

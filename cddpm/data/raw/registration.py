@@ -16,7 +16,7 @@ import SimpleITK as sitk  # noqa: N813
 from scipy import ndimage
 
 from cddpm.data.raw.head import Grid
-from cddpm.data.raw.resampling import Affine, around, as_array, as_itk, linear, moved, share, voxel_sizes
+from cddpm.data.raw.resampling import Affine, around, as_array, as_itk, inverse, linear, moved, share, voxel_sizes
 
 Kind = Literal["affine", "rigid"]
 Linear = sitk.Euler3DTransform | sitk.AffineTransform
@@ -83,7 +83,7 @@ def match(fixed: Scene, moving: Scene, kind: Kind, levels: Sequence[Level] = (CO
                 transform = _as_affine(transform)
         transform, value = _improved(pair, transform, level)
         found = (transform, value)
-    return Match(np.linalg.inv(_matrix(found[0])), -found[1])
+    return Match(inverse(_matrix(found[0])), -found[1])
 
 
 def _pair(fixed: Scene, moving: Scene, voxel_mm: float) -> _Pair:

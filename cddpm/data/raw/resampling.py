@@ -31,6 +31,11 @@ class Lattice:
     affine: Affine
 
 
+def inverse(affine: Affine) -> Affine:
+    """The way back."""
+    return np.asarray(np.linalg.inv(affine), dtype=np.float64)
+
+
 def voxel_sizes(affine: Affine) -> npt.NDArray[np.float64]:
     """(3,) lengths in mm of the three axes."""
     return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
@@ -77,7 +82,7 @@ def reoriented(grid: Grid, codes: str) -> Grid:
     towards = signs[:, None] * (grid.affine[:3, :3] / voxel_sizes(grid.affine))[rows]
     axes = _assigned(np.abs(towards))
     flipped = [axis for axis, old in enumerate(axes) if towards[axis, old] < 0]
-    data = np.flip(grid.data.transpose(axes), flipped)
+    data = np.flip(grid.data.transpose(axes), tuple(flipped))
     back = np.zeros((4, 4))
     back[3, 3] = 1
     for new, old in enumerate(axes):

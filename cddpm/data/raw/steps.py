@@ -19,6 +19,7 @@ from cddpm.artifact import file_digest
 from cddpm.config.preparation import Extractor, PreparationConfig, StepName
 from cddpm.data.raw import external, moves, voxels
 from cddpm.data.raw.head import Figures, Head, Step
+from cddpm.data.raw.registration import Kind
 from cddpm.errors import DataError
 
 Work = Callable[[Head], tuple[Head, Figures]]
@@ -77,8 +78,10 @@ def _step(name: StepName, config: PreparationConfig, head_has_mask: bool) -> Ste
                 voxels.correct_bias, voxel_mm=config.bias_voxel_mm, iterations=config.bias_iterations
             )
         case "register":
-            kind = config.moves_to_template
-            parameters = {"registration": kind, **_template(config)}
+            kind: Kind = (
+                "rigid" if config.moves_to_template == "rigid" else "affine"
+            )  # without one there is no such step
+            parameters = {"registration": config.moves_to_template, **_template(config)}
             work = functools.partial(moves.register, template=_files(config), kind=kind)
         case "resample":
             registered = "register" in config.steps and config.moves_to_template != "none"
