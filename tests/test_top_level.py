@@ -92,7 +92,7 @@ def asked(*extras: str) -> set[str]:
 def imported(*folders: str) -> set[str]:
     """Packages of others that the files in ``folders`` import."""
     named = {"yaml": "pyyaml", "pydantic_core": "pydantic", "sklearn": "scikit-learn", "psycopg2": "psycopg2-binary"}
-    named["grpc"] = "grpcio"
+    named |= {"grpc": "grpcio", "PIL": "pillow"}
     files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
