@@ -30,6 +30,7 @@ from cddpm.config import (
     Test,
     field_paths,
 )
+from cddpm.config.preparation import PreparationConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSED = re.compile(
@@ -196,7 +197,7 @@ def test_a_name_that_is_read_of_another_section_does_not_count(missed: set[tuple
 
 def test_all_settings_are_looked_at() -> None:
     """Both ways to list the settings agree: by dotted path, and by section."""
-    plans = (ExperimentConfig, BenchmarkConfig, CohortConfig, MethodConfig)
+    plans = (ExperimentConfig, BenchmarkConfig, CohortConfig, MethodConfig, PreparationConfig)
     names = {path.rsplit(".", 1)[-1] for plan in plans for path in field_paths(plan)}
     inner = (Float, Integer, Choice, Conditional, Test, ObjectiveConfig)  # parts of a setting, without a dotted path
     listed = set().union(*(fields for name, fields in declared().items() if name not in {c.__name__ for c in inner}))

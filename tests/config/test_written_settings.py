@@ -22,7 +22,7 @@ from cddpm.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMED = re.compile(
-    r"(?<![\w.])(" + "|".join(re.escape(p) for p in sorted(FIELDS, key=len, reverse=True)) + r")(: |=)(\S+)"
+    r"(?<![\w.])(" + "|".join(re.escape(p) for p in sorted(FIELDS, key=len, reverse=True)) + r")(: |=)(\[[^\]]*\]|\S+)"
 )
 
 

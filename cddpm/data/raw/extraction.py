@@ -36,6 +36,8 @@ NEARLY = 0.007
 """Ellipsoids that fit less well by this fit as well."""
 FAR_MM, DEEP_MM = 5.0, 7.0
 """Beyond the template's brain, and within it, by which the template is believed."""
+BELIEVED = 0.85
+"""Dice with what thresholds found: a template's brain that agrees less was not brought to the right place."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,15 @@ def _body(bright: Mask, radius_mm: float, voxel_mm: float) -> Mask:
 
 
 def _with_template(image: Grid, found: Grid, template: Scene) -> tuple[Grid, float]:
-    """``found`` where the template's brain is near, all that is deep inside of that; Dice of the two before."""
+    """``found`` where the template's brain is near, all that is deep inside of that; Dice of the two before.
+
+    ``found`` as it is where they agree less than ``BELIEVED``.
+    """
     assert template.brain is not None
     motion = match(template, Scene(image, found), "affine", (COARSE, MIDDLE)).motion
     agreement = overlap(template.brain, found, motion)
+    if agreement < BELIEVED:
+        return found, agreement
     carried = mask_at(moved(template.brain, inverse(motion)), lattice_of(found)).data > 0
     brain = (found.data > 0) & _dilated(carried, FAR_MM, FINAL_MM) | _eroded(carried, DEEP_MM, FINAL_MM)
     brain = _largest(np.asarray(ndimage.binary_fill_holes(brain)))

@@ -24,9 +24,10 @@ def found_dice(whole: Whole, template: Scene | None = None, bias: float = 0.0) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("contrast", ["t1", "t2"])
-def test_a_phantom_is_taken_out_of_its_skull(contrast: str) -> None:
-    assert found_dice(phantom(contrast), bias=0.2) > 0.94
+@pytest.mark.parametrize(("contrast", "least"), [("t1", 0.94), ("t2", 0.92)])
+def test_a_phantom_is_taken_out_of_its_skull(contrast: str, least: float) -> None:
+    """In T2 the 2 mm of fluid around the brain are as bright as it, and go with it."""
+    assert found_dice(phantom(contrast), bias=0.2) > least
 
 
 @pytest.mark.nightly
