@@ -74,7 +74,8 @@ def judge(
         measured = [scans[index][1] for index in indices]
         columns = _columns(measured, [scans[index][2] for index in indices])
         for figure in figures:
-            for index, one in zip(indices, _compared(figure, columns.get(figure.key, [])), strict=False):
+            column = columns.get(figure.key, [None] * len(indices))
+            for index, one in zip(indices, _compared(figure, column), strict=True):
                 values[index][figure.key] = one
     return [Judged(found) for found in values]
 

@@ -181,7 +181,7 @@ def intensity_quantiles(image: Volume, mask: Volume) -> Array:
     values = values[:: max(1, values.size // MOST_SAMPLES)].astype(np.float64)
     low, high = np.percentile(values, (1, 99))
     found = np.quantile(values, (np.arange(QUANTILES) + 0.5) / QUANTILES)
-    return np.asarray((found - low) / max(high - low, 1e-12))
+    return np.asarray(np.round((found - low) / max(high - low, 1e-12), 6))
 
 
 def coarse_mask(mask: Volume) -> npt.NDArray[np.bool_]:

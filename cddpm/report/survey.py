@@ -40,7 +40,6 @@ FOLDER = "cohort-page"
 MOST_THREADS = 8
 """Each holds a scan and its distances, up to 300 MB at 1 mm."""
 _NO_MODALITIES = {"mask", "seg"}
-_DIGITS = 6
 _OF_NO_MATTER = {
     "data_dir",
     "table",
@@ -253,7 +252,7 @@ def _packed(look: Look) -> dict[str, Any]:
         "findings": findings,
         "digest": look.digest,
         "figures": dict(measured.figures),
-        "quantiles": [round(one, _DIGITS) for one in measured.quantiles],
+        "quantiles": measured.quantiles,
         "grid": measured.grid,
         "shape": measured.mask.shape,
         "mask": base64.b64encode(np.packbits(measured.mask).tobytes()).decode(),
