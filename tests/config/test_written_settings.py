@@ -183,7 +183,7 @@ def told(text: str) -> Iterator[tuple[str, str]]:
     """(setting, value) that ``text`` names as something to write. One at its beginning is what a fault is about."""
     for found in NAMED.finditer(text):
         path, _, value = found.groups()
-        value = re.split(r"[`,;)}\]]", value)[0].rstrip(".")
+        value = value if value.startswith("[") and value.endswith("]") else re.split(r"[`,;)}\]]", value)[0].rstrip(".")
         if found.start() and "." in path and value and not set(value) & set("\0{"):
             yield path, value
 
