@@ -152,9 +152,8 @@ def splits(
     from cddpm.data.layout import root_of
 
     root = root_of(data)
-    if not unhealthy and table is None:
-        found = split_report.unhealthy_in(root / "splits", data.healthy)
-        data = data.model_copy(update={"unhealthy": found})
+    if table is None:
+        data = _there(data, root, given)
     report = split_report.write_clean(data, root, write) if write else split_report.report_splits(data, root)
     if as_json:
         print_json(report.to_dict())
@@ -187,13 +186,12 @@ def report(
     }
     data = _data_config(config, {name: value for name, value in given.items() if value is not None})
     from cddpm.data.layout import root_of  # slow to import: a wrong setting is told at once
-    from cddpm.data.split_report import unhealthy_in
     from cddpm.report import cohort
     from cddpm.report.survey import modalities_in, survey
 
     root = root_of(data)
-    if not unhealthy and config is None and table is None:
-        data = data.model_copy(update={"unhealthy": unhealthy_in(root / "splits", data.healthy)})
+    if config is None and table is None:
+        data = _there(data, root, given)
     chosen = modality or (() if config or table else modalities_in(root)) or (data.modality,)
     found = survey(data, root, tuple(dict.fromkeys(chosen)), done=_tell_progress)
     path = cohort.write(found, out)
@@ -264,6 +262,17 @@ def _data_config(file: Path | None, values: dict[str, Any]) -> "DataConfig":
         return load(file, values).data
     source = "options"
     return parse(override({"name": "data"}, values, source), source).data
+
+
+def _there(data: "DataConfig", root: Path, given: dict[str, Any]) -> "DataConfig":
+    """With the data sets that have split files below ``root``, where none were ``given``."""
+    from cddpm.data.split_report import healthy_in, unhealthy_in
+
+    folder = root / "splits"
+    healthy = given["data.healthy"] or healthy_in(folder, data.healthy)
+    return data.model_copy(
+        update={"healthy": healthy, "unhealthy": given["data.unhealthy"] or unhealthy_in(folder, healthy)}
+    )
 
 
 def _print_report(report: "Report") -> None:

@@ -110,8 +110,8 @@ class DataConfig(Frozen):
 
     @property
     def preparation(self) -> str:
-        """The settings that a sweep may search (``SEARCHED``), as JSON."""
-        return self.model_dump_json(include=set(SEARCHED))
+        """The settings that a sweep may search (``SEARCHED``) and that have a say, as JSON."""
+        return self.model_dump_json(include=set(SEARCHED) - ({"percentiles"} if self.standardised else set()))
 
     @property
     def learns_landmarks(self) -> bool:

@@ -10,7 +10,6 @@ holds. It may begin before a file's first voxel and end behind its last one; wha
 What is looked at beyond that crop, the window of a model, continues its working grid (``data.reach``).
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -235,13 +234,11 @@ def _with_all_slices(geometry: Geometry, data: DataConfig, brain: npt.NDArray[np
     """With as few slices as hold all of ``brain``, or of the file without it."""
     everything = (0, geometry.resampled_shape[2] - 1)
     low, high = everything if brain is None or not brain.any() else planes(geometry, brain)[2]
-    for slices in itertools.count(1):
-        crop = _sized(data, slices)
-        made = replace(geometry, volume_shape=crop, working_shape=_working(data, crop))
-        start = made.crop_start[2]
-        if start <= low and high < start + crop[2]:
-            return made
-    raise AssertionError(slices)
+    crop = _sized(data, math.ceil((high - low + 1) / data.rescale_factor - ROUNDING))
+    made = replace(geometry, volume_shape=crop, working_shape=_working(data, crop))
+    x, y, _ = made.crop_start
+    first = low - (crop[2] - (high - low + 1)) // 2
+    return replace(made, starts=(made.resample_start, (x, y, first), made.sample_start))
 
 
 def planes(geometry: Geometry, brain: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ from cddpm.data.finding import Finding, refuse_errors
 from cddpm.data.layout import Parts, available, clean_rows, read_parts
 from cddpm.data.sheet import read_rows, text_of
 from cddpm.data.split import COLUMNS, ScanRow, SplitFile, held_elsewhere, key_of
-from cddpm.errors import DataError
+from cddpm.errors import ConfigError, DataError
 
 REPORT = "report.json"
 _COMPARED = ("label", "age", "image", "mask", "segmentation")
@@ -158,9 +158,28 @@ def write_clean(data: DataConfig, root: Path, out: Path) -> SplitReport:
 
 
 def unhealthy_in(folder: Path, healthy: str) -> tuple[str, ...]:
-    """Data sets with ``<name>_val.csv`` or ``<name>_test.csv`` in ``folder``, but ``healthy``."""
+    """Data sets with ``<name>_val.csv`` or ``<name>_test.csv`` in ``folder``, but ``healthy`` and what could be that, too."""
     names = {path.stem.rpartition("_")[0] for end in ("val", "test") for path in folder.glob(f"*_{end}.csv")}
-    return tuple(sorted(names - {healthy}))
+    return tuple(sorted(names - {healthy, *_trained_on(folder)}))
+
+
+def healthy_in(folder: Path, usual: str) -> str:
+    """The data set with ``<name>_train_fold<n>.csv`` in ``folder``; of none or several ``usual``.
+
+    Raises ``ConfigError`` if there are several and ``usual`` is none of them.
+    """
+    names = sorted(_trained_on(folder))
+    if len(names) == 1:
+        return names[0]
+    if names and usual not in names:
+        raise ConfigError(
+            f"{folder}: split files of {', '.join(names)}; say with --healthy which data set is to be learnt from"
+        )
+    return usual
+
+
+def _trained_on(folder: Path) -> set[str]:
+    return {path.stem.rpartition("_train_fold")[0] for path in folder.glob("*_train_fold*.csv")}
 
 
 def _state(data: DataConfig, parts: Parts) -> SplitState:

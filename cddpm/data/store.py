@@ -51,7 +51,8 @@ def _settings(data: DataConfig) -> dict[str, Any]:
         data.intensities, {"standard_range", "white_matter_peak"}
     )
     more |= set() if data.intensities == "percentiles" else {"intensities"}
-    found = data.model_dump(mode="json", include={*_FIELDS, *more})
+    ignored = {"percentiles"} if data.standardised else set()
+    found = data.model_dump(mode="json", include={*_FIELDS, *more} - ignored)
     return {**found, "learnt_from": [data.healthy, data.fold]} if data.learns_landmarks else found
 
 

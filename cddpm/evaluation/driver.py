@@ -121,7 +121,9 @@ def _transfer(config: ExperimentConfig) -> list[ExperimentConfig]:
         return []
     if other == config.data.modality:
         raise SearchError(f"evaluation.transfer_modality: {other} is the training's own modality; name another")
-    return [with_values(config, {"data.modality": other}, "transfer")]
+    # prepared as the model's own scans are: another modality would have another peak
+    own = {"data.white_matter_peak": config.data.known_peak} if config.data.intensities == "white-stripe" else {}
+    return [with_values(config, {"data.modality": other, **own}, "transfer")]
 
 
 def _runs(plan: Plan, roots: Mapping[str, Path], gpus: float, display: Display) -> list[FoldRun]:

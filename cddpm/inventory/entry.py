@@ -190,7 +190,7 @@ def _damaged_parts(entry: Entry) -> Iterator[str]:
 
 FOLDERS = {"sweeps": "sweep", "evaluations": "evaluation"}
 _WORK = ("trials", "runs")
-_CONFIG, _RESULT = "config.json", "result.json"
+_CONFIG, _RESULT, _ORIGIN = "config.json", "result.json", "origin.json"
 _NAMED = ("checkpoint", "encoder", "guide", "reconstruction")
 
 
@@ -207,7 +207,7 @@ class Referrer:
     packaged: frozenset[str]
     """Fingerprints in its model packages."""
     needed: frozenset[str]
-    """Fingerprints that its trials without result find or make; empty once it is finished."""
+    """Fingerprints of its slice stores, and of what its trials without result find or make; empty once it is finished."""
     tracking: frozenset[str | None]
     """MLflow URIs of its trials; None stands for the output folder's own database."""
 
@@ -249,6 +249,8 @@ def _referrer(folder: Path, stores: tuple[str, ...]) -> Referrer:
     configs = [_config(path / _CONFIG) for path in works if (path / _CONFIG).exists()]
     open_ones = [] if state == "finished" else configs
     needed = frozenset(name for config in open_ones for store in stores for name in _identities(config, store))
+    if state != "finished" and (folder / _ORIGIN).exists():
+        needed |= frozenset(_read(folder / _ORIGIN).get("stores", ()))
     tracking = frozenset(config.tracking.uri for config in configs)
     return Referrer(_label(folder), folder, state, named | packaged, packaged, needed, tracking or frozenset({None}))
 

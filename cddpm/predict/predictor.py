@@ -3,8 +3,9 @@
 The way is the one on which the model was chosen: preparation, rounding to float16, noise seeded by the volume's name, and
 the scorer itself. For a volume of a slice store, under its name there, the anomaly map on the working grid is equal to
 the scorer's (on the same kind of device) with the ``package`` window. The ``whole`` brain continues that window: the same inputs,
-noise and predictions inside of it, so that maps differ there no further from its edges than the median filter reaches (only
-``scoring.match_histogram``, which compares whole volumes, moves all).
+noise and predictions inside of it, so that maps differ there no further from its edges than the median filter reaches. In slices
+where brain lies beside the window its predictions are blended with those of the tiles beside it, and any voxel may differ; with
+``scoring.match_histogram``, which compares whole volumes, all of them.
 """
 
 import dataclasses

@@ -89,8 +89,9 @@
   // Order and choice
   function sortValue(row) {
     if (by.value === "name") return row.name;
+    if (by.value === "score") return Number(row.item.dataset.score);
     const figure = row.figures[by.value];
-    if (by.value === "score" || !figure) return Number(row.item.dataset.score);
+    if (!figure) return null;
     return order.value === "odd" ? figure.z && Math.abs(figure.z) : figure.value;
   }
   function sort() {

@@ -20,7 +20,7 @@ from cddpm.data.phantom.folder import GENERATOR_VERSION, make_phantom
 from cddpm.data.store import SliceStore, build_store
 from cddpm.errors import SearchError, StorageError
 from cddpm.models import precision
-from cddpm.search import forecast
+from cddpm.search import forecast, record
 from cddpm.search.display import Display
 from cddpm.shelf import ARTIFACTS, Shelf
 from cddpm.storage import Bucket, is_uri
@@ -252,14 +252,15 @@ def slice_store(config: ExperimentConfig, root: Path, display: Display, campaign
 
 
 def slice_stores(config: ExperimentConfig, root: Path, display: Display, campaign: Path) -> stages.Place:
-    """``slice_store`` of ``config``, and of every way to prepare that its training space searches."""
+    """``slice_store`` of ``config``, and of every way to prepare that its training space searches, or that a trial had."""
     own = slice_store(config, root, display, campaign)
     found = {config.data.preparation: own.store}
-    for values in preparations(config):
-        other = with_values(config, values, "search.training.space")
+    earlier = (with_values(config, result.params, f"trial {result.number}") for result in record.results(campaign))
+    searched = (with_values(config, values, "search.training.space") for values in preparations(config))
+    for other in (*searched, *earlier):
         if other.data.preparation not in found:
             found[other.data.preparation] = slice_store(other, root, display, campaign).store
-    return replace(own, stores=tuple(found.items())) if len(found) > 1 else own
+    return replace(own, stores=tuple(found.items()))
 
 
 def preparations(config: ExperimentConfig) -> Iterator[dict[str, Any]]:

@@ -52,15 +52,19 @@ class Origin:
     config: dict[str, Any]
     store: str
     starts: tuple[Start, ...]
+    stores: tuple[str, ...] = ()
+    """Of every way to prepare scans that is searched, ``store`` among them."""
 
 
-def enter(sweep: Path, config: ExperimentConfig, store: str, forced: Sequence[str] = ()) -> None:
+def enter(
+    sweep: Path, config: ExperimentConfig, store: str, forced: Sequence[str] = (), stores: Sequence[str] = ()
+) -> None:
     """Add a start, now and here, to the folder ``sweep``. Raises ``StorageError`` if the disk refuses."""
     earlier = read_origin(sweep)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     start = Start(now, provenance.commit(), provenance.machine(), provenance.versions(PACKAGES), tuple(forced))
     starts = (*(earlier.starts if earlier else ()), start)
-    artifact.write_json(sweep / ORIGIN, asdict(Origin(recorded(config), store, starts)))
+    artifact.write_json(sweep / ORIGIN, asdict(Origin(recorded(config), store, starts, tuple(stores))))
 
 
 def read_origin(sweep: Path) -> Origin | None:

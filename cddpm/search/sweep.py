@@ -91,7 +91,7 @@ def run(
             display.warn(lab.away)
             campaign.begin(surroundings())
             backup.start()
-            record.enter(folder, config, place.store.name, changed)
+            record.enter(folder, config, place.store.name, changed, [path.name for _, path in place.stores])
             lab.wake()
             from cddpm.search import tuning  # Ray Tune reads its environment when it is imported
 

@@ -24,7 +24,7 @@ FILE = "warm_start.json"
 SCORING_POINTS = 5
 """Scoring settings of so many earlier trials, the best ones, are tried first."""
 _OWN_BUSINESS = ("name", "output_dir", "storage", "tracking.", "compute.", "search.", "data.")
-"""Settings in which earlier trials may differ without a word (data are compared by themselves)."""
+"""Settings in which earlier trials may differ without a word (data, and how they are prepared, are compared by themselves)."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,9 @@ def _taken(folder: Path, config: ExperimentConfig, result: TrialResult) -> tuple
     outside = [f"{path} {settings[path]}" for path in searched if path not in params]
     if outside:
         return None, f"trial {name} is left out: {', '.join(outside)} is not in this space"
+    here = with_values(config, {path: settings[path] for path in searched}, name)
+    if then.data.preparation != here.data.preparation:
+        return None, f"trial {name} is left out: its scans were prepared otherwise ({then.data.preparation})"
     differs = list(_differences(then, config, {path: settings[path] for path in searched}))
     note = (
         f"trial {name} had other settings: {', '.join(differs[:4])}{' ...' if len(differs) > 4 else ''}"

@@ -23,7 +23,7 @@ from cddpm import artifact
 from cddpm.cluster import claimed
 from cddpm.config import ExperimentConfig, parse, recorded, to_dict, with_values
 from cddpm.data.store import SliceStore, with_landmarks
-from cddpm.errors import ArtifactError, ConfigError
+from cddpm.errors import ArtifactError, ConfigError, SearchError
 from cddpm.models.cddpm import ConditionedDiffusion
 from cddpm.models.precision import certain
 from cddpm.shelf import Shelf
@@ -55,8 +55,15 @@ class Place:
     """Where a sweep searches how scans are prepared: the slice store of each ``DataConfig.preparation``."""
 
     def of(self, config: ExperimentConfig) -> "Place":
-        """The same place with the slice store of a trial's ``config``."""
-        return replace(self, store=dict(self.stores)[config.data.preparation]) if self.stores else self
+        """The same place with the slice store of a trial's ``config``. Raises ``SearchError`` where nobody made that."""
+        if not self.stores:
+            return self
+        store = dict(self.stores).get(config.data.preparation)
+        if store is None:
+            raise SearchError(
+                f"no slice store of {config.data.preparation}: it is not in the space of this sweep (any more)"
+            )
+        return replace(self, store=store)
 
     @property
     def shelf(self) -> Shelf:

@@ -209,7 +209,7 @@ def test_a_table_gives_masks_ids_and_data_sets(cohort: Path, package: Package, p
         "p1_t2.nii.gz,p1_t2_mask.nii.gz,Brats21/patient,,one\n"
         "p1_t2.nii.gz,p1_t2_mask.nii.gz,Brats21/patient,Brats21,two\n"
     )
-    done = run(table, "--out", tmp_path, "--model", package.directory)
+    done = run(table, "--out", tmp_path, "--model", package.directory, "--window", "package")
     assert (done.exit_code, "no brain mask" in done.stderr) == (0, False)
     assert done.stdout.splitlines()[-1] == "2 scans: 2 done, 0 kept"
     np.testing.assert_array_equal(read_image(tmp_path / "one/anomaly_map.nii.gz").data, prediction.anomaly_map)

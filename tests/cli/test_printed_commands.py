@@ -86,9 +86,10 @@ def test_after_an_import(study: Path) -> None:
 
 def test_after_a_calibration(study: Path) -> None:
     uri = file_uri(study / "mlflow.db")
-    found = parsed(calibration._use("a sweep/0003", "my models", uri, study / "thresholds of us.json"))
+    found = parsed(calibration._use("a sweep/0003", "my models", uri, study / "thresholds of us.json", "package"))
     assert inside(found["threshold_from"], study) == study / "thresholds of us.json"
     assert (found["model"], found["registered_model"], found["tracking_uri"]) == ("a sweep/0003", "my models", uri)
+    assert found["window"] == "package"
 
 
 @pytest.mark.parametrize("promoted", [True, False])

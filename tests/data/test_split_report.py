@@ -10,8 +10,8 @@ from tiny_data import TinyData, row
 
 from cddpm.config import DataConfig
 from cddpm.data.layout import read_layout
-from cddpm.data.split_report import report_splits, unhealthy_in, write_clean
-from cddpm.errors import DataError
+from cddpm.data.split_report import healthy_in, report_splits, unhealthy_in, write_clean
+from cddpm.errors import ConfigError, DataError
 
 
 def dirty(tiny: TinyData) -> None:
@@ -112,6 +112,19 @@ def test_unreadable_split_file_is_an_error(tiny: TinyData) -> None:
 def test_data_sets_are_found_by_their_files(tiny: TinyData) -> None:
     shutil.copy(tiny.split("Brats21_val"), tiny.split("My_own_val"))
     assert unhealthy_in(tiny.root / "splits", "IXI") == ("Brats21", "My_own")
+
+
+def test_who_is_learnt_from_is_found_by_its_files(tiny: TinyData) -> None:
+    folder = tiny.root / "splits"
+    for name in ("train_fold0", "val_fold0", "test"):
+        shutil.copy(tiny.split(f"IXI_{name}"), tiny.split(f"Controls_{name}"))
+    assert healthy_in(folder, "IXI") == "IXI"
+    assert unhealthy_in(folder, "IXI") == ("Brats21",)
+    with pytest.raises(ConfigError, match="Controls, IXI; say with --healthy"):
+        healthy_in(folder, "Others")
+    for file in folder.glob("IXI_*.csv"):
+        file.unlink()
+    assert healthy_in(folder, "IXI") == "Controls"
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ class Ignoring:
     """The cohort of ``store``, with a box of each volume (brain, background, some of the lesion) that counts neither way."""
 
     def __init__(self, store, box=np.s_[3:6, 8:18, 8:14]) -> None:
-        geometry = SimpleNamespace(working_voxel_size_mm=(2.0, 2.0, 2.0))
+        geometry = SimpleNamespace(working_voxel_size_mm=(2.0, 2.0, 2.0), beyond=None)
         self.volumes = [SimpleNamespace(id=r.id, dataset=r.dataset, geometry=geometry) for r in store.volumes]
         self.image, self.mask, self._store = store.image, store.mask, store
         self.hidden = np.zeros(store.mask(0).shape, bool)

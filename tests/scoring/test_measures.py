@@ -38,7 +38,7 @@ class ScannedStore:
     """The cohort of ``store`` with voxel sizes, and a second lesion of two voxels in each volume of 'A'."""
 
     def __init__(self, store) -> None:
-        geometry = SimpleNamespace(working_voxel_size_mm=SIZE_MM)
+        geometry = SimpleNamespace(working_voxel_size_mm=SIZE_MM, beyond=None)
         self.volumes = [Record(record.id, record.dataset, geometry) for record in store.volumes]
         self.image, self.mask, self._store = store.image, store.mask, store
 

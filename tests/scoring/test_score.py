@@ -135,7 +135,7 @@ def test_the_objectives_of_a_search_are_named(store, reconstructions):
 
         def __init__(self) -> None:
             super().__init__()
-            geometry = SimpleNamespace(working_voxel_size_mm=(2.0, 3.0, 4.0))
+            geometry = SimpleNamespace(working_voxel_size_mm=(2.0, 3.0, 4.0), beyond=None)
             self.volumes = [SimpleNamespace(id=r.id, dataset=r.dataset, geometry=geometry) for r in self.volumes]
 
     scorer = Scorer(InMillimetres(), reconstructions, COHORT, HEALTHY, seconds_per_pass=0.5)
