@@ -105,6 +105,7 @@ def test_spaces_that_cannot_be(space: dict[str, Any], told: str) -> None:
         searching(space)
 
 
+@pytest.mark.ray
 @pytest.mark.nightly
 def test_a_sweep_over_intensities(tmp_path: Path) -> None:
     space = {"data.intensities": {"choice": ["percentiles", "landmarks"]}}
