@@ -208,9 +208,10 @@ def only_one(faults: list[Finding], source: str, subject: str, what: str, files:
     """The one of ``files``; another number of them is a fault."""
     if len(files) == 1:
         return files[0]
-    shown = ", ".join(str(file) for file in files[:3]) or "none"
-    found = f"{len(files)} files for the {what} of {subject} ({shown})"
-    faults.append(Finding("error", "matches", source, found, "the pattern must match one file per subject"))
+    found = f"{len(files)} files for the {what} of {subject}"
+    place, *others = map(str, files) if files else (source,)
+    allowed = f"the pattern in {source} must match one file per subject"
+    faults.append(Finding("error", "matches", place, found, allowed, tuple(others)))
     return None
 
 

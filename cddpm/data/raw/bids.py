@@ -1,5 +1,6 @@
 """A BIDS folder, known by itself: ``sub-*/[ses-*/]anat/*_T1w.nii.gz``, brain masks and lesions below ``derivatives``.
 
+Maps of tissue (``dseg``) are no lesions, and what lies in a template's space does not lie on the scan.
 Source: Gorgolewski et al. 2016, "The brain imaging data structure", specification 1.10. Of other files only the ages in
 ``participants.tsv`` are read; no sidecar is.
 """
@@ -21,8 +22,9 @@ _IMAGE = re.compile(
 _DERIVED = re.compile(
     r"derivatives/(?:[^/]+/)*(?P<subject>sub-[A-Za-z0-9]+)(?:_(?P<session>ses-[A-Za-z0-9]+))?_(?P<rest>[^/]+)"
 )
-_LESION = re.compile(r"lesion|tumou?r|(^|_)dseg$", re.IGNORECASE)
-_BRAIN = re.compile(r"brain.*mask|brainmask|^(?:[a-z]+-[A-Za-z0-9]+_)*(?<!lesion_)mask$", re.IGNORECASE)
+_LESION = re.compile(r"lesion|tumou?r|label-L(?:_|$)", re.IGNORECASE)
+_BRAIN = re.compile(r"desc-brain_mask|brain_?mask|^mask$", re.IGNORECASE)
+_ELSEWHERE = re.compile(r"(?:^|_)space-(?!(?:orig|T1w|T2w)(?:_|$))")
 
 
 def is_bids(root: Path) -> bool:
@@ -71,7 +73,11 @@ Derived = defaultdict[tuple[str, str], defaultdict[str, list[Path]]]
 
 
 def _gathered(root: Path, findings: list[Finding]) -> tuple[Images, Derived]:
-    """Images by subject, session and suffix; masks and lesions by subject and session."""
+    """Images by subject, session and suffix; masks and lesions by subject and session.
+
+    Who has lesions in a template's space alone has an empty list of them: not healthy, and none to be had.
+    """
+    elsewhere: list[Path] = []
     images: Images = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     derived: Derived = defaultdict(lambda: defaultdict(list))
     for stem, path in scans(root):
@@ -83,9 +89,13 @@ def _gathered(root: Path, findings: list[Finding]) -> tuple[Images, Derived]:
         elif image:
             images[image["subject"]][image["session"] or ""][image["suffix"]].append(path)
         elif other and _LESION.search(other["rest"]):
-            derived[other["subject"], other["session"] or ""]["segmentation"].append(path)
-        elif other and _BRAIN.search(other["rest"]):
+            lesions = derived[other["subject"], other["session"] or ""]["segmentation"]
+            (elsewhere if _ELSEWHERE.search(other["rest"]) else lesions).append(path)
+        elif other and _BRAIN.search(other["rest"]) and not _ELSEWHERE.search(other["rest"]):
             derived[other["subject"], other["session"] or ""]["mask"].append(path)
+    if elsewhere:
+        found = "lesions in the space of a template"
+        findings.append(warning("space", elsewhere[0], found, "left out; give them on the scan's grid", elsewhere[1:]))
     return images, derived
 
 

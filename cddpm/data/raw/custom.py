@@ -122,7 +122,7 @@ def _faults(error: ValidationError, path: Path) -> Iterator[str]:
 def find(layout: RawLayout, path: Path, root: Path, modalities: Sequence[str] = ()) -> list[Found]:
     """Subjects of every data set of ``layout`` below ``root``, with their files of ``modalities`` (empty: all that it names).
 
-    Raises ``ConfigError`` for a modality that no data set has.
+    The first modality is the reference. Raises ``ConfigError`` for a modality that no data set has.
     """
     known = list(dict.fromkeys(modality for one in layout.datasets.values() for modality in one.images))
     for modality in modalities:
@@ -134,7 +134,7 @@ def find(layout: RawLayout, path: Path, root: Path, modalities: Sequence[str] = 
 
 def _dataset(name: str, one: RawDataset, path: Path, root: Path, modalities: Sequence[str]) -> Found:
     source, findings = f"{path}:datasets.{name}", list[Finding]()
-    wanted = [modality for modality in one.images if not modalities or modality in modalities]
+    wanted = [modality for modality in dict.fromkeys(modalities or one.images) if modality in one.images]
     patterns = {modality: one.images[modality] for modality in wanted}
     patterns |= {role: text for role, text in (("mask", one.mask), ("segmentation", one.segmentation)) if text}
     there = {role: _scans(findings, root, pattern) for role, pattern in patterns.items()}

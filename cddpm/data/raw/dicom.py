@@ -1,7 +1,7 @@
 """A folder of DICOM files as one volume, by SimpleITK's reader (GDCM).
 
 Of the tags only those of geometry and kind of image are looked at, and none is kept. Refused are folders with several series
-(unless one is named), enhanced multi-frame files, and slices that are missing, doubled or not parallel.
+(unless one is named), enhanced multi-frame files, and slices that are unreadable, missing, doubled or not parallel.
 Source: DICOM PS3.3, C.7.6.2 (Image Plane Module): a voxel lies at ``ImagePositionPatient`` + columns and rows along
 ``ImageOrientationPatient``, in mm, x to the left, y to the back.
 """
@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,10 @@ from cddpm.errors import VolumeError
 _CLASS, _FRAMES, _NUMBER, _SAID = "0008|0016", "0028|0008", "0020|0011", "0008|103e"
 _POSITION, _ORIENTATION, _SPACING = "0020|0032", "0020|0037", "0028|0030"
 _ENHANCED = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(4\.1|4\.3|4\.4|2\.1|2\.2)\b")
+_STORED = re.compile(rb"\x02\x00\x02\x00UI..([\d.]+)", re.DOTALL)
+"""The class of what is stored, as the group of tags at a file's beginning has it."""
+_OF_VOLUMES = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?!4\.2$)(?:2|4|7|128)(?:\.\d+)*")
+"""Classes of images: CT, MR (no spectroscopy), secondary capture, PET."""
 _REMEDY = "convert it with dcm2niix (dcm2niix -z y -o OUT FOLDER) and name the NIfTI file instead"
 _KIND = re.compile(
     r"t[12]w?|pdw?|flair|mprage|mp2rage|spgr|fspgr|bravo|space|cube|vista|tfe|ffe|tse|fse|tirm|swi|swan|dwi|adc|dti|epi|bold|asl|"
@@ -69,10 +72,12 @@ def series_in(folder: Path) -> list[Series]:
     """Every series in ``folder`` itself, by number. Raises ``VolumeError`` if there is none or files are no DICOM."""
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's own lines on stderr tell paths
     reader = sitk.ImageSeriesReader()
-    uids = reader.GetGDCMSeriesIDs(str(folder))
-    if not uids:
+    named = [
+        (uid, tuple(reader.GetGDCMSeriesFileNames(str(folder), uid))) for uid in reader.GetGDCMSeriesIDs(str(folder))
+    ]
+    _refuse_unreadable(folder, {Path(file).name for _, files in named for file in files})
+    if not named:
         raise VolumeError(f"{folder}: no DICOM series in this folder; name the folder that holds the files themselves")
-    named = [(uid, tuple(reader.GetGDCMSeriesFileNames(str(folder), uid))) for uid in uids]
     found = [
         Series(_whole(tags, _NUMBER) or 0, uid, files, _words(tags))
         for uid, files in named
@@ -88,7 +93,7 @@ def series_in(folder: Path) -> list[Series]:
 def read_series(folder: Path, choice: str | None = None) -> Grid:
     """The volume of one series: float32 (X, Y, Z) with its affine in RAS+. ``choice``: a series' number or UID.
 
-    Raises ``VolumeError`` for several series without a choice (listing them), multi-frame files, and uneven slices.
+    Raises ``VolumeError`` for several series without a choice (listing them), unreadable or multi-frame files, and uneven slices.
     """
     chosen = _chosen(folder, series_in(folder), choice)
     tags = [_tags(file) for file in chosen.files]
@@ -98,8 +103,8 @@ def read_series(folder: Path, choice: str | None = None) -> Grid:
     reader.SetFileNames([chosen.files[index] for index in order])
     try:
         image = reader.Execute()
-    except RuntimeError as error:
-        raise VolumeError(f"{folder}: series {chosen.number} cannot be read ({_last(error)}); {_REMEDY}") from None
+    except RuntimeError:  # its text tells names of files, which may be a patient's
+        raise VolumeError(f"{folder}: series {chosen.number} cannot be read; {_REMEDY}") from None
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise VolumeError(f"{folder}: series {chosen.number} is no 3-D volume of single numbers; {_REMEDY}")
     _refuse_other_place(folder, chosen, image, affine)
@@ -113,10 +118,32 @@ def _chosen(folder: Path, found: list[Series], choice: str | None) -> Series:
     listed = "; ".join(map(str, found))
     if choice is None:
         raise VolumeError(f"{folder}: {len(found)} series: {listed}; choose one with --series MODALITY=NUMBER")
-    for one in found:
-        if choice in (str(one.number), one.uid) or one.uid.startswith(f"{choice}."):
-            return one
-    raise VolumeError(f"{folder}: no series {choice}; there are {listed}")
+    by_number = [one for one in found if choice == str(one.number)]
+    by_uid = [one for one in found if choice == one.uid]
+    below_uid = [one for one in found if "." in choice and one.uid.startswith(f"{choice}.")]
+    fitting = by_number or by_uid or below_uid
+    if len(fitting) == 1:
+        return fitting[0]
+    said = choice if choice.isdecimal() else "of this UID"
+    raise VolumeError(f"{folder}: {f'{len(fitting)} series' if fitting else 'no series'} {said}; there are {listed}")
+
+
+def _refuse_unreadable(folder: Path, known: set[str]) -> None:
+    """GDCM leaves out what it cannot read: of slices at an end of the stack nothing else would tell that they are gone."""
+    others = (path for path in folder.iterdir() if path.name not in known and not path.name.startswith("."))
+    broken = sum(path.is_file() and _is_broken_slice(path) for path in others)
+    if broken:
+        raise VolumeError(f"{folder}: {broken} {'file' if broken == 1 else 'files'} cannot be read; copy them again")
+
+
+def _is_broken_slice(path: Path) -> bool:
+    """Whether a file that is in no series should be: it is empty, or DICOM and no list, report or state of display."""
+    with path.open("rb") as stream:
+        start = stream.read(1024)
+    if not start or start[128:132] != b"DICM":
+        return not start
+    said = _STORED.search(start)
+    return said is None or _OF_VOLUMES.fullmatch(said[1].decode("ascii")) is not None
 
 
 def _refuse_frames(folder: Path, chosen: Series, tags: list[dict[str, str]]) -> None:
@@ -177,8 +204,8 @@ def _tags(file: str) -> dict[str, str]:
     reader.SetFileName(file)
     try:
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise VolumeError(f"{file}: cannot be read as DICOM ({_last(error)}); {_REMEDY}") from None
+    except RuntimeError:  # its text tells the file's name, as does ``file``
+        raise VolumeError(f"{Path(file).parent}: a file cannot be read as DICOM; {_REMEDY}") from None
     wanted = (_CLASS, _FRAMES, _NUMBER, _SAID, _POSITION, _ORIENTATION, _SPACING)
     return {tag: reader.GetMetaData(tag) for tag in wanted if reader.HasMetaDataKey(tag)}
 
@@ -199,9 +226,3 @@ def _numbers(tags: dict[str, str], tag: str, count: int) -> list[float] | None:
     except ValueError:
         return None
     return found if len(found) == count and np.isfinite(found).all() else None
-
-
-def _last(error: Exception) -> str:
-    """The reason in what ITK says, without its own paths."""
-    lines: Iterator[Any] = (line.strip() for line in str(error).splitlines() if line.strip())
-    return " ".join(list(lines)[-1:])[:120]

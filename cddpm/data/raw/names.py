@@ -1,9 +1,9 @@
 """Names that may be a person's or hold a date, and what stands in their place.
 
 A name is kept where it looks like a code: words of the field (``sub``, ``brats``), single letters, numbers of up to five digits
-that make no date, and at most one pair of capitals beside a number. Every other file, folder or subject gets an id made from a
-keyed hash: the same name has the same id as long as the key is the same. Key and names lie in one file outside of DATA_DIR that
-only its owner reads (mode 0600).
+that make no date or year, and at most one pair of capitals beside a number. Every other file, folder or subject gets an id
+made from a keyed hash: the same name has the same id as long as the key is the same. Key and names lie in one file outside of
+DATA_DIR that only its owner reads (mode 0600).
 """
 
 import hashlib
@@ -39,10 +39,15 @@ _WORDS = frozenset(
 )
 _TOKEN = re.compile(r"[A-Za-z]+|\d+|[^A-Za-z0-9\s._+()-]+")
 _DATE = re.compile(
-    r"(?<!\d)(?:19|20)\d\d[-_. ]?(?:0[1-9]|1[0-2])[-_. ]?(?:0[1-9]|[12]\d|3[01])(?!\d)"
+    r"(?<!\d)(?:19|20)\d\d[-_. ]?(?:0?[1-9]|1[0-2])(?:[-_. ]?(?:0?[1-9]|[12]\d|3[01]))?(?!\d)"
     r"|(?<!\d)\d{1,2}[-_. ]\d{1,2}[-_. ](?:19|20)?\d\d(?!\d)"
 )
-_YEAR = re.compile(r"(?:19|20)\d\d")
+_YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
+_PUBLISHED = re.compile(
+    r"IXI\d{3}-(?:Guys|HH|IOP)-\d{4}(?:-(?:T1|T2|PD|MRA))?|BraTS2021_\d{5}(?:_(?:t1|t1ce|t2|flair|seg))?", re.IGNORECASE
+)
+"""Names of official downloads: their four digits are no year of anybody."""
+_TEMPLATE = re.compile(r"MNI152NLin20\d\d[a-c](?:Sym|Asym)", re.IGNORECASE)
 _SUFFIX = re.compile(r"(\.(nii|gz|dcm|ima|json|csv|tsv|yaml|yml|txt|hdr|img|mgz|nrrd|mha))+$", re.IGNORECASE)
 _SIZE = 10
 """Hex digits of an id: two of a thousand names have one id with one key in two million."""
@@ -52,7 +57,7 @@ def is_plain(name: str) -> bool:
     """Whether a file's, folder's or subject's name looks like a code, with no person's name and no date in it."""
     stem = _SUFFIX.sub("", name)
     tokens = _TOKEN.findall(stem)
-    if _DATE.search(stem) or any(not token.isascii() or not token.isalnum() for token in tokens):
+    if _is_dated(stem) or any(not token.isascii() or not token.isalnum() for token in tokens):
         return False
     words = [token for token in tokens if len(token) > 1 and token.isalpha() and token.lower() not in _WORDS]
     numbers = [token for token in tokens if token.isdecimal()]
@@ -60,8 +65,14 @@ def is_plain(name: str) -> bool:
         return False
     if not words:
         return True
-    is_code = len(words) == 1 and len(words[0]) == 2 and words[0].isupper()
-    return is_code and bool(numbers) and not any(_YEAR.fullmatch(number) for number in numbers)
+    return len(words) == 1 and len(words[0]) == 2 and words[0].isupper() and bool(numbers)
+
+
+def _is_dated(stem: str) -> bool:
+    if _PUBLISHED.fullmatch(stem):
+        return False
+    own = _TEMPLATE.sub("MNI", stem)
+    return bool(_DATE.search(own) or _YEAR.search(own))
 
 
 @dataclass(frozen=True)
@@ -150,7 +161,7 @@ class Names:
         """Keep what is new, for its owner alone. Raises ``StorageError`` if the disk refuses."""
         if not self._changed:
             return
-        about = "Names that cddpm replaced by ids, and the key of the ids. Keep it apart from the data, or delete it."
+        about = "Names that cddpm replaced by ids, and the key of the ids. Keep it apart from the data."
         text = json.dumps({"about": about, "key": self.key.hex(), "names": self.known}, indent=2, sort_keys=True)
         temporary = self.file.with_name(f".{self.file.name}.{uuid.uuid4().hex[:8]}")
         with storage_errors(self.file):

@@ -2,7 +2,8 @@
 
 =========  ==============================================================================================
 IXI        ``IXI012-HH-1211-T2.nii.gz``, in a folder for each modality or in one; ages from ``IXI.xls``, saved as CSV
-Brats21    ``BraTS2021_00000/BraTS2021_00000_t2.nii.gz``, ``_seg``; of 2023 ``BraTS-GLI-00000-000-t2w.nii.gz``
+Brats21    ``BraTS2021_00000/BraTS2021_00000_t2.nii.gz``, ``_seg``; of 2023 ``BraTS-GLI-00000-000-t2w.nii.gz``,
+           whose last number is the time point: one person is one subject
 MSLUB      ``patient01/patient01_T2W.nii.gz``, ``_consensus_gt``, ``_brainmask`` if it is there
 ATLAS_v2   ``sub-r001s001/ses-1/anat/*_T1w.nii.gz``, ``*_label-L_desc-T1lesion_mask.nii.gz``
 WMH        ``Utrecht/0/pre/T1.nii.gz`` (else ``orig/``), ``Utrecht/0/wmh.nii.gz``
@@ -75,7 +76,8 @@ DOWNLOADS: dict[str, Download] = {
             False,
             ("t1", "t2"),
             re.compile(
-                r"(?:^|.*/)(?P<subject>BraTS2021_\d{5}|BraTS-GLI-\d{5}-\d{3})[_-](?P<kind>t1ce|t1n|t1c|t1|t2w|t2f|t2|flair|seg)",
+                r"(?:^|.*/)(?P<subject>BraTS2021_\d{5}|BraTS-GLI-\d{5}(?=-\d{3}))(?:-(?P<session>\d{3}))?"
+                r"[_-](?P<kind>t1ce|t1n|t1c|t1|t2w|t2f|t2|flair|seg)",
                 re.IGNORECASE,
             ),
             {**_BRATS, "seg": SEGMENTATION},
@@ -144,10 +146,10 @@ def find(download: Download, root: Path, modalities: Sequence[str] = ()) -> Foun
     findings += told
     subjects = []
     for name, of in sorted(sessions.items()):
-        files = of[first_session(findings, name, of)]
+        files = of[first_session(findings, name, of, "folders" if "site" in download.file.groupindex else "sessions")]
         subjects.append(_subject(download, name, files, wanted, years.get(name[3:6].lstrip("0")), findings))
     there = tuple(subject for subject in subjects if subject)
-    return Found(download.name, download.healthy, there, tuple(findings), download.shares)
+    return Found(download.name, download.healthy, there, tuple(findings), download.shares, tuple(sessions))
 
 
 def _by_session(
@@ -169,7 +171,9 @@ def _by_session(
                 r"(?<=l_).*(?=desc)", "", groups["kind"].lower()
             )  # ATLAS: label-L_space-..._desc-T1lesion_mask
             variant = (groups.get("variant") or "").lower()
-            role = found[_name(groups)][(groups.get("session") or "").lower()][download.kinds[kind]]
+            # two folders of one site may count alike
+            session = stem[: match.end("subject")] if groups.get("site") else (groups.get("session") or "").lower()
+            role = found[_name(groups)][session][download.kinds[kind]]
             role.append(("" if variant == "pre" else variant or "-", path))
     sessions = {
         subject: {
@@ -193,7 +197,8 @@ def _subject(
     def only(role: str) -> Path | None:
         several = files.get(role, [])
         # the WMH challenge has every scan as it was and preprocessed
-        return first_of(findings, name, role, several[:1] if download.name == "WMH" else several)
+        alike = [path for path in several if download.name != "WMH" or path.parent == several[0].parent]
+        return first_of(findings, name, role, alike)
 
     here = next(iter(files.values()))[0].parent
     segmentation = None if download.healthy else only(SEGMENTATION)

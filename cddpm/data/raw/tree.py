@@ -14,7 +14,6 @@ from cddpm.data.split import number
 
 _ENDS = re.compile(r"(\.nii|\.gz)+$", re.IGNORECASE)
 _SKIPPED = {"__MACOSX"}
-SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -112,11 +111,19 @@ def first_of(findings: list[Finding], subject: str, role: str, files: list[Path]
     return files[0] if files else None
 
 
-def first_session(findings: list[Finding], subject: str, sessions: Mapping[str, Mapping[str, list[Path]]]) -> str:
-    """The first session: two of one person in two splits would be a leak."""
+def first_session(
+    findings: list[Finding],
+    subject: str,
+    sessions: Mapping[str, Mapping[str, list[Path]]],
+    what: str = "sessions",
+) -> str:
+    """The first session: two of one person in two splits would be a leak.
+
+    The finding tells sessions by their files alone, since their names may be dates.
+    """
     first, *others = sorted(sessions)
     if others:
-        example = next(iter(sessions[others[0]].values()))[0]
-        found = f"{subject}: {len(sessions)} sessions ({first}, {', '.join(others[:SHOWN])})"
-        findings.append(warning("sessions", example, found, f"{first} is taken, the others are left out"))
+        taken, *left = (next(iter(sessions[one].values()))[0] for one in (first, *others))
+        found = f"{subject}: {len(sessions)} {what}"
+        findings.append(warning("sessions", taken, found, "that of this file is taken, the others are left out", left))
     return first

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import PATIENT, write_series
+from dicom_files import PATIENT, ROOT, write_series
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
@@ -89,6 +89,56 @@ def test_enhanced_multi_frame_is_refused_with_the_remedy(tmp_path: Path) -> None
         file.write_bytes(head + tag + len(enhanced).to_bytes(4, "little") + enhanced + rest[4 + len(plain) :])
     with pytest.raises(VolumeError, match=r"enhanced multi-frame DICOM; convert it with dcm2niix"):
         read_series(tmp_path)
+
+
+def test_a_number_is_the_whole_number_whatever_uids_begin_with(tmp_path: Path) -> None:
+    """UIDs begin with ``1.2.``, so that of series 1 was any of them."""
+    for number in (1, 2, 12):
+        write_series(tmp_path, number * DATA, number)
+    for number in (1, 2, 12):
+        np.testing.assert_array_equal(read_series(tmp_path, str(number)).data, number * DATA)
+    uids = [one.uid for one in series_in(tmp_path)]
+    for number, uid in zip((1, 2, 12), uids, strict=True):
+        np.testing.assert_array_equal(read_series(tmp_path, uid).data, number * DATA)
+    with pytest.raises(VolumeError, match=r"3 series of this UID; there are 1 "):
+        read_series(tmp_path, ROOT)
+
+
+def test_a_part_of_a_uid_is_no_number(tmp_path: Path) -> None:
+    write_series(tmp_path, DATA, 3)
+    write_series(tmp_path, 2 * DATA, 4)
+    with pytest.raises(VolumeError, match=r"no series 1; there are 3 .*; 4"):
+        read_series(tmp_path, "1")
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 140, 600])
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_an_unreadable_slice_is_told_wherever_it_lies(tmp_path: Path, kept_bytes: int, place: int) -> None:
+    write_series(tmp_path, DATA)
+    file = tmp_path / f"IM{place * 7919 % 1000:04d}_3.dcm"
+    file.write_bytes(file.read_bytes()[:kept_bytes])
+    with pytest.raises(VolumeError, match=r": 1 file cannot be read; copy them again") as error:
+        read_series(tmp_path)
+    assert file.name not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "1.2.840.10008.1.3.10",
+        "1.2.840.10008.5.1.4.1.1.88.22",
+        "1.2.840.10008.5.1.4.1.1.11.1",
+        "1.2.840.10008.5.1.4.1.1.4.2",
+    ],
+)
+def test_lists_reports_and_states_of_display_do_no_harm(tmp_path: Path, kind: str) -> None:
+    write_series(tmp_path, DATA)
+    value = kind.encode() + b"\0" * (len(kind) % 2)
+    meta = b"\x02\x00\x02\x00UI" + len(value).to_bytes(2, "little") + value
+    size = b"\x02\x00\x00\x00UL\x04\x00" + len(meta).to_bytes(4, "little")
+    (tmp_path / "OTHER").write_bytes(b"\0" * 128 + b"DICM" + size + meta)
+    (tmp_path / "notes.txt").write_text("seen")
+    np.testing.assert_array_equal(read_series(tmp_path).data, DATA)
 
 
 def test_a_folder_without_dicom_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,8 @@ from cddpm.errors import DataError
             "sub-01_acq-3d_FLAIR.nii.gz",
             "wmh.nii.gz",
             "S3",
+            "IXI012-HH-1985",
+            "IXI012-HH-2012-T1.nii.gz",
             "0049",
             "derivatives",
         ),
@@ -40,7 +42,19 @@ def test_codes_are_kept(name: str) -> None:
     [
         *("Mueller_Hans", "Müller", "HansMueller_T1.nii.gz", "sub-Erika", "Li_Wei", "O'Neil", "patient_Schmidt_01"),
         *("1961-04-17", "17.04.1961", "19610417", "610417", "sub-20190823_T1w.nii.gz", "scan_2019_08_23", "23-8-19"),
-        *("MRN7788990011", "sub-1234567", "Max1", "Jan 1972", "JD1972", "李伟", "case_Ä"),
+        *("pat_1985-3-12", "2019-03", "03-1958", "sub-01_1958", "1985 3 12", "0312_1985", "2019_3_7 t1.nii.gz"),
+        *(
+            "IXI012-HH-1211_1985",
+            "BraTS2021_00621_1985-3-2",
+            "sub-01_ses-1985_T1w",
+            "MRN7788990011",
+            "sub-1234567",
+            "Max1",
+            "Jan 1972",
+            "JD1972",
+            "李伟",
+            "case_Ä",
+        ),
     ],
 )
 def test_names_and_dates_are_not(name: str) -> None:
@@ -49,7 +63,12 @@ def test_names_and_dates_are_not(name: str) -> None:
 
 @given(
     st.dates(date(1900, 1, 1), date(2099, 12, 31)),
-    st.sampled_from(["%Y%m%d", "%Y-%m-%d", "%d.%m.%Y", "%d%m%Y", "%y%m%d", "%Y_%m_%d", "%d-%m-%y"]),
+    st.sampled_from(
+        [
+            *("%Y%m%d", "%Y-%m-%d", "%d.%m.%Y", "%d%m%Y", "%y%m%d", "%Y_%m_%d", "%d-%m-%y"),
+            *("%Y-%-m-%-d", "%Y %-m %-d", "%Y_%-m", "%m-%Y", "%d%m_%Y", "%Y"),
+        ]
+    ),
     st.booleans(),
 )
 def test_no_date_is_kept(day: date, form: str, inside: bool) -> None:

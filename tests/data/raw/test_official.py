@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import raw_trees
-from raw_trees import head, save
+from raw_trees import head, lesion, save
 
+from cddpm.data.raw.run import files_of
 from cddpm.data.raw.survey import survey
 from cddpm.data.raw.tree import Found
 from cddpm.errors import ConfigError, DataError
@@ -146,6 +147,27 @@ def test_of_two_sessions_the_first_is_taken(tmp_path: Path) -> None:
     assert names(one) == ["sub-r001s001"]
     assert codes(one) == ["sessions"]
     assert "ses-1" in one.subjects[0].images["t1"].name
+
+
+def test_time_points_of_one_person_are_one_subject(tmp_path: Path) -> None:
+    for name in ("BraTS-GLI-00005-000", "BraTS-GLI-00005-001", "BraTS-GLI-00006-001"):
+        for kind in ("t1n", "t2w", "seg"):
+            save(tmp_path / name / f"{name}-{kind}.nii.gz", lesion() if kind == "seg" else head(0, "t1"))
+    one = found("Brats21", tmp_path)
+    assert names(one) == ["BraTS-GLI-00005", "BraTS-GLI-00006"]
+    assert codes(one) == ["sessions"]
+    assert "BraTS-GLI-00005-000" in one.findings[0].file
+    assert {file.parent.name for file in files_of(one.subjects[0]).values()} == {"BraTS-GLI-00005-000"}
+
+
+def test_folders_of_one_site_that_count_alike_are_told_and_not_mixed(tmp_path: Path) -> None:
+    raw_trees.wmh(tmp_path, {"Philips_A": (1,)}, "orig")
+    raw_trees.wmh(tmp_path, {"Philips_B": (1,)}, "pre")
+    one = found("WMH", tmp_path)
+    assert names(one) == ["Philips_1"]
+    assert codes(one) == ["sessions"]
+    assert "Philips_B" in one.findings[0].others[0]
+    assert all("Philips_A" in file.parts for file in files_of(one.subjects[0]).values())
 
 
 def test_a_file_that_is_there_twice_is_told(tmp_path: Path) -> None:

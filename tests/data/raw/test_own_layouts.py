@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 from raw_trees import brain, head, lesion, save
+from typer.testing import CliRunner
 
+from cddpm.cli import app
 from cddpm.data.raw.survey import survey
 from cddpm.errors import ConfigError
 
@@ -39,8 +41,9 @@ def test_subjects_by_pattern(tmp_path: Path) -> None:
     assert {subject.segmentation_on for subject in one.subjects} == {"flair"}
     assert not one.healthy
     assert not one.findings
-    (one,) = survey("custom", root, ["flair"], file)
-    assert [list(subject.images) for subject in one.subjects] == [["flair"]] * 2
+    for asked in (["flair"], ["flair", "t1"], ["t1", "flair"]):  # the first is the reference
+        (one,) = survey("custom", root, asked, file)
+        assert [list(subject.images) for subject in one.subjects] == [asked] * 2
 
 
 def test_what_is_missing_doubled_or_empty_is_told_and_the_others_go_on(tmp_path: Path) -> None:
@@ -117,6 +120,51 @@ def test_a_bids_folder_with_several_sessions_and_runs(tmp_path: Path) -> None:
     (one,) = survey("custom", root)
     assert sorted(finding.code for finding in one.findings) == ["sessions", "sessions", "twice"]
     assert {file.parts[-3] for subject in one.subjects for file in subject.images.values()} == {"ses-01"}
+
+
+def test_derivatives_of_fmriprep_are_no_lesions_and_those_of_a_template_lie_elsewhere(tmp_path: Path) -> None:
+    root = bids(tmp_path, False)
+    anat = root / "derivatives" / "fmriprep" / "sub-01" / "anat"
+    for rest in ("dseg", "desc-aseg_dseg", "hemi-L_desc-ribbon_mask", "space-MNI152NLin6Asym_desc-brain_mask"):
+        save(anat / f"sub-01_{rest}.nii.gz", brain())
+    (one,) = survey("custom", root)
+    assert one.healthy
+    assert not one.findings
+    assert [subject.mask.name for subject in one.subjects if subject.mask] == [
+        f"sub-0{number}_desc-brain_mask.nii.gz" for number in (1, 2)
+    ]
+    save(anat / "sub-01_space-MNI152NLin6Asym_label-L_mask.nii.gz", lesion())
+    (one,) = survey("custom", root)
+    assert not one.healthy  # nobody is trained on because a lesion could not be used
+    assert not one.subjects
+    assert sorted(finding.code for finding in one.findings) == ["missing", "missing", "space"]
+    save(anat / "sub-01_space-T1w_label-L_mask.nii.gz", lesion())
+    (one,) = survey("custom", root)
+    assert [subject.segmentation is not None for subject in one.subjects] == [True]
+
+
+def told(root: Path, tmp_path: Path, layout: Path | None = None) -> str:
+    """What a dry run says."""
+    words = ["data", "prepare", "custom", str(root), str(tmp_path / "DATA"), "--dry-run"]
+    return "\n".join(
+        CliRunner().invoke(app, [*words, *more, *(("--layout", str(layout)) if layout else ())]).output
+        for more in ([], ["--json"])
+    )
+
+
+def test_findings_tell_no_dates_of_sessions(tmp_path: Path) -> None:
+    root = bids(bids(tmp_path / "raw", False, "ses-19850312"), False, "ses-20190823")
+    said = told(root, tmp_path)
+    assert "2 sessions" in said
+    assert not [date for date in ("19850312", "20190823") if date in said]
+
+
+def test_findings_tell_no_names_of_doubled_files(tmp_path: Path) -> None:
+    root = clinic(tmp_path / "raw", "a")
+    save(root / "a" / "Zzname_FLAIR_4.nii.gz", head(0, "flair"))
+    said = told(root, tmp_path, layout(tmp_path))
+    assert "2 files for the flair of a" in said
+    assert "Zzname" not in said
 
 
 def test_a_layout_is_for_custom_alone(tmp_path: Path) -> None:
