@@ -1,7 +1,7 @@
 """``cddpm data prepare``: raw scans, as they were downloaded or come from the hospital, to a DATA_DIR."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -115,7 +115,8 @@ def prepare(
         raise typer.Exit(int(any(finding.severity == "error" for finding in told)))
     known.write()  # before anything has a name from it
     work = _work(depot, settings, _series(series), jobs)
-    outcomes = _outcomes(work, jobs, None if is_uri(source) else root, at_once, address, as_json)
+    needed = {**({} if is_uri(source) else {"RAW_DIR": root}), **_named_files(settings)}
+    outcomes = _outcomes(work, jobs, needed, at_once, address, as_json)
     told += [veil.finding(one) for found in everything for one in _tables(work, found, outcomes, splits)]
     _tell(everything, jobs, told, outcomes, as_json)
     failed = any(one.state == "failed" for one in outcomes) or any(finding.severity == "error" for finding in told)
@@ -133,9 +134,17 @@ def _settings(file: Path | None, given: dict[str, Any]) -> "PreparationConfig":
         **{name: value for name, value in given.items() if value is not None},
     }
     try:
-        return PreparationConfig.model_validate(values)
+        settings = PreparationConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(error, str(file or "options"), PreparationConfig))) from None
+    # tasks on other nodes are in other folders
+    return settings.model_copy(update={name: path.absolute() for name, path in _named_files(settings).items()})
+
+
+def _named_files(settings: "PreparationConfig") -> dict[str, Path]:
+    """Files that every subject needs, by the name of their setting."""
+    named = {name: getattr(settings, name) for name in ("template", "template_mask", "extractor_program")}
+    return {name: path for name, path in named.items() if path is not None}
 
 
 def _work(depot: Any, settings: "PreparationConfig", series: dict[str, str], jobs: Iterable["Job"]) -> "Work":
@@ -157,14 +166,14 @@ def _series(texts: list[str] | None) -> dict[str, str]:
 
 
 def _outcomes(
-    work: "Work", jobs: list["Job"], root: Path | None, at_once: int | None, address: str | None, quiet: bool
+    work: "Work", jobs: list["Job"], needed: Mapping[str, Path], at_once: int | None, address: str | None, quiet: bool
 ) -> list["Outcome"]:
     from cddpm.data.raw.run import prepare as prepare_all
     from cddpm.text.progress import progress
 
     outcomes = []
     console = Console(stderr=quiet)
-    with _spread(work, root, at_once, address) as parallel_map, progress(console, "prepared", len(jobs)) as one:
+    with _spread(work, needed, at_once, address) as parallel_map, progress(console, "prepared", len(jobs)) as one:
         for outcome in prepare_all(work, jobs, parallel_map):
             outcomes.append(outcome)
             one(outcome.name)
@@ -172,8 +181,13 @@ def _outcomes(
 
 
 @contextlib.contextmanager
-def _spread(work: "Work", root: Path | None, at_once: int | None, address: str | None) -> Iterator["ParallelMap"]:
-    """One after the other in this process, or as Ray tasks on every node, which must see ``root`` and a DATA_DIR on a disk."""
+def _spread(
+    work: "Work", needed: Mapping[str, Path], at_once: int | None, address: str | None
+) -> Iterator["ParallelMap"]:
+    """One after the other in this process, or as Ray tasks on every node.
+
+    Each must see a DATA_DIR on a disk, and what is ``needed`` (by what it is to a user).
+    """
     if at_once == 1:
         yield map
         return
@@ -182,11 +196,11 @@ def _spread(work: "Work", root: Path | None, at_once: int | None, address: str |
     cluster.check_answers(address)
     cluster.connect(address)
     try:
-        for folder, what in ((root, "RAW_DIR"), (work.depot.folder, "DATA_DIR")):
-            if folder is not None and what == "DATA_DIR":
-                folder.mkdir(parents=True, exist_ok=True)
-            if folder is not None:
-                cluster.check_seen(folder, what)
+        if work.depot.folder is not None:
+            work.depot.folder.mkdir(parents=True, exist_ok=True)
+            needed = {**needed, "DATA_DIR": work.depot.folder}
+        for what, path in needed.items():
+            cluster.check_seen(path, what)
         yield lambda function, jobs: cluster.bounded_map(function, jobs, _lost, at_once, MEMORY_BYTES)
     finally:
         cluster.kill()
@@ -225,13 +239,14 @@ def _tell(
         findings = [asdict(finding) for finding in told]
         print_json({"found": found, "findings": findings, "warnings": warned, "errors": errors, **counts})
         return
+    from cddpm.data.split import names
+
     console = Console()
     for finding in sorted(told, key=lambda finding: finding.severity != "error"):
         colour = "red" if finding.severity == "error" else "yellow"
         console.print(f"[{colour}]{finding.severity}[/]: {console.path(finding.file)}: {escape(finding.said)}")
-    for one in outcomes:
-        for warning in one.warnings:
-            console.print(f"[yellow]warning[/]: {escape(one.name)}: {escape(warning)}")
+    for text, who in _by_text(outcomes).items():
+        console.print(f"[yellow]warning[/]: {escape(names(who))}: {escape(text)}")
     for one in failed:
         console.print(f"[red]error[/]: {escape(one.name)}: {escape(one.error)}")
     for found_of in everything:
@@ -241,6 +256,15 @@ def _tell(
         console.print(f"{found_of.dataset}: {numbers.counted(len(mine), 'subject')}{f' ({scans})' if scans else ''}")
     if outcomes:
         console.print(f"{counts['made']} prepared, {counts['there']} were there already, {counts['failed']} failed")
+
+
+def _by_text(outcomes: Iterable["Outcome"]) -> dict[str, list[str]]:
+    """Names by warning: what is told of a whole data set is one line."""
+    found: dict[str, list[str]] = {}
+    for one in outcomes:
+        for warning in one.warnings:
+            found.setdefault(warning, []).append(one.name)
+    return found
 
 
 def _facts(job: "Job") -> dict[str, Any]:

@@ -73,16 +73,17 @@ def bounded_map(
             yield lost(item, next(iter(str(error).splitlines()), type(error).__name__))
 
 
-def check_seen(folder: Path, what: str) -> None:
-    """Every node must see ``folder`` (``what`` it is to a user). Raises ``SearchError`` naming the nodes that do not."""
+def check_seen(path: Path, what: str) -> None:
+    """Every node must see a folder or file (``what`` it is to a user). Raises ``SearchError`` naming the nodes that do not."""
     import ray
 
     if sum(node["Alive"] for node in ray.nodes()) < 2:
         return
-    blind = [address for address, seen in on_each_node(_sees, str(folder)).items() if not seen]
+    blind = [address for address, seen in on_each_node(_sees, str(path)).items() if not seen]
     if blind:
+        elsewhere = "" if path.is_file() else ", or be s3://..."
         raise SearchError(
-            f"{what} {folder}: not there on node(s) {', '.join(blind)}; it must be shared (NFS, say), or be s3://..."
+            f"{what} {path}: not there on node(s) {', '.join(blind)}; it must be shared (NFS, say){elsewhere}"
         )
 
 
@@ -205,8 +206,8 @@ def check_shared(folder: Path) -> None:
         )
 
 
-def _sees(token: str) -> bool:
-    return Path(token).exists()
+def _sees(path: str) -> bool:
+    return Path(path).exists()
 
 
 class ActorPool(Generic[T, R]):

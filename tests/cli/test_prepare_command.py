@@ -1,14 +1,19 @@
 """``cddpm data prepare``: from an official download to a folder that ``cddpm data check`` passes; faults by exit code."""
 
+import gzip
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import raw_trees
 from readme_pages import ROOT, read
 from typer.testing import CliRunner, Result
 
+from cddpm import cluster
 from cddpm.cli import app
+from cddpm.data.split import SHOWN
 from cddpm.errors import ConfigError, DataError
 
 STEPS = ("--steps", "reorient,extract,resample,strip")
@@ -105,3 +110,55 @@ def test_data_sets_that_went_through_other_steps_are_told(tmp_path: Path, config
     words = ("prepare", "MSLUB", raw_trees.mslub(tmp_path / "m", (1,)), out, "--config", config, "--at-once", 1)
     assert "other-steps" not in run(*words, *STEPS).stdout  # a mask that is given instead of found is no difference
     assert "WMH went through other steps" in run(*words, "--steps", "reorient,extract,bias,resample,strip").stdout
+
+
+def test_who_lacks_the_mask_that_is_to_be_given_stops_nobody(tmp_path: Path, config: Path) -> None:
+    raw = raw_trees.mslub(tmp_path / "raw", (1, 2))
+    next((raw / "patient02").glob("*brainmask*")).unlink()
+    words = ("--config", config, *STEPS, "--extractor", "given", "--at-once", 1)
+    done = run("prepare", "MSLUB", raw, tmp_path / "DATA", *words)
+    assert done.exit_code == 1
+    assert "1 prepared, 0 were there already, 1 failed" in done.stdout
+    assert "MSLUB/patient02: extractor given: this head has no brain mask" in done.stdout
+
+
+def test_a_warning_of_many_subjects_is_one_line(tmp_path: Path, config: Path) -> None:
+    raw = raw_trees.mslub(tmp_path / "raw", tuple(range(1, SHOWN + 3)))
+    for path in raw.rglob("*_T1W.nii.gz"):
+        path.write_bytes(gzip.decompress(path.read_bytes()))
+    words = ("prepare", "MSLUB", raw, tmp_path / "DATA", "--config", config, *STEPS, "--at-once", 1)
+    (line,) = (line for line in run(*words).stdout.splitlines() if "not compressed" in line)
+    shown = ", ".join(f"MSLUB/patient{number:02d}" for number in range(1, SHOWN + 1))
+    assert line.startswith(f"warning: {shown} and 2 more: t1: the name says .gz")
+    warned = json.loads(run(*words, "--json").stdout)["warnings"]
+    assert sum("not compressed" in " ".join(one) for one in warned.values()) == SHOWN + 2
+
+
+def test_relative_files_of_settings_are_found_from_every_node(
+    tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks run in folders of their own: what they are told is absolute, and was looked for on every node."""
+    monkeypatch.chdir(tmp_path)
+    raw = raw_trees.mslub(tmp_path / "raw", (1,))
+    raw_trees.save(tmp_path / "template.nii.gz", raw_trees.head(0, "t1"))
+    raw_trees.save(tmp_path / "brain.nii.gz", raw_trees.brain())
+    seen: dict[str, Path] = {}
+
+    def spread(function: Callable[[Any], Any], items: list[Any], *_: object) -> Iterator[Any]:
+        monkeypatch.chdir(tmp_path / "raw")
+        yield from map(function, items)
+
+    for name in ("check_answers", "connect", "kill"):
+        monkeypatch.setattr(cluster, name, lambda *_: None)
+    monkeypatch.setattr(cluster, "check_seen", lambda path, what: seen.update({what: path}))
+    monkeypatch.setattr(cluster, "bounded_map", spread)
+    config.write_text("voxel_size_mm: 5\nregistration: rigid\n")
+    words = ("--config", config, "--template", "template.nii.gz", "--template-mask", "brain.nii.gz")
+    done = run("prepare", "MSLUB", raw, "DATA", *words, "--steps", "reorient,extract,register,resample")
+    assert done.exit_code == 0, done.output
+    assert seen == {
+        "RAW_DIR": raw,
+        "DATA_DIR": tmp_path / "DATA",
+        "template": tmp_path / "template.nii.gz",
+        "template_mask": tmp_path / "brain.nii.gz",
+    }

@@ -7,6 +7,8 @@ field of a header, sidecar or DICOM tag stands in it.
 """
 
 import functools
+from collections.abc import Mapping
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any
@@ -56,6 +58,14 @@ def entry(step: Step, seconds: float, figures: dict[str, Any]) -> dict[str, Any]
         "parameters": _placeless(dict(step.parameters)),
         "seconds": round(seconds, 3),
         "figures": figures,
+    }
+
+
+def series_told(series: Mapping[str, str]) -> dict[str, str]:
+    """The series that were asked for; of a UID, which is one person's, its digest."""
+    return {
+        modality: choice if choice.isdecimal() else f"uid sha256 {sha256(choice.encode()).hexdigest()[:16]}"
+        for modality, choice in series.items()
     }
 
 

@@ -6,7 +6,7 @@ on behind its last expensive step. Nothing of a run depends on how many work at 
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -123,10 +123,11 @@ def prepare_subject(work: Work, job: Job) -> Outcome:
         state, warnings = _prepared(work, job)
         return Outcome(job, state, time.monotonic() - began, tuple(warnings))
     except CddpmError as error:
-        said = str(error)
+        said = job.veil.over(str(error))
     except Exception as error:  # noqa: BLE001 - a fault that nobody foresaw must not end the others' work
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return Outcome(job, "failed", time.monotonic() - began, error=job.veil.over(said))
+        # the veil first: half a name, or one with other blanks, it would not know
+        said = f"{type(error).__name__}: {' '.join(job.veil.over(str(error)).split())[:300]}"
+    return Outcome(job, "failed", time.monotonic() - began, error=said)
 
 
 def _prepared(work: Work, job: Job) -> tuple[Literal["made", "there"], list[str]]:
@@ -136,10 +137,11 @@ def _prepared(work: Work, job: Job) -> tuple[Literal["made", "there"], list[str]
     digests = {role: source_digest(path) for role, path in files_of(one).items()}
     keys = manifest.chain(one, digests, dict(work.series), steps)
     before = depot.read_json(manifest.name_of(one.dataset, one.subject))
-    if _is_done(depot, before, keys[-1]):
-        return "there", list(before.get("warnings", []))
     targets = _targets(job)
-    _refuse_foreign(depot, before, job, targets)
+    if _is_done(depot, before, keys[-1], one.label, targets):
+        return "there", list(before.get("warnings", []))
+    ours = {*before.get("outputs", {}), *depot.read_json(_claim(job)).get("files", [])}
+    _refuse_foreign(depot, ours, targets)
     folder = depot.workplace / one.dataset / one.subject
     reached = states.last(folder, keys[1:])
     if reached is None:
@@ -153,7 +155,7 @@ def _prepared(work: Work, job: Job) -> tuple[Literal["made", "there"], list[str]
         entries.append(manifest.entry(step, seconds, dict(figures)))
         if seconds >= states.EXPENSIVE_SECONDS and place < len(steps):
             states.keep(folder, keys[place], head, entries)
-    warnings = _write(work, job, head, entries, keys[-1], digests, before, targets)
+    warnings = _write(work, job, head, entries, keys[-1], digests, ours, targets)
     shutil.rmtree(folder, ignore_errors=True)
     return "made", warnings
 
@@ -165,18 +167,18 @@ def _write(
     entries: list[dict[str, Any]],
     key: str,
     digests: Mapping[str, str],
-    before: Mapping[str, Any],
+    ours: Set[str],
     targets: Mapping[str, str],
 ) -> list[str]:
-    """Files, then the manifest; files of an earlier manifest that are none of this one's go."""
-    from cddpm.data.raw.verdict import verdict
+    """Files, then the manifest; those ``ours`` from before that are none of this one's go."""
+    from cddpm.data.raw.verdict import told, verdict
     from cddpm.data.volume import write_volume
 
     one, depot = job.subject, work.depot
     _check_result(one, head)
     name, claim = manifest.name_of(one.dataset, one.subject), _claim(job)
     depot.delete(name)
-    depot.write_json(claim, {"files": sorted({*targets.values(), *before.get("outputs", {})})})
+    depot.write_json(claim, {"files": sorted({*targets.values(), *ours})})
     scratch = depot.workplace / one.dataset / one.subject / "out"
     outputs = {}
     grids: dict[str, Grid | None] = {**head.images, "mask": head.mask, "seg": head.segmentation}
@@ -188,7 +190,8 @@ def _write(
         outputs[target] = {"sha256": file_digest(file), "bytes": file.stat().st_size}
         depot.put(file, target)
     first, *steps = entries
-    figures, warnings = verdict(head)
+    figures, doubts = verdict(head)
+    warnings = [*told(first["notes"], steps), *doubts]
     depot.write_json(
         name,
         {
@@ -199,7 +202,7 @@ def _write(
             "label": one.label,
             "modalities": list(one.images),
             "sources": {role: {"path": job.paths[role], "sha256": digest} for role, digest in digests.items()},
-            "series": dict(work.series),
+            "series": manifest.series_told(work.series),
             **first,
             "steps": steps,
             "figures": figures,
@@ -208,7 +211,7 @@ def _write(
             "versions": manifest.versions(),
         },
     )
-    for old in set(before.get("outputs", {})) - set(outputs):
+    for old in ours - set(outputs):
         depot.delete(old)
     depot.delete(claim)
     return warnings
@@ -227,11 +230,10 @@ def _targets(job: Job) -> dict[str, str]:
     return {kind: manifest.file_name(one.dataset, job.healthy, kind, one.subject) for kind in kinds}
 
 
-def _is_done(depot: Depot, record: Mapping[str, Any], key: str) -> bool:
+def _is_done(depot: Depot, record: Mapping[str, Any], key: str, label: int, targets: Mapping[str, str]) -> bool:
     outputs = record.get("outputs", {})
-    return record.get("key") == key and all(
-        depot.has(name, one["sha256"], one["bytes"]) for name, one in outputs.items()
-    )
+    as_asked = record.get("key") == key and record.get("label") == label and set(outputs) == set(targets.values())
+    return as_asked and all(depot.has(name, one["sha256"], one["bytes"]) for name, one in outputs.items())
 
 
 def _claim(job: Job) -> str:
@@ -239,8 +241,7 @@ def _claim(job: Job) -> str:
     return f"{STATES}/{job.subject.dataset}/{job.subject.subject}.json"
 
 
-def _refuse_foreign(depot: Depot, before: Mapping[str, Any], job: Job, targets: Mapping[str, str]) -> None:
-    ours = {*before.get("outputs", {}), *depot.read_json(_claim(job)).get("files", [])}
+def _refuse_foreign(depot: Depot, ours: Set[str], targets: Mapping[str, str]) -> None:
     foreign = [name for name in targets.values() if name not in ours and depot.is_there(name)]
     if foreign:
         raise DataError(

@@ -46,15 +46,13 @@ def steps_of(config: PreparationConfig, head_has_mask: bool) -> tuple[Step, ...]
 
 
 def extractor_of(config: PreparationConfig, head_has_mask: bool) -> tuple[Extractor, external.Program | None]:
-    """What makes the brain mask: ``auto`` resolved, the program found. Raises ``DataError``."""
+    """What makes the brain mask: ``auto`` resolved, the program found. Raises ``DataError`` if it is not there."""
     match config.extractor:
         case "auto" if head_has_mask:
             return "given", None
         case "auto":
             found = external.on_path("hd-bet") or external.on_path("synthstrip")
             return (found.kind, found) if found else ("classical", None)
-        case "given" if not head_has_mask:
-            raise DataError("extractor given: this head has no brain mask; name its file, or choose another extractor")
         case "hd-bet" | "synthstrip" as kind:
             return kind, external.program(kind, config.extractor_program)
         case chosen:

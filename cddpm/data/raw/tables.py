@@ -7,9 +7,10 @@ split is taken: their other columns (sex, weight, dates) stay where they are.
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from cddpm.artifact import fingerprint
 from cddpm.config import DataConfig
@@ -18,11 +19,11 @@ from cddpm.data.layout import clean_rows, read_parts
 from cddpm.data.pattern import SharedOut, share_out
 from cddpm.data.raw import manifest
 from cddpm.data.raw.depot import Depot
-from cddpm.data.raw.official import DOWNLOADS
 from cddpm.data.raw.tree import warning
 from cddpm.data.split import Split, names, subject_name
 
 COLUMNS = ("", "img_name", "age", "label", "img_path", "mask_path", "seg_path")
+AVAILABLE = "splits/avail_"
 Place = tuple[Split, int | None]
 Membership = Mapping[str, list[Place]]
 """By subject: every split and fold that it is in."""
@@ -65,7 +66,9 @@ def write(
     rows: Iterable[Row],
     shares: Shared,
 ) -> list[Finding]:
-    """Write the split files of one data set; a file that is as it should be is left alone.
+    """Write the split files of one data set; a file that is as it should be is left alone, one of earlier settings goes.
+
+    ``avail_<modality>.csv`` is one file for all healthy data sets of this DATA_DIR.
 
     Returns findings: empty splits, subjects that no split file names, and files that are not ours, which are kept.
     """
@@ -79,28 +82,73 @@ def write(
         f"splits/{_file(dataset, place)}": _text(dataset, healthy, parts[place])
         for place in _wanted(healthy, parts, shares)
     }
-    if healthy:
-        for modality in sorted({modality for row in rows for modality in row.modalities}):
-            texts[f"splits/avail_{modality}.csv"] = _available(
-                [row for row in rows if modality in row.modalities], modality
-            )
     summary = depot.read_json(manifest.summary_name(dataset))
-    ours = summary.get("splits", {})
+    have = _by_modality(rows) if healthy else {}
+    others = _other_healthy(depot, dataset) if healthy or summary.get("healthy") else []
+    texts |= _available_files([have, *(other.get("available", {}) for other in others)])
+    ours = _noted([summary, *others])
     written = {}
     for name, text in texts.items():
         before = depot.read(name)
-        if before is not None and before != text.encode() and ours.get(name) != _digest(before):
+        if before is not None and before != text.encode() and _digest(before) not in ours.get(name, ()):
             findings.append(
                 Finding("error", "foreign-file", name, "is there already and is not ours", "name a new DATA_DIR")
             )
             continue
-        written[name] = _digest(text.encode())
+        if healthy or not name.startswith(AVAILABLE):
+            written[name] = _digest(text.encode())
         if before != text.encode():
             depot.write(name, text.encode())
-    fresh = {"dataset": dataset, "healthy": healthy, "splits": written, "subjects": [row.subject for row in rows]}
+    for name in sorted(ours.keys() - texts.keys()):
+        before = depot.read(name)
+        if before is not None and _digest(before) in ours[name]:
+            depot.delete(name)
+    fresh = {
+        "dataset": dataset,
+        "healthy": healthy,
+        "splits": written,
+        "subjects": [row.subject for row in rows],
+        "available": have,
+    }
     if fresh != summary:
         depot.write_json(manifest.summary_name(dataset), fresh)
     return findings
+
+
+def _other_healthy(depot: Depot, dataset: str) -> list[dict[str, Any]]:
+    """What is said of the other healthy data sets that were prepared into this DATA_DIR."""
+    said = (depot.read_json(manifest.summary_name(name)) for name in prepared_in(depot) if name != dataset)
+    return [one for one in said if one.get("healthy")]
+
+
+def _noted(summaries: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Digests by file: those of the first data set, and of the files that it shares with the others."""
+    noted: defaultdict[str, set[str]] = defaultdict(set)
+    for place, summary in enumerate(summaries):
+        for name, digest in summary.get("splits", {}).items():
+            if place == 0 or name.startswith(AVAILABLE):
+                noted[name].add(digest)
+    return noted
+
+
+def _by_modality(rows: Iterable[Row]) -> dict[str, list[str]]:
+    """Subjects by modality."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        for modality in row.modalities:
+            found[modality].append(row.subject)
+    return dict(found)
+
+
+def _available_files(having: Sequence[Mapping[str, list[str]]]) -> dict[str, str]:
+    """``avail_<modality>.csv`` by name: who has that modality in any of the data sets."""
+    modalities = sorted({modality for one in having for modality in one})
+    return {
+        f"{AVAILABLE}{modality}.csv": _available(
+            sorted({subject for one in having for subject in one.get(modality, ())}), modality
+        )
+        for modality in modalities
+    }
 
 
 def _places(dataset: str, subject: str, healthy: bool, shares: Shared) -> list[Place]:
@@ -142,12 +190,9 @@ def _cells(dataset: str, healthy: bool, row: Row) -> list[object]:
     return [f"{row.subject}_t1.nii.gz", age, row.label, image, path("mask"), path("seg") if row.segmented else ""]
 
 
-def _available(rows: Iterable[Row], modality: str) -> str:
-    named = [f"{row.subject}_{modality}.nii.gz" for row in rows]
-    known = [
-        name if subject_name(name) == row.subject else f"{row.subject}_t1.nii.gz"
-        for name, row in zip(named, rows, strict=True)
-    ]
+def _available(subjects: Iterable[str], modality: str) -> str:
+    named = ((subject, f"{subject}_{modality}.nii.gz") for subject in subjects)
+    known = [name if subject_name(name) == subject else f"{subject}_t1.nii.gz" for subject, name in named]
     return _csv([["", "0"], *([number, name] for number, name in enumerate(known))])
 
 
@@ -191,9 +236,11 @@ def other_steps(depot: Depot, dataset: str) -> list[Finding]:
 
 
 def prepared_in(depot: Depot) -> list[str]:
-    """Data sets that a DATA_DIR on a disk has; of an object store only the known names are looked for."""
-    if depot.folder is None:
-        return [name for name in DOWNLOADS if depot.is_there(manifest.summary_name(name))]
+    """Data sets that a DATA_DIR has."""
+    if depot.bucket is not None:
+        named = (PurePosixPath(name) for name in depot.bucket.names(manifest.FOLDER))
+        return sorted(path.stem for path in named if path.suffix == ".json" and str(path.parent) == manifest.FOLDER)
+    assert depot.folder is not None
     return sorted(path.stem for path in (depot.folder / manifest.FOLDER).glob("*.json"))
 
 

@@ -1,6 +1,6 @@
 """What is measured of a prepared head, and what is suspicious of it: no sign is no proof, and no sign stops anybody."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,27 @@ _SIGNS = {"t1": -1, "t2": 1}
 """Whether the fluid and grey matter near the brain's surface are darker or brighter than its depth."""
 
 
+CLASSICAL = (
+    "the brain mask is of thresholds (extractor classical), which may cut brain off or leave skull; look at it, or take HD-BET "
+    "or SynthStrip"
+)
 THIN_MM = 2.0
 """Scans of finer voxels are looked at in every second one, or more: signs are none of single voxels."""
+
+
+def told(notes: Iterable[str], steps: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What reading mended (``notes``), lesions that changed, and a mask by thresholds: nobody looks for these in figures.
+
+    ``steps``: as the manifest has them.
+    """
+    found = list(notes)
+    for step in steps:
+        figures = step["figures"]
+        if figures.get("lesion_warning"):
+            found.append(figures["lesion_warning"])
+        if figures.get("extraction") == "classical":
+            found.append(CLASSICAL)
+    return found
 
 
 def verdict(head: Head) -> tuple[dict[str, Any], list[str]]:

@@ -49,7 +49,9 @@ def extract(
     if program is not None:
         mask = external.extract(program, image, device)
         figures["extraction_version"] = program.version
-    elif head.mask is not None and extractor == "given":
+    elif extractor == "given":
+        if head.mask is None:
+            raise DataError("extractor given: this head has no brain mask; name its file, or choose another extractor")
         mask = mask_at(head.mask, lattice_of(image))
     else:
         mask, found = classical(image, None if template is None else template_of(*template))

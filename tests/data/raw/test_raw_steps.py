@@ -260,8 +260,7 @@ def test_who_makes_the_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert extractor_of(PreparationConfig(), True) == ("given", None)
     assert extractor_of(PreparationConfig(), False) == ("classical", None)
     assert extractor_of(PreparationConfig(extractor="classical"), True) == ("classical", None)
-    with pytest.raises(DataError, match="no brain mask"):
-        extractor_of(PreparationConfig(extractor="given"), False)
+    assert extractor_of(PreparationConfig(extractor="given"), False) == ("given", None)
     (tmp_path / "mri_synthstrip").write_text("#!/bin/sh\necho 8.1\n")
     (tmp_path / "mri_synthstrip").chmod(0o755)
     kind, program = extractor_of(PreparationConfig(), False)
