@@ -34,7 +34,8 @@ def test_predict_of_a_stored_volume_equals_the_scorers_map(option: str, scan: Sc
     path = build_store(config.data, tmp_path, rows, tmp_path / "artifacts", map)
     config = config.model_copy(update={"data": with_landmarks(config.data, path)})
     make_package(tmp_path / "package", config)
-    predictor = Predictor(read_package(tmp_path / "package"), window="package")  # all that the training knew, from its files alone
+    own = read_package(tmp_path / "package")  # all that the training knew, from its files alone
+    predictor = Predictor(own, window="package")
 
     store = SliceStore.open(path)
     cohort = Cohort(store, {"Brats21": [store.cohort("Brats21", "test")[0]]})

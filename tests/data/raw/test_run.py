@@ -5,64 +5,27 @@ import gzip
 import json
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import raw_trees
+from prepared_runs import IXI, digests, jobs, manifest, run
 from raw_trees import AFFINE, EXTRACT, REORIENT, STEPS, head, lesion, save
 
-from cddpm.artifact import file_digest, lock
+from cddpm.artifact import lock
 from cddpm.config import DataConfig
 from cddpm.data.check import check
 from cddpm.data.layout import read_layout
-from cddpm.data.many import in_threads
 from cddpm.data.raw import custom, states, tables
 from cddpm.data.raw.depot import Depot
 from cddpm.data.raw.head import Figures, Head, Step
-from cddpm.data.raw.names import Names, Veil
-from cddpm.data.raw.run import Job, Outcome, Work, jobs_of, prepare
+from cddpm.data.raw.run import Work, prepare
 from cddpm.data.raw.survey import survey
 from cddpm.data.split_report import report_splits
 from cddpm.data.volume import read_image, read_labels, read_mask
 from cddpm.errors import DataError
 
-IXI = {f"IXI{number:03d}-HH-{1200 + number}": ("t1", "t2") for number in range(1, 7)}
-
-
-def jobs(dataset: str, raw: Path, out: Path, *modalities: str) -> list[Job]:
-    (found,) = survey(dataset, raw, modalities)
-    return jobs_of(found, raw, Names.open(out.with_suffix(".names.json"), out))
-
-
-def run(dataset: str, raw: Path, out: Path, *steps: Step, threads: int = 1) -> list[Outcome]:
-    (found,) = survey(dataset, raw)
-    work = Work(Depot(str(out)), steps or STEPS)
-    outcomes = list(prepare(work, jobs(dataset, raw, out), in_threads(threads)))
-    done = [one.row for one in outcomes if one.state != "failed"]
-    tables.write(work.depot, found.dataset, found.healthy, done, found.shares)
-    return outcomes
-
-
-def digests(out: Path) -> dict[str, str]:
-    return {str(path.relative_to(out)): file_digest(path) for path in sorted(out.rglob("*")) if path.is_file()}
-
-
-def manifest(out: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "manifests" / f"{name}.json").read_text())
-    return found
-
-
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("raw")
-    raw_trees.ixi(root / "ixi", IXI)
-    raw_trees.brats(root / "brats", (1, 2, 3, 4))
-    raw_trees.wmh(root / "wmh", {"Utrecht": (0, 2), "GE3T": (100, 101)})
-    return root
 
 
 def test_what_is_prepared_is_a_data_dir(raw: Path, tmp_path: Path) -> None:
@@ -350,125 +313,6 @@ def test_files_that_are_not_ours_are_kept(raw: Path, tmp_path: Path) -> None:
     assert [finding.file for finding in findings if finding.severity == "error"] == ["splits/WMH_val.csv"]
     assert theirs.read_bytes() == before
     assert table.read_text() == "mine\n"
-
-
-def test_what_was_lost_or_mended_is_a_warning_of_the_subject(raw: Path, tmp_path: Path) -> None:
-    """Figures of steps and notes of reading are looked for by nobody."""
-
-    def lossy(given: Head) -> tuple[Head, Figures]:
-        made, _ = EXTRACT.run(given)
-        return made, {"extraction": "classical", "lesion_warning": "label 1 had 2 ml before cropping and has 0 ml"}
-
-    source = raw_trees.brats(tmp_path / "raw", (1,))
-    plain = source / "BraTS2021_00001" / "BraTS2021_00001_t1.nii.gz"
-    plain.write_bytes(gzip.decompress(plain.read_bytes()))
-    (outcome,) = run("Brats21", source, tmp_path / "DATA", REORIENT, dataclasses.replace(EXTRACT, run=lossy))
-    note, lost, classical = outcome.warnings
-    assert note.startswith("t1: the name says .gz")
-    assert lost.startswith("label 1 had 2 ml")
-    assert "extractor classical" in classical
-    assert manifest(tmp_path / "DATA", "Brats21/BraTS2021_00001")["warnings"] == [note, lost, classical]
-
-
-def test_files_of_a_run_that_was_stopped_while_writing_go(tmp_path: Path) -> None:
-    out, source = tmp_path / "DATA", raw_trees.brats(tmp_path / "raw", (1,))
-    run("Brats21", source, out)
-    record = out / "manifests/Brats21/BraTS2021_00001.json"
-    claim = out / ".prepare/Brats21/BraTS2021_00001.json"
-    claim.parent.mkdir(parents=True)
-    claim.write_text(json.dumps({"files": list(json.loads(record.read_text())["outputs"])}))
-    record.unlink()
-    (outcome,) = prepare(Work(Depot(str(out)), STEPS), jobs("Brats21", source, out, "t1"), map)
-    assert outcome.state == "made"
-    left = {path.relative_to(out / "Test/Brats21").parts[0] for path in (out / "Test").rglob("*.nii.gz")}
-    assert left == {"t1", "mask", "seg"}
-
-
-def test_another_label_moves_the_files_and_names_them_where_they_are(tmp_path: Path) -> None:
-    source, out = raw_trees.mslub(tmp_path / "raw", (1, 2, 3)), tmp_path / "DATA"
-    one = {"images": {"t1": "{subject}/*_T1W.nii.gz"}, "segmentation": "{subject}/*_gt.nii.gz"}
-    layout, work = tmp_path / "layout.yaml", Work(Depot(str(out)), STEPS)
-    for given, home in (({"label": 0}, "Train/clinic"), ({}, "Test/Clinic")):
-        layout.write_text(json.dumps({"datasets": {"Clinic": {**one, **given}}}))
-        (found,) = survey("custom", source, (), layout)
-        names = Names.open(out.with_suffix(".names.json"), out)
-        outcomes = list(prepare(work, jobs_of(found, source, names), map))
-        assert {one.state for one in outcomes} == {"made"}
-        tables.write(work.depot, "Clinic", found.healthy, [one.row for one in outcomes], found.shares)
-        assert {path.relative_to(out).parent.parent.as_posix() for path in out.rglob("*.nii.gz")} == {home}
-        named = {
-            cell.strip("/")
-            for path in (out / "splits").glob("Clinic_*.csv")
-            for line in path.read_text().splitlines()[1:]
-            for cell in line.split(",")[4:6]
-        }
-        assert named
-        assert all((out / name).is_file() for name in named)
-    assert {path.name for path in (out / "splits").iterdir()} == {"Clinic_val.csv", "Clinic_test.csv"}
-
-
-def test_a_hidden_name_is_hidden_before_its_text_is_cut(raw: Path, tmp_path: Path) -> None:
-    def fail(_: Head) -> tuple[Head, Figures]:
-        raise ValueError("x" * 270 + " Mueller  Hans of Zzstation")
-
-    job = jobs("WMH", raw / "wmh", tmp_path / "DATA")[0]
-    veil = Veil("", (("Mueller  Hans of Zzstation", "sub-1"),))
-    work = Work(Depot(str(tmp_path / "DATA")), (dataclasses.replace(REORIENT, run=fail),))
-    (outcome,) = prepare(work, [dataclasses.replace(job, veil=veil)], map)
-    assert "Mueller" not in outcome.error
-    assert outcome.error.endswith(" sub-1")
-
-
-def test_a_uid_that_was_asked_for_is_in_no_manifest(tmp_path: Path) -> None:
-    source, out = raw_trees.wmh(tmp_path / "raw", {"Utrecht": (0,)}), tmp_path / "DATA"
-    given = {"t1": "1.2.840.99.7", "flair": "3"}
-    work = Work(Depot(str(out)), STEPS, given)
-    (outcome,) = prepare(work, jobs("WMH", source, out), map)
-    assert outcome.state == "made"
-    said = manifest(out, "WMH/Utrecht_0")["series"]
-    assert said["flair"] == "3"
-    assert said["t1"].startswith("uid sha256 ")
-    assert "1.2.840" not in json.dumps(manifest(out, "WMH/Utrecht_0"))
-    assert [one.state for one in prepare(work, jobs("WMH", source, out), map)] == ["there"]
-
-
-@pytest.mark.parametrize("store", [False, True])
-def test_several_healthy_data_sets_share_the_lists_of_modalities(tmp_path: Path, store: bool) -> None:
-    depot = Depot(f"memory://tests/{tmp_path.name}/data" if store else str(tmp_path))
-
-    def write(dataset: str, *subjects: tables.Row) -> None:
-        assert not [
-            one for one in tables.write(depot, dataset, True, subjects, custom.HEALTHY) if one.severity == "error"
-        ]
-
-    def listed(modality: str) -> set[str]:
-        text = (depot.read(f"splits/avail_{modality}.csv") or b"").decode()
-        return {line.split(",")[1].rpartition("_")[0] for line in text.splitlines()[1:]}
-
-    one, two = tables.Row("a1", ("t1", "t2"), 0, None, False), tables.Row("b1", ("t1", "t2"), 0, None, False)
-    more = tables.Row("a2", ("t1",), 0, None, False)
-    write("IXI", one)
-    write("Clinic", two)
-    assert listed("t1") == listed("t2") == {"a1", "b1"}
-    write("IXI", one, more)
-    write("Clinic", dataclasses.replace(two, modalities=("t1",)))
-    assert (listed("t1"), listed("t2")) == ({"a1", "a2", "b1"}, {"a1"})
-    write("IXI", more)
-    assert depot.read("splits/avail_t2.csv") is None
-    depot.write("splits/avail_t1.csv", b"mine")
-    findings = tables.write(depot, "Clinic", True, [two], custom.HEALTHY)
-    assert [one.file for one in findings if one.severity == "error"] == ["splits/avail_t1.csv"]
-
-
-def test_split_files_of_earlier_settings_go_unless_they_were_changed(tmp_path: Path) -> None:
-    depot, rows = Depot(str(tmp_path)), [tables.Row("a1", ("t1",), 0, None, False)]
-    tables.write(depot, "IXI", True, rows, custom.HEALTHY)
-    changed = tmp_path / "splits" / "IXI_val_fold4.csv"
-    changed.write_text("mine\n")
-    tables.write(depot, "IXI", True, rows, custom.HEALTHY.model_copy(update={"folds": 3}))
-    folds = {path.name for path in (tmp_path / "splits").glob("*fold*")}
-    assert folds == {f"IXI_{split}_fold{fold}.csv" for split in ("train", "val") for fold in range(3)} | {changed.name}
-    assert changed.read_text() == "mine\n"
 
 
 def test_two_runs_into_one_folder_are_refused(raw: Path, tmp_path: Path) -> None:
