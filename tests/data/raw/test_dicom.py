@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from cddpm.data.raw.dicom import read_series, series_in
+from cddpm.data.raw.dicom import _tags, read_series, series_in
 from cddpm.errors import VolumeError
 
 DATA = np.random.default_rng(0).integers(0, 900, (7, 6, 5)).astype(np.float32)
@@ -120,6 +120,19 @@ def test_an_unreadable_slice_is_told_wherever_it_lies(tmp_path: Path, kept_bytes
     with pytest.raises(VolumeError, match=r": 1 file cannot be read; copy them again") as error:
         read_series(tmp_path)
     assert file.name not in str(error.value)
+
+
+def test_an_error_names_the_folder_and_no_file_in_it(tmp_path: Path) -> None:
+    """Slices of two sizes under one UID: ITK's own text has the name of one of them."""
+    write_series(tmp_path, DATA, skipped=(4,))
+    write_series(tmp_path, np.concatenate([DATA, DATA]), skipped=(0, 1, 2, 3))
+    with pytest.raises(VolumeError, match=r"series 3 cannot be read; convert it with dcm2niix") as error:
+        read_series(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path}: ")
+    (tmp_path / "Zzpatient.dcm").write_bytes(b"none")
+    with pytest.raises(VolumeError, match=r"a file cannot be read as DICOM") as error:
+        _tags(str(tmp_path / "Zzpatient.dcm"))
+    assert "Zzpatient" not in str(error.value)
 
 
 @pytest.mark.parametrize(
