@@ -14,6 +14,8 @@ import numpy.typing as npt
 from cddpm.data.geometry import ROUNDING, SPLINE_REACH, Geometry, Shape, axes_along, field_of_view, planes
 
 Bools = npt.NDArray[np.bool_]
+SPARE = 4
+"""Tries, each with a plane more at every end."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,18 @@ class _Axis:
 
 def reaching(geometry: Geometry, brain: Bools, smoothing_iterations: int) -> Geometry:
     """``geometry`` continued over all of ``brain`` (X, Y, Z of the file), or as it is where its window holds it all."""
-    if not (brain & ~field_of_view(geometry)).any():
-        return geometry
+    for spare in range(SPARE):
+        found = _reaching(geometry, brain, smoothing_iterations, spare) if spare else geometry
+        if not (brain & ~field_of_view(found)).any():
+            return found
+    raise AssertionError(geometry)
+
+
+def _reaching(geometry: Geometry, brain: Bools, smoothing_iterations: int, spare: int) -> Geometry:
+    """``spare`` - 1: planes more than the brain has, for one that lies in the middle between two voxels."""
     around = smoothing_iterations + SPLINE_REACH
-    axes = [_continued(geometry, axis, ends, around) for axis, ends in enumerate(planes(geometry, brain))]
+    ends = [(low - spare + 1, high + spare - 1) for low, high in planes(geometry, brain)]
+    axes = [_continued(geometry, axis, each, around) for axis, each in enumerate(ends)]
     field = _grown(geometry.field, geometry, [axis.added for axis in axes]) if geometry.field else None
     x, y, z = axes
     return replace(

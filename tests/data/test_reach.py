@@ -51,6 +51,14 @@ def box_of_brain(shape: tuple[int, ...], draw: Any) -> NDArray[np.bool_]:
     return brain
 
 
+def test_a_plane_between_two_voxels_is_reached() -> None:
+    """Voxels of 0.7 mm come to lie in the middle between two of 1 mm, where the way back takes the other one."""
+    scan, brain = lying((6, 17, 6), (0.7, 0.7, 0.7)), np.zeros((6, 17, 6), bool)
+    brain[0, :, 0] = True
+    window = plan(scan, DataConfig(rescale_factor=1.0, smoothing_iterations=0, volume_shape=(4, 4, 4)), brain)
+    assert not (brain & ~field_of_view(reaching(window, brain, 0))).any()
+
+
 @settings(max_examples=150, deadline=None)
 @given(shape=SHAPES, sizes_mm=STEPS, way=WAYS, kept=st.tuples(*(st.integers(4, 30) for _ in range(3))), data=st.data())
 def test_no_voxel_of_a_brain_is_left_out(shape: Any, sizes_mm: Any, way: Any, kept: Any, data: Any) -> None:
