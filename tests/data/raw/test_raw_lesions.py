@@ -36,9 +36,12 @@ def test_no_lesion_is_lost_however_small(
 ) -> None:
     there = moved(balls(seed, sizes, (0.4, 3.0)), motion(turn, 5, scale))
     before, after = burdens(there), burdens(labels_at(there, around(there, "LPS", 1.0)))
-    assert {n: found.components for n, found in before.items()} == {n: found.components for n, found in after.items()}
+    assert before.keys() == after.keys()
     for label, found in before.items():
-        assert after[label].ml == pytest.approx(found.ml, abs=0.05 * found.ml + 0.0035)  # half a voxel for each of six
+        assert (
+            after[label].components >= found.components
+        )  # a plate of one slice of 5 mm may fall into two when it is turned
+        assert after[label].ml == pytest.approx(found.ml, abs=0.1 * found.ml + 0.006)  # six get a voxel at least
 
 
 @settings(deadline=None, max_examples=8)
