@@ -1,6 +1,5 @@
 """Brain extraction by programs that live in environments of their own: HD-BET and SynthStrip. They get and give files."""
 
-import functools
 import os
 import shutil
 import subprocess
@@ -57,7 +56,6 @@ def program(kind: Kind, path: Path | None) -> Program:
     return Program(kind, path, _version(path))
 
 
-@functools.cache
 def _version(path: Path) -> str:
     try:
         done = subprocess.run(

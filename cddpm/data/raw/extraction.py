@@ -8,7 +8,6 @@ Contrast has no say but that bone is dark, so T1, T2 and FLAIR are alike. With a
 is far outside and fills in what is deep inside.
 """
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +17,7 @@ from scipy import ndimage
 from cddpm.data.raw.bias import bias_field, otsu
 from cddpm.data.raw.head import Figures, Grid
 from cddpm.data.raw.registration import COARSE, MIDDLE, Scene, match, overlap
-from cddpm.data.raw.resampling import around, inverse, lattice_of, linear, mask_at, moved, voxel_ml
+from cddpm.data.raw.resampling import around, inverse, lattice_of, linear, mask_at, moved, voxel_ml, voxel_sizes
 from cddpm.errors import DataError
 
 Mask = npt.NDArray[np.bool_]
@@ -27,9 +26,13 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Of the median of what is brighter than Otsu's threshold."""
 RADII_MM = (2.0, 3.0, 4.5, 6.0, 8.0)
 CLOSING_MM = 9.0
-PLAUSIBLE_ML = (600.0, 2300.0)
+PLAUSIBLE_ML = (600.0, 2700.0)
+CORE = 0.1
+"""What erosion leaves of a brain is more than this share of the smallest one."""
 STRIPPED_ML = 2300.0
 """A head with less in it has no skull."""
+SPECK = 0.01
+"""A bright piece with no more than this share of all that is bright is no part of the head."""
 SURFACE_MM, LEAKED = 6.0, 0.02
 """A piece with more than this share of it nearer than that to the head's surface is no brain alone."""
 NEARLY = 0.007
@@ -88,9 +91,15 @@ def _seen(image: Grid, voxel_mm: float) -> Grid:
 
 
 def _head(bright: Mask) -> Mask:
-    """All within the outer surface of the largest bright piece; open where the field of view ends."""
+    """All within the outer surface of what is bright, specks left out; open where the field of view ends.
+
+    The scalp may be a shell of its own around a brain that is the larger piece.
+    """
     pad = int(np.ceil(9.0 / SEARCH_MM))
-    solid = np.pad(_largest(bright), pad)
+    pieces, _ = ndimage.label(bright)
+    large = np.bincount(pieces.ravel()) > SPECK * np.count_nonzero(bright)
+    large[0] = False
+    solid = np.pad(large[pieces], pad)
     closed = _eroded(_dilated(solid, 9.0, SEARCH_MM), 9.0, SEARCH_MM)
     inner = (slice(pad, -pad),) * 3
     return np.asarray(ndimage.binary_fill_holes(closed))[inner]
@@ -100,11 +109,18 @@ def _likeliest(coarse: Grid, head: Mask, level: float) -> _Piece | None:
     depth = ndimage.distance_transform_edt(np.pad(head, 1, mode="edge"), sampling=SEARCH_MM)[1:-1, 1:-1, 1:-1]
     low, high = (ml / voxel_ml(coarse.affine) for ml in PLAUSIBLE_ML)
     pieces = []
-    for threshold, radius in itertools.product(THRESHOLDS, RADII_MM):
-        inside = _body(coarse.data > threshold * level, radius, SEARCH_MM)
-        size = np.count_nonzero(inside)
-        if low <= size <= high and np.count_nonzero(inside & (depth <= SURFACE_MM)) <= LEAKED * size:
-            pieces.append(_Piece(inside, threshold, radius, _ellipsoid_dice(inside)))
+    for threshold in THRESHOLDS:
+        bright = coarse.data > threshold * level
+        thickness = ndimage.distance_transform_edt(bright, sampling=SEARCH_MM)
+        cores = [(radius, _largest(thickness > radius)) for radius in RADII_MM]
+        for radius, core in cores:
+            if not CORE * low <= np.count_nonzero(core) <= high:
+                continue
+            inside = _grown(core, bright, radius, SEARCH_MM)
+            size = np.count_nonzero(inside)
+            surface = np.count_nonzero(inside & (depth <= SURFACE_MM))
+            if low <= size <= high and surface <= LEAKED * size:
+                pieces.append(_Piece(inside, threshold, radius, _ellipsoid_dice(inside)))
     if not pieces:
         return None
     best = max(piece.likeness for piece in pieces) - NEARLY
@@ -116,16 +132,22 @@ def _refined(image: Grid, coarse: Grid, piece: _Piece, level: float) -> Grid:
     fine = _seen(image, FINAL_MM)
     around_it = Grid(_dilated(piece.inside, SEARCH_MM, SEARCH_MM).astype(np.uint8), coarse.affine)
     bright = (fine.data > piece.threshold * level) & (mask_at(around_it, lattice_of(fine)).data > 0)
-    return Grid(_body(bright, piece.radius_mm, FINAL_MM).astype(np.uint8), fine.affine)
-
-
-def _body(bright: Mask, radius_mm: float, voxel_mm: float) -> Mask:
-    """The largest piece of ``bright`` that is left by erosion, grown back into it, closed and filled."""
-    core = _largest(_eroded(bright, radius_mm, voxel_mm))
+    core = _largest(_eroded(bright, piece.radius_mm, FINAL_MM))
     if not core.any():
-        return core
-    grown = _dilated(core, radius_mm + voxel_mm / 3, voxel_mm) & bright
-    return np.asarray(ndimage.binary_fill_holes(_eroded(_dilated(grown, CLOSING_MM, voxel_mm), CLOSING_MM, voxel_mm)))
+        return Grid(piece.inside.astype(np.uint8), coarse.affine)
+    return Grid(_grown(core, bright, piece.radius_mm, FINAL_MM).astype(np.uint8), fine.affine)
+
+
+def _grown(core: Mask, bright: Mask, radius_mm: float, voxel_mm: float) -> Mask:
+    """A piece that erosion left, grown back into ``bright``, closed and filled."""
+    (box,) = ndimage.find_objects(core.astype(np.uint8))
+    room = int(np.ceil((radius_mm + CLOSING_MM) / voxel_mm)) + 2
+    near = tuple(slice(max(0, part.start - room), part.stop + room) for part in box)
+    grown = _dilated(core[near], radius_mm + voxel_mm / 3, voxel_mm) & bright[near]
+    closed = _eroded(_dilated(grown, CLOSING_MM, voxel_mm), CLOSING_MM, voxel_mm)
+    result = np.zeros_like(core)
+    result[near] = ndimage.binary_fill_holes(closed)
+    return result
 
 
 def _with_template(image: Grid, found: Grid, template: Scene) -> tuple[Grid, float]:
@@ -139,7 +161,8 @@ def _with_template(image: Grid, found: Grid, template: Scene) -> tuple[Grid, flo
     if agreement < BELIEVED:
         return found, agreement
     carried = mask_at(moved(template.brain, inverse(motion)), lattice_of(found)).data > 0
-    brain = (found.data > 0) & _dilated(carried, FAR_MM, FINAL_MM) | _eroded(carried, DEEP_MM, FINAL_MM)
+    voxel_mm = float(voxel_sizes(found.affine)[0])
+    brain = (found.data > 0) & _dilated(carried, FAR_MM, voxel_mm) | _eroded(carried, DEEP_MM, voxel_mm)
     brain = _largest(np.asarray(ndimage.binary_fill_holes(brain)))
     return Grid(brain.astype(np.uint8), found.affine), agreement
 

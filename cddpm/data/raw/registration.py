@@ -16,7 +16,19 @@ import SimpleITK as sitk  # noqa: N813
 from scipy import ndimage
 
 from cddpm.data.raw.head import Grid
-from cddpm.data.raw.resampling import Affine, around, as_array, as_itk, inverse, linear, moved, share, voxel_sizes
+from cddpm.data.raw.resampling import (
+    Affine,
+    around,
+    as_array,
+    as_itk,
+    inverse,
+    lattice_of,
+    linear,
+    mask_at,
+    moved,
+    share,
+    voxel_sizes,
+)
 
 Kind = Literal["affine", "rigid"]
 Linear = sitk.Euler3DTransform | sitk.AffineTransform
@@ -206,8 +218,6 @@ def _matrix(transform: sitk.Transform) -> Affine:
 
 def overlap(fixed: Grid, moving: Grid, motion: Affine) -> float:
     """Dice of two masks once ``motion`` has brought ``moving`` to ``fixed``, over the field of ``fixed``."""
-    from cddpm.data.raw.resampling import lattice_of, mask_at
-
     there = mask_at(moved(moving, motion), lattice_of(fixed)).data > 0
     here = fixed.data > 0
     total = np.count_nonzero(here) + np.count_nonzero(there)

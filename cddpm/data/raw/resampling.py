@@ -81,8 +81,8 @@ def reoriented(grid: Grid, codes: str) -> Grid:
     rows = [("RL", "AP", "SI").index(next(pair for pair in ("RL", "AP", "SI") if code in pair)) for code in codes]
     towards = signs[:, None] * (grid.affine[:3, :3] / voxel_sizes(grid.affine))[rows]
     axes = _assigned(np.abs(towards))
-    flipped = [axis for axis, old in enumerate(axes) if towards[axis, old] < 0]
-    data = np.flip(grid.data.transpose(axes), tuple(flipped))
+    flipped = tuple(axis for axis, old in enumerate(axes) if towards[axis, old] < 0)
+    data = np.flip(grid.data.transpose(axes), flipped)
     back = np.zeros((4, 4))
     back[3, 3] = 1
     for new, old in enumerate(axes):

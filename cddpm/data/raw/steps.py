@@ -19,7 +19,6 @@ from cddpm.artifact import file_digest
 from cddpm.config.preparation import Extractor, PreparationConfig, StepName
 from cddpm.data.raw import external, moves, voxels
 from cddpm.data.raw.head import Figures, Head, Step
-from cddpm.data.raw.registration import Kind
 from cddpm.errors import DataError
 
 Work = Callable[[Head], tuple[Head, Figures]]
@@ -76,17 +75,16 @@ def _step(name: StepName, config: PreparationConfig, head_has_mask: bool) -> Ste
                 voxels.correct_bias, voxel_mm=config.bias_voxel_mm, iterations=config.bias_iterations
             )
         case "register":
-            kind: Kind = (
-                "rigid" if config.moves_to_template == "rigid" else "affine"
-            )  # without one there is no such step
+            rigid = config.moves_to_template == "rigid"
             parameters = {"registration": config.moves_to_template, **_template(config)}
-            work = functools.partial(moves.register, template=_files(config), kind=kind)
+            work = functools.partial(moves.register, template=_files(config), kind="rigid" if rigid else "affine")
         case "resample":
             registered = "register" in config.steps and config.moves_to_template != "none"
             parameters = {
                 "voxel_size_mm": config.voxel_size_mm,
                 "orientation": config.orientation,
                 "lesion_change": config.lesion_change,
+                "kept": _kept(config) if "crop" in config.steps else None,
                 **(_template(config) if registered else {}),
             }
             work = functools.partial(voxels.resample, config=config, template=_files(config) if registered else None)
@@ -94,9 +92,7 @@ def _step(name: StepName, config: PreparationConfig, head_has_mask: bool) -> Ste
             parameters = {"lesion_change": config.lesion_change}
             work = functools.partial(voxels.strip, most=config.lesion_change)
         case "crop":
-            shape = None if config.crop_shape is None else list(config.crop_shape)
-            parameters = {"margin_mm": None if shape else config.crop_margin_mm, "shape": shape}
-            parameters = {**parameters, "lesion_change": config.lesion_change}
+            parameters = {**_kept(config), "lesion_change": config.lesion_change}
             work = functools.partial(voxels.crop, config=config)
         case _:
             raise AssertionError(name)
@@ -117,6 +113,12 @@ def _extract(config: PreparationConfig, head_has_mask: bool) -> Step:
     return Step("extract", VERSIONS["extract"], parameters, functools.partial(_alone, work))
 
 
+def _kept(config: PreparationConfig) -> dict[str, Any]:
+    """What around a brain ``crop`` keeps."""
+    shape = None if config.crop_shape is None else list(config.crop_shape)
+    return {"margin_mm": None if shape else config.crop_margin_mm, "shape": shape}
+
+
 def _files(config: PreparationConfig) -> tuple[Path, Path | None]:
     """The template's files."""
     assert config.template is not None
@@ -129,7 +131,6 @@ def _template(config: PreparationConfig) -> dict[str, str | None]:
     return {"template_sha256": _digest(template), "template_mask_sha256": None if mask is None else _digest(mask)}
 
 
-@functools.cache
 def _digest(path: Path) -> str:
     try:
         return file_digest(path)

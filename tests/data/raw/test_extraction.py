@@ -16,6 +16,7 @@ def found_dice(whole: Whole, template: Scene | None = None, bias: float = 0.0) -
     with one_thread():
         mask, figures = classical(image, template)
     assert figures["extraction"] == "classical"
+    assert "extraction_piece" not in figures
     assert mask.data.shape == image.data.shape
     found = dice(mask.data, whole.brain.data)
     print(f"{found:.4f}", figures)
@@ -24,10 +25,10 @@ def found_dice(whole: Whole, template: Scene | None = None, bias: float = 0.0) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("contrast", "least"), [("t1", 0.94), ("t2", 0.92)])
-def test_a_phantom_is_taken_out_of_its_skull(contrast: str, least: float) -> None:
-    """In T2 the 2 mm of fluid around the brain are as bright as it, and go with it."""
-    assert found_dice(phantom(contrast), bias=0.2) > least
+@pytest.mark.parametrize("contrast", ["t1", "t2"])
+def test_a_phantom_is_taken_out_of_its_skull(contrast: str) -> None:
+    """On T2 the 2 mm of fluid around the brain are as bright as what is inside, and come along: 0.95."""
+    assert found_dice(phantom(contrast), bias=0.2) > 0.94
 
 
 @pytest.mark.nightly
@@ -50,7 +51,7 @@ def test_a_scan_without_skull_is_brain_throughout() -> None:
 
 
 def test_a_bottle_is_no_head() -> None:
-    away = np.indices((60, 60, 60)) - 29.5
-    bottle = np.where(np.square(away).sum(0) <= 28**2, 100, 0).astype(np.float32)
+    away = np.indices((40, 40, 40)) - 19.5
+    bottle = np.where(np.square(away).sum(0) <= 18**2, 100, 0).astype(np.float32)
     with one_thread(), pytest.raises(DataError, match="give a mask"):
-        classical(Grid(bottle, np.diag([-4.0, -4.0, 4.0, 1.0])))
+        classical(Grid(bottle, np.diag([-5.0, -5.0, 5.0, 1.0])))
