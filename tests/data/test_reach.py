@@ -51,6 +51,14 @@ def box_of_brain(shape: tuple[int, ...], draw: Any) -> NDArray[np.bool_]:
     return brain
 
 
+@settings(max_examples=150, deadline=None)
+@given(shape=SHAPES, sizes_mm=STEPS, way=WAYS, data=st.data())
+def test_slices_that_follow_the_brain_hold_all_of_it(shape: Any, sizes_mm: Any, way: Any, data: Any) -> None:
+    scan, brain = lying(shape, sizes_mm), box_of_brain(shape, data.draw)
+    geometry = plan(scan, DataConfig(**way, volume_shape=(200, 200, None)), brain)
+    assert not (brain & ~field_of_view(geometry)).any()
+
+
 def test_a_plane_between_two_voxels_is_reached() -> None:
     """Voxels of 0.7 mm come to lie in the middle between two of 1 mm, where the way back takes the other one."""
     scan, brain = lying((6, 17, 6), (0.7, 0.7, 0.7)), np.zeros((6, 17, 6), bool)

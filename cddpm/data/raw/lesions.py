@@ -91,7 +91,7 @@ def labels_at(segmentation: Grid, lattice: Lattice) -> Grid:
 
 
 def _fill_up(inside: Grid, label: int, lattice: Lattice, result: npt.NDArray[Any]) -> None:
-    """Give each small component of ``inside`` (bool) that has less than its volume in ``result`` what it lacks."""
+    """Give each small component of ``inside`` (bool) its own volume in ``result``, and a voxel at least."""
     components, _ = ndimage.label(inside.data, CONNECTED)
     way = inverse(lattice.affine) @ inside.affine
     ratio = abs(float(np.linalg.det(way[:3, :3])))
@@ -108,8 +108,15 @@ def _fill_up(inside: Grid, label: int, lattice: Lattice, result: npt.NDArray[Any
 
 
 def _fill_up_one(local: npt.NDArray[np.float64], label: int, needed: int, there: npt.NDArray[Any]) -> None:
-    """``local``: share of one component; ``there``: the labels at the same voxels, to which it is added."""
+    """``local``: share of one component; ``there``: the labels at the same voxels, to which it is added, or of which it loses.
+
+    It loses voxels that are mostly its own, those of least share first.
+    """
     has = int(np.count_nonzero((local > 0) & (there == label)))
+    own = (local >= 0.5) & (there == label)
+    least = np.argsort(np.where(own, local, 2), axis=None, kind="stable")
+    spare = least[: max(0, min(has - needed, int(np.count_nonzero(own)) - 1))]
+    there[np.unravel_index(spare, local.shape)] = 0
     free = (local > 0) & ((there == 0) if has else (there != label))
     order = np.argsort(np.where(free, -local, 1), axis=None, kind="stable")
     added = order[: max(0, min(needed - has, int(np.count_nonzero(free))))]

@@ -25,10 +25,10 @@ Work = Callable[[Head], tuple[Head, Figures]]
 VERSIONS: dict[StepName, int] = {
     "reorient": 1,
     "align": 1,
-    "extract": 1,
+    "extract": 2,
     "bias": 1,
     "register": 1,
-    "resample": 1,
+    "resample": 2,
     "strip": 1,
     "crop": 1,
 }
