@@ -3,9 +3,9 @@
 The bias field is taken out roughly. Then at 3 mm every threshold and every radius of erosion is tried: what is brighter,
 eroded until the brain is the largest piece, grown back, closed and filled. A piece that lies at the head's surface has leaked
 through the skull. Of the others the one that is most like an ellipsoid is taken, which a brain without bites and handles is;
-of nearly as good ones the smallest, which has least of the meninges. That threshold and radius are applied once more at 2 mm.
-Contrast has no say but that bone is dark, so T1, T2 and FLAIR are alike. With a template, its mask, registered, cuts off what
-is far outside and fills in what is deep inside.
+of nearly as good and large ones the smallest, which has least of the meninges. That threshold and radius are applied once
+more at 2 mm, and a sheet of bright fluid around it is taken off. Contrast has no other say but that bone is dark, so T1, T2
+and FLAIR are alike. With a template, its mask, registered, cuts off what is far outside and fills in what is deep inside.
 """
 
 from dataclasses import dataclass
@@ -37,9 +37,14 @@ SURFACE_MM, LEAKED = 6.0, 0.02
 """A piece with more than this share of it nearer than that to the head's surface is no brain alone."""
 NEARLY = 0.007
 """Ellipsoids that fit less well by this fit as well."""
+WHOLE = 0.85
+"""A piece with less than this share of the largest good one lacks a part; meninges and fluid are the rest of it at most."""
+RIM_MM, RIM_LEVEL, RIM_SHARE = 4.0, 1.3, 0.08
+"""A sheet thinner than twice that, nearer than that to a piece's surface and brighter than its median by that factor is fluid
+where it makes up that share of all that is so near to the surface."""
 FAR_MM, DEEP_MM = 5.0, 7.0
 """Beyond the template's brain, and within it, by which the template is believed."""
-BELIEVED = 0.85
+BELIEVED = 0.9
 """Dice with what thresholds found: a template's brain that agrees less was not brought to the right place."""
 
 
@@ -124,18 +129,35 @@ def _likeliest(coarse: Grid, head: Mask, level: float) -> _Piece | None:
     if not pieces:
         return None
     best = max(piece.likeness for piece in pieces) - NEARLY
-    return min((p for p in pieces if p.likeness >= best), key=lambda p: int(np.count_nonzero(p.inside)))
+    good = {int(np.count_nonzero(piece.inside)): piece for piece in pieces if piece.likeness >= best}
+    return good[min(size for size in good if size >= WHOLE * max(good))]
 
 
 def _refined(image: Grid, coarse: Grid, piece: _Piece, level: float) -> Grid:
     """The piece found once more with finer voxels, near where it was."""
     fine = _seen(image, FINAL_MM)
-    around_it = Grid(_dilated(piece.inside, SEARCH_MM, SEARCH_MM).astype(np.uint8), coarse.affine)
-    bright = (fine.data > piece.threshold * level) & (mask_at(around_it, lattice_of(fine)).data > 0)
-    core = _largest(_eroded(bright, piece.radius_mm, FINAL_MM))
+    found = mask_at(Grid(piece.inside.astype(np.uint8), coarse.affine), lattice_of(fine)).data > 0
+    bright = (fine.data > piece.threshold * level) & _dilated(found, SEARCH_MM, FINAL_MM)
+    core = _eroded(bright, piece.radius_mm, FINAL_MM) | bright & _eroded(found, SEARCH_MM, FINAL_MM)
     if not core.any():
         return Grid(piece.inside.astype(np.uint8), coarse.affine)
-    return Grid(_grown(core, bright, piece.radius_mm, FINAL_MM).astype(np.uint8), fine.affine)
+    inside = _without_rim(fine.data, _grown(core, bright, piece.radius_mm, FINAL_MM))
+    return Grid(inside.astype(np.uint8), fine.affine)
+
+
+def _without_rim(image: npt.NDArray[np.float32], inside: Mask) -> Mask:
+    """``inside`` without a thin sheet around the brain that is brighter than it, which is fluid on T2.
+
+    What is bright and thick, as a lesion that comes to the surface, stays.
+    """
+    outer = inside & ~_eroded(inside, RIM_MM, FINAL_MM)
+    bright = inside & (image > RIM_LEVEL * np.median(image[inside]))
+    rim = outer & bright & ~_dilated(_eroded(bright, RIM_MM, FINAL_MM), RIM_MM, FINAL_MM)
+    if np.count_nonzero(rim) < RIM_SHARE * np.count_nonzero(outer):
+        return inside
+    kept = inside & ~rim
+    core = _largest(_eroded(kept, FINAL_MM, FINAL_MM))
+    return _grown(core, kept, FINAL_MM, FINAL_MM) if core.any() else inside
 
 
 def _grown(core: Mask, bright: Mask, radius_mm: float, voxel_mm: float) -> Mask:
@@ -146,7 +168,17 @@ def _grown(core: Mask, bright: Mask, radius_mm: float, voxel_mm: float) -> Mask:
     grown = _dilated(core[near], radius_mm + voxel_mm / 3, voxel_mm) & bright[near]
     closed = _eroded(_dilated(grown, CLOSING_MM, voxel_mm), CLOSING_MM, voxel_mm)
     result = np.zeros_like(core)
-    result[near] = ndimage.binary_fill_holes(closed)
+    result[near] = _filled(closed)
+    return result
+
+
+def _filled(inside: Mask) -> Mask:
+    """Without holes, and without such as are open at one end alone: deep nuclei that the brain stem leads to."""
+    result = np.asarray(ndimage.binary_fill_holes(inside))
+    for axis in range(3):
+        for index in range(result.shape[axis]):
+            plane = (slice(None),) * axis + (index,)
+            result[plane] = ndimage.binary_fill_holes(result[plane])
     return result
 
 

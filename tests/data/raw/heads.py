@@ -1,6 +1,7 @@
 """Heads for the tests of preparation: a real one where Debian's package is, phantoms with a skull, and what befalls them."""
 
 import functools
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from scipy.spatial.transform import Rotation
 
 from cddpm.data.phantom.subject import Dataset, Subject, draw
 from cddpm.data.raw.head import Grid, Head
+from cddpm.data.raw.registration import Scene
 from cddpm.data.raw.resampling import Affine, Lattice, cubic, moved, share
+from cddpm.data.volume import read_image
 
 TEMPLATES = Path("/usr/share/mricron/templates")
 MISSING = f"no real head is here: {TEMPLATES}/ch2.nii.gz is missing; install Debian's package mricron-data"
@@ -37,11 +40,19 @@ def real() -> Whole:
     """``ch2``, a T1 head of 1 mm, with balls for lesions; a skip where it is not."""
     if not (TEMPLATES / "ch2.nii.gz").is_file():
         pytest.skip(MISSING)
-    from cddpm.data.volume import read_image
-
     head, brain = (read_image(TEMPLATES / f"{name}.nii.gz") for name in ("ch2", "ch2bet"))
     inside = ndimage.binary_fill_holes(brain.data > 0).astype(np.uint8)
     return Whole(Grid(head.data, head.affine), Grid(inside, head.affine), _balls(inside, head.affine))
+
+
+def mni152() -> Scene:
+    """The MNI152 T1 template of 1 mm, stripped, that the package ``nilearn`` carries; a skip where it is not installed."""
+    spec = importlib.util.find_spec("nilearn")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("no real template is here: install nilearn from PyPI")
+    name = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+    image = read_image(Path(next(iter(spec.submodule_search_locations))) / "datasets" / "data" / name)
+    return Scene(Grid(image.data, image.affine), Grid((image.data > 0).astype(np.uint8), image.affine))
 
 
 def _balls(inside: npt.NDArray[np.uint8], affine: Affine) -> Grid:

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from heads import Whole, dice, field_of, phantom, real
+from heads import Whole, dice, field_of, mni152, phantom, real
 
+from cddpm.data.phantom.subject import Dataset
 from cddpm.data.raw.extraction import classical
 from cddpm.data.raw.head import Grid
 from cddpm.data.raw.registration import Scene
@@ -27,8 +28,19 @@ def found_dice(whole: Whole, template: Scene | None = None, bias: float = 0.0) -
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("contrast", ["t1", "t2"])
 def test_a_phantom_is_taken_out_of_its_skull(contrast: str) -> None:
-    """On T2 the 2 mm of fluid around the brain are as bright as what is inside, and come along: 0.95."""
-    assert found_dice(phantom(contrast), bias=0.2) > 0.94
+    """On T2 the 2 mm of fluid around the brain are brighter than what is inside, and are taken off."""
+    assert found_dice(phantom(contrast), bias=0.2) > 0.96
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("contrast", ["t1", "t2"])
+@pytest.mark.parametrize("dataset", ["IXI", "ATLAS_v2"])
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
+def test_no_drawn_head_loses_a_part(contrast: str, dataset: Dataset, index: int) -> None:
+    """Large lesions, fluid, and erosion that breaks a brain into pieces leave none of it behind."""
+    assert found_dice(phantom(contrast, dataset, index), bias=0.2) > 0.96
 
 
 @pytest.mark.nightly
@@ -39,6 +51,14 @@ def test_a_phantom_is_taken_out_of_its_skull(contrast: str) -> None:
 def test_a_real_head(bias: float, helped: bool) -> None:
     whole, other = real(), phantom("t1", voxel_mm=1.0)
     assert found_dice(whole, Scene(other.image, other.brain) if helped else None, bias) > 0.94
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("bias", [0.0, 0.3])
+def test_a_real_head_with_a_real_template(bias: float) -> None:
+    assert found_dice(real(), mni152(), bias) > 0.94
 
 
 def test_a_scan_without_skull_is_brain_throughout() -> None:
