@@ -30,17 +30,20 @@ class Provenance:
     machine: str
     commit: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    window: str = ""
+    """What of each brain was looked at; left out of the header where it is empty."""
 
 
-def here(data: str, real: bool, packages: tuple[str, ...] = PACKAGES) -> Provenance:
+def here(data: str, real: bool, window: str = "", packages: tuple[str, ...] = PACKAGES) -> Provenance:
     """Provenance of work done on this machine by this code."""
-    return Provenance(data, real, machine(), commit(), versions(packages))
+    return Provenance(data, real, machine(), commit(), versions(packages), window)
 
 
 def header(provenance: Provenance, folds: tuple[int, ...]) -> list[tuple[str, str]]:
     """(name, text) of every line above a table."""
     return [
         ("Data", provenance.data),
+        *([("Window", provenance.window)] if provenance.window else []),
         *([] if provenance.real else [("Beware", SYNTHETIC)]),
         ("Folds", ", ".join(map(str, folds)) or "none"),
         ("Machine", provenance.machine),
