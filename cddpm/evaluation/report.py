@@ -53,7 +53,7 @@ def write(plan: Plan, outcomes: Sequence[Outcome]) -> Files:
     """The tables as Markdown and CSV, one CSV line per volume, and domain shifts if there were any."""
     results = all_results(outcomes)
     first = plan.first
-    where = provenance.here(_data(first.data), _is_real(first.data), window_of(first.data))
+    where = provenance.here(_data(first.data), _is_real(first.data), window_of(first.data), plan.doubt)
     against = plan.compared_with if len(plan.methods) > 1 else None
     made = table.build_table(results, first.evaluation, where, against, list(plan.methods), seed=first.seed)
     shifts = [
