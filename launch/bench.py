@@ -17,6 +17,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,14 +93,15 @@ def noise(quick: Quick = False, output: Output = None, as_json: AsJson = False, 
 
 @app.command()
 def prepare(quick: Quick = False, output: Output = None, as_json: AsJson = False, baseline: Baseline = None) -> None:
-    """Measure how scans become slices; leaves with 1 if a bar is missed."""
-    from speed import scans
+    """Measure how raw scans are prepared, step by step, and how scans become slices; leaves with 1 if a bar is missed."""
+    from speed import raw, scans
     from speed.row import pin
 
     how = _how(quick, output, as_json, baseline)
     console, cores, found = Console(), pin(), []
     with tempfile.TemporaryDirectory(prefix="cddpm-bench-") as folder, console.status("drawing scans") as status:
-        for row in scans.rows(Path(folder), scans.QUICK if quick else scans.Sizes()):
+        into_slices = scans.rows(Path(folder), scans.QUICK if quick else scans.Sizes())
+        for row in chain(into_slices, raw.rows(Path(folder), raw.QUICK if quick else raw.Sizes())):
             found.append(row)
             status.update(f"measured: {row.work}")
     _told(found, cores, how, console)

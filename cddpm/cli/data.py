@@ -296,8 +296,11 @@ def _print_survey(found: "Survey", path: Path) -> None:
     from cddpm.data.outlier import ODD
 
     console = Console()
-    for scan in [scan for scan in found.scans if scan.unreadable or scan.judged.score > ODD][:5]:
-        said = [*scan.judged.reasons(found.figures), *(finding.found for finding in scan.look.findings)]
+    for scan in [scan for scan in found.scans if scan.unreadable or scan.warned or scan.judged.score > ODD][:5]:
+        said = [
+            *scan.judged.reasons(found.figures),
+            *(finding.found for finding in found.own(scan) or scan.look.findings),
+        ]
         console.print(escape(f"{scan.key} {scan.modality}: {said[0]}"))
     console.print(
         f"{console.path(path)}: {len(found.scans)} scans; its list belongs to {console.path(found.list_file)}"

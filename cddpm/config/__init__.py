@@ -19,7 +19,7 @@ from cddpm.config.loading import (
     to_dict,
     with_values,
 )
-from cddpm.config.scans import ROUNDING, SEARCHED, DataConfig, Peak, PhantomConfig, RescaleGrid
+from cddpm.config.scans import PUBLISHED_SHAPE, ROUNDING, SEARCHED, DataConfig, Peak, PhantomConfig, RescaleGrid
 from cddpm.config.sections import (
     SSIM_WINDOW,
     AugmentationConfig,
@@ -68,6 +68,7 @@ from cddpm.config.space import (
 __all__ = [
     "FIELDS",
     "GOALS",
+    "PUBLISHED_SHAPE",
     "ROUNDING",
     "SEARCHED",
     "SSIM_WINDOW",

@@ -15,6 +15,8 @@ ROUNDING = 1e-6
 """Quotients that are this near to a whole number are one: 21 / 1.4 is 15."""
 USUAL_BRAIN_MM = 140.0
 """From the lowest slice with brain to the highest one, of an adult."""
+PUBLISHED_SHAPE = (192, 192, 100)
+"""Voxels of the window of each brain that the publication looks at."""
 RescaleGrid = Literal["centred", "published"]
 
 
@@ -77,7 +79,7 @@ class DataConfig(Frozen):
     """Axis directions of the working grid. ``stored`` keeps the array as it lies in the file (reference behaviour)."""
     voxel_size_mm: Annotated[float, Field(gt=0)] | None = 1.0
     """Scans of another voxel size are resampled to this first; empty: voxel size ignored (reference behaviour)."""
-    volume_shape: tuple[Positive, Positive, Positive | None] = (192, 192, 100)
+    volume_shape: tuple[Positive, Positive, Positive | None] = PUBLISHED_SHAPE
     """Voxels after cropping or padding around ``centre``. The last one empty (``[192, 192, null]``): as many axial slices as
     the brain of each scan needs, so that none of its voxels is cut away there; training then sees all of them too."""
     centre: Literal["brain", "scan"] = "brain"

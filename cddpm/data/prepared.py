@@ -1,10 +1,11 @@
-"""What preparation has told of its volumes: figures in the manifests below ``DATA_DIR/manifests``, where there are any.
+"""What preparation has told of its volumes: figures and warnings in the manifests below ``DATA_DIR/manifests``, if there are any.
 
-A manifest is a JSON file with ``dataset``, ``subject`` and, at any depth, objects called ``figures``.
+A manifest is a JSON file with ``dataset``, ``subject``, a list ``warnings`` and, at any depth, objects called ``figures``.
 """
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,33 @@ TOLD = ("similarity", "overlap", "dice")
 """Parts of the names of those that speak for or against a registration; others are left alone."""
 
 
-def prepared_figures(root: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """Figures by data set and subject. What is no manifest, or cannot be read as one, is left out: scans need none."""
-    found: dict[tuple[str, str], dict[str, float]] = {}
+@dataclass(frozen=True)
+class Preparation:
+    """What the manifest of a subject tells."""
+
+    figures: dict[str, float]
+    warnings: tuple[str, ...]
+    """Sentences: lesions that changed, a mask that does not fit, what reading mended."""
+
+
+def prepared(root: Path) -> dict[tuple[str, str], Preparation]:
+    """By data set and subject. What is no manifest, or cannot be read as one, is left out: scans need none."""
+    found: dict[tuple[str, str], Preparation] = {}
     for path in sorted((root / FOLDER).rglob("*.json")):
         try:
             raw = json.loads(path.read_bytes())
         except (OSError, ValueError):
             continue
         if isinstance(raw, dict) and isinstance(raw.get("dataset"), str) and isinstance(raw.get("subject"), str):
-            found.setdefault((raw["dataset"], raw["subject"]), {}).update(_figures(raw))
+            key = raw["dataset"], raw["subject"]
+            before = found.get(key, Preparation({}, ()))
+            warnings = dict.fromkeys((*before.warnings, *_sentences(raw.get("warnings"))))
+            found[key] = Preparation({**before.figures, **dict(_figures(raw))}, tuple(warnings))
     return found
+
+
+def _sentences(value: Any) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
 
 
 def _figures(value: Any) -> Iterator[tuple[str, float]]:

@@ -58,6 +58,7 @@ def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summ
     backup = backup_of(plan.first, plan.folder)
     if resume and (line := backup.restored()):
         display.say(escape(line))
+    display.warn(plan.doubt)
     with backup.following(), campaign.held(resume, display.stop):
         every = [config for configs in plan.methods.values() for config in configs]
         joined = join(address, every, display) if cluster.elsewhere(address) else None

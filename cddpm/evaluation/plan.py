@@ -54,6 +54,18 @@ class Plan:
         return self.first.output_dir / FOLDER / self.name
 
     @property
+    def doubt(self) -> str | None:
+        """What makes the numbers of some folds better than they are, as a sentence; None if nothing is known that would."""
+        data = self.first.data
+        if data.intensities != "landmarks" or data.landmarks is None or len(self.folds) < 2:
+            return None
+        return (
+            f"data.landmarks: the same are used in the folds {', '.join(map(str, self.folds))}; if they were learnt from the "
+            "training scans of one of them, validation scans of the others had a part in them. Leave data.landmarks empty, "
+            "and each fold learns its own"
+        )
+
+    @property
     def identity(self) -> dict[str, Any]:
         """All settings that may never change between two starts."""
         free = (

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.text import Text as RichText
 
 from cddpm import artifact
-from cddpm.config import DataConfig
+from cddpm.config import PUBLISHED_SHAPE, DataConfig
 from cddpm.data.phantom.folder import LABEL
 from cddpm.evaluation import table
 from cddpm.evaluation.fold import Outcome, all_results
@@ -53,7 +53,7 @@ def write(plan: Plan, outcomes: Sequence[Outcome]) -> Files:
     """The tables as Markdown and CSV, one CSV line per volume, and domain shifts if there were any."""
     results = all_results(outcomes)
     first = plan.first
-    where = provenance.here(_data(first.data), _is_real(first.data))
+    where = provenance.here(_data(first.data), _is_real(first.data), window_of(first.data), plan.doubt)
     against = plan.compared_with if len(plan.methods) > 1 else None
     made = table.build_table(results, first.evaluation, where, against, list(plan.methods), seed=first.seed)
     shifts = [
@@ -85,12 +85,24 @@ def _data(data: DataConfig) -> str:
     if data.data_dir is not None:
         return f"{Path(data.data_dir).name} ({data.splits} splits)"
     made = data.phantom
-    voxel = "voxel size as stored" if data.voxel_size_mm is None else f"{data.voxel_size_mm:g} mm voxels"
-    shape = "x".join("every axial slice" if n is None else str(n) for n in data.working_shape)
     return (
-        f"{made.size} phantom, seed {made.seed} ({voxel}, {shape} after rescaling; {made.healthy_train} healthy "
-        f"training scans, {made.unhealthy_val} validation and {made.unhealthy_test} test scans per unhealthy data set)"
+        f"{made.size} phantom, seed {made.seed} ({made.healthy_train} healthy training scans, {made.unhealthy_val} validation "
+        f"and {made.unhealthy_test} test scans per unhealthy data set)"
     )
+
+
+def window_of(data: DataConfig) -> str:
+    """What of each brain is trained on and measured: every axial slice, or a window; in voxels, before and after rescaling.
+
+    Lesions beyond it count in no number of a table.
+    """
+    voxels = "voxels as stored" if data.voxel_size_mm is None else f"voxels of {data.voxel_size_mm:g} mm"
+    size, rescaled = ("x".join(str(n) for n in shape if n) for shape in (data.volume_shape, data.working_shape))
+    where = f"{size} {voxels} around the middle of the {data.centre} ({rescaled} after rescaling)"
+    if data.volume_shape[2] is None:
+        return f"every axial slice of a brain, each of {where}"
+    published = data.volume_shape == PUBLISHED_SHAPE and data.voxel_size_mm in (None, 1.0)
+    return f"{'the published window' if published else 'a window'} of {where}"
 
 
 def _csv(rows: Iterable[Mapping[str, Any]]) -> str:

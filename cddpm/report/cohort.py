@@ -1,12 +1,11 @@
 """All scans of a DATA_DIR or a table as one page: a row of pictures and figures each, the oddest first, a box to take it out."""
 
 from collections import Counter, defaultdict
-from collections.abc import Container
 from pathlib import Path
 
 from cddpm import artifact
 from cddpm.data.afar import told
-from cddpm.data.outlier import FEWEST, ODD, Value, shown
+from cddpm.data.outlier import ODD, Value, shown
 from cddpm.data.quality import Figure
 from cddpm.report.document import (
     Block,
@@ -21,7 +20,7 @@ from cddpm.report.document import (
     cell,
     page,
 )
-from cddpm.report.survey import Scan, Survey
+from cddpm.report.survey import PREPARATION, Scan, Survey
 
 FIRST = 1000.0
 """Added to the score of what cannot be trained on."""
@@ -39,13 +38,14 @@ def html(survey: Survey) -> str:
 
 
 def _head(survey: Survey) -> list[Block]:
-    scans, common = survey.scans, _common(survey)
+    scans = survey.scans
     tiles = {
         "scans": f"{len(scans):,}",
         "subjects": f"{len({scan.key for scan in scans}):,}",
         "cannot be trained on": str(sum(scan.unreadable for scan in scans)),
         "outliers": str(sum(scan.judged.score > ODD for scan in scans)),
-        "with a finding of their own": str(sum(_has_own(scan, common) for scan in scans)),
+        "with a finding of their own": str(sum(bool(survey.own(scan)) for scan in scans)),
+        **_warned(survey),
         "excluded when this was made": str(len(survey.listed)),
     }
     return [
@@ -55,14 +55,26 @@ def _head(survey: Survey) -> list[Block]:
             "drop these subjects from every split. This browser keeps the ticks until then."
         ),
         Tiles(tiles),
+        *(
+            Words(f"Preparation warns of {count} of {len(scans)} scans alike: {told(found)}", "missing")
+            for (code, found), count in survey.common.items()
+            if code == PREPARATION
+        ),
     ]
+
+
+def _warned(survey: Survey) -> dict[str, str]:
+    """Subjects that preparation warns of, and not of most alike; nothing without manifests."""
+    if not survey.prepared:
+        return {}
+    warned = {scan.key for scan in survey.scans if scan.warned}
+    return {"subjects with warnings of preparation of their own": f"{len(warned)} of {survey.prepared}"}
 
 
 def _scans(survey: Survey) -> Section:
     used = [figure for figure in survey.figures if any(_value(scan, figure).value is not None for scan in survey.scans)]
-    common = _common(survey)
     lineup = Lineup(
-        rows=[_row(scan, used, common) for scan in survey.scans],
+        rows=[_row(survey, scan, used) for scan in survey.scans],
         place=survey.place,
         list_file=survey.list_file,
         listed=[(one.dataset, one.subject, one.reason) for one in survey.listed],
@@ -75,21 +87,10 @@ def _value(scan: Scan, figure: Figure) -> Value:
     return scan.judged.values.get(figure.key, Value(None))
 
 
-def _common(survey: Survey) -> dict[tuple[str, str], int]:
-    """Code and words of what was found of more than half of all scans: said once, not in every row."""
-    said = Counter((one.code, one.found) for scan in survey.scans for one in scan.look.findings)
-    return {finding: count for finding, count in said.items() if count > max(len(survey.scans) / 2, FEWEST)}
-
-
-def _has_own(scan: Scan, common: Container[tuple[str, str]]) -> bool:
-    return any((one.code, one.found) not in common for one in scan.look.findings)
-
-
-def _row(scan: Scan, figures: list[Figure], common: Container[tuple[str, str]]) -> LineupRow:
+def _row(survey: Survey, scan: Scan, figures: list[Figure]) -> LineupRow:
     findings: defaultdict[str, list[str]] = defaultdict(list)
-    for finding in scan.look.findings:
-        if (finding.code, finding.found) not in common:
-            findings[finding.code].append(told(finding.found))
+    for finding in survey.own(scan):
+        findings[finding.code].append(told(finding.found))
     picture = scan.look.picture
     return LineupRow(
         dataset=scan.row.dataset,
@@ -99,7 +100,7 @@ def _row(scan: Scan, figures: list[Figure], common: Container[tuple[str, str]]) 
         scan=picture.scan if picture else "",
         marks=picture.marks if picture else "",
         cells=[_cell(scan, one) for one in figures if not one.logarithmic or _value(scan, one).value is not None],
-        score=round(scan.judged.score + FIRST * scan.unreadable, 3),
+        score=round(scan.score + FIRST * scan.unreadable, 3),
         odd=scan.judged.score > ODD,
         reasons=scan.judged.reasons(figures),
         findings=findings,
@@ -128,17 +129,20 @@ def _tables(survey: Survey) -> Section:
     faults: list[Block] = [Words(f"{told(one.file)}: {told(one.said)}", "missing") for one in survey.findings]
     common: list[Block] = [
         Words(f"Of {count} of {len(survey.scans)} scans: {told(found)} [{code}]")
-        for (code, found), count in _common(survey).items()
+        for (code, found), count in survey.common.items()
+        if code != PREPARATION
     ]
     return Section("usual", "Usual values and tables", [*common, Table(caption, columns, lines), *faults])
 
 
 def _meanings(survey: Survey) -> Section:
     lines = [[Cell(figure.name), Cell(figure.meaning)] for figure in survey.figures]
+    least = f", at least {ODD:g} where preparation warns of the subject" if survey.prepared else ""
     caption = (
         "A figure's z is (value - median) / (1.4826 x median absolute deviation) within data set and modality; of lesions, of "
         f"the logarithm. Its colour grows with |z|: orange above the median, blue below. |z| above {ODD:g} is an outlier; the "
-        "largest |z| is the scan's outlier score. Odd is not wrong: look. Pictures are all at one scale; planes are those with "
-        "most lesion, or the middle of the brain; blue is the mask's outline, red the lesion; the patient's right is on the left."
+        f"largest |z| is the scan's outlier score{least}. Odd is not wrong: "
+        "look. Pictures are all at one scale; planes are those with most lesion, or the middle of the brain; blue is the mask's "
+        "outline, red the lesion; the patient's right is on the left."
     )
     return Section("meaning", "What the figures mean", [Table(caption, ["figure", "meaning"], lines, sortable=False)])

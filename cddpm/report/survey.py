@@ -8,8 +8,8 @@ import base64
 import functools
 import itertools
 import json
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from cddpm.data.exclusion import Exclusion, exclusion_file, read_exclusions
 from cddpm.data.finding import Finding, refuse_errors
 from cddpm.data.layout import ScanRow, whole_layout
 from cddpm.data.many import ParallelMap, in_threads
-from cddpm.data.outlier import Judged, further_figures, judge
-from cddpm.data.prepared import prepared_figures
+from cddpm.data.outlier import FEWEST, ODD, Judged, further_figures, judge
+from cddpm.data.prepared import Preparation, prepared
 from cddpm.data.quality import FIGURES, Figure, Measured
 from cddpm.data.split import labels_of
 from cddpm.errors import DataError
@@ -37,6 +37,8 @@ VERSION = 1
 """Raised whenever what is kept of a scan changes."""
 FOLDER = "cohort-page"
 """Below this node's cache."""
+PREPARATION = "preparation"
+"""Code of the findings that are warnings of a manifest."""
 MOST_THREADS = 8
 """Each holds a scan and its distances, up to 300 MB at 1 mm."""
 _NO_MODALITIES = {"mask", "seg"}
@@ -75,6 +77,13 @@ class Scan:
     """Of the fold that is looked at."""
     look: Look
     judged: Judged
+    warned: bool
+    """Whether preparation warns of its subject, and not of most others alike."""
+
+    @property
+    def score(self) -> float:
+        """The largest |z|; one that preparation warns of stands behind no scan that is no outlier."""
+        return max(self.judged.score, ODD) if self.warned else self.judged.score
 
     @property
     def key(self) -> str:
@@ -100,6 +109,14 @@ class Survey:
     list_file: str
     findings: tuple[Finding, ...]
     """Of the tables."""
+    common: Mapping[tuple[str, str], int]
+    """Code and words of what was found of more than half of all scans, and of how many: said once, not in every row."""
+    prepared: int
+    """Subjects with a manifest of preparation."""
+
+    def own(self, scan: Scan) -> list[Finding]:
+        """What was found of ``scan``, but for what is ``common``."""
+        return [one for one in scan.look.findings if (one.code, one.found) not in self.common]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -115,9 +132,10 @@ class Survey:
                     "image": told(str(scan.row.image)),
                     "splits": list(scan.splits),
                     "excluded": scan.key in out,
-                    "score": scan.judged.score,
+                    "score": scan.score,
                     "reasons": scan.judged.reasons(self.figures),
                     "findings": [finding.code for finding in scan.look.findings],
+                    "warnings": [one.found for one in scan.look.findings if one.code == PREPARATION],
                     "figures": {key: asdict(one) for key, one in scan.judged.values.items()},
                 }
                 for scan in self.scans
@@ -165,22 +183,37 @@ def survey(
         )
     mapped = parallel_map or in_threads(MOST_THREADS)
     looks = list(mapped(functools.partial(_counted, itertools.count(1), len(items), done), items))
-    looks = _twins(items, looks)
-    further = prepared_figures(root)
+    manifests, none = prepared(root), Preparation({}, ())
+    told_before = [manifests.get((row.dataset, row.subject), none) for _, row in items]
+    looks = [_with_warnings(look, one.warnings) for look, one in zip(_twins(items, looks), told_before, strict=True)]
     known = [
-        ((row.dataset, one.modality), look.measured, further.get((row.dataset, row.subject), {}))
-        for (one, row), look in zip(items, looks, strict=True)
+        ((row.dataset, one.modality), look.measured, before.figures)
+        for (one, row), look, before in zip(items, looks, told_before, strict=True)
     ]
-    told_before = further_figures(name for _, _, figures in known for name in figures)
-    figures = tuple(sorted((*FIGURES, *told_before), key=lambda figure: figure.logarithmic))  # lesions last
+    further = further_figures(name for _, _, figures in known for name in figures)
+    figures = tuple(sorted((*FIGURES, *further), key=lambda figure: figure.logarithmic))  # lesions last
+    common = _common(looks)
     scans = [
-        Scan(row, one.modality, tuple(splits.get((row.dataset, row.subject, one.modality), ())), look, judged)
+        Scan(
+            row,
+            one.modality,
+            tuple(splits.get((row.dataset, row.subject, one.modality), ())),
+            look,
+            judged,
+            any(found.code == PREPARATION and (found.code, found.found) not in common for found in look.findings),
+        )
         for (one, row), look, judged in zip(items, looks, judge(known, figures), strict=True)
     ]
-    scans.sort(key=lambda scan: (not scan.unreadable, -scan.judged.score, scan.key, scan.modality))
-    place = str(root if data.table is None else data.table)
+    scans.sort(key=lambda scan: (not scan.unreadable, -scan.score, scan.key, scan.modality))
     return Survey(
-        told(place), tuple(scans), figures, tuple(listed), told(str(exclusion_file(data, root))), tuple(findings)
+        place=told(str(root if data.table is None else data.table)),
+        scans=tuple(scans),
+        figures=figures,
+        listed=tuple(listed),
+        list_file=told(str(exclusion_file(data, root))),
+        findings=tuple(findings),
+        common=common,
+        prepared=len({(row.dataset, row.subject) for _, row in items} & manifests.keys()),
     )
 
 
@@ -207,6 +240,19 @@ def _twins(items: Sequence[tuple[DataConfig, ScanRow]], looks: Sequence[Look]) -
             )
             found[index] = replace(found[index], findings=(*found[index].findings, finding))
     return found
+
+
+def _with_warnings(look: Look, warnings: Sequence[str]) -> Look:
+    """With a finding for each warning of preparation, behind what forbids training."""
+    found = [Finding("warning", PREPARATION, "", one, "") for one in warnings]
+    errors = [one for one in look.findings if one.severity == "error"]
+    others = [one for one in look.findings if one.severity != "error"]
+    return replace(look, findings=(*errors, *found, *others))
+
+
+def _common(looks: Sequence[Look]) -> dict[tuple[str, str], int]:
+    said = Counter((one.code, one.found) for look in looks for one in look.findings)
+    return {finding: count for finding, count in said.items() if count > max(len(looks) / 2, FEWEST)}
 
 
 def kept_look(data: DataConfig, row: ScanRow) -> Look:

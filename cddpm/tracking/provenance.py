@@ -30,18 +30,24 @@ class Provenance:
     machine: str
     commit: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    window: str = ""
+    """What of each brain was looked at; left out of the header where it is empty."""
+    doubt: str | None = None
+    """Why the numbers may be better than they are, as a sentence."""
 
 
-def here(data: str, real: bool, packages: tuple[str, ...] = PACKAGES) -> Provenance:
+def here(data: str, real: bool, window: str = "", doubt: str | None = None) -> Provenance:
     """Provenance of work done on this machine by this code."""
-    return Provenance(data, real, machine(), commit(), versions(packages))
+    return Provenance(data, real, machine(), commit(), versions(PACKAGES), window, doubt)
 
 
 def header(provenance: Provenance, folds: tuple[int, ...]) -> list[tuple[str, str]]:
     """(name, text) of every line above a table."""
     return [
         ("Data", provenance.data),
+        *([("Window", provenance.window)] if provenance.window else []),
         *([] if provenance.real else [("Beware", SYNTHETIC)]),
+        *([("Beware", provenance.doubt)] if provenance.doubt else []),
         ("Folds", ", ".join(map(str, folds)) or "none"),
         ("Machine", provenance.machine),
         ("Commit", provenance.commit),

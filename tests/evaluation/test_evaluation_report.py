@@ -2,11 +2,15 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fold_results import full_table, shifted, table_of
 
-from cddpm.evaluation.report import document, show, summary
+from cddpm.config import DataConfig, load
+from cddpm.evaluation.plan import Plan
+from cddpm.evaluation.report import document, show, summary, window_of, write
 from cddpm.published.numbers import CDDPM_ENSEMBLE
 from cddpm.text import Console
 from cddpm.tracking.provenance import Provenance
@@ -44,6 +48,54 @@ def test_the_header_says_what_the_numbers_are_of() -> None:
     assert "synthetic" not in own
     for text in ("the published data sets", "8 x H200", "abc123", "torch 2.13", "**Folds:** 0, 1"):
         assert text in own
+
+
+@pytest.mark.parametrize(
+    ("settings", "window"),
+    [
+        (
+            {},
+            "the published window of 192x192x100 voxels of 1 mm around the middle of the brain (96x96x50 after rescaling)",
+        ),
+        (
+            {"volume_shape": (192, 192, None), "rescale_factor": 3},
+            "every axial slice of a brain, each of 192x192 voxels of 1 mm around the middle of the brain (64x64 after rescaling)",
+        ),
+        (
+            {"centre": "scan", "voxel_size_mm": None},
+            "the published window of 192x192x100 voxels as stored around the middle of the scan (96x96x50 after rescaling)",
+        ),
+        (
+            {"voxel_size_mm": 2.0},
+            "a window of 192x192x100 voxels of 2 mm around the middle of the brain (96x96x50 after rescaling)",
+        ),
+        (
+            {"volume_shape": (96, 96, 48), "voxel_size_mm": 2.0, "rescale_factor": 1},
+            "a window of 96x96x48 voxels of 2 mm around the middle of the brain (96x96x48 after rescaling)",
+        ),
+    ],
+)
+def test_the_window_is_told(settings: dict[str, Any], window: str) -> None:
+    assert window_of(DataConfig.model_validate(settings)) == window
+
+
+@pytest.mark.parametrize("where", ["data_dir", "table", "phantom"])
+def test_tables_of_every_data_set_tell_their_window(where: str, tmp_path: Path) -> None:
+    (tmp_path / "study.csv").touch()
+    named = {
+        "data_dir": {"data.data_dir": str(tmp_path)},
+        "table": {"data.table": str(tmp_path / "study.csv")},
+        "phantom": {},
+    }[where]
+    file = Path(__file__).parents[2] / "tune_configs" / "ddpm.yaml"
+    for shape, told in (
+        ([192, 192, 100], "the published window of 192x192x100"),
+        ([192, 192, None], "every axial slice"),
+    ):
+        config = load(file, {**named, "data.volume_shape": shape, "output_dir": str(tmp_path / "out")})
+        written = write(Plan("evaluation", "one", {"one": [config]}, "one"), []).markdown.read_text()
+        (line,) = re.findall(r"^- \*\*Window:\*\* (.*(?:\n  .*)*)", written, re.MULTILINE)
+        assert told in " ".join(line.split())
 
 
 def test_the_source_of_published_numbers_is_named() -> None:

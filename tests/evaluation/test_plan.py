@@ -9,6 +9,7 @@ import yaml
 
 from cddpm.errors import ConfigError
 from cddpm.evaluation.plan import benchmark, evaluation
+from cddpm.evaluation.report import write
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = sorted((ROOT / "tune_configs").glob("benchmark*.yaml"))
@@ -17,6 +18,24 @@ BENCHMARKS = sorted((ROOT / "tune_configs").glob("benchmark*.yaml"))
 def test_an_evaluation_is_one_method_under_its_own_name() -> None:
     plan = evaluation(ROOT / "tune_configs" / "ddpm.yaml", {"evaluation.folds": [1, 3]})
     assert (plan.name, list(plan.methods), plan.folds) == ("ddpm", ["ddpm"], (1, 3))
+
+
+def test_landmarks_of_one_fold_are_doubted_in_several_and_only_there(tmp_path: Path) -> None:
+    given = [number / 10 for number in range(11)]
+    alike = {"data.intensities": "landmarks", "data.landmarks": given, "evaluation.folds": [0, 2]}
+
+    def doubt(**changed: Any) -> str | None:
+        values = {name: value for name, value in (alike | changed).items() if value is not None}
+        return evaluation(ROOT / "tune_configs" / "ddpm.yaml", values | {"output_dir": str(tmp_path)}).doubt
+
+    found = doubt()
+    assert found is not None
+    assert found.startswith("data.landmarks: the same are used in the folds 0, 2;")
+    assert doubt(**{"evaluation.folds": [2]}) is None
+    assert doubt(**{"data.landmarks": None}) is None  # each fold learns its own
+    assert doubt(**{"data.landmarks": None, "data.intensities": None}) is None
+    plan = evaluation(ROOT / "tune_configs" / "ddpm.yaml", alike | {"output_dir": str(tmp_path)})
+    assert " ".join(write(plan, []).markdown.read_text().split()).count(f"**Beware:** {found}") == 1
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.name)

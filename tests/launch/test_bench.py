@@ -59,7 +59,7 @@ def test_storage_measures_every_row(tmp_path: Path) -> None:
 @pytest.mark.nightly
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("subject", "rows"), [("noise", 1), ("data", 1), ("train", 5), ("reconstruct", 2), ("prepare", 3)]
+    ("subject", "rows"), [("noise", 1), ("data", 1), ("train", 5), ("reconstruct", 2), ("prepare", 13)]
 )
 def test_the_measures_come_out_whole(subject: str, rows: int, tmp_path: Path) -> None:
     found = measured(tmp_path, subject, "--quick")

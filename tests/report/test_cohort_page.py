@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,9 +15,10 @@ from cddpm.cli import app
 from cddpm.config import DataConfig, load
 from cddpm.data.exclusion import exclusion_file
 from cddpm.data.layout import whole_layout
+from cddpm.data.outlier import ODD
 from cddpm.errors import DataError
 from cddpm.report import cohort, survey
-from cddpm.report.survey import Survey
+from cddpm.report.survey import Scan, Survey
 
 pytestmark = pytest.mark.slow
 
@@ -77,24 +81,70 @@ def test_the_page_holds_everything_and_loads_nothing(found: Survey) -> None:
     assert found.list_file in page
 
 
+@contextmanager
+def manifests(folder: Path, told: Sequence[dict[str, Any]]) -> Iterator[None]:
+    """Of preparation, one for each of ``told``, and one that is broken."""
+    place = folder / "data" / "manifests"
+    try:
+        (place / "IXI").mkdir(parents=True)
+        (place / "IXI" / "broken.json").write_text("{")
+        for number, one in enumerate(told):
+            (place / "IXI" / f"{number}.json").write_text(json.dumps(one))
+        yield
+    finally:
+        shutil.rmtree(place)
+
+
+def about(scan: Scan, **more: Any) -> dict[str, Any]:
+    return {"dataset": scan.row.dataset, "subject": scan.row.subject, **more}
+
+
 def test_manifests_of_preparation_are_columns(folder: Path, data: DataConfig, found: Survey) -> None:
     assert "registration_similarity" not in {figure.key for figure in found.figures}
-    manifests = folder / "data" / "manifests" / "IXI"
-    manifests.mkdir(parents=True)
-    try:
-        (manifests / "broken.json").write_text("{")
-        for number, scan in enumerate(scan for scan in found.scans if scan.row.dataset == "IXI"):
-            told = {"registration_similarity": 0.9 - 0.1 * (number == 4), "steps": 3, "accepted": True}
-            about = {"dataset": "IXI", "subject": scan.row.subject, "steps": [{"name": "register", "figures": told}]}
-            (manifests / f"{number}.json").write_text(json.dumps(about))
+    healthy = [scan for scan in found.scans if scan.row.dataset == "IXI"]
+    figures = [
+        {"registration_similarity": 0.9 - 0.1 * (number == 4), "steps": 3, "accepted": True}
+        for number in range(len(healthy))
+    ]
+    steps = [[{"name": "register", "figures": one}] for one in figures]
+    with manifests(folder, [about(scan, steps=one) for scan, one in zip(healthy, steps, strict=True)]):
         again = survey.survey(data, folder / "data", ("t2",))
-    finally:
-        for path in manifests.iterdir():
-            path.unlink()
-        manifests.rmdir()
     assert [figure.key for figure in again.figures if figure not in found.figures] == ["registration_similarity"]
     odd = [scan for scan in again.scans if (scan.judged.values["registration_similarity"].z or 0) < -3.5]
     assert len(odd) == 1
+
+
+def test_warnings_of_preparation_are_rows_counted_and_among_the_outliers(
+    folder: Path, data: DataConfig, found: Survey
+) -> None:
+    assert not re.search(
+        "preparation warns|warnings of preparation", cohort.html(found)
+    )  # nothing is said of what nobody prepared
+    last = found.scans[-1]
+    lost = "label 1 had 3 ml before crop and has <2.7> ml (-10%)"
+    alike = "the brain mask is of thresholds"
+    warned = [about(scan, warnings=[alike, *([lost] if scan == last else [])]) for scan in found.scans]
+    with manifests(folder, warned):
+        again = survey.survey(data, folder / "data", ("t2",))
+    outliers = [scan.key for scan in found.scans if scan.unreadable or scan.judged.score > ODD]
+    assert [scan.key for scan in again.scans[: len(outliers) + 1]] == [*outliers, last.key]
+    assert [scan.key for scan in again.scans if scan.warned] == [last.key]
+    page = cohort.html(again)
+    rows = page.split('<li class="scan')[1:]
+    assert [lost.replace("<", "&lt;").replace(">", "&gt;") in row for row in rows].index(True) == len(outliers)
+    assert re.search(r">1 of 13<[^1]*subjects with warnings of preparation of their own", page)
+    assert page.count(alike) == 1
+    assert f"Preparation warns of 13 of 13 scans alike: {alike}" in page
+    (told,) = (one for one in again.to_dict()["scans"] if one["subject"] == last.row.subject)
+    assert told["warnings"] == [alike, lost]
+    assert told["score"] == ODD
+
+
+def test_a_manifest_without_warnings_is_counted_too(folder: Path, data: DataConfig, found: Survey) -> None:
+    with manifests(folder, [about(found.scans[-1], warnings=[]), about(found.scans[-2], warnings="no list")]):
+        again = survey.survey(data, folder / "data", ("t2",))
+    assert [scan.key for scan in again.scans] == [scan.key for scan in found.scans]
+    assert "0 of 2" in cohort.html(again)
 
 
 def test_the_command(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from cddpm.data.phantom.skull import room, with_skull
 from cddpm.data.phantom.subject import Dataset, Subject, draw
 from cddpm.data.raw.head import Grid, Head
 from cddpm.data.raw.registration import Scene
@@ -72,22 +73,13 @@ def _balls(inside: npt.NDArray[np.uint8], affine: Affine) -> Grid:
 def phantom(contrast: str = "t1", dataset: Dataset = "MSLUB", index: int = 0, voxel_mm: float = 2.0) -> Whole:
     """A phantom in fluid, bone and scalp: drawn shells of 2, 6 and 6 mm around its brain, and noise around all."""
     drawing = draw(Subject(3, dataset, index, voxel_mm), (contrast,))
-    pad = round(24 / voxel_mm)
-    brain = np.pad(drawing.mask, pad) > 0
-    image = np.pad(drawing.scans[contrast], pad).astype(np.float32)
-    away = ndimage.distance_transform_edt(~brain, sampling=voxel_mm)
-    median = float(np.median(image[brain]))
-    fluid, scalp = (0.3, 1.6) if contrast == "t1" else (1.7, 1.3)
-    random = np.random.default_rng(index)
-    for low, high, signal in ((0, 2, fluid), (2, 8, 0.1), (8, 14, scalp)):
-        image[(away > low) & (away <= high)] = signal * median
-    noise = random.standard_normal((2, *image.shape)) * 0.03 * median
-    image = np.where(brain, image, np.hypot(ndimage.gaussian_filter(image, 0.5) + noise[0], noise[1]))
-    lesions = np.zeros(brain.shape, np.uint8) if drawing.segmentation is None else np.pad(drawing.segmentation, pad)
+    brain = room(drawing.mask, voxel_mm) > 0
+    image = with_skull(drawing.scans[contrast], drawing.mask, contrast, voxel_mm, index)
+    lesions = np.zeros(brain.shape, np.uint8) if drawing.segmentation is None else room(drawing.segmentation, voxel_mm)
     x, y, z = brain.shape
     affine = np.diag([-voxel_mm, -voxel_mm, voxel_mm, 1.0])
     affine[:3, 3] = -np.diag(affine)[:3] * (np.array([x, y, z]) - 1) / 2
-    return Whole(*(Grid(data, affine) for data in (image.astype(np.float32), brain.astype(np.uint8), lesions)))
+    return Whole(*(Grid(data, affine) for data in (image, brain.astype(np.uint8), lesions)))
 
 
 def motion(
