@@ -215,6 +215,11 @@ def cut_fraction(mask: Volume, geometry: Geometry) -> float:
     return float(1 - np.count_nonzero(inside & field_of_view(geometry)) / np.count_nonzero(inside))
 
 
+def unseen_ml(inside: npt.NDArray[np.bool_], image: Volume, geometry: Geometry) -> float:
+    """Volume of what is ``inside`` (X, Y, Z of ``image``) and outside of the field of view."""
+    return float(np.count_nonzero(inside & ~field_of_view(geometry))) * voxel_ml(image)
+
+
 def _others(image: Volume, mask: Volume, geometry: Geometry, modality: str) -> list[str]:
     found = oddities(image, mask, modality)
     cut = cut_fraction(mask, geometry)

@@ -42,6 +42,10 @@ class VolumeRecord:
     slices: int
     digest: str
     """SHA-256 of the image file."""
+    brain_unseen_ml: float | None = None
+    """Volume of the brain mask beyond the model's window (``Geometry``); None in stores from before it was counted."""
+    lesion_unseen_ml: float | None = None
+    """Of the lesions."""
 
     @property
     def id(self) -> str:
@@ -271,6 +275,8 @@ _VOLUME_SCHEMA = pa.schema(
         ("slices", pa.int32()),
         ("digest", pa.string()),
         ("ignored", pa.list_(pa.int32())),
+        ("brain_unseen_ml", pa.float64()),
+        ("lesion_unseen_ml", pa.float64()),
     ]
 )
 _COHORT_SCHEMA = pa.schema(

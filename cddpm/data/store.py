@@ -25,7 +25,8 @@ __all__ = ["SliceStore", "VolumeRecord", "build_store", "store_fingerprint", "wi
 logger = logging.getLogger(__name__)
 
 VERSION = 3
-"""Raised whenever preparation or the store's files change, so that an old store is not taken for a new one."""
+"""Raised whenever preparation or the store's files change, so that an old store is not taken for a new one. Not for facts beside
+the arrays that a store may lack: a sweep that is resumed keeps its store."""
 
 _FIELDS = frozenset(
     (
@@ -197,6 +198,7 @@ def _cohorts(rows: list[ScanRow], scans: list[ScanRow]) -> list[dict[str, Any]]:
 def _prepare_scan(data: DataConfig, change: ScannerChange | None, row: ScanRow) -> dict[str, Any] | _Failure:
     """Arrays (S, H, W) and geometry of one scan. Runs in a worker; a bad file must not hide the others."""
     from cddpm.data import volume  # nibabel and SimpleITK: who only reads a store needs neither
+    from cddpm.data.brain import unseen_ml
     from cddpm.data.prepare import aligned, prepare
     from cddpm.data.scanner import as_scanned
 
@@ -218,6 +220,8 @@ def _prepare_scan(data: DataConfig, change: ScannerChange | None, row: ScanRow) 
         "segmentation": (truth == 1).astype(np.uint8),
         "ignored": np.flatnonzero(truth == volume.IGNORED).astype(np.int32),
         "geometry": json.dumps(done.geometry.to_dict()),
+        "brain_unseen_ml": unseen_ml(labels[0].data > 0, image, done.geometry),
+        "lesion_unseen_ml": unseen_ml(labels[1].data == 1, image, done.geometry) if segmentation else 0.0,
     }
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from cddpm.data.geometry import CUT_FRACTION
 from cddpm.evaluation.table import Cell, ResultTable, in_percent, shown_unit
 from cddpm.published.numbers import RERUN_SOURCE, SOURCE, Published
 from cddpm.scoring.glossary import describe
@@ -125,6 +126,7 @@ def headline(table: ResultTable, measures: Sequence[str]) -> Grid:
             lines.append(Line(("↳ re-run by others",), tuple(_rerun(cell.rerun) for _, cell in cells), faint=True))
     head = tuple(f"{dataset} {_with_unit(m)}" if m == shown[0] else _with_unit(m) for dataset, m in places)
     legend = [*_legend(table, places, intervals=True), *_about_published(table, places), *notes.lines()]
+    legend += _unseen(table)
     return Grid(("method",), head, tuple(lines), tuple(legend), max(1, len(shown)))
 
 
@@ -145,6 +147,31 @@ def details(table: ResultTable, dataset: str) -> Grid:
         *notes.lines(),
     ]
     return Grid(("measure", "unit"), table.methods, tuple(lines), tuple(legend))
+
+
+def _unseen(table: ResultTable) -> list[str]:
+    """What of brains and lesions no model of the table has looked at, where it is more than a trifle."""
+    found = []
+    for dataset in table.datasets:
+        brain, brain_ml, lesion_ml, seen_ml = (
+            _largest(table, dataset, name)
+            for name in ("brain_unseen", "brain_unseen_ml", "lesion_unseen_ml", "lesion_ml")
+        )
+        if brain > CUT_FRACTION or lesion_ml > CUT_FRACTION * seen_ml:
+            part = f", {lesion_ml:.2g} ml of lesions ({lesion_ml / (lesion_ml + seen_ml):.1%})" if seen_ml else ""
+            found.append(f"{dataset} {brain_ml:.0f} ml of brain ({brain:.1%}){part}")
+    if not found:
+        return []
+    return [
+        f"Beyond the model's window, so not looked at and in no number but those with_unseen, per scan: {'; '.join(found)}. "
+        "data.volume_shape: [192, 192, null] looks at every slice with brain."
+    ]
+
+
+def _largest(table: ResultTable, dataset: str, measure: str) -> float:
+    """Over methods, of their means; 0 without any."""
+    cells = [table.cells[method, dataset, measure] for method in table.methods if measure in table.measures]
+    return max((cell.spread.mean for cell in cells if cell.spread.mean is not None), default=0.0)
 
 
 def _with_unit(measure: str) -> str:

@@ -77,6 +77,10 @@ class Case:
     """Of the model's slice, which decides how far masks are eroded, also where more than its window is looked at."""
     voxel_ml: float | None = None
     """Volume of a voxel; none where it is not known."""
+    brain_unseen_ml: float | None = None
+    """Volume of the brain beyond the window that was looked at; none where it was not counted."""
+    lesion_unseen_ml: float | None = None
+    """Of the lesions."""
 
     def erosion(self, divisor: int | None) -> int:
         """How often the brain mask is eroded."""
@@ -117,7 +121,10 @@ def case_of(store: VolumeStore, v: int, dataset: str) -> Case:
     counted = np.setdiff1d(np.flatnonzero(brain), ignored, assume_unique=True).astype(np.int32)
     if not counted.size:
         raise DataError(f"volume '{record.id}' of {dataset}: all of its brain is ignored (data.ignored_labels)")
-    return Case(v, record.id, dataset, box, counted, lesion, ignored, _columns(record, brain), _voxel_ml(record))
+    unseen = (getattr(record, name, None) for name in ("brain_unseen_ml", "lesion_unseen_ml"))
+    return Case(
+        v, record.id, dataset, box, counted, lesion, ignored, _columns(record, brain), _voxel_ml(record), *unseen
+    )
 
 
 def _columns(record: Any, brain: NDArray[np.bool_]) -> int:

@@ -96,6 +96,12 @@ MEASURES: dict[str, Measure] = {
     "l1_lesion": Measure("intensity", "mean absolute difference in lesions", None),
     "l1_tissue": Measure("intensity", "mean absolute difference outside of lesions", "lower"),
     "l1_ratio": Measure("", "l1_lesion / l1_tissue of the same volume", "higher"),
+    # what lies beyond the model's window (data.volume_shape), which no other number knows of
+    "brain_unseen": Measure("", "part of the brain that lies beyond the model's window: it is not looked at", None),
+    "brain_unseen_ml": Measure("ml", "volume of the brain there", None),
+    "lesion_unseen_ml": Measure("ml", "volume of the lesions there", None),
+    "dice_with_unseen": Measure("", "Dice if lesions beyond the model's window count as missed", "higher"),
+    "recall_with_unseen": Measure("", "recall if lesions beyond the model's window count as missed", "higher"),
 }
 
 _RATE = re.compile(r"_at_fpr_[0-9.e+-]+pct$")

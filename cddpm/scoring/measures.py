@@ -55,6 +55,11 @@ _AVERAGED = (
     "l1_lesion",
     "l1_tissue",
     "l1_ratio",
+    "brain_unseen",
+    "brain_unseen_ml",
+    "lesion_unseen_ml",
+    "dice_with_unseen",
+    "recall_with_unseen",
 )
 _AVERAGED_AT_RATES = ("dice", "lesion_recall", "false_positive_rate", "false_positive_ml")
 _SUMMED = ("lesion_voxels", "predicted_voxels", "lesions", "lesions_found", "components", "components_right")
@@ -154,6 +159,7 @@ class _Bench:
             **self._detection(prediction, parts, voxel_ml),
             "hd95": hd95_mm(prediction, truth, spacing),
             **self._fidelity(case, truth),
+            **_with_unseen(case, basic, voxel_ml),
         }
         for rate, threshold in self._at_rates.items():
             row |= self._at_rate(case, rate, threshold, truth, parts, voxel_ml)
@@ -246,6 +252,20 @@ class _Bench:
             return int(np.count_nonzero(prediction)) * math.prod(self._voxel_size_mm(case)) / 1000
 
         return _spread("healthy_false_positive_ml", self._scorer.each(predicted_ml, self._scorer.cases(HEALTHY)))
+
+
+def _with_unseen(case: Case, basic: Row, voxel_ml: float) -> Row:
+    """What lies beyond the model's window, and the voxels' scores if lesions there are missed; None where it was not counted."""
+    brain, lesion = case.brain_unseen_ml, case.lesion_unseen_ml
+    row: Row = {"brain_unseen_ml": brain, "lesion_unseen_ml": lesion}
+    row["brain_unseen"] = None if brain is None else brain / (brain + case.brain.size * voxel_ml)
+    row |= {"dice_with_unseen": None, "recall_with_unseen": None}
+    if lesion is not None and (case.lesion.size or lesion):
+        found = (basic["recall"] or 0.0) * case.lesion.size
+        lesions = case.lesion.size + lesion / voxel_ml
+        row["dice_with_unseen"] = 2 * found / (lesions + basic["predicted_voxels"])
+        row["recall_with_unseen"] = found / lesions
+    return row
 
 
 def _spread(name: str, values: Sequence[float | None]) -> Aggregates:

@@ -56,6 +56,25 @@ def test_store_holds_what_prepare_makes(tiny: TinyData, store: SliceStore) -> No
     assert (record.id, record.label, record.modality, record.slices) == ("Brats21/BraTS2021_00002", 1, "t2", 5)
 
 
+def test_what_lies_beyond_the_window_is_counted_in_the_voxels_of_the_file(tiny: TinyData, tmp_path: Path) -> None:
+    """Six of ten planes are looked at, voxel for voxel: what is seen and what is not make the whole."""
+    path = build(tiny, tmp_path / "artifacts", volume_shape=(16, 18, 6), rescale_factor=1.0, centre="image")
+    found = SliceStore.open(path)
+    for record in found.volumes:
+        mask = read_mask(tiny.file(record.dataset, record.subject, "mask")).data
+        ends = np.r_[0:2, 8:10]
+        assert record.brain_unseen_ml == pytest.approx(np.count_nonzero(mask[..., ends]))  # voxels of 1 ml
+        seen = np.count_nonzero(found.mask(record.index))
+        assert record.brain_unseen_ml + seen == pytest.approx(np.count_nonzero(mask))
+        lesion = np.zeros_like(mask)
+        if record.label:
+            lesion = read_image(tiny.file(record.dataset, record.subject, "seg")).data
+            assert np.count_nonzero(lesion[..., ends])
+        assert record.lesion_unseen_ml == pytest.approx(np.count_nonzero(lesion[..., ends]))
+    whole = SliceStore.open(build(tiny, tmp_path / "artifacts", volume_shape=(16, 18, None)))
+    assert {(v.brain_unseen_ml, v.lesion_unseen_ml) for v in whole.volumes} == {(0.0, 0.0)}
+
+
 def test_second_build_prepares_nothing(tiny: TinyData, tmp_path: Path) -> None:
     calls: list[str] = []
     first = build(tiny, tmp_path / "a", counting(calls))

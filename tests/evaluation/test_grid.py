@@ -103,6 +103,17 @@ def test_details_show_every_measure_with_a_direction_and_its_unit() -> None:
     ]
 
 
+def test_what_no_model_looked_at_is_told_below_the_headline() -> None:
+    numbers: dict[str, float | None] = {"dice": 0.5, "brain_unseen": 0.08, "brain_unseen_ml": 98.4, "lesion_ml": 9.0}
+    of_lesions = FoldResult("m", "D", 0, [], {**numbers, "lesion_unseen_ml": 1.0})
+    healthy = FoldResult("m", "H", 0, [], {"dice": None, "brain_unseen": 0.12, "brain_unseen_ml": 150.0})
+    trifle = {"brain_unseen": 0.001, "brain_unseen_ml": 1.0, "lesion_unseen_ml": 0.01}
+    grid = headline(table_of([of_lesions, healthy, FoldResult("m", "E", 0, [], {**numbers, **trifle})]), ["dice"])
+    (line,) = [line for line in grid.legend if "window" in line]
+    assert "per scan: D 98 ml of brain (8.0%), 1 ml of lesions (10.0%); H 150 ml of brain (12.0%). data." in line
+    assert not [line for line in headline(table_of([shifted("m", 0, 0.1)]), ["dice"]).legend if "window" in line]
+
+
 def test_one_fold_says_that_it_has_no_deviation() -> None:
     assert (
         headline(table_of([shifted("m", 0, 0.1)]), ["dice"])

@@ -344,6 +344,39 @@ def test_the_intensity_baseline_restores_nothing(scanned):
         assert found.datasets[HEALTHY][f"{name}_volumes"] == 0
 
 
+def test_lesions_beyond_the_window_count_as_missed_where_they_were_counted(
+    scanned, reconstructions, thresholds, measured
+):
+    """0.3 ml are 20 voxels of 0.015 ml; in 'B' there was nothing beyond, and healthy scans have no lesion anywhere."""
+    beyond = SimpleNamespace(image=scanned.image, mask=scanned.mask, ignored=scanned.ignored)
+    beyond.segmentation = lambda v: scanned.segmentation(v) * (v != 1)
+    unseen = [(1.5, 0.3)] * 3 + [(0.0, 0.0)] * 2 + [(1.5, 0.0)] * 2
+    beyond.volumes = [
+        SimpleNamespace(**vars(record), brain_unseen_ml=brain, lesion_unseen_ml=lesion)
+        for record, (brain, lesion) in zip(scanned.volumes, unseen, strict=False)
+    ]
+    scorer = Scorer(beyond, reconstructions, COHORT, HEALTHY_VOLUMES)
+    found = measure(scorer, SCORING, thresholds, EVALUATION, scorer)
+    for row, before in zip(found.rows, measured.rows, strict=True):
+        assert before["dice_with_unseen"] is before["brain_unseen"] is None  # of a store that does not know
+        if row["dataset"] == HEALTHY:
+            assert row["dice_with_unseen"] is row["recall_with_unseen"] is None
+            continue
+        more = 20 if row["dataset"] == "A" else 0
+        hits = round((row["recall"] or 0) * row["lesion_voxels"])
+        wanted = 2 * hits / (row["predicted_voxels"] + row["lesion_voxels"] + more)
+        assert row["dice_with_unseen"] == pytest.approx(wanted)
+        assert row["recall_with_unseen"] == pytest.approx(hits / (row["lesion_voxels"] + more))
+        assert more or row["dice_with_unseen"] == pytest.approx(row["dice"])
+    alone = found.rows[1]  # all of its lesions lie beyond: no number of the window alone knows that anything was missed
+    assert alone["dice"] is None
+    assert alone["dice_with_unseen"] == alone["recall_with_unseen"] == 0
+    brain = np.count_nonzero(scanned.mask(0)) * 0.015
+    assert found.rows[0]["brain_unseen"] == pytest.approx(1.5 / (1.5 + brain))
+    assert found.datasets["A"]["lesion_unseen_ml"] == pytest.approx(0.3)
+    assert found.datasets["A"]["dice_with_unseen_volumes"] == 3
+
+
 def test_no_rates_and_no_limits(scorer, thresholds, measured):
     bare = EVALUATION.model_copy(update={"healthy_false_positive_rates": (), "lesion_size_limits_ml": ()})
     found = measure(scorer, SCORING, thresholds, bare, scorer)

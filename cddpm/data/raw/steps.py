@@ -28,7 +28,7 @@ VERSIONS: dict[StepName, int] = {
     "extract": 2,
     "bias": 1,
     "register": 1,
-    "resample": 2,
+    "resample": 3,
     "strip": 1,
     "crop": 1,
 }

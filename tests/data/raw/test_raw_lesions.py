@@ -61,6 +61,30 @@ def test_the_way_there_and_back_keeps_them(seed: int, sizes: tuple[float, float,
         assert dice(back.data == label, scan.data == label) > 0.9
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("voxels", "least"), [(1, 0.87), (2, 0.9), (5, 0.88)])
+def test_the_way_there_and_back_finds_few_voxels_again(voxels: int, least: float) -> None:
+    """In the mean over turns about any axis; by shares alone it was 0.79, 0.86 and 0.86.
+
+    A single voxel that is turned holds the centre of no voxel, or of two: the best choice of one finds it again in 0.96.
+    """
+    random, found = np.random.default_rng(0), []
+    for turn in np.resize((5, 15, 30), 90):
+        lesion = np.zeros((22, 22, 22), np.uint8)
+        lesion[10, 10, 10] = 1
+        while np.count_nonzero(lesion) < voxels:
+            place = random.permutation(np.argwhere(lesion))[0]
+            place[random.integers(3)] += random.choice((-1, 1))
+            lesion[tuple(place)] = 1
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+        by = motion(float(turn), 5, 1.0, about=tuple(random.normal(size=3)))
+        scan = moved(Grid(lesion, affine), by)
+        there = labels_at(scan, around(scan, "LPS", 1.0))
+        assert np.count_nonzero(there.data) == voxels
+        found.append(dice(labels_at(there, lattice_of(scan)).data, lesion))
+    assert np.mean(found) > least
+
+
 def test_of_two_labels_in_one_voxel_the_greater_share_wins() -> None:
     data = np.zeros((8, 8, 8), np.int16)
     data[2:4], data[4:6] = 4, 300
