@@ -34,7 +34,7 @@ STORAGE = "storage"
 """In a node's cache: the URI of the store that it is a cache of."""
 CACHE, CACHE_GB = "CDDPM_CACHE", "CDDPM_CACHE_GB"
 """Environment variables: folder of a node's cache (default: ``~/.cache/cddpm``), and how large it may grow."""
-_PARTS, _USED = "parts", ".used"
+PARTS, _USED = "parts", ".used"
 _GIGABYTE = 2**30
 _HELD: dict[Path, IO[bytes]] = {}
 """Artifacts that this process uses: shared locks, which end with it, or with ``release``."""
@@ -115,7 +115,7 @@ class Shelf:
         if self.storage and self._manifest(path) is None:
             manifest = (path / artifact.MANIFEST).read_bytes()
             files: Mapping[str, str] = json.loads(manifest)["files"]
-            self.send(path, files, path / _PARTS)
+            self.send(path, files, path / PARTS)
             self.write(path / artifact.MANIFEST, manifest)
         if self.storage:
             _hold(path)
@@ -126,7 +126,7 @@ class Shelf:
     ) -> tuple[Path, bool]:
         """As ``artifact.ensure``: ``path``, found or made now, and whether it was made."""
         if self.get(path) and artifact.is_sound(path, kind):
-            return path, False
+            return self.put(path), False  # what was freed in the store may still be here
         found = artifact.ensure(path, kind, path.name, made_from, fill)
         self.put(path)
         return found
@@ -194,7 +194,8 @@ class Shelf:
 
     def delete(self, path: Path) -> None:
         """Remove the object at ``path`` and all below it."""
-        self.bucket.delete(self._name(path))
+        if self.bucket.facts(self._name(path)):  # some stores have folders, which are no objects
+            self.bucket.delete(self._name(path))
         self.bucket.delete_all(self._name(path))
 
     def discard(self, path: Path) -> None:
@@ -215,7 +216,7 @@ class Shelf:
         found: dict[str, int] = {}
         named: dict[str, set[str]] = {}
         for name, (size, written) in there.items():
-            folder, parts, digest = name.rpartition(f"/{_PARTS}/")
+            folder, parts, digest = name.rpartition(f"/{PARTS}/")
             if not parts or ".work" in folder or written > oldest:
                 continue
             if folder not in named:
@@ -241,12 +242,12 @@ class Shelf:
             raise ArtifactError(
                 f"{self.place(path)}/{artifact.MANIFEST}: not a manifest ({error}); delete it"
             ) from error
-        sizes = self.bucket.names(f"{self._name(path)}/{_PARTS}")
+        sizes = self.bucket.names(f"{self._name(path)}/{PARTS}")
         make_room(self.artifacts, sum(sizes.values()))
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
         temporary.mkdir(parents=True)
         try:
-            self.receive(temporary, files, path / _PARTS)
+            self.receive(temporary, files, path / PARTS)
             (temporary / artifact.MANIFEST).write_bytes(data)
             shutil.rmtree(path, ignore_errors=True)  # what somebody deleted half of
             temporary.rename(path)
@@ -257,12 +258,15 @@ class Shelf:
 
 def _hold(path: Path) -> None:
     """Have nobody evict ``path`` until this process ends or releases it, and note that it was used."""
-    if path not in _HELD or not path.exists():
-        stream = path.with_name(f".{path.name}{_USED}").open("ab")
+    marker = path.with_name(f".{path.name}{_USED}")
+    if path not in _HELD or not marker.exists():  # somebody may have deleted the whole cache meanwhile
+        if before := _HELD.pop(path, None):
+            before.close()
+        stream = marker.open("ab")
         fcntl.flock(stream, fcntl.LOCK_SH)
         _HELD[path] = stream
     with contextlib.suppress(OSError):
-        os.utime(path.with_name(f".{path.name}{_USED}"))
+        os.utime(marker)
 
 
 def release() -> None:

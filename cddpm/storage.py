@@ -356,9 +356,9 @@ def _chunks(source: Any) -> Iterator[bytes]:
         raise OSError(f"the object ended after {read} of {size} bytes")
 
 
-def at_once(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
-    """``function`` of each item, a few at a time, in threads; the first error is raised."""
+def at_once(function: Callable[[Any], Any], items: list[Any], most: int = PARTS) -> list[Any]:
+    """``function`` of each item, ``most`` at a time, in threads; the first error is raised."""
     if len(items) < 2:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(PARTS) as pool:
+    with ThreadPoolExecutor(most) as pool:
         return list(pool.map(function, items))

@@ -102,6 +102,8 @@ class Proxy:
     """Bytes, of either direction, after which the next connections break; then all is well again."""
     cuts: int = 0
     """How many connections to break."""
+    broken: int = 0
+    """How many were."""
     methods: list[str] = field(default_factory=list)
     """Of all requests seen (the first of each connection's packets)."""
     port: int = 0
@@ -139,10 +141,11 @@ class Proxy:
         if self.cuts > 0:
             self.cuts, limit = self.cuts - 1, self.cut_after
         with socket.create_connection(("127.0.0.1", self.target)) as server:
-            _pass_on(client, server, first, limit)
+            self.broken += _pass_on(client, server, first, limit)
 
 
-def _pass_on(client: socket.socket, server: socket.socket, first: bytes, limit: int | None) -> None:
+def _pass_on(client: socket.socket, server: socket.socket, first: bytes, limit: int | None) -> bool:
+    """Whether the connection was broken in the middle."""
     passed = [len(first)]
 
     def pump(source: socket.socket, target: socket.socket) -> None:
@@ -161,3 +164,4 @@ def _pass_on(client: socket.socket, server: socket.socket, first: bytes, limit: 
     back.start()
     pump(client, server)
     back.join(5)
+    return limit is not None and passed[0] > limit

@@ -1,21 +1,23 @@
 """``cddpm cache``: what is kept of earlier work, whether it is sound, and freeing space."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from cddpm.cli.kept import Known, plain, show
 from cddpm.cli.shell import print_json
 from cddpm.errors import ArtifactError, ConfigError, TrackingError
-from cddpm.text import Console, Table, command, numbers, whole
+from cddpm.text import Console, command, numbers, whole
 
 if TYPE_CHECKING:  # heavy imports: only a command that runs pays for them
     from cddpm.inventory.entry import Entry, Referrer
     from cddpm.inventory.pruning import Policy, Step
+    from cddpm.inventory.shadow import Shadow
 
 app = typer.Typer(no_args_is_help=True, help="Show, check and free what is kept of earlier work.")
 
@@ -29,70 +31,79 @@ Uri = Annotated[
         show_default=False,
     ),
 ]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        help="Look into an object store (s3://BUCKET/PREFIX, ...) instead of the output folder.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-@dataclass(frozen=True)
-class _Known:
-    """The artifacts of an output folder and who refers to them."""
-
-    entries: "list[Entry]"
-    campaigns: "list[Referrer]"
-    models: Mapping[str, frozenset[str]]
-
-    def referrers(self, entry: "Entry") -> list[str]:
-        """The sweeps, evaluations and registered models that name this artifact."""
-        name = entry.fingerprint
-        own = [one.label for one in self.campaigns if name in one.named]
-        return own + [label for label, names in self.models.items() if name in names]
-
-    def children(self, entry: "Entry") -> "list[Entry]":
-        """The artifacts that were made from it."""
-        return [other for other in self.entries if entry.fingerprint in other.parents]
-
-
 @app.command("ls")
-def list_command(output_dir: OutputDir = Path("outputs"), uri: Uri = None, as_json: AsJson = False) -> None:
+def list_command(
+    output_dir: OutputDir = Path("outputs"), uri: Uri = None, storage: Store = None, as_json: AsJson = False
+) -> None:
     """Show every artifact: what it was made from, and what refers to it."""
-    artifacts = _artifacts(output_dir)
-    entries, campaigns = _survey(artifacts, output_dir)
-    models: dict[str, frozenset[str]] = {}
-    note = None
-    try:
-        models = _models(campaigns, output_dir, uri)
-    except TrackingError as error:
-        note = f"Registered models are not shown: {error}"
-    known = _Known(entries, campaigns, models)
-    if as_json:
-        print_json({"artifacts": [_plain(entry, known) for entry in entries], "note": note})
-        return
-    _print_entries(known, artifacts)
+    with contextlib.ExitStack() as stack:
+        if storage is None:
+            artifacts = _artifacts(output_dir)
+            known = Known(Console().path(artifacts), *_survey(artifacts, output_dir))
+        else:
+            known = _known_afar(stack.enter_context(_shadow(storage)), output_dir)
+        note = None
+        try:
+            known = replace(known, models=_models(known.campaigns, output_dir, uri))
+        except TrackingError as error:
+            note = f"Registered models are not shown: {error}"
+        if as_json:
+            print_json({"artifacts": [plain(entry, known) for entry in known.entries], "note": note})
+            return
+        show(known)
+    if storage is None and (store := _cache_of(artifacts)):
+        shown = whole(command("cddpm", "cache", "ls", "--storage", store))
+        Console().print(f"This is the cache of {escape(store)} on this node; {shown} shows what lies there")
     if note:
         Console(stderr=True).print(f"[yellow]{escape(note)}[/]")
 
 
 @app.command()
-def verify(output_dir: OutputDir = Path("outputs"), as_json: AsJson = False) -> None:
-    """Compare every byte with its digest; exit code 4 names what is damaged."""
+def verify(output_dir: OutputDir = Path("outputs"), storage: Store = None, as_json: AsJson = False) -> None:
+    """Compare every byte with its digest; exit code 4 names what is damaged.
+
+    Of an object store every byte is fetched for it, and none is kept.
+    """
     from cddpm.inventory.entry import damage, survey
 
-    entries = survey(_artifacts(output_dir))
-    faults = [fault for entry in entries for fault in damage(entry)]
+    read: dict[str, int] = {}
+    if storage is None:
+        entries = survey(_artifacts(output_dir))
+        faults = [fault for entry in entries for fault in damage(entry)]
+    else:
+        with _shadow(storage) as far:
+            entries = far.survey()
+            size, objects = _cost(far, entries)
+            if not as_json:
+                Console(stderr=True).print(f"fetching {numbers.size(size)} in {numbers.counted(objects, 'object')} ...")
+            faults, read = far.damage(entries), {"bytes_read": size}
     if as_json:
-        print_json({"artifacts": len(entries), "faults": faults})
+        print_json({"artifacts": len(entries), "faults": faults, **read})
     if faults:
+        once = "their folder is deleted" if storage is None else "their manifest is deleted there"
         raise ArtifactError(
             "\n".join(
                 [
                     f"{len(faults)} faults in {len(entries)} artifacts; damaged parts of predictions and scores are made again "
-                    "by whoever needs them, other artifacts once their folder is deleted:",
+                    f"by whoever needs them, other artifacts once {once}:",
                     *faults,
                 ]
             )
         )
     if not as_json:
-        size = sum(entry.bytes for entry in entries)
-        Console().print(f"{len(entries)} artifacts ({numbers.size(size)}) are as they were written.")
+        held = sum(entry.bytes for entry in entries)
+        Console().print(f"{len(entries)} artifacts ({numbers.size(held)}) are as they were written.")
 
 
 @app.command()
@@ -109,37 +120,101 @@ def prune(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be freed.")] = False,
     uri: Uri = None,
-    storage: Annotated[
-        str | None,
-        typer.Option("--storage", help="Free what uploads to s3://... that never ended left there, instead."),
-    ] = None,
+    storage: Store = None,
     as_json: AsJson = False,
 ) -> None:
-    """Free space; what registered models and unfinished sweeps need stays."""
+    """Free space; what registered models and unfinished sweeps need stays.
+
+    In an object store, without a rule: only what uploads that never ended left there.
+    """
     from cddpm.inventory import pruning
 
-    if storage is not None:
+    ruled = keep_days is not None or max_gib is not None or unreferenced
+    if storage is not None and not ruled:
         _free_interrupted(storage, dry_run, as_json)
         return
-    if keep_days is None and max_gib is None and not unreferenced:
+    if not ruled:
         raise ConfigError(
             "say what to free: --unreferenced, --keep-days N, --max-gib X, or several (what all of them allow is freed)"
         )
     policy = pruning.Policy(keep_days, None if max_gib is None else int(max_gib * 2**30), unreferenced)
+    if storage is not None:
+        with _shadow(storage) as far:
+            before, done = _prune_afar(far, output_dir, policy, dry_run, uri)
+            rows = _by_artifact(done, far.told)
+        _print_freed(before, rows, policy, command("cddpm", "cache", "ls", "--storage", storage), dry_run, as_json)
+        return
     artifacts = _artifacts(output_dir)
     with pruning.alone(artifacts):
         before, done = _prune(artifacts, output_dir, policy, dry_run, uri)
-    _print_freed(before, done, policy, output_dir, dry_run, as_json)
+    shown = command("cddpm", "cache", "ls", "--output-dir", output_dir)
+    _print_freed(before, _by_artifact(done), policy, shown, dry_run, as_json)
+
+
+@contextlib.contextmanager
+def _shadow(storage: str) -> "Iterator[Shadow]":
+    """Of an object store. Raises ``ConfigError`` for a folder and for a place without artifacts."""
+    from cddpm.inventory.shadow import shadow
+
+    with shadow(_object_store(storage)) as far:
+        if not far.objects:
+            raise ConfigError(f"--storage {storage}: no artifacts lie there; name the storage of your sweeps")
+        yield far
+
+
+def _object_store(storage: str) -> str:
+    from cddpm.storage import is_uri, settled
+
+    place = settled(storage)
+    if not is_uri(place):
+        raise ConfigError(
+            f"--storage {storage}: a folder; allowed is an object store such as s3://BUCKET/PREFIX (--output-dir names folders)"
+        )
+    return place
+
+
+def _cache_of(artifacts: Path) -> str | None:
+    """The object store that a folder of artifacts is the cache of."""
+    from cddpm.shelf import STORAGE
+
+    marker = artifacts.resolve().parent / STORAGE
+    return marker.read_text() if marker.is_file() else None
+
+
+def _known_afar(far: "Shadow", output_dir: Path) -> Known:
+    """What lies in the object store, and what of it, or else, in this node's cache."""
+    from cddpm.inventory.entry import in_order, survey
+    from cddpm.shelf import ARTIFACTS, cache_folder
+
+    entries, near = far.survey(), survey(cache_folder(far.bucket.uri) / ARTIFACTS)
+    there = {(one.kind, one.fingerprint) for one in entries}
+    alone = [one for one in near if (one.kind, one.fingerprint) not in there]
+    cached: dict[tuple[str, str], int] = {(one.kind, one.fingerprint): one.bytes for one in near}
+    everything, campaigns = in_order([*entries, *alone]), _campaigns_afar(far, entries, output_dir)
+    return Known(whole(escape(far.told(far.artifacts))), everything, campaigns, far=far, cached=cached)
+
+
+def _campaigns_afar(far: "Shadow", entries: "list[Entry]", output_dir: Path) -> "list[Referrer]":
+    """Those of the store; and those of the output folder, if its artifacts are kept there: they may be a second ahead."""
+    from cddpm.inventory.entry import referrers
+    from cddpm.shelf import ARTIFACTS
+
+    stores = [one.fingerprint for one in entries if one.kind == "store"]
+    own = referrers(output_dir, stores) if _cache_of(output_dir / ARTIFACTS) == far.bucket.uri else []
+    return own + far.referrers(stores, output_dir.resolve().parent)
+
+
+def _cost(far: "Shadow", entries: "list[Entry]") -> tuple[int, int]:
+    """Bytes and objects that are fetched to verify them."""
+    read = far.sizes(one for one in entries if one.kind not in ("unfinished", "leftover"))
+    return sum(read.values()), len(read)
 
 
 def _free_interrupted(storage: str, dry_run: bool, as_json: bool) -> None:
     """Of an object store: parts older than a day that no manifest names."""
     from cddpm.shelf import Shelf
-    from cddpm.storage import is_uri, settled
 
-    place = settled(storage)
-    if not is_uri(place):
-        raise ConfigError(f"--storage {storage}: a folder; allowed is an object store such as s3://BUCKET/PREFIX")
+    place = _object_store(storage)
     bucket, found = Shelf.of(place).bucket, Shelf.of(place).interrupted()
     for name in [] if dry_run else found:
         bucket.delete(name)
@@ -168,6 +243,28 @@ def _prune(
     return pruning.total_bytes(entries), planned if dry_run else list(pruning.carry_out(steps, output_dir, at_work))
 
 
+def _prune_afar(
+    far: "Shadow", output_dir: Path, policy: "Policy", dry_run: bool, uri: str | None
+) -> "tuple[int, list[tuple[Step, int]]]":
+    """As ``_prune``, in an object store."""
+    from cddpm.inventory import pruning
+
+    entries = far.survey()
+    campaigns, now = _campaigns_afar(far, entries, output_dir), far.now()
+    try:
+        models = _models(campaigns, output_dir, uri)
+    except TrackingError as error:
+        raise TrackingError(
+            f"{error}\nWhich artifacts registered models need is unknown, so nothing is freed; run this where the lab book is "
+            "(the cluster's head), with its --output-dir"
+        ) from error
+    kept = far.protected(entries, campaigns, models, now)
+    named = frozenset(name for one in campaigns for name in one.named)
+    steps = pruning.plan(entries, kept, named, policy, now)
+    planned = [(step, step.bytes) for step in steps]
+    return pruning.total_bytes(entries), planned if dry_run else list(far.carry_out(steps))
+
+
 def _artifacts(output_dir: Path) -> Path:
     artifacts = output_dir.resolve() / "artifacts"
     if not artifacts.is_dir():
@@ -192,77 +289,11 @@ def _models(campaigns: "Iterable[Referrer]", output_dir: Path, uri: str | None) 
     return {label: names for name in sorted(uris) for label, names in registered(name).items()}
 
 
-def _plain(entry: "Entry", known: _Known) -> dict[str, Any]:
-    return {
-        "kind": entry.kind,
-        "fingerprint": entry.fingerprint,
-        "path": str(entry.path),
-        "bytes": entry.bytes,
-        "modified": entry.modified,
-        "made_from": dict(entry.made_from),
-        "parts": len(entry.parts) or len(entry.needs) or None,
-        "referred_to_by": known.referrers(entry),
-        "made_into": [f"{other.kind} {other.fingerprint}" for other in known.children(entry)],
-        "fault": entry.fault,
-    }
-
-
-def _print_entries(known: _Known, artifacts: Path) -> None:
-    total = sum(entry.bytes for entry in known.entries)
-    console = Console()
-    table = Table(f"{console.path(artifacts)}: {len(known.entries)} artifacts, {numbers.size(total)}")
-    for name in ("artifact", "size", "age", "made from", "referred to by"):
-        short = name in ("size", "age")
-        table.add_column(name, justify="right" if short else "left", no_wrap=short)
-    parts = {entry.fingerprint: entry.parts for entry in known.entries if entry.kind == "prediction"}
-    for entry in known.entries:
-        size = numbers.size(_viewed(entry, parts)) + "*" if entry.view else numbers.size(entry.bytes)
-        for_whom = _summed(known.referrers(entry), known.children(entry))
-        row = (f"{entry.kind} {entry.fingerprint}", size, numbers.age(entry.modified), _origin(entry), for_whom)
-        table.add_row(*map(escape, row))
-    console.print(table)
-    if any(entry.view for entry in known.entries):
-        console.print("* parts of its prediction, which are counted there")
-
-
-def _viewed(entry: "Entry", parts: Mapping[str, Mapping[Any, int]]) -> int:
-    own = parts.get(str(entry.made_from.get("prediction")), {})
-    return sum(own.get(key, 0) for key in entry.needs)
-
-
-def _origin(entry: "Entry") -> str:
-    made = entry.made_from
-    names = [
-        f"{name} {made[name]}"
-        for name in ("store", "encoder", "checkpoint", "guide")
-        if isinstance(made.get(name), str)
-    ]
-    if entry.kind == "reconstruction" and entry.view:
-        view = entry.view
-        names = [f"prediction {made.get('prediction')}"]
-        names += [
-            f"{len(view.volumes)} volumes at {numbers.first_few(view.levels)}, seeds {numbers.first_few(view.seeds)}"
-        ]
-    if entry.kind == "score":
-        names = [f"reconstruction {made['reconstruction']}"] if made.get("reconstruction") else names
-    if entry.kind == "store" and "files" in made:
-        names += [f"{len(made['files'])} files"]
-    if "imported" in made:
-        names += [f"imported from {made['imported'].get('file')}"]
-    return "\n".join(names) or entry.fault or "-"
-
-
-def _summed(labels: list[str], children: "list[Entry]") -> str:
-    shown = labels[:3] + ([f"and {len(labels) - 3} more"] if len(labels) > 3 else [])
-    counts = Counter(child.kind for child in children)
-    return "\n".join(shown + [f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts.items()]) or "-"
-
-
 def _print_freed(
-    before: int, done: "list[tuple[Step, int]]", policy: "Policy", output_dir: Path, dry_run: bool, as_json: bool
+    before: int, rows: list[dict[str, Any]], policy: "Policy", shown: str, dry_run: bool, as_json: bool
 ) -> None:
-    freed = sum(size for _, size in done)
-    rows = _by_artifact(done)
+    """``shown``: the command that shows what is left, and for whom."""
+    freed = sum(row["bytes"] for row in rows)
     if as_json:
         print_json({"dry_run": dry_run, "bytes_before": before, "bytes_freed": freed, "freed": rows})
         return
@@ -275,12 +306,11 @@ def _print_freed(
     limit = policy.maximum_bytes
     if limit is not None and before - freed > limit:
         console.print(
-            f"More than {numbers.size(limit)} is left: the rest is needed or too young "
-            f"({whole(command('cddpm', 'cache', 'ls', '--output-dir', output_dir))} shows by whom)"
+            f"More than {numbers.size(limit)} is left: the rest is needed or too young ({whole(shown)} shows by whom)"
         )
 
 
-def _by_artifact(done: "list[tuple[Step, int]]") -> list[dict[str, Any]]:
+def _by_artifact(done: "list[tuple[Step, int]]", told: Callable[[Path], str] = str) -> list[dict[str, Any]]:
     """One row per artifact, in the order in which they were begun; parts of a prediction go in several steps."""
     rows: dict[Path, dict[str, Any]] = {}
     for step, size in done:
@@ -290,7 +320,7 @@ def _by_artifact(done: "list[tuple[Step, int]]") -> list[dict[str, Any]]:
             {
                 "kind": entry.kind,
                 "fingerprint": entry.fingerprint,
-                "path": str(entry.path),
+                "path": told(entry.path),
                 "modified": entry.modified,
                 "bytes": 0,
                 "parts": 0,

@@ -202,7 +202,8 @@ def check_shared(folder: Path) -> None:
     blind = [address for address, seen in on_each_node(_sees, str(token)).items() if not seen]
     if blind:
         raise SearchError(
-            f"output_dir: {folder} is not the same folder on node(s) {', '.join(blind)}; it must be shared (NFS, say)"
+            f"output_dir: {folder} is not the same folder on node(s) {', '.join(blind)}; it must be shared (NFS, say), or "
+            "name a store that all of them reach (--storage s3://BUCKET/PREFIX)"
         )
 
 

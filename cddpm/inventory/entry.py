@@ -90,8 +90,13 @@ def survey(artifacts: Path) -> list[Entry]:
     found += [_plain("unfinished", path) for path in _folders(artifacts, "*/.work/*") if path.is_dir()]
     found += [_plain("leftover", path) for path in _folders(artifacts, "*/.*.partial")]
     found += [_plain("leftover", path) for path in _folders(artifacts, "*/.*.parts")]
+    return in_order(found)
+
+
+def in_order(entries: Iterable[Entry]) -> list[Entry]:
+    """By kind and oldest first."""
     order = list(Kind.__args__)  # type: ignore[attr-defined]
-    return sorted(found, key=lambda entry: (order.index(entry.kind), entry.modified, entry.fingerprint))
+    return sorted(entries, key=lambda entry: (order.index(entry.kind), entry.modified, entry.fingerprint))
 
 
 def _folders(directory: Path, pattern: str = "[!.]*") -> list[Path]:
@@ -160,7 +165,7 @@ def damage(entry: Entry) -> list[str]:
             artifact.verify(entry.path, SEALED[entry.kind])
         except ArtifactError as error:
             return [str(error)]
-        return _lost_parts(entry)
+        return lost_parts(entry)
     if entry.kind == "prediction":
         return list(_damaged_parts(entry))
     if entry.kind == "score":
@@ -171,7 +176,8 @@ def damage(entry: Entry) -> list[str]:
     raise ValueError(f"kind: {entry.kind!r}; allowed are {', '.join(Kind.__args__)}")  # type: ignore[attr-defined]
 
 
-def _lost_parts(entry: Entry) -> list[str]:
+def lost_parts(entry: Entry) -> list[str]:
+    """What a reconstruction needs and its prediction has no more, in one sentence; nothing is read."""
     if entry.view is None:
         return []
     parts = read_view(entry.path)[1]
@@ -212,13 +218,14 @@ class Referrer:
     """MLflow URIs of its trials; None stands for the output folder's own database."""
 
 
-def referrers(output_dir: Path, stores: Iterable[str]) -> list[Referrer]:
+def referrers(output_dir: Path, stores: Iterable[str], project: Path | None = None) -> list[Referrer]:
     """Every sweep and evaluation of an output folder. ``stores``: fingerprints of the slice stores that they may be of.
 
+    ``project``: where relative places in their configurations count from, if not the folder around ``output_dir``.
     Raises ``ArtifactError`` for a result or configuration of a trial that cannot be read: what it needs is unknown then.
     """
     stores = tuple(stores)
-    return [_referrer(folder, stores) for folder in _campaigns(output_dir)]
+    return [_referrer(folder, stores, project or output_dir.resolve().parent) for folder in _campaigns(output_dir)]
 
 
 def running(output_dir: Path) -> list[str]:
@@ -235,7 +242,7 @@ def _label(folder: Path) -> str:
     return f"{FOLDERS[folder.parent.name]} {folder.name}"
 
 
-def _referrer(folder: Path, stores: tuple[str, ...]) -> Referrer:
+def _referrer(folder: Path, stores: tuple[str, ...], project: Path) -> Referrer:
     state: Literal["finished", "unfinished", "running"] = "unfinished"
     if is_running(folder):
         state = "running"
@@ -246,7 +253,7 @@ def _referrer(folder: Path, stores: tuple[str, ...]) -> Referrer:
     works = [path for part in _WORK for path in sorted((folder / part).glob("[!.]*"))]
     results = [_read(path / _RESULT) for path in works if (path / _RESULT).exists()]
     named = frozenset(value for result in results for name in _NAMED if isinstance(value := result.get(name), str))
-    configs = [_config(path / _CONFIG) for path in works if (path / _CONFIG).exists()]
+    configs = [_config(path / _CONFIG, project) for path in works if (path / _CONFIG).exists()]
     open_ones = [] if state == "finished" else configs
     needed = frozenset(name for config in open_ones for store in stores for name in _identities(config, store))
     if state != "finished" and (folder / _ORIGIN).exists():
@@ -271,9 +278,8 @@ def _read(path: Path) -> dict[str, Any]:
     return artifact.read_json(path, dict[str, Any], "what this program writes", remedy)
 
 
-def _config(path: Path) -> ExperimentConfig:
+def _config(path: Path, project: Path) -> ExperimentConfig:
     try:
-        project = path.resolve().parents[5]  # around OUTPUT_DIR/sweeps/NAME/trials/0000/config.json
         return resolve_paths(parse(_read(path), str(path)), project)
     except ConfigError as error:
         raise ArtifactError(

@@ -167,6 +167,11 @@ def _digest(data: pa.Buffer) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
+def digest_of(file: Path) -> str:
+    """The first 16 hex digits of the SHA-256 that a part was written with, from its name."""
+    return file.suffixes[-2].removeprefix(".")
+
+
 def check_part(file: Path) -> pa.Buffer:
     """The bytes of a part, mapped, after comparing them with its name. Raises ``ArtifactError`` for a damaged one."""
     try:
@@ -174,7 +179,7 @@ def check_part(file: Path) -> pa.Buffer:
             data = source.read_buffer()
     except (OSError, pa.ArrowInvalid) as error:
         raise ArtifactError(f"{file}: this part of a reconstruction cannot be read ({error})") from error
-    if _digest(data) != file.suffixes[-2].removeprefix("."):
+    if _digest(data) != digest_of(file):
         raise ArtifactError(f"{file}: truncated, altered or damaged since it was written (its SHA-256 is another)")
     return data
 

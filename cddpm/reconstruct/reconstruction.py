@@ -30,6 +30,8 @@ from cddpm.shelf import Kept
 
 KIND, PREDICTION = "reconstruction", "prediction"
 VIEW, MADE_FROM = "view.json", "made_from.json"
+OWN_OF_VIEW = ("volumes", "noise_levels", "noise_seeds", "prediction")
+"""What a reconstruction was made from beside what its prediction was."""
 VERSION = 2
 """Part of every fingerprint; raised when the same settings would give other numbers or files."""
 

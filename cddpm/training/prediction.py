@@ -17,9 +17,10 @@ import torch
 from cddpm.cluster import claimed
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
-from cddpm.reconstruct.part import claim, write_part
+from cddpm.reconstruct.part import claim, parts_of, write_part
 from cddpm.reconstruct.predict import Networks, Request
 from cddpm.reconstruct.reconstruction import (
+    MADE_FROM,
     View,
     cache_path,
     finish,
@@ -80,6 +81,15 @@ class Wanted:
     def gather(self) -> None:
         """Fetch the parts of the view that others have put into the storage."""
         self.place.shelf.gather(self.parts, self.view.asks)
+
+    def keep(self) -> None:
+        """Have in the storage what of the view is on this node, and what it was made from: it may have been freed there."""
+        shelf, parts = self.place.shelf, self.parts
+        if shelf.storage:
+            there = [parts_of(parts, volume) for volume in self.view.volumes]
+            files = [own[step] for own in there for step in self.view.steps if step in own]
+            known = set(shelf.names(parts))
+            shelf.share(f for f in [parts / MADE_FROM, *files] if f.relative_to(parts).as_posix() not in known)
 
     def claim(self, volume: str) -> AbstractContextManager[bool]:
         """Whether a volume is this process's to predict until the block ends."""
@@ -157,6 +167,7 @@ def complete(wanted: Wanted, ranks: Ranks, hooks: Hooks) -> None:
         wanted.gather()
         found_prediction(wanted.parts, wanted.made_from)
         wanted.view.without_damaged(wanted.parts)
+        wanted.keep()
     volumes, busy = wanted.volumes, False
     while missing := ranks.share(wanted.missing(volumes) if ranks.first else None):
         if ranks.share(hooks.stop() if ranks.first else None):

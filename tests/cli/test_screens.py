@@ -17,6 +17,7 @@ from typing import Any
 import built_sweep
 import pytest
 import registered
+import stored_shelf
 import typer
 import yaml
 from published_file import TINY, diffusion_state, network, save, whole
@@ -30,6 +31,7 @@ from cddpm.tracking import connection
 
 WIDTH = 80
 SWEEP = "postprocessing-of-all-t2-cohorts-2d6e1f"
+BUCKET = "memory://bucket-of-the-group/results-of-all-years"
 CAMPAIGN = "benchmark-of-the-guided-reconstruction-t2"
 FEW = "--subjects=2 --healthy-val=1 --healthy-test=1 --unhealthy-val=1 --unhealthy-test=1 --size=small --processes=1"
 COMMANDS = (
@@ -37,6 +39,9 @@ COMMANDS = (
     "cache verify",
     "cache prune --unreferenced --dry-run",
     "cache prune --max-gib 0 --keep-days 100 --dry-run",
+    f"cache ls --storage {BUCKET}",
+    f"cache verify --storage {BUCKET}",
+    f"cache prune --max-gib 0 --keep-days 100 --dry-run --storage {BUCKET}",
     "cache ls --output-dir a-folder-that-is-nowhere/below-the-working-directory-of-this-program",
     "data check phantom-of-two-subjects --modality t1",
     "data check phantom-of-two-subjects --unhealthy Nowhere",
@@ -92,7 +97,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         CliRunner().invoke(app, ["data", "phantom", str(folder / "phantom-of-two-subjects"), *FEW.split()]).exit_code
         == 0
     )
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.closing(stored_shelf.memory(patch)) as memory:
+        next(memory)
+        stored_shelf.stored(full(folder / "elsewhere"), BUCKET)
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         assert not _run("registry promote 4 --alias champion --why better-than-all-others-on-every-data-set", WIDTH)[1]

@@ -3,6 +3,7 @@
 import io
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -101,6 +102,30 @@ def test_a_folder_that_is_not_there_is_a_fault_without_asking_a_node(tmp_path: P
     (row,) = doctor.storage_rows(str(tmp_path / "absent"), ["10.77.0.2"])
     assert row.fault
     assert "No such file or directory" in row.found
+
+
+def test_a_sweep_on_nodes_that_do_not_fit_is_refused_with_every_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = {"10.77.0.2": "2.13.0", "10.77.0.3": "2.12.1"}
+    offsets = {"10.77.0.2": (0.0, 0.1), "10.77.0.3": (90.0, 0.1)}
+
+    def ask(function: Any, given: dict[str, Any], seconds: float) -> dict[str, Any]:
+        if function is doctor._versions:
+            return {node: {"ray": "2.60.0", "torch": torch[node]} for node in given}
+        return dict.fromkeys(given, (100.0, 100.0))
+
+    monkeypatch.setattr(doctor, "_resources", lambda: dict.fromkeys(torch, (16.0, 0.0, "")))
+    monkeypatch.setattr(doctor, "_offset", offsets.get)
+    monkeypatch.setattr(doctor, "ask", ask)
+    with pytest.raises(doctor.SearchError, match="do not fit together") as refused:
+        doctor.refuse_unfit(str(tmp_path))
+    _, *faults = str(refused.value).splitlines()
+    assert [fault.partition(":")[0] for fault in faults] == ["torch", "clock of 10.77.0.3"]
+    assert "2.12.1 on 10.77.0.3" in faults[0]
+    torch["10.77.0.3"], offsets["10.77.0.3"] = "2.13.0", (0.0, 0.1)
+    doctor.refuse_unfit(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("width", [80, 60, 120])
