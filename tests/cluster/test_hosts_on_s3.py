@@ -122,6 +122,9 @@ def test_a_third_machine_needs_nothing_but_the_servers_address(cluster: Cluster)
         given = f"--tracking-uri {uri}"
         listed = hosts.run(LAPTOP, f"cd ~ && cddpm registry list {given}").stdout
         assert "champion" in listed
+        hosts.run(LAPTOP, f"cd ~ && cddpm registry verify {given}")  # exit code 4, which is an error, if one is damaged
+        hosts.run(LAPTOP, f"cd ~ && cddpm registry pull champion ~/package {given}")
+        assert "manifest.json" in hosts.run(LAPTOP, "ls ~/package").stdout
         hosts.run(LAPTOP, f"cd ~ && cddpm predict ~/scan.nii.gz --out ~/found --model champion {given}", seconds=300)
         assert "anomaly_map.nii.gz" in hosts.run(LAPTOP, "find ~/found").stdout
     finally:
