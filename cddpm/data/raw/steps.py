@@ -25,7 +25,7 @@ Work = Callable[[Head], tuple[Head, Figures]]
 VERSIONS: dict[StepName, int] = {
     "reorient": 1,
     "align": 1,
-    "extract": 2,
+    "extract": 3,
     "bias": 1,
     "register": 1,
     "resample": 3,
