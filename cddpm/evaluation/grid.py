@@ -158,7 +158,11 @@ def _unseen(table: ResultTable) -> list[str]:
             for name in ("brain_unseen", "brain_unseen_ml", "lesion_unseen_ml", "lesion_ml")
         )
         if brain > CUT_FRACTION or lesion_ml > CUT_FRACTION * seen_ml:
-            part = f", {lesion_ml:.2g} ml of lesions ({lesion_ml / (lesion_ml + seen_ml):.1%})" if seen_ml else ""
+            part = (
+                f", {lesion_ml:.2g} ml of lesions ({lesion_ml / (lesion_ml + seen_ml):.1%})"
+                if lesion_ml + seen_ml
+                else ""
+            )
             found.append(f"{dataset} {brain_ml:.0f} ml of brain ({brain:.1%}){part}")
     if not found:
         return []
