@@ -77,6 +77,11 @@ class Backup:
             if self.needed:
                 thread.join()
 
+    def withdraw(self, name: str) -> None:
+        """Take one file out of the storage, if it is there, before anything else is sent. Raises ``StorageError``."""
+        if self.needed:
+            self._bucket.delete(name)
+
     def start(self) -> None:
         """From here on the folder is this process's."""
         if self.needed:

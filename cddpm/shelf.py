@@ -137,7 +137,10 @@ class Shelf:
         self.bucket.upload_all((path, self._name(parts / digest)) for digest, path in digests.items())
 
     def receive(self, folder: Path, files: Mapping[str, str], parts: Path) -> None:
-        """Fetch what ``send`` put there into the new ``folder``. Raises ``ArtifactError`` for a digest that differs."""
+        """Fetch what ``send`` put there into the new ``folder``.
+
+        Raises ``ArtifactError`` for a digest that differs and for a part that is gone, ``StorageError`` when the store is away.
+        """
         bucket, prefix = self.bucket, self._name(parts)
 
         def fetch(pair: tuple[str, str]) -> None:
@@ -145,9 +148,16 @@ class Shelf:
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ArtifactError(f"{bucket.place(prefix)}: names a file outside of the artifact: {name}")
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            if bucket.download(f"{prefix}/{digest}", folder / name) != digest:
+            part = f"{prefix}/{digest}"
+            try:
+                found = bucket.download(part, folder / name)
+            except StorageError as error:
+                if bucket.facts(part) is not None:
+                    raise
+                raise ArtifactError(f"{bucket.place(part)}: is gone, and its manifest is there") from error
+            if found != digest:
                 raise ArtifactError(
-                    f"{bucket.place(f'{prefix}/{digest}')}: truncated, altered or damaged since it was written (its "
+                    f"{bucket.place(part)}: truncated, altered or damaged since it was written (its "
                     "SHA-256 is another); delete it and what it belongs to, that it be made again"
                 )
 

@@ -139,8 +139,11 @@ def prune(
         )
     policy = pruning.Policy(keep_days, None if max_gib is None else int(max_gib * 2**30), unreferenced)
     if storage is not None:
+        from cddpm.inventory.entry import running
+
+        at_work = running(output_dir)  # before anything is looked at
         with _shadow(storage) as far:
-            before, done = _prune_afar(far, output_dir, policy, dry_run, uri)
+            before, done = _prune_afar(far, output_dir, at_work, policy, dry_run, uri)
             rows = _by_artifact(done, far.told)
         _print_freed(before, rows, policy, command("cddpm", "cache", "ls", "--storage", storage), dry_run, as_json)
         return
@@ -244,7 +247,7 @@ def _prune(
 
 
 def _prune_afar(
-    far: "Shadow", output_dir: Path, policy: "Policy", dry_run: bool, uri: str | None
+    far: "Shadow", output_dir: Path, at_work: list[str], policy: "Policy", dry_run: bool, uri: str | None
 ) -> "tuple[int, list[tuple[Step, int]]]":
     """As ``_prune``, in an object store."""
     from cddpm.inventory import pruning
@@ -262,7 +265,7 @@ def _prune_afar(
     named = frozenset(name for one in campaigns for name in one.named)
     steps = pruning.plan(entries, kept, named, policy, now)
     planned = [(step, step.bytes) for step in steps]
-    return pruning.total_bytes(entries), planned if dry_run else list(far.carry_out(steps))
+    return pruning.total_bytes(entries), planned if dry_run else list(far.carry_out(steps, output_dir, at_work))
 
 
 def _artifacts(output_dir: Path) -> Path:

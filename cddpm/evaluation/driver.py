@@ -14,7 +14,7 @@ from typing import Any
 from rich.markup import escape
 
 from cddpm import cluster, events
-from cddpm.campaign import Campaign
+from cddpm.campaign import FINISHED, Campaign
 from cddpm.config import DataConfig, ExperimentConfig, to_dict, with_values
 from cddpm.data.layout import read_layout
 from cddpm.data.store import build_store
@@ -60,6 +60,8 @@ def run(plan: Plan, resume: bool, address: str | None, display: Display) -> Summ
         display.say(escape(line))
     display.warn(plan.doubt)
     with backup.following(), campaign.held(resume, display.stop):
+        if resume:
+            backup.withdraw(FINISHED)  # from here on others see that it runs
         every = [config for configs in plan.methods.values() for config in configs]
         joined = join(address, every, display) if cluster.elsewhere(address) else None
         roots = _roots(plan, display)

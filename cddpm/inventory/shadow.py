@@ -8,7 +8,8 @@ store is listed and freed by the rules that hold for a folder.
     artifacts/KIND/.NAME.upload.partial    parts that no manifest names: what an upload that never ended has left
     sweeps/NAME, evaluations/NAME          their records
 
-Nobody holds a lock on a store, so a campaign that is not finished counts as one that runs.
+Nobody holds a lock on a store, so a campaign that is not finished counts as one that runs; one that has just begun, of which
+nothing but its writer is there, keeps everything.
 """
 
 import contextlib
@@ -38,6 +39,8 @@ from cddpm.storage import Bucket, at_once
 
 READS = 16
 """Small objects that are on their way at once."""
+SECOND_NS = 10**9
+"""A store tells the time of one object by the second, of many more finely."""
 _UPLOAD = ".upload.partial"
 _GROWING = (reconstruction.PREDICTION, score_book.KIND)
 """Kinds whose files lie in the store under their own names."""
@@ -50,6 +53,7 @@ _EMPTY = re.compile(rf"({IDENTITY}|{FINISHED}|{WRITER})$")
 
 Facts = Mapping[str, tuple[int, int]]
 """Size in bytes and time of writing (ns since 1970, 0 where the store tells none) of objects, by name."""
+Marks = Mapping[str, "Mark"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,10 @@ class Shadow:
     bucket: Bucket
     objects: Mapping[Path, str]
     """Name of the object behind each file."""
-    writers: frozenset[tuple[str, Any]]
-    """Who wrote to each campaign's folder last, when this was cast."""
+    facts: Facts
+    """Of those objects, when this was cast."""
+    marks: Marks
+    """Who wrote to each campaign's folder last, and whether it was finished, when this was cast."""
 
     @property
     def artifacts(self) -> Path:
@@ -138,26 +144,40 @@ class Shadow:
             return
         try:
             found = self.bucket.download(name, Path(os.devnull))  # for its digest alone
-        except StorageError as error:
-            yield str(error)
+        except StorageError:
+            if self.bucket.facts(name) is not None:
+                raise  # the store's fault, not the object's
+            yield f"{self.bucket.place(name)}: missing from this {kind}"
             return
         if not found.startswith(digest):
             yield (
                 f"{self.bucket.place(name)}: truncated, altered or damaged since it was written (its SHA-256 is another)"
             )
 
-    def carry_out(self, steps: Sequence[Step]) -> Iterator[tuple[Step, int]]:
+    def carry_out(
+        self, steps: Sequence[Step], output_dir: Path | None = None, before: Sequence[str] = ()
+    ) -> Iterator[tuple[Step, int]]:
         """As ``pruning.carry_out``, in the store: yields each step with the bytes that it freed.
 
-        Raises ``ArtifactError`` when a sweep or an evaluation has begun or gone on since this was cast, ``StorageError``.
+        ``before``: what was running in ``output_dir`` before this was cast. Raises ``ArtifactError`` when a sweep or an
+        evaluation has begun or gone on since, there or in the store, ``StorageError``.
         """
+        self._refuse_beginnings()
         for step in steps:
-            began = sorted({folder for folder, _ in writers(self.bucket) - self.writers})
+            here = set(listed.running(output_dir)) - set(before) if output_dir is not None else set()
+            began = sorted({*_began(self.marks, marks(self.bucket)), *here})
             if began:
                 raise ArtifactError(
                     f"{', '.join(began)} has begun or gone on meanwhile; nothing more is freed. Run this again"
                 )
             yield step, self._free(step)
+
+    def _refuse_beginnings(self) -> None:
+        """What a campaign needs is not known before its identity is there, a moment after its writer; a day is for clocks."""
+        for folder, mark in self.marks.items():
+            young = not mark.written_ns or self.now() - mark.written_ns / 1e9 < pruning.DAY_SECONDS
+            if not mark.known and young:
+                raise ArtifactError(f"{folder} has just begun, and what it needs is not known yet; run this again")
 
     def _free(self, step: Step) -> int:
         one, parts = step.entry, step.parts
@@ -170,9 +190,15 @@ class Shadow:
             return 0
         says_whole = {name for name in names if name.endswith(f"/{artifact.MANIFEST}")}
         for name in says_whole:  # first: whoever comes now sees none
-            self.bucket.delete(name)
-        at_once(self.bucket.delete, [name for name in names if name not in says_whole])
+            self._delete(name)
+        at_once(self._delete, [name for name in names if name not in says_whole])
         return step.bytes
+
+    def _delete(self, name: str) -> None:
+        """One that was written anew since this was cast stays: somebody has made or sent what it belongs to again."""
+        (size, written), now = self.facts[name], self.bucket.facts(name)
+        if now and now[0] == size and abs(now[1] - written) < SECOND_NS:
+            self.bucket.delete(name)
 
     def _names(self, files: Iterable[Path]) -> list[str]:
         return sorted({self.objects[file] for file in files if file in self.objects})
@@ -192,22 +218,44 @@ def shadow(storage: str) -> Iterator[Shadow]:
         yield _cast(Path(folder).resolve(), bucket)
 
 
-def writers(bucket: Bucket) -> frozenset[tuple[str, Any]]:
-    """The campaigns below a store, each with what changes when a process goes on with it. Raises ``StorageError``."""
-    found = {name: facts for top in FOLDERS for name, facts in bucket.objects(top).items()}
-    return _writers(bucket, found)
+@dataclass(frozen=True)
+class Mark:
+    """What tells that a process goes on with a campaign: it writes anew, or takes back that it is finished."""
+
+    writer: Any
+    written_ns: int
+    finished: bool
+    known: bool
+    """Whether it says what it is, and so what it needs."""
 
 
-def _writers(bucket: Bucket, there: Facts) -> frozenset[tuple[str, Any]]:
+def marks(bucket: Bucket) -> Marks:
+    """Of the campaigns below a store, by their folders. Raises ``StorageError``."""
+    return _marks(bucket, {name: facts for top in FOLDERS for name, facts in bucket.objects(top).items()})
+
+
+def _marks(bucket: Bucket, there: Facts) -> Marks:
     own = [name for name in there if re.fullmatch(rf"({'|'.join(FOLDERS)})/[^/]+/{WRITER}", name)]
-    return frozenset((name.rpartition("/")[0], there[name][1] or bucket.read(name)) for name in own)
+    found = {}
+    for name in own:
+        folder, written = name.rpartition("/")[0], there[name][1]
+        finished, known = (f"{folder}/{file}" in there for file in (FINISHED, IDENTITY))
+        found[folder] = Mark(written or bucket.read(name), written, finished, known)
+    return found
+
+
+def _began(then: Marks, now: Marks) -> Iterator[str]:
+    for folder, mark in now.items():
+        last = then.get(folder)
+        if last is None or last.writer != mark.writer or (last.finished and not mark.finished):
+            yield folder
 
 
 def _cast(folder: Path, bucket: Bucket) -> Shadow:
     there: dict[str, tuple[int, int]] = {
         name: facts for top in (ARTIFACTS, *FOLDERS) for name, facts in bucket.objects(top).items()
     }
-    last = _writers(bucket, there)  # before anything is read: who begins meanwhile is seen later
+    last = _marks(bucket, there)  # before anything is read: who begins meanwhile is seen later
     told = _contents(bucket, [name for name in there if _tells(name)])
     places = dict(_places(there, {name: _named(data) for name, data in told.items()}))
     views = {place: name for place, name in places.items() if _is_view(place)}
@@ -218,7 +266,7 @@ def _cast(folder: Path, bucket: Bucket) -> Shadow:
     for path in folder.rglob("*"):
         if path.is_dir():
             os.utime(path, (0, 0))  # the age of an artifact is that of its files
-    return Shadow(folder, bucket, {folder / place: name for place, name in places.items()}, last)
+    return Shadow(folder, bucket, {folder / place: name for place, name in places.items()}, there, last)
 
 
 def _contents(bucket: Bucket, names: Iterable[str]) -> dict[str, bytes | None]:

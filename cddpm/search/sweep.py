@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from cddpm import campaign as campaigns
 from cddpm import cluster
-from cddpm.campaign import Campaign
+from cddpm.campaign import FINISHED, Campaign
 from cddpm.config import ExperimentConfig, flat, recorded
 from cddpm.data.layout import read_layout
 from cddpm.errors import SearchError
@@ -75,6 +75,8 @@ def run(
     if (resume or extend) and (line := backup.restored()):
         display.say(escape(line))
     with backup.following(), campaign.held(resume or extend != 0, display.stop, force) as changed:
+        if resume or extend:
+            backup.withdraw(FINISHED)  # from here on others see that it runs
         if extend:
             budget.extend(folder, config, extend, study.ended(folder / study.FILE))
         config = budget.extended(folder, config)

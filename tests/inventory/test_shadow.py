@@ -15,7 +15,9 @@ from shelf import Shelf
 from tiny_training import tiny_config
 
 from cddpm import shelf as node_shelf
-from cddpm.errors import ArtifactError
+from cddpm.backup import Backup
+from cddpm.campaign import Campaign
+from cddpm.errors import ArtifactError, StorageError
 from cddpm.inventory import pruning
 from cddpm.inventory.entry import Entry, damage, referrers, survey
 from cddpm.inventory.pruning import Policy
@@ -117,7 +119,7 @@ def test_an_unfinished_sweep_keeps_all_that_it_may_use(far: Any, shelf: Shelf) -
         assert {"c1", "c2", "s1"} <= gone_by(found, keep_days=0)
 
 
-def test_a_sweep_that_begins_or_goes_on_meanwhile_ends_the_freeing(far: Any) -> None:
+def test_a_sweep_that_begins_or_goes_on_meanwhile_ends_the_freeing(far: Any, shelf: Shelf) -> None:
     bucket = Bucket(URI)
     before = bucket.names("artifacts")
     for name in ("new", "quick"):
@@ -125,7 +127,59 @@ def test_a_sweep_that_begins_or_goes_on_meanwhile_ends_the_freeing(far: Any) -> 
             bucket.write(f"sweeps/{name}/writer", f"4567-{name}".encode())
             with pytest.raises(ArtifactError, match=rf"sweeps/{name} has begun or gone on meanwhile"):
                 gone_by(found, keep_days=0)
+        for file in ("identity", "finished"):
+            bucket.write(f"sweeps/{name}/{file}.json", b"{}")
+    with far() as found:
+        Backup(shelf.output_dir / "sweeps" / "quick", URI, "sweeps/quick").withdraw("finished.json")
+        with pytest.raises(ArtifactError, match="sweeps/quick has begun or gone on meanwhile"):
+            gone_by(found, keep_days=0)
     assert bucket.names("artifacts") == before
+
+
+def test_a_sweep_that_has_just_begun_may_need_everything(far: Any) -> None:
+    bucket = Bucket(URI)
+    before = bucket.names("artifacts")
+    bucket.write("sweeps/new/writer", b"4567")
+    with far() as found, pytest.raises(ArtifactError, match="sweeps/new has just begun"):
+        gone_by(found, keep_days=0)
+    assert bucket.names("artifacts") == before
+
+
+def test_a_sweep_that_starts_on_this_machine_ends_the_freeing(far: Any, tmp_path: Path) -> None:
+    """It checks scans for minutes before the store hears of it."""
+    bucket = Bucket(URI)
+    before = bucket.names("artifacts")
+    here = tmp_path / "here"
+    with far() as found:
+        entries = found.survey()
+        steps = plan(entries, {}, [], Policy(keep_days=0))
+        with Campaign("sweep", "next", here / "sweeps" / "next", {}).held(False, lambda: None):
+            with pytest.raises(ArtifactError, match="sweep next has begun or gone on meanwhile"):
+                list(found.carry_out(steps, here, []))
+            assert bucket.names("artifacts") == before
+            assert list(found.carry_out(steps, here, ["sweep next"]))
+
+
+def test_what_was_made_again_meanwhile_stays_whole(far: Any, shelf: Shelf) -> None:
+    """A part that was sent anew after the look is one of somebody else's artifact."""
+    bucket = Bucket(URI)
+    with far() as found:
+        steps = plan(found.survey(), {}, [], Policy(keep_days=0))
+        again = {name: bucket.read(name) for name in bucket.names("artifacts/checkpoint/c2")}
+        for name, data in again.items():
+            bucket.write(name, data or b"")
+        list(found.carry_out(steps))
+    assert bucket.names("artifacts/checkpoint/c2").keys() == again.keys()
+
+
+def test_a_store_that_is_away_is_no_damage(far: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(self: Bucket, name: str, target: Path) -> str:
+        raise StorageError(f"{name}: the store is overloaded")
+
+    with far() as found:
+        monkeypatch.setattr(Bucket, "download", busy)
+        with pytest.raises(StorageError, match="overloaded"):
+            found.damage(found.survey())
 
 
 def test_a_state_of_a_training_stays_for_a_day(far: Any, objects: dict[str, Any]) -> None:
