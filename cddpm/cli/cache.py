@@ -150,8 +150,12 @@ def prune(
     artifacts = _artifacts(output_dir)
     with pruning.alone(artifacts):
         before, done = _prune(artifacts, output_dir, policy, dry_run, uri)
-    shown = command("cddpm", "cache", "ls", "--output-dir", output_dir)
-    _print_freed(before, _by_artifact(done), policy, shown, dry_run, as_json)
+    _print_freed(before, _by_artifact(done), policy, _shown(output_dir), dry_run, as_json)
+
+
+def _shown(output_dir: Path) -> str:
+    """The command that shows what lies in a folder."""
+    return command("cddpm", "cache", "ls", "--output-dir", output_dir)
 
 
 @contextlib.contextmanager

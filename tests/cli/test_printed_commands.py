@@ -143,7 +143,7 @@ def test_to_calibrate_again() -> None:
 
 
 def test_after_freeing_space(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cache._print_freed(9, [], Policy(None, 1, False), study / "my outputs", True, False)
+    cache._print_freed(9, [], Policy(None, 1, False), cache._shown(study / "my outputs"), True, False)
     (line,) = re.findall(r"\((cddpm .*) shows", capsys.readouterr().out)
     assert inside(parsed(line)["output_dir"], study) == study / "my outputs"
 

@@ -51,7 +51,7 @@ def stores(entries: list[Entry]) -> list[str]:
     return [one.fingerprint for one in entries if one.kind == "store"]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 12))])
 def test_a_store_is_seen_and_freed_as_its_folder(objects: dict[str, Any], tmp_path: Path, seed: int) -> None:
     kept = stored_shelf.drawn(tmp_path / "outputs", seed)
     bucket = stored_shelf.stored(kept, URI)
@@ -245,6 +245,7 @@ HARMS: dict[str, Callable[[str, bytes], bytes | None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", HARMS)
 def test_a_damaged_object_is_named_by_its_address(far: Any, place: str) -> None:
     bucket = Bucket(URI)

@@ -129,6 +129,7 @@ def test_the_same_files_a_manifest_that_is_true_and_a_second_run_that_does_nothi
     assert there.files() == there.here
 
 
+@pytest.mark.nightly
 def test_what_was_stopped_between_two_steps_goes_on_behind_the_first(
     there: There, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +150,7 @@ def test_what_was_stopped_between_two_steps_goes_on_behind_the_first(
     assert not list(Depot(there.data.uri).workplace.rglob("*.npz"))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("step", "files", "first"), [(1, 0, "made"), (3, 1, "made"), (5, 3, "made"), (6, 3, "there")])
 def test_what_was_stopped_between_two_writes_is_written_by_the_next_run(
     there: There, step: int, files: int, first: str
@@ -183,6 +185,7 @@ def stopping_at(step: int, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(Depot, name, counted(name))
 
 
+@pytest.mark.nightly
 def test_a_store_that_is_busy_or_breaks_connections_gets_the_same_files(
     port: int, there: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +223,7 @@ def test_the_command_prepares_from_a_bucket_to_a_bucket(
     assert "Test/MSLUB/seg/patient01_seg.nii.gz" in Bucket(f"{place}/data").names()
 
 
+@pytest.mark.nightly
 def test_what_is_there_then_is_checked_as_a_folder_is(
     port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
