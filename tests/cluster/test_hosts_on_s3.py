@@ -102,6 +102,53 @@ def test_scans_in_a_bucket_are_fetched_to_the_hosts_that_read_them(cluster: Clus
     assert set(found[0]) | set(found[1]) == used < set(names)
 
 
+DIGESTS = """
+import sys
+from hashlib import sha256
+from cddpm.storage import Bucket
+place = sys.argv[1]
+bucket = Bucket(place if "://" in place else f"file://{place}")
+for name in sorted(bucket.names()):
+    if name.endswith(".nii.gz") and not name.startswith("."):
+        print(name, sha256(bucket.read(name)).hexdigest())
+"""
+RAW = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+import raw_trees
+raw_trees.ixi(Path(sys.argv[1]), {f"IXI{n:03d}-HH-{1000 + n}": ("t2",) for n in range(1, 6)})
+"""
+
+
+@pytest.mark.nightly
+def test_raw_scans_in_a_bucket_are_prepared_on_both_hosts_into_it(cluster: Cluster) -> None:
+    """As on one machine: the same files; a second run does nothing."""
+    hosts, variables = cluster.hosts, cluster.variables
+    hosts.run(HEAD, f"cd {ROOT} && python - ~/raw", stdin=RAW)
+    hosts.run(HEAD, f"cd {ROOT} && {variables} python - ~/raw", stdin=PUT.replace("/scans", "/raw"))
+    given = "--modality t2 --extractor classical --names ~/names.json --json"
+
+    def prepared(raw: str, data: str, *words: str) -> dict[str, Any]:
+        command = f"cddpm data prepare IXI {raw} {data} {given} {' '.join(words)}"
+        done = hosts.run(HEAD, f"cd ~ && {variables} RAY_AUTH_MODE=token OMP_NUM_THREADS=1 {command}", seconds=600)
+        return dict(json.loads(done.stdout))
+
+    alone = prepared("~/raw", "~/prepared", "--at-once 1")
+    spread = prepared("s3://tests/raw", "s3://tests/prepared", "--address auto")
+    again = prepared("s3://tests/raw", "s3://tests/prepared", "--address auto")
+    assert [found["made"] for found in (alone, spread, again)] == [5, 5, 0]
+    assert (spread["failed"], again["there"]) == (0, 5)
+    read = "cd ~/.cache/cddpm/.cddpm-scans/s3/tests/raw && find . -name '*.nii.gz' -printf '%b\\n' | grep -c '[1-9]'"
+    assert all(int(hosts.run(number, read).stdout) for number in (HEAD, OTHER)), "a host has read no scan"
+    digests = [
+        hosts.run(HEAD, f"cd {ROOT} && {variables} python - {place}", stdin=DIGESTS).stdout
+        for place in ("~/prepared", "s3://tests/prepared")
+    ]
+    assert digests[0] == digests[1]
+    assert len(digests[0].splitlines()) == 10  # images and masks
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(1200)
 def test_a_third_machine_needs_nothing_but_the_servers_address(cluster: Cluster) -> None:
