@@ -94,7 +94,7 @@ def _data(data: DataConfig) -> str:
 def window_of(data: DataConfig) -> str:
     """What of each brain is trained on and measured: every axial slice, or a window; in voxels, before and after rescaling.
 
-    Lesions beyond it count in no number of a table.
+    Lesions beyond it count in no number of a table but those ``with_unseen``.
     """
     voxels = "voxels as stored" if data.voxel_size_mm is None else f"voxels of {data.voxel_size_mm:g} mm"
     size, rescaled = ("x".join(str(n) for n in shape if n) for shape in (data.volume_shape, data.working_shape))
