@@ -64,6 +64,7 @@ def test_the_copy_follows_whatever_is_written_and_removed(
     assert Backup(elsewhere, str(top / "storage"), "sweeps/mine").restored() is None
 
 
+@pytest.mark.slow
 def test_a_machine_that_was_left_behind_takes_what_another_went_on_with(tmp_path: Path) -> None:
     first, second = (tmp_path / name / "sweeps" / "mine" for name in ("first", "second"))
     storage = str(tmp_path / "storage")

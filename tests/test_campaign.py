@@ -166,6 +166,7 @@ def hold(folder: Path, ready: Any) -> None:
         time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_killed_campaign_runs_no_more(tmp_path: Path) -> None:
     assert not is_running(tmp_path / "one")
     ready = PROCESSES.Event()

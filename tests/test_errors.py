@@ -57,6 +57,7 @@ def _fail(name: str) -> None:
     raise TREE[name](MESSAGE)
 
 
+@pytest.mark.slow
 def test_a_workers_error_reaches_its_driver_whole() -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
         error = pool.submit(_fail, "VolumeError").exception(timeout=60)

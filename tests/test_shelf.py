@@ -101,6 +101,7 @@ def test_the_second_get_of_a_node_fetches_nothing(port: int, node: Node, monkeyp
         assert len(proxy.methods) == seen
 
 
+@pytest.mark.slow
 def test_of_several_processes_of_a_node_one_fetches(port: int, node: Node) -> None:
     one = node("one")
     one.put(make(one, size=2_000_000))

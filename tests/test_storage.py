@@ -34,6 +34,19 @@ def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield found
 
 
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(s3_server.moto, marks=pytest.mark.slow),
+        pytest.param(s3_server.juicefs, marks=[pytest.mark.slow, pytest.mark.nightly]),
+    ],
+)
+def behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Of the server behind a proxy that makes the faults; who answers the rest hardly matters."""
+    with request.param(tmp_path_factory.mktemp("s3")) as found:
+        yield found
+
+
 @pytest.fixture
 def bucket(port: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Bucket:
     at(monkeypatch, port)
@@ -161,11 +174,11 @@ def test_wrong_keys_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("fault", ["busy", "cut"])
 def test_a_store_that_stumbles_is_tried_again(
-    port: int, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    behind: int, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = os.urandom(2 * CHUNK)
     (tmp_path / "file").write_bytes(data)
-    with s3_server.Proxy(port).running() as proxy:
+    with s3_server.Proxy(behind).running() as proxy:
         at(monkeypatch, proxy.port)
         bucket = Bucket(f"s3://tests/stumbles-{fault}", patience_seconds=60)
         for what in ("upload", "download"):
@@ -198,9 +211,9 @@ def test_a_store_that_stumbles_is_tried_again(
     ],
 )
 def test_what_no_patience_mends_is_told_at_once(
-    port: int, status: str, code: str, said: str, monkeypatch: pytest.MonkeyPatch
+    behind: int, status: str, code: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with s3_server.Proxy(port, busy=10**6, refusal=(status, code)).running() as proxy:
+    with s3_server.Proxy(behind, busy=10**6, refusal=(status, code)).running() as proxy:
         at(monkeypatch, proxy.port)
         start = time.monotonic()
         with pytest.raises(StorageError, match=rf"^s3://tests/keys/x: {said}"):
@@ -208,10 +221,10 @@ def test_what_no_patience_mends_is_told_at_once(
         assert time.monotonic() - start < 30
 
 
-def test_keys_that_were_renewed_meanwhile_are_found(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_that_were_renewed_meanwhile_are_found(behind: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A filesystem object keeps the keys that it was made with: one that is refused is made anew, once."""
     refusal = ("400 Bad Request", "ExpiredToken")
-    with s3_server.Proxy(port, busy=1, refusal=refusal).running() as proxy:
+    with s3_server.Proxy(behind, busy=1, refusal=refusal).running() as proxy:
         at(monkeypatch, proxy.port)
         Bucket("s3://tests/keys").write("x", b"data")
         assert Bucket("s3://tests/keys").read("x") == b"data"

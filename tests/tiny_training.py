@@ -13,13 +13,15 @@ import torch
 
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, override, parse
-from cddpm.data.geometry import Geometry
+from cddpm.data.geometry import Beyond, Geometry
 from cddpm.data.slices import KIND, write_store
 from cddpm.training import stages
 from cddpm.training.loop import Hooks
 from cddpm.training.ranks import Ranks
 
 SIZE, SLICES = 32, 4
+BEYOND: Beyond = ((6, 3), (0, 5), (1, 0))
+"""Pixels around the window, along (X, Y, Z), of volumes that are wide."""
 COHORTS = [
     ("IXI", "train", 5),
     ("IXI", "val", 2),
@@ -70,10 +72,10 @@ def tiny_config(**values: Any) -> ExperimentConfig:
     return parse(override(BASE, changed, "test"), "test")
 
 
-def make_store(folder: Path, shuffled: int | None = None) -> Path:
+def make_store(folder: Path, shuffled: int | None = None, wide: bool = False) -> Path:
     """Write the store below ``folder``: brains are discs of a smooth pattern, lesions bright squares.
 
-    ``shuffled``: a seed for another order of the same volumes.
+    ``shuffled``: a seed for another order of the same volumes. ``wide``: those of A reach beyond the model's window.
     """
     places = [(dataset, split) for dataset, split, count in COHORTS for _ in range(count)]
     order = range(len(places)) if shuffled is None else np.random.default_rng(shuffled).permutation(len(places))
@@ -81,7 +83,7 @@ def make_store(folder: Path, shuffled: int | None = None) -> Path:
     for place, index in enumerate(order):
         dataset, split = places[index]
         cohorts.append({"dataset": dataset, "split": split, "fold": None, "volume": place})
-        volumes.append(_volume(int(index), dataset))
+        volumes.append(_volume(int(index), dataset, BEYOND if wide and dataset == "A" else None))
 
     def fill(directory: Path) -> None:
         write_store(directory, volumes, cohorts)
@@ -89,18 +91,19 @@ def make_store(folder: Path, shuffled: int | None = None) -> Path:
     return artifact.create(folder / "store" / "tiny", KIND, "tiny", {}, fill)
 
 
-def _volume(index: int, dataset: str) -> dict[str, Any]:
+def _volume(index: int, dataset: str, beyond: Beyond | None = None) -> dict[str, Any]:
     random = np.random.default_rng(index)
-    z, x, y = np.meshgrid(np.arange(SLICES), *[np.linspace(-1, 1, SIZE)] * 2, indexing="ij")
+    sizes = [n + sum(ends) for n, ends in zip((SIZE, SIZE, SLICES), beyond or ((0, 0),) * 3, strict=True)]
+    z, x, y = np.meshgrid(np.arange(sizes[2]), *(np.linspace(-1, 1, n) for n in sizes[:2]), indexing="ij")
     mask = x**2 + y**2 < 0.7
     lesion = np.zeros(mask.shape, bool)
     if dataset != "IXI":
         row, column = random.integers(10, 18, 2)
         lesion[1:3, row : row + 4, column : column + 4] = True
     image = 0.4 + 0.1 * np.sin(4 * x + z + index) + 0.02 * random.normal(size=mask.shape) + 0.3 * lesion
-    shape = (SIZE, SIZE, SLICES)
+    shape = (sizes[0], sizes[1], sizes[2])
     affine = tuple(tuple(float(v) for v in row) for row in np.eye(4))
-    geometry = Geometry(shape, affine, "LPS", "LPS", (1.0,) * 3, (1.0,) * 3, shape, shape, 1.0, shape)
+    geometry = Geometry(shape, affine, "LPS", "LPS", (1.0,) * 3, (1.0,) * 3, shape, shape, 1.0, shape, beyond=beyond)
     return {
         "image": np.where(mask, image, 0).clip(0, 1).astype(np.float16),
         "mask": mask.astype(np.uint8),

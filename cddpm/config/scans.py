@@ -80,8 +80,9 @@ class DataConfig(Frozen):
     voxel_size_mm: Annotated[float, Field(gt=0)] | None = 1.0
     """Scans of another voxel size are resampled to this first; empty: voxel size ignored (reference behaviour)."""
     volume_shape: tuple[Positive, Positive, Positive | None] = PUBLISHED_SHAPE
-    """Voxels after cropping or padding around ``centre``. The last one empty (``[192, 192, null]``): as many axial slices as
-    the brain of each scan needs, so that none of its voxels is cut away there; training then sees all of them too."""
+    """Voxels after cropping or padding around ``centre``. The last one empty (``[192, 192, null]``): all of each
+    brain is looked at. There are as many axial slices as it needs, which training then sees too; where a plane of it is larger
+    than the window, overlapping windows are predicted and blended."""
     centre: Literal["brain", "scan"] = "brain"
     """What comes to the middle of them: the ``brain`` (the box of its mask), so that cropping a scan to its brain changes
     nothing, or the ``scan``, wherever the brain lies in it (reference behaviour)."""
@@ -152,6 +153,11 @@ class DataConfig(Frozen):
         """(X, Y, Z) of the volumes that the network sees; Z empty where each brain decides."""
         x, y, z = self.volume_shape
         return self.working_size(x), self.working_size(y), None if z is None else self.working_size(z)
+
+    @property
+    def whole_brain(self) -> bool:
+        """Whether all of each brain is looked at: every slice, and what a plane holds beyond the window's rows and columns."""
+        return self.volume_shape[2] is None
 
     @property
     def usual_shape(self) -> tuple[int, int, int]:

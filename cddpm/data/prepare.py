@@ -163,12 +163,12 @@ def prepare(image: Volume, mask: Volume, segmentation: Volume | None, data: Data
     return Prepared(_downsample(scale.scaled(cropped.image, brain), geometry), small[0], lesion, geometry, scale)
 
 
-def prepare_whole(image: Volume, mask: Volume, data: DataConfig) -> Prepared:
+def prepare_whole(image: Volume, mask: Volume, segmentation: Volume | None, data: DataConfig) -> Prepared:
     """As ``prepare``, continued over all of the brain (``Geometry.beyond``): no voxel of its mask is left out.
 
     The window that ``data`` ask for is what ``prepare`` makes of it. Raises as that does.
     """
-    window, mask = prepare(image, mask, None, data), aligned(image, mask)
+    window, mask = prepare(image, mask, segmentation, data), aligned(image, mask)
     geometry, scale = reaching(window.geometry, mask.data > 0, data.smoothing_iterations), window.scale
     if geometry.beyond is None:
         return window
@@ -177,7 +177,11 @@ def prepare_whole(image: Volume, mask: Volume, data: DataConfig) -> Prepared:
     whole = _downsample(scale.scaled(smooth, _cropped(mask.data, geometry) > 0), geometry)
     brain = label_on_working_grid(mask.data, geometry)
     whole[geometry.window], brain[geometry.window] = window.image, window.mask
-    return Prepared(whole, brain, None, geometry, scale)
+    if segmentation is None or window.segmentation is None:
+        return Prepared(whole, brain, None, geometry, scale)
+    lesion = label_on_working_grid(aligned(image, segmentation).data, geometry)
+    lesion[geometry.window] = window.segmentation
+    return Prepared(whole, brain, lesion, geometry, scale)
 
 
 def brain_quantiles(image: Volume, mask: Volume, data: DataConfig) -> tuple[float, ...]:

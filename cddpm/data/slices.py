@@ -5,14 +5,18 @@ slice: image float16, mask and segmentation uint8), ``volumes.arrow`` (one row p
 belongs to which split of which fold; all folds are here). Its name is the fingerprint of the input files' contents and
 of the settings that mattered.
 
+A volume may reach beyond the model's window (``Geometry.beyond``). Its slices are then those of the window, which is what a
+training sees, and a fourth file, ``beyond.arrow``, holds all of it (one record batch per such volume, one row per voxel).
+
 Letters: B slices of a batch, S slices of a volume, H and W rows and columns of a slice = axes 0 and 1 of the volume.
 """
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +28,12 @@ from cddpm.errors import ArtifactError, DataError
 from cddpm.shelf import Kept
 
 KIND = "slice store"
-SLICES, VOLUMES, COHORTS = "slices.arrow", "volumes.arrow", "cohorts.arrow"
+SLICES, VOLUMES, COHORTS, BEYOND = "slices.arrow", "volumes.arrow", "cohorts.arrow", "beyond.arrow"
 
 
 @dataclass(frozen=True)
 class VolumeRecord:
-    """One volume of the store. Its slices are the global rows ``first_slice`` to ``first_slice + slices - 1``."""
+    """One volume of the store. The slices of its window are the global rows ``first_slice`` to ``first_slice + slices - 1``."""
 
     index: int
     dataset: str
@@ -43,7 +47,7 @@ class VolumeRecord:
     digest: str
     """SHA-256 of the image file."""
     brain_unseen_ml: float | None = None
-    """Volume of the brain mask beyond the model's window (``Geometry``); None in stores from before it was counted."""
+    """Volume of the brain mask beyond the model's window (``Geometry``); None where it was not counted."""
     lesion_unseen_ml: float | None = None
     """Of the lesions."""
 
@@ -75,6 +79,8 @@ class SliceStore:
                 f"{path / SLICES}: {len(self._batches)} volumes, but {VOLUMES} names {len(self.volumes)}"
             )
         self._first = np.array([v.first_slice for v in self.volumes], dtype=np.int64)
+        reaching = [v.index for v in self.volumes if v.geometry.beyond]
+        self._beyond = dict(zip(reaching, _whole_ones(path / BEYOND, len(reaching)), strict=True))
 
     @classmethod
     def open(cls, path: Path, verify: bool = True) -> "SliceStore":
@@ -116,16 +122,16 @@ class SliceStore:
         return found
 
     def image(self, volume: int) -> npt.NDArray[np.float16]:
-        """(S, H, W), read-only view of the mapped file."""
-        return self._view(volume, "image")
+        """All that is looked at of a volume: (S, H, W), read-only view of the mapped file."""
+        return self._all(volume, "image")
 
     def mask(self, volume: int) -> npt.NDArray[np.uint8]:
         """Brain mask (S, H, W), read-only view of the mapped file."""
-        return self._view(volume, "mask")
+        return self._all(volume, "mask")
 
     def segmentation(self, volume: int) -> npt.NDArray[np.uint8]:
         """Segmented anomaly {0, 1} (S, H, W), read-only view of the mapped file; zeros if there is none."""
-        return self._view(volume, "segmentation")
+        return self._all(volume, "segmentation")
 
     def ignored(self, volume: int) -> npt.NDArray[np.int64]:
         """Flat indices into (S, H, W) of the voxels that count neither way, for no threshold and in no metric."""
@@ -156,6 +162,13 @@ class SliceStore:
         for place, (row, owner) in enumerate(zip(wanted, owners, strict=True)):
             result[place] = self._view(int(owner), column)[row - self._first[owner]]
         return result
+
+    def _all(self, volume: int, column: str) -> npt.NDArray[Any]:
+        """Of the window and what lies beyond it."""
+        if volume not in self._beyond:
+            return self._view(volume, column)
+        x, y, z = self.volumes[volume].geometry.working_shape
+        return self._beyond[volume].column(column).to_numpy(zero_copy_only=True).reshape(z, x, y)
 
     def _view(self, volume: int, column: str) -> npt.NDArray[Any]:
         values = self._batch(volume).column(column).flatten().to_numpy(zero_copy_only=True)
@@ -220,23 +233,47 @@ def volumetric(slices: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def write_store(directory: Path, volumes: Iterable[dict[str, Any]], cohorts: list[dict[str, Any]]) -> None:
     """Fill ``directory``; ``volumes`` are consumed one by one, so memory holds one of them.
 
-    Each volume: arrays ``image`` float16, ``mask``, ``segmentation`` uint8 (S, H, W), flat indices ``ignored`` if there are
-    any, and the fields of its record. Raises ``DataError`` without any volume.
+    Each volume: arrays ``image`` float16, ``mask``, ``segmentation`` uint8 (S, H, W), of all that is looked at, flat indices
+    ``ignored`` into them if there are any, and the fields of its record. Raises ``DataError`` without any volume.
     """
-    records, first, writer = [], 0, None
-    with pa.OSFile(str(directory / SLICES), "wb") as stream:
+    records, first = list[dict[str, Any]](), 0
+    with _Batches(directory / SLICES) as slices, _Batches(directory / BEYOND) as beyond:
         for index, volume in enumerate(volumes):
-            image, mask, segmentation = (volume.pop(name) for name in ("image", "mask", "segmentation"))
-            batch = _batch_of(index, image, mask, segmentation)
-            writer = writer or pa.ipc.new_file(stream, batch.schema)
-            writer.write_batch(batch)
-            records.append({"volume": index, **volume, "first_slice": first, "slices": len(image)})
-            first += len(image)
-        if writer is None:
-            raise DataError("no volumes to store")
-        writer.close()
+            arrays = {name: volume.pop(name) for name in ("image", "mask", "segmentation")}
+            geometry = Geometry.from_dict(json.loads(volume["geometry"]))
+            x, y, z = geometry.window
+            windows = {name: array[z, x, y] for name, array in arrays.items()} if geometry.beyond else arrays
+            slices.write(_batch_of(index, **windows))
+            if geometry.beyond:
+                beyond.write(pa.RecordBatch.from_pydict({name: array.ravel() for name, array in arrays.items()}))
+            count = len(windows["image"])
+            records.append({"volume": index, **volume, "first_slice": first, "slices": count})
+            first += count
+    if not records:
+        raise DataError("no volumes to store")
     _write_table(directory / VOLUMES, records, _VOLUME_SCHEMA)
     _write_table(directory / COHORTS, cohorts, _COHORT_SCHEMA)
+
+
+class _Batches:
+    """An Arrow IPC file of record batches, made when the first one comes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._open = path, ExitStack()
+        self._writer: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """One more."""
+        if self._writer is None:
+            stream = self._open.enter_context(pa.OSFile(str(self._path), "wb"))
+            self._writer = self._open.enter_context(pa.ipc.new_file(stream, batch.schema))
+        self._writer.write_batch(batch)
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
 
 def copy_cohort(
@@ -329,6 +366,16 @@ def _table(path: Path) -> list[dict[str, Any]]:
 def _record(row: dict[str, Any]) -> VolumeRecord:
     index, geometry = row.pop("volume"), Geometry.from_dict(json.loads(row.pop("geometry")))
     return VolumeRecord(index=index, geometry=geometry, **row)
+
+
+def _whole_ones(path: Path, count: int) -> list[pa.RecordBatch]:
+    """The volumes that reach beyond the window, as many as ``count``."""
+    if not count:
+        return []
+    reader = _mapped(path)
+    if reader.num_record_batches != count:
+        raise ArtifactError(f"{path}: {reader.num_record_batches} volumes, but {VOLUMES} names {count}")
+    return [reader.get_batch(i) for i in range(count)]
 
 
 def _slice_shape(path: Path, schema: pa.Schema) -> tuple[int, int]:

@@ -24,9 +24,8 @@ __all__ = ["SliceStore", "VolumeRecord", "build_store", "store_fingerprint", "wi
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3
-"""Raised whenever preparation or the store's files change, so that an old store is not taken for a new one. Not for facts beside
-the arrays that a store may lack: a sweep that is resumed keeps its store."""
+VERSION = 4
+"""Raised whenever preparation or the store's files change, so that an old store is not taken for a new one."""
 
 _FIELDS = frozenset(
     (
@@ -54,6 +53,7 @@ def _settings(data: DataConfig) -> dict[str, Any]:
     more |= set() if data.intensities == "percentiles" else {"intensities"}
     ignored = {"percentiles"} if data.standardised else set()
     found = data.model_dump(mode="json", include={*_FIELDS, *more} - ignored)
+    found |= {"beyond": "kept"} if data.whole_brain else {}
     return {**found, "learnt_from": [data.healthy, data.fold]} if data.learns_landmarks else found
 
 
@@ -196,17 +196,20 @@ def _cohorts(rows: list[ScanRow], scans: list[ScanRow]) -> list[dict[str, Any]]:
 
 
 def _prepare_scan(data: DataConfig, change: ScannerChange | None, row: ScanRow) -> dict[str, Any] | _Failure:
-    """Arrays (S, H, W) and geometry of one scan. Runs in a worker; a bad file must not hide the others."""
+    """Arrays (S, H, W) and geometry of one scan, of all of its brain where ``data`` say so.
+
+    Runs in a worker; a bad file must not hide the others.
+    """
     from cddpm.data import volume  # nibabel and SimpleITK: who only reads a store needs neither
     from cddpm.data.brain import unseen_ml
-    from cddpm.data.prepare import aligned, prepare
+    from cddpm.data.prepare import aligned, prepare, prepare_whole
     from cddpm.data.scanner import as_scanned
 
     try:
         image, mask = volume.read_image(row.image), volume.read_mask(row.mask)
         segmentation = volume.read_segmentation(row.segmentation, labels_of(data, row)) if row.segmentation else None
         seen = as_scanned(image, aligned(image, mask), change, f"{row.dataset}/{row.subject}") if change else image
-        done = prepare(seen, mask, segmentation, data)
+        done = (prepare_whole if data.whole_brain else prepare)(seen, mask, segmentation, data)
     except VolumeError as error:
         return _Failure(str(error))
     labels = [aligned(image, label) for label in (mask, segmentation) if label]

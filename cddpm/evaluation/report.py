@@ -94,13 +94,13 @@ def _data(data: DataConfig) -> str:
 def window_of(data: DataConfig) -> str:
     """What of each brain is trained on and measured: every axial slice, or a window; in voxels, before and after rescaling.
 
-    Lesions beyond it count in no number of a table but those ``with_unseen``.
+    Lesions beyond a window count in no number of a table but those ``with_unseen``.
     """
     voxels = "voxels as stored" if data.voxel_size_mm is None else f"voxels of {data.voxel_size_mm:g} mm"
     size, rescaled = ("x".join(str(n) for n in shape if n) for shape in (data.volume_shape, data.working_shape))
     where = f"{size} {voxels} around the middle of the {data.centre} ({rescaled} after rescaling)"
-    if data.volume_shape[2] is None:
-        return f"every axial slice of a brain, each of {where}"
+    if data.whole_brain:
+        return f"all of each brain: every axial slice, through windows of {where}, blended where a plane needs several"
     published = data.volume_shape == PUBLISHED_SHAPE and data.voxel_size_mm in (None, 1.0)
     return f"{'the published window' if published else 'a window'} of {where}"
 

@@ -17,7 +17,7 @@ from cddpm.data.prepare import Prepared
 from cddpm.data.volume import Volume
 
 Window = Literal["whole", "package"]
-"""What of a brain is looked at: all of it, or the window that the package's model was trained on."""
+"""What of a brain is looked at: all of it, or the window that the package's model was scored on."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,15 @@ class Coverage:
         counts = {name: value for name, value in vars(self).items() if name != "looked_at"}
         return {**counts, "looked_at_fraction_of_brain": fraction}
 
-    @property
-    def unlike(self) -> str | None:
-        """What is unlike the slices of training, as a sentence; None for a trifle."""
+    def unlike(self, scored: bool) -> str | None:
+        """What is unlike the slices of training; None for a trifle. ``scored``: the threshold knows all of a brain."""
         fraction = self.beyond_window_ml / self.brain_ml
         if fraction <= CUT_FRACTION:
             return None
+        threshold = "" if scored else ", and that its threshold was fixed on unless by calibration"
         return (
             f"{fraction:.0%} of the brain ({self.beyond_window_ml:.0f} ml, {self.slices_beyond_window} of {self.slices} axial "
-            "slices) lies beyond the window that the model was trained on, and that its threshold was fixed on unless by "
-            "calibration; what is found there is less certain"
+            f"slices) lies beyond the window that the model was trained on{threshold}; what is found there is less certain"
         )
 
 

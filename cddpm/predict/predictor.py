@@ -148,7 +148,8 @@ class Predictor:
     ) -> tuple[str, ...]:
         """What speaks against a scan or its result, each once."""
         found = suspicions(image, brain_mask, geometry, self.package.config.data.modality)
-        found += [coverage.unlike] if coverage.unlike else []
+        unlike = coverage.unlike(self.package.config.data.whole_brain)
+        found += [unlike] if unlike else []
         fraction = scores.get("segmented_fraction_of_brain", 0.0)
         if fraction > IMPLAUSIBLE_FRACTION:
             found.append(
@@ -173,8 +174,8 @@ class Predictor:
         """The brain mask, estimated without one, and both as the network sees them."""
         brain_mask = brain.estimate_mask(image) if mask is None else aligned(image, mask)
         data = self.package.config.data
-        whole = self.window == "whole"
-        prepared = prepare_whole(image, brain_mask, data) if whole else prepare(image, brain_mask, None, data)
+        whole = self.window == "whole" or data.whole_brain
+        prepared = prepare_whole(image, brain_mask, None, data) if whole else prepare(image, brain_mask, None, data)
         if not prepared.mask.any():
             found = f"{int(np.count_nonzero(brain_mask.data))} brain voxels, none left at the model's resolution"
             raise VolumeFileError(str(image.path), "empty-mask", found, "a mask of the whole brain is needed")

@@ -52,7 +52,7 @@ from cddpm.errors import DataError
 from cddpm.scoring.metrics import Confusion, confusion
 from cddpm.scoring.operating_point import Optimum, ten_step_search
 from cddpm.scoring.postprocess import remove_small_components
-from cddpm.scoring.residual import eroded_mask
+from cddpm.scoring.residual import eroded, erosion_iterations
 from cddpm.scoring.score import Scorer
 
 Floats = NDArray[np.float32]
@@ -94,6 +94,8 @@ class ReferenceVolume:
     label: float = 1.0
     ignored: NDArray[np.int64] | None = None
     """Flat indices of voxels that are left out of everything that is counted; the published code knows none."""
+    columns: int | None = None
+    """Of the model's slice, where all of a larger plane is looked at; the published code does not."""
 
     @property
     def counted(self) -> Truths:
@@ -115,7 +117,8 @@ def reference_volumes(scorer: Scorer, scoring: ScoringConfig, dataset: str) -> I
         v, label = case.index, getattr(store.volumes[case.index], "label", None)
         whole = scorer.whole_reconstruction(v, scoring)
         named = 1.0 if label is None else float(label)
-        yield ReferenceVolume(store.image(v), whole, store.mask(v), store.segmentation(v), named, store.ignored(v))
+        arrays = store.image(v), whole, store.mask(v), store.segmentation(v)
+        yield ReferenceVolume(*arrays, named, store.ignored(v), case.columns)
 
 
 def reference_threshold(volumes: Iterable[ReferenceVolume], scoring: ScoringConfig) -> float:
@@ -168,7 +171,8 @@ def healthy_reference_metrics(volumes: Iterable[ReferenceVolume], scoring: Scori
 
 def reference_anomaly_map(volume: ReferenceVolume, scoring: ScoringConfig) -> Floats:
     """|x - x0| in the eroded brain mask, median filtered; (S, H, W) float32 (``Scorer`` holds float16)."""
-    residual = _residual(volume) * eroded_mask(volume.mask, scoring.erosion_divisor)
+    columns = volume.columns or volume.mask.shape[2]
+    residual = _residual(volume) * eroded(volume.mask, erosion_iterations((1, 1, columns), scoring.erosion_divisor))
     if scoring.median_kernel == 1:
         return residual
     return np.asarray(ndimage.median_filter(residual, scoring.median_kernel), np.float32)

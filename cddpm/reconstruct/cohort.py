@@ -4,7 +4,8 @@
 searches, evaluations, reports and predictions all go it; a single scan is a cohort of one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +22,7 @@ from cddpm.scoring.ensemble import levels_of
 from cddpm.scoring.score import Scorer
 
 if TYPE_CHECKING:
-    from cddpm.reconstruct.predict import Networks, Request  # PyTorch: who only scores needs none
+    from cddpm.reconstruct.predict import Networks, Request
 
 Arrays = dict[Key, NDArray[np.float32]]
 
@@ -62,38 +63,55 @@ class Cohort:
             asked = asked.model_copy(update={"noise_levels": levels_of(scoring, asked.noise_levels)})
         view = self.view(asked)
         unconditional = scoring is None or scoring.guidance_scale != 1
-        predicted = iter(networks.predict(self._requests(view.steps), unconditional))
-        found = (self._joined(v, predicted) for v in self.volumes)
+        found = predicted(networks, self.store, ((v, view.steps) for v in self.volumes), unconditional)
         kept = ((name, differences(arrays) if exact else rounded(name, arrays)) for name, arrays in found)
         return Reconstruction.of(kept, view)
-
-    def tiling(self, v: int) -> Tiling | None:
-        """How a volume that reaches beyond the model's window is looked at; None for one that does not."""
-        geometry = getattr(self.store.volumes[v], "geometry", None)
-        if geometry is None or geometry.beyond is None:
-            return None
-        x, y, z = geometry.window
-        return Tiling.of(self.store.mask(v) > 0, (z, x, y))
-
-    def _requests(self, steps: tuple[Step, ...]) -> "Iterator[Request]":
-        """One per volume, and a second one for what lies beyond the window: the first is then as without it."""
-        from cddpm.reconstruct.predict import Request
-
-        for v in self.volumes:
-            name, image, tiling = self.store.volumes[v].id, self.store.image(v), self.tiling(v)
-            yield Request(name, image if tiling is None else tiling.cut(image, tiling.own), steps)
-            if tiling is not None and tiling.others:
-                yield Request(name, tiling.cut(image, tiling.others), steps, tiling.names(tiling.others))
-
-    def _joined(self, v: int, predicted: "Iterator[tuple[Request, Arrays]]") -> "tuple[str, Arrays]":
-        """The name of a volume and its predictions, of one request or two."""
-        (request, arrays), tiling = next(predicted), self.tiling(v)
-        if tiling is None:
-            return request.key, arrays
-        none = np.empty((0, *tiling.size), np.float32)
-        others = next(predicted)[1] if tiling.others else dict.fromkeys(arrays, none)
-        return request.key, {key: tiling.joined(array, others[key]) for key, array in arrays.items()}
 
     def scorer(self, reconstruction: Reconstructions | None, **settings: Any) -> Scorer:
         """The scorer of these volumes; ``settings`` and errors as those of ``Scorer``."""
         return Scorer(self.store, reconstruction, self.unhealthy, self.healthy, **settings)
+
+
+def tiling_of(store: VolumeStore, v: int) -> Tiling | None:
+    """How a volume that reaches beyond the model's window is looked at; None for one that does not."""
+    geometry = getattr(store.volumes[v], "geometry", None)
+    if geometry is None or geometry.beyond is None:
+        return None
+    x, y, z = geometry.window
+    return Tiling.of(store.mask(v) > 0, (z, x, y))
+
+
+def slices_of(store: VolumeStore, v: int) -> NDArray[np.float16]:
+    """All that a network is shown of a volume, of the model's size: (N, h, w)."""
+    image, tiling = store.image(v), tiling_of(store, v)
+    return image if tiling is None else tiling.cut(image, (*tiling.own, *tiling.others))
+
+
+def predicted(
+    networks: "Networks", store: VolumeStore, asked: Iterable[tuple[int, tuple[Step, ...]]], unconditional: bool = True
+) -> Iterator[tuple[str, Arrays]]:
+    """The name of each volume that is ``asked`` for and its predictions, (S, H, W) float32 by branch, level and seed.
+
+    ``asked``, volumes with the steps that are wanted of them, is read as there is room. What lies beyond the model's window is
+    predicted beside it: the window's own slices are then as without it.
+    """
+    from cddpm.reconstruct.predict import Request  # PyTorch: who only scores needs none
+
+    waiting = deque[Tiling | None]()
+
+    def requests() -> "Iterator[Request]":
+        for v, steps in asked:
+            name, image, tiling = store.volumes[v].id, store.image(v), tiling_of(store, v)
+            waiting.append(tiling)
+            yield Request(name, image if tiling is None else tiling.cut(image, tiling.own), steps)
+            if tiling is not None and tiling.others:
+                yield Request(name, tiling.cut(image, tiling.others), steps, tiling.names(tiling.others))
+
+    coming = iter(networks.predict(requests(), unconditional))
+    for request, arrays in coming:
+        tiling = waiting.popleft()
+        if tiling is not None:
+            none = dict.fromkeys(arrays, np.empty((0, *tiling.size), np.float32))
+            others = next(coming)[1] if tiling.others else none
+            arrays = {key: tiling.joined(array, others[key]) for key, array in arrays.items()}
+        yield request.key, arrays

@@ -17,8 +17,9 @@ import torch
 from cddpm.cluster import claimed
 from cddpm.config import ExperimentConfig
 from cddpm.data.store import SliceStore
-from cddpm.reconstruct.part import claim, parts_of, write_part
-from cddpm.reconstruct.predict import Networks, Request
+from cddpm.reconstruct.cohort import predicted
+from cddpm.reconstruct.part import Step, claim, parts_of, write_part
+from cddpm.reconstruct.predict import Networks
 from cddpm.reconstruct.reconstruction import (
     MADE_FROM,
     View,
@@ -188,22 +189,22 @@ def predict(wanted: Wanted, volumes: Sequence[int], ranks: Ranks, hooks: Hooks) 
     """
     with ExitStack() as stack:
         claims: dict[str, ExitStack] = {}
-        requests = _requests(wanted, volumes, claims, stack, hooks)
-        first = next(requests, None)
+        asked = _asked(wanted, volumes, claims, stack, hooks)
+        first = next(asked, None)
         if first is None:
             return
-        found = wanted.networks(ranks.device).predict(chain([first], requests))
-        for number, (request, arrays) in enumerate(found):
-            wanted.place.shelf.share(write_part(wanted.parts, request.key, arrays))
-            claims.pop(request.key).close()
+        found = predicted(wanted.networks(ranks.device), wanted.store, chain([first], asked))
+        for number, (name, arrays) in enumerate(found):
+            wanted.place.shelf.share(write_part(wanted.parts, name, arrays))
+            claims.pop(name).close()
             if ranks.first:
                 hooks.progress(STAGE, number + 1, len(volumes), 0.0)
 
 
-def _requests(
+def _asked(
     wanted: Wanted, volumes: Sequence[int], claims: dict[str, ExitStack], stack: ExitStack, hooks: Hooks
-) -> Iterator[Request]:
-    """What is missing of each volume that nobody else has; its claim is kept in ``claims`` until it is written."""
+) -> Iterator[tuple[int, tuple[Step, ...]]]:
+    """Each volume that nobody else has, with what is missing of it; its claim is kept in ``claims`` until it is written."""
     for v in volumes:
         if hooks.stop():
             return
@@ -211,6 +212,6 @@ def _requests(
         own = stack.enter_context(ExitStack())
         if own.enter_context(wanted.claim(name)) and (steps := wanted.view.missing(parts, name)):
             claims[name] = own
-            yield Request(name, wanted.store.image(v), steps)
+            yield v, steps
         else:
             own.close()

@@ -15,7 +15,7 @@ from cddpm.cluster import Board, capacity
 from cddpm.config import ComputeConfig, ExperimentConfig
 from cddpm.data.store import SliceStore
 from cddpm.errors import SearchError
-from cddpm.reconstruct.cohort import Cohort
+from cddpm.reconstruct.cohort import Cohort, slices_of
 from cddpm.reconstruct.predict import Networks, pass_seconds
 from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.scoring.calibration import Calibration
@@ -210,7 +210,7 @@ def run_stages(config: ExperimentConfig, place: stages.Place, ranks: Ranks, hook
     if not ranks.first or not any(aim.metric == "seconds_per_volume" for aim in config.search.aims):
         return Outcome(made, path)
     model, _ = stages.load_model(made.checkpoint, ranks.device)
-    return Outcome(made, path, pass_seconds(Networks(config, model, device=ranks.device), store.image(volumes[0])))
+    return Outcome(made, path, pass_seconds(Networks(config, model, device=ranks.device), slices_of(store, volumes[0])))
 
 
 def plain_metrics(metrics: Mapping[str, Any], objective: str, final: bool) -> dict[str, float]:

@@ -43,6 +43,7 @@ def brighter(data: TinyData, dataset: str, subject: str) -> None:
     write_volume(file, image.data**2 / 900, image.affine)
 
 
+@pytest.mark.slow
 def test_only_training_scans_of_the_fold_have_a_say(tiny: TinyData, tmp_path: Path) -> None:
     before = learnt(build(tiny, settings(tiny), tmp_path / "a"))
     for dataset, subject in (("IXI", "IXI004-HH-4"), ("IXI", "IXI005-HH-5"), ("Brats21", "BraTS2021_00001")):
@@ -53,6 +54,7 @@ def test_only_training_scans_of_the_fold_have_a_say(tiny: TinyData, tmp_path: Pa
     assert learnt(build(tiny, settings(tiny), tmp_path / "a")) != before
 
 
+@pytest.mark.slow
 def test_the_name_says_whose_landmarks_they_are(tiny: TinyData, tmp_path: Path) -> None:
     zero = build(tiny, settings(tiny), tmp_path)
     assert build(tiny, settings(tiny, fold=1), tmp_path).name != zero.name
@@ -63,6 +65,7 @@ def test_the_name_says_whose_landmarks_they_are(tiny: TinyData, tmp_path: Path) 
     assert len(names) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option != "landmarks"])
 def test_what_an_option_reads_is_part_of_the_name(option: str, tiny: TinyData, tmp_path: Path) -> None:
     plain = build(tiny, settings(tiny, intensities=option), tmp_path).name
@@ -70,6 +73,7 @@ def test_what_an_option_reads_is_part_of_the_name(option: str, tiny: TinyData, t
     assert build(tiny, settings(tiny, intensities=option, standard_range=(-2.0, 2.0)), tmp_path).name != plain
 
 
+@pytest.mark.slow
 def test_order_of_work_changes_no_byte(tiny: TinyData, tmp_path: Path) -> None:
     def backwards(function: Any, items: list[Any]) -> list[Any]:
         return [function(item) for item in reversed(items)][::-1]
@@ -79,6 +83,7 @@ def test_order_of_work_changes_no_byte(tiny: TinyData, tmp_path: Path) -> None:
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_named_landmarks_prepare_what_learnt_ones_did(tiny: TinyData, tmp_path: Path) -> None:
     path = build(tiny, settings(tiny), tmp_path)
     config = with_landmarks(settings(tiny), path)
@@ -91,12 +96,14 @@ def test_named_landmarks_prepare_what_learnt_ones_did(tiny: TinyData, tmp_path: 
         np.testing.assert_array_equal(first.image(index), again.image(index))
 
 
+@pytest.mark.slow
 def test_without_training_scans_nothing_is_learnt(tiny: TinyData, tmp_path: Path) -> None:
     rows = [row for row in read_layout(settings(tiny), tiny.root).rows if row.split == "test"]
     with pytest.raises(DataError, match="no training scan of IXI in fold 0"):
         build_store(settings(tiny), tiny.root, rows, tmp_path, map)
 
 
+@pytest.mark.slow
 def test_a_changed_scanner_is_another_store(tiny: TinyData, tmp_path: Path) -> None:
     config = settings(tiny, intensities="percentiles")
     rows = [row for row in read_layout(config, tiny.root).rows if row.split == "test"]

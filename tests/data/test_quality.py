@@ -90,12 +90,14 @@ def shrunk(scan: Scan) -> Scan:
     return image, replace(mask, data=ndimage.binary_erosion(mask.data, iterations=4).astype(np.uint8))
 
 
+@pytest.mark.slow
 def test_noise_adds_up_in_squares(heads: list[dict[str, Scan]]) -> None:
     before = figures(*heads[0]["t2"])["noise"]
     for part in (0.1, 0.2):
         assert figures(*noisy(heads[0]["t2"], part))["noise"] == pytest.approx(np.hypot(before, part), rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_field_adds_up_in_squares(heads: list[dict[str, Scan]]) -> None:
     """Of a field and its inverse, as the head has one of its own: |a + b|^2 + |a - b|^2 = 2 |a|^2 + 2 |b|^2."""
     image, mask = scan = heads[0]["t1"]
@@ -104,6 +106,7 @@ def test_a_field_adds_up_in_squares(heads: list[dict[str, Scan]]) -> None:
     assert there**2 + back**2 == pytest.approx(2 * before**2 + 2 * own**2, rel=0.03)
 
 
+@pytest.mark.slow
 @settings(max_examples=3, deadline=None)
 @given(scale=st.floats(0.01, 100), offset=st.floats(-500, 500))
 def test_scale_and_offset_change_nothing(heads: list[dict[str, Scan]], scale: float, offset: float) -> None:
@@ -113,6 +116,7 @@ def test_scale_and_offset_change_nothing(heads: list[dict[str, Scan]], scale: fl
     assert after == pytest.approx(before, rel=0.02, abs=0.002)
 
 
+@pytest.mark.slow
 def test_larger_voxels_make_a_larger_brain(heads: list[dict[str, Scan]]) -> None:
     for factor in (0.8, 1.25):
         now, before = figures(*coarser(heads[0]["t2"], factor)), figures(*heads[0]["t2"])
@@ -120,12 +124,14 @@ def test_larger_voxels_make_a_larger_brain(heads: list[dict[str, Scan]]) -> None
         assert now["noise"] == before["noise"]
 
 
+@pytest.mark.slow
 def test_a_mask_that_does_not_fit(heads: list[dict[str, Scan]]) -> None:
     before, wide, narrow = (figures(*change(heads[0]["t2"])) for change in (lambda scan: scan, grown, shrunk))
     assert wide["dark_surface"] > 0.9 > 0.1 > before["dark_surface"]
     assert narrow["signal_outside"] > 0.1 > before["signal_outside"]
 
 
+@pytest.mark.slow
 def test_a_field_of_view_that_cuts(heads: list[dict[str, Scan]]) -> None:
     image, mask = heads[0]["t2"]
     tight = DataConfig(voxel_size_mm=2.0, volume_shape=(96, 96, 20))
@@ -135,6 +141,7 @@ def test_a_field_of_view_that_cuts(heads: list[dict[str, Scan]]) -> None:
     assert (found.figures["cut"] or 0) > 0.2 > 0.01 > figures(image, mask)["cut"]
 
 
+@pytest.mark.slow
 def test_lesions_are_counted(heads: list[dict[str, Scan]]) -> None:
     image, mask = heads[0]["t2"]
     lesion = np.zeros_like(mask.data)
@@ -148,6 +155,7 @@ def test_lesions_are_counted(heads: list[dict[str, Scan]]) -> None:
     assert found.figures["lesion_ml"] == pytest.approx(26 * 8 / 1000)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_not(heads: list[dict[str, Scan]]) -> None:
     image, mask = heads[0]["t2"]
     assert measure(Reading(ROW, (), image, None, None, None, None)) is None
@@ -182,6 +190,7 @@ def ranked(scans: list[Measured]) -> list[Judged]:
     return judge([(GROUP, scan, {}) for scan in scans])
 
 
+@pytest.mark.slow
 def test_another_modality_has_another_histogram(heads: list[dict[str, Scan]], others: list[Measured]) -> None:
     scans = [measured(*heads[0]["t1"]), *others]
     first, *rest = [distance or 0.0 for distance in histogram_distances(scans)]
@@ -208,6 +217,7 @@ def test_small_differences_among_equal_values_are_none() -> None:
     assert robust_z(values, 0.005)[-2:] == pytest.approx([0.8, 80])
 
 
+@pytest.mark.slow
 def test_groups_are_judged_by_themselves_and_few_are_not(heads: list[dict[str, Scan]]) -> None:
     one = measured(*heads[0]["t2"])
 

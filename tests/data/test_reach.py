@@ -51,6 +51,7 @@ def box_of_brain(shape: tuple[int, ...], draw: Any) -> NDArray[np.bool_]:
     return brain
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(shape=SHAPES, sizes_mm=STEPS, way=WAYS, data=st.data())
 def test_slices_that_follow_the_brain_hold_all_of_it(shape: Any, sizes_mm: Any, way: Any, data: Any) -> None:
@@ -67,6 +68,7 @@ def test_a_plane_between_two_voxels_is_reached() -> None:
     assert not (brain & ~field_of_view(reaching(window, brain, 0))).any()
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(shape=SHAPES, sizes_mm=STEPS, way=WAYS, kept=st.tuples(*(st.integers(4, 30) for _ in range(3))), data=st.data())
 def test_no_voxel_of_a_brain_is_left_out(shape: Any, sizes_mm: Any, way: Any, kept: Any, data: Any) -> None:
@@ -87,6 +89,7 @@ def test_no_voxel_of_a_brain_is_left_out(shape: Any, sizes_mm: Any, way: Any, ke
     assert free.beyond is None
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(shape=SHAPES, sizes_mm=STEPS, way=WAYS, kept=st.tuples(*(st.integers(4, 20) for _ in range(3))), data=st.data())
 def test_a_continued_grid_is_the_windows_own(shape: Any, sizes_mm: Any, way: Any, kept: Any, data: Any) -> None:
@@ -125,7 +128,7 @@ def head(shape: tuple[int, int, int], radii: tuple[float, ...], offset: tuple[in
 def test_what_lies_in_the_window_stays_as_it_is(factor: float) -> None:
     image, mask = head((40, 44, 40), (9.0, 12.0, 14.0))
     config = SMALL.model_copy(update={"rescale_factor": factor})
-    window, whole = prepare(image, mask, None, config), prepare_whole(image, mask, config)
+    window, whole = prepare(image, mask, None, config), prepare_whole(image, mask, None, config)
     assert whole.geometry.beyond is not None
     assert [sum(ends) > 0 for ends in whole.geometry.beyond] == [True, True, True]
     np.testing.assert_array_equal(whole.image[whole.geometry.window], window.image)
@@ -138,7 +141,7 @@ def test_the_rest_is_on_the_windows_scale() -> None:
     """Away from the ends of both it is what a larger window makes of it, but for its percentiles."""
     image, mask = head((60, 60, 60), (9.0, 9.0, 20.0))
     small = SMALL.model_copy(update={"volume_shape": (24, 24, 12)})
-    whole = prepare_whole(image, mask, small)
+    whole = prepare_whole(image, mask, None, small)
     wide = prepare(image, mask, None, small.model_copy(update={"volume_shape": (24, 24, 32)}))
     first = (whole.image.shape[2] - 16) // 2
     low, high = whole.intensities
@@ -160,7 +163,7 @@ def test_the_rest_is_on_the_windows_scale() -> None:
 def test_a_brain_moved_in_its_file_gives_the_same(offset: Any, shape: Any) -> None:
     config = SMALL.model_copy(update={"volume_shape": shape})
     one, other = (head((50, 50, 50), (7.0, 8.0, 14.0), place) for place in ((0, 0, 0), offset))
-    found, moved = prepare_whole(*one, config), prepare_whole(*other, config)
+    found, moved = prepare_whole(*one, None, config), prepare_whole(*other, None, config)
     np.testing.assert_array_equal(moved.image, found.image)
     np.testing.assert_array_equal(moved.mask, found.mask)
     assert moved.geometry.working_shape == found.geometry.working_shape
@@ -193,7 +196,7 @@ def test_of_a_real_brain_nothing_is_left_out(package: str) -> None:
     image = read_image(HEADS[package])
     mask = estimate_mask(image)
     config = DataConfig(smoothing_iterations=0)
-    window, whole = prepare(image, mask, None, config), prepare_whole(image, mask, config)
+    window, whole = prepare(image, mask, None, config), prepare_whole(image, mask, None, config)
     brain = mask.data > 0
     unseen = 1 - np.count_nonzero(brain & field_of_view(window.geometry)) / np.count_nonzero(brain)
     assert 0.05 < unseen < 0.2

@@ -59,7 +59,8 @@ def test_the_header_says_what_the_numbers_are_of() -> None:
         ),
         (
             {"volume_shape": (192, 192, None), "rescale_factor": 3},
-            "every axial slice of a brain, each of 192x192 voxels of 1 mm around the middle of the brain (64x64 after rescaling)",
+            "all of each brain: every axial slice, through windows of 192x192 voxels of 1 mm around the middle of the brain "
+            "(64x64 after rescaling), blended where a plane needs several",
         ),
         (
             {"centre": "scan", "voxel_size_mm": None},
@@ -90,7 +91,7 @@ def test_tables_of_every_data_set_tell_their_window(where: str, tmp_path: Path) 
     file = Path(__file__).parents[2] / "tune_configs" / "ddpm.yaml"
     for shape, told in (
         ([192, 192, 100], "the published window of 192x192x100"),
-        ([192, 192, None], "every axial slice"),
+        ([192, 192, None], "all of each brain"),
     ):
         config = load(file, {**named, "data.volume_shape": shape, "output_dir": str(tmp_path / "out")})
         written = write(Plan("evaluation", "one", {"one": [config]}, "one"), []).markdown.read_text()

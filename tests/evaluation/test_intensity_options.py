@@ -8,6 +8,7 @@ from intensity_options import CHANGES, dice, experiment, moved, table
 from cddpm.data.phantom.folder import make_phantom
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_landmarks_undo_a_curve_and_lines_do_not(ten_scans: Path, tmp_path: Path) -> None:
     options = ("percentiles", "landmarks", "z-score")

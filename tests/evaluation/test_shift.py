@@ -13,9 +13,9 @@ from cddpm.scoring.score import HEALTHY
 from cddpm.shelf import Shelf
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("shift"))
+@pytest.fixture(scope="module", params=[False, True], ids=["window", "whole brains"])
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("shift"), wide=request.param)
 
 
 def test_only_test_scans_are_kept_and_only_their_intensities_change(home: Path) -> None:

@@ -231,6 +231,7 @@ def test_without_a_mask_one_is_estimated_with_a_warning(predictor: Predictor, he
 # the file
 
 
+@pytest.mark.slow
 def test_a_file_gives_back_what_was_written(
     calibration: ThresholdCalibration, package: Package, tmp_path: Path
 ) -> None:
@@ -259,6 +260,7 @@ def with_other_network(package: Package) -> Package:
     return replace(package, config=package.config.model_copy(update={"diffusion": diffusion}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -278,6 +280,7 @@ def test_another_model_is_refused(
         threshold_calibration.check_free(tmp_path / "c.json", other)
 
 
+@pytest.mark.slow
 def test_the_same_model_packaged_with_other_thresholds_takes_it(
     calibration: ThresholdCalibration, package: Package
 ) -> None:
@@ -307,6 +310,7 @@ def damaged(folder: Path, calibration: ThresholdCalibration) -> Iterator[tuple[P
     yield folder / "absent.json", "missing; 'cddpm registry calibrate' makes one"
 
 
+@pytest.mark.slow
 def test_what_is_no_calibration_is_refused(calibration: ThresholdCalibration, package: Package, tmp_path: Path) -> None:
     for path, told in damaged(tmp_path, calibration):
         with pytest.raises(ArtifactError, match=rf"{path.name}: .*{told}"):
@@ -316,6 +320,7 @@ def test_what_is_no_calibration_is_refused(calibration: ThresholdCalibration, pa
                 threshold_calibration.check_free(path, package)
 
 
+@pytest.mark.slow
 def test_weights_decide_not_where_they_lie(package: Package, calibration: ThresholdCalibration, tmp_path: Path) -> None:
     threshold_calibration.check_belongs(calibration, make_package(tmp_path / "elsewhere", QUICK), "c.json")
 

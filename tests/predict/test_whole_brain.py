@@ -13,7 +13,7 @@ from cddpm.data.layout import ScanRow
 from cddpm.data.prepare import label_on_working_grid
 from cddpm.data.slices import axial
 from cddpm.data.store import SliceStore, build_store
-from cddpm.data.volume import Volume, read_image, read_mask, write_volume
+from cddpm.data.volume import Volume, read_image, read_mask, read_segmentation, write_volume
 from cddpm.predict import batch, result
 from cddpm.predict.predictor import Prediction, Predictor
 from cddpm.predict.scans import Job
@@ -109,20 +109,23 @@ def test_where_the_window_holds_all_nothing_changes(quick_package: Package, scan
 WINDOWS: tuple[Any, ...] = ("package", "whole")
 
 
-def test_a_model_of_whole_brains_looks_at_all_of_them(quick_package: Package, scan: Scan) -> None:
-    free = with_values(QUICK, {"data.volume_shape": [96, 96, None]})
+@pytest.mark.parametrize("edge", [96, 48])
+def test_a_model_of_whole_brains_looks_at_all_of_them(quick_package: Package, scan: Scan, edge: int) -> None:
+    free = with_values(QUICK, {"data.volume_shape": [edge, edge, None]})
     package = dataclasses.replace(quick_package, config=free)
     one, other = (Predictor(package, window=window).predict_scan(scan.image, scan.mask, KEY) for window in WINDOWS)
     np.testing.assert_array_equal(one.coverage.looked_at, scan.mask.data > 0)
     np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
-    assert one.coverage.beyond_window_ml == 0
+    assert (one.coverage.beyond_window_ml == 0) == (edge == 96)
+    assert any("that the model was trained on; what" in text for text in one.warnings) == (edge == 48)
 
 
-def test_scans_of_a_store_have_as_many_slices_as_their_brains_and_score_as_they_are_predicted(
-    quick_package: Package, scan: Scan, tmp_path: Path
+@pytest.mark.parametrize("edge", [96, 48])
+def test_scans_of_a_store_are_looked_at_whole_and_score_as_they_are_predicted(
+    quick_package: Package, scan: Scan, tmp_path: Path, edge: int
 ) -> None:
-    """The spine of searches and evaluations, over volumes with different numbers of slices."""
-    free = with_values(QUICK, {"data.volume_shape": [96, 96, None]})
+    """The spine of searches and evaluations, over volumes of different sizes; slices of 48 are smaller than the brains."""
+    free = with_values(QUICK, {"data.volume_shape": [edge, edge, None]})
     places = np.flatnonzero(scan.mask.data.any((0, 1)))
     lower = scan.mask.data.copy()
     lower[:, :, places[len(places) * 2 // 3] :] = 0
@@ -135,7 +138,10 @@ def test_scans_of_a_store_have_as_many_slices_as_their_brains_and_score_as_they_
     store = SliceStore.open(build_store(free.data, tmp_path, rows, tmp_path, map))
     counts = [volume.slices for volume in store.volumes]
     assert counts[0] > counts[1] + 3
-    assert store.image(1).shape == (counts[1], 32, 32)
+    assert store.slice_shape == store.images([0]).shape[1:] == (edge // 3, edge // 3)
+    assert all((store.image(v).shape[1:] != store.slice_shape) == (edge == 48) for v in range(2))
+    assert [volume.brain_unseen_ml for volume in store.volumes] == [0, 0]
+    assert store.volumes[0].lesion_unseen_ml == 0
     predictor = Predictor(dataclasses.replace(quick_package, config=free))
     cohort = Cohort(store, {"Brats21": [0, 1]})
     scorer = cohort.scorer(cohort.reconstruct(Networks(free, predictor._model), SCORING))
@@ -144,6 +150,8 @@ def test_scans_of_a_store_have_as_many_slices_as_their_brains_and_score_as_they_
     np.testing.assert_array_equal(found.anomaly_map, scorer.anomaly_map(0, SCORING))
     other = predictor.predict_scan(scan.image, read_mask(masks["lower"]), "Brats21/lower").working
     np.testing.assert_array_equal(other.anomaly_map, scorer.anomaly_map(1, SCORING))
+    lesions = label_on_working_grid(read_segmentation(scan.segmentation).data, found.geometry)
+    np.testing.assert_array_equal(store.segmentation(0), axial(lesions))
 
 
 def test_a_wider_head_is_seen_through_tiles(narrow: Package, scan: Scan) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,8 @@ def identity(tiling: Tiling, volume: np.ndarray) -> np.ndarray:
     return tiling.joined(tiling.cut(volume, tiling.own), tiling.cut(volume, tiling.others))
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
 @given(tilings())
 def test_an_identity_is_exact_wherever_brain_is(drawn: tuple[Tiling, np.ndarray]) -> None:
     tiling, brain = drawn
@@ -35,7 +37,8 @@ def test_an_identity_is_exact_wherever_brain_is(drawn: tuple[Tiling, np.ndarray]
     assert set(np.unique(found[found != volume])) <= {0}
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
 @given(tilings())
 def test_where_the_window_suffices_its_own_prediction_stands_alone(drawn: tuple[Tiling, np.ndarray]) -> None:
     tiling, brain = drawn

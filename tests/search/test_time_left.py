@@ -49,6 +49,7 @@ def course(lengths: Lengths, trials: int, every: float = 1.0) -> Iterator[tuple[
 spans = st.floats(20.0, 600.0)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.builds(Lengths, st.just(0.0), spans, spans, st.floats(0.0, 20.0), st.floats(0.0, 40.0)),

@@ -15,7 +15,7 @@ from cddpm.config import TrackingConfig
 from cddpm.errors import AwayError, TrackingError
 from cddpm.tracking import connection
 
-_FOUR = """
+_SEVERAL = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
@@ -24,7 +24,7 @@ from registered import begun_lab, run
 
 folder = Path(sys.argv[1])
 gate, door = os.pipe()
-for number in range(4):  # forked after the imports, so that they arrive together
+for number in range(int(sys.argv[3])):  # forked after the imports, so that they arrive together
     if os.fork() == 0:
         os.close(door)
         os.read(gate, 1)
@@ -32,21 +32,22 @@ for number in range(4):  # forked after the imports, so that they arrive togethe
         left = begun_lab(folder / str(number), TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db"), shown).end(60)
         os._exit(left)
 os.close(door)
-sys.exit(sum(os.wait()[1] != 0 for _ in range(4)))
+sys.exit(sum(os.wait()[1] != 0 for _ in range(int(sys.argv[3]))))
 """
 
 
 @pytest.mark.slow
-def test_four_processes_open_a_fresh_database_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.nightly)])
+def test_processes_open_a_fresh_database_at_once(tmp_path: Path, count: int) -> None:
     tests = str(Path(registered.__file__).parent)
     done = subprocess.run(
-        [sys.executable, "-c", _FOUR, str(tmp_path), tests], capture_output=True, text=True, timeout=110
+        [sys.executable, "-c", _SEVERAL, str(tmp_path), tests, str(count)], capture_output=True, text=True, timeout=110
     )
     assert (done.returncode, done.stderr) == (0, "")
     client = connection.connect(connection.default_uri(tmp_path), create=False)
     (experiment,) = (e for e in client.search_experiments() if e.name == "cddpm")
     runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.data.metrics["objective"] for run in runs) == list(range(4))
+    assert sorted(run.data.metrics["objective"] for run in runs) == list(range(count))
     assert Path(experiment.artifact_location.removeprefix("file://")) == tmp_path / "mlartifacts"
 
 

@@ -114,6 +114,7 @@ def test_the_newest_sound_state_wins_and_none_at_all_is_an_error(node: Node) -> 
         train(node("third"))
 
 
+@pytest.mark.nightly
 def test_training_goes_on_while_the_store_is_away_and_ends_when_that_lasts(
     node: Node, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +161,7 @@ def test_a_crash_while_validating_loses_no_point(tmp_path: Path, undisturbed: An
     assert len(t.objective.seen) == 100 - 20 * milestone  # no step is made twice
 
 
+@pytest.mark.slow
 def test_running_a_finished_training_again_does_nothing(tmp_path: Path, undisturbed: Any) -> None:
     trainer(tmp_path).run(Hooks())
     t = trainer(tmp_path)
@@ -331,6 +331,7 @@ def test_a_crash_after_any_step_keeps_the_best(tmp_path: Path, best_weights: dic
     assert same(keeping(tmp_path).run(Hooks()), best_weights)
 
 
+@pytest.mark.slow
 def test_stops_keep_the_best(tmp_path: Path, best_weights: dict[str, Tensor]) -> None:
     for _ in range(2):
         with pytest.raises(Interrupted):
@@ -362,6 +363,7 @@ def test_a_crash_between_the_best_and_the_history_keeps_it(
     assert same(keeping(tmp_path).run(Hooks()), best_weights)
 
 
+@pytest.mark.slow
 def test_a_damaged_state_before_the_best_makes_it_again(tmp_path: Path, best_weights: dict[str, Tensor]) -> None:
     with pytest.raises(CrashError):
         keeping(tmp_path).run(crash_after(11))
@@ -420,9 +422,5 @@ def test_milestones_by_hand() -> None:
 
 @pytest.mark.parametrize(("field", "value"), [("optimizer", "sgd"), ("decay", "step"), ("precision", "float16")])
 def test_closed_choices(tmp_path: Path, field: str, value: str) -> None:
-    def use() -> None:
-        trainer(tmp_path, **{field: value}).run(Hooks())
-
-    run: Callable[[], None] = use
     with pytest.raises(ValueError, match=value):
-        run()
+        trainer(tmp_path, **{field: value}).run(Hooks())

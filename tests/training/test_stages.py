@@ -72,6 +72,7 @@ def test_reports_are_the_history_of_the_model_alone(finished: Any) -> None:
     assert [r["images"] for r in finished.reports] == [16, 32, 48]
 
 
+@pytest.mark.slow
 def test_the_checkpoint_loads_as_the_model_that_was_trained(finished: Any) -> None:
     model, config = stages.load_model(finished.made.checkpoint, torch.device("cpu"))
     assert config == finished.config
@@ -141,6 +142,7 @@ def test_a_second_model_finds_the_encoder(finished: Any, store_path: Path, tmp_p
     assert made.encoder.name == finished.made.encoder.name
 
 
+@pytest.mark.slow
 def test_the_pretrained_encoder_starts_the_model(finished: Any, store: SliceStore) -> None:
     rows = store.slice_ids(store.cohort("IXI", "val", 0))
     made = diffusion.DiffusionObjective(
@@ -181,6 +183,7 @@ def test_what_is_damaged_is_made_again_and_said_once(
     assert said[0].endswith(f"this checkpoint is made again, the damaged one lies in {aside}")
 
 
+@pytest.mark.slow
 def test_a_damaged_encoder_that_the_configuration_names_is_refused(
     finished: Any, store_path: Path, tmp_path: Path
 ) -> None:
@@ -191,6 +194,7 @@ def test_a_damaged_encoder_that_the_configuration_names_is_refused(
         train(named, store_path, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_architecture_is_refused(finished: Any, tmp_path: Path) -> None:
     folder = tmp_path / "other"
 
@@ -233,6 +237,7 @@ def test_a_trial_waits_for_the_one_that_is_making_its_model(store_path: Path, tm
     assert train(config, store_path, tmp_path).made == ()
 
 
+@pytest.mark.slow
 def test_reconstructions_are_made_once(finished: Any, store: SliceStore) -> None:
     volumes = store.cohort("A", "test")
     seen: list[tuple[Any, ...]] = []

@@ -147,6 +147,7 @@ def test_errors_cross_processes(error: CddpmError) -> None:
     assert (type(again), str(again)) == (type(error), str(error))
 
 
+@pytest.mark.slow
 def test_an_assignment_is_plain_data(finished: Any, tmp_path: Path) -> None:
     job = worker.Assignment(finished.config, finished.place, 3, tmp_path / "stop", None)
     assert pickle.loads(pickle.dumps(job)) == job

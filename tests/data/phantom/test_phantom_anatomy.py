@@ -175,6 +175,7 @@ def test_the_proportions_are_those_of_a_brain(brains):
         assert 0.01 < volume["nuclei"] / total < 0.06
 
 
+@pytest.mark.slow
 def test_every_brain_fits_into_the_working_volume(brains):
     for canvas, anatomy, _ in brains:
         mask = canvas.paint(anatomy.mask)

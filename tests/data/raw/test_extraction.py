@@ -26,7 +26,7 @@ def found_dice(whole: Whole, template: Scene | None = None, bias: float = 0.0) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("contrast", ["t1", "t2"])
+@pytest.mark.parametrize("contrast", [pytest.param("t1", marks=pytest.mark.nightly), "t2"])
 def test_a_phantom_is_taken_out_of_its_skull(contrast: str) -> None:
     """On T2 the 2 mm of fluid around the brain are brighter than what is inside, and are taken off."""
     assert found_dice(phantom(contrast), bias=0.2) > 0.96
@@ -35,7 +35,7 @@ def test_a_phantom_is_taken_out_of_its_skull(contrast: str) -> None:
 @pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("contrast", ["t1", "t2"])
+@pytest.mark.parametrize("contrast", [pytest.param("t1", marks=pytest.mark.nightly), "t2"])
 @pytest.mark.parametrize("dataset", ["IXI", "ATLAS_v2"])
 @pytest.mark.parametrize("index", [0, 1, 2, 3])
 def test_no_drawn_head_loses_a_part(contrast: str, dataset: Dataset, index: int) -> None:
@@ -61,6 +61,7 @@ def test_a_real_head_with_a_real_template(bias: float) -> None:
     assert found_dice(real(), mni152(), bias) > 0.94
 
 
+@pytest.mark.slow
 def test_a_scan_without_skull_is_brain_throughout() -> None:
     whole = phantom("t1", voxel_mm=2.0)
     stripped = Grid(np.where(whole.brain.data > 0, whole.image.data, 0), whole.image.affine)
@@ -70,6 +71,7 @@ def test_a_scan_without_skull_is_brain_throughout() -> None:
     assert figures["extraction_piece"] == "everything, as there is no skull"
 
 
+@pytest.mark.slow
 def test_a_bottle_is_no_head() -> None:
     away = np.indices((40, 40, 40)) - 19.5
     bottle = np.where(np.square(away).sum(0) <= 18**2, 100, 0).astype(np.float32)

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 STEPS = ("--steps", "reorient,extract,resample,strip")
 
 
+@pytest.mark.nightly
 def test_the_same_files_from_and_to_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(shelf.CACHE, str(tmp_path / "cache"))
     raw = raw_trees.wmh(tmp_path / "raw", {"Utrecht": (0, 1)})
