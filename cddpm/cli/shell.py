@@ -40,7 +40,7 @@ Address = Annotated[str | None, typer.Option(help="Ray cluster (or RAY_ADDRESS);
 Window = Annotated[
     Literal["whole", "package"],
     typer.Option(
-        "--window", help="What of a brain is looked at: the whole of it, or the window that the model was trained on."
+        "--window", help="What of a brain is looked at: the whole of it, or the window that the model was scored on."
     ),
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting: dotted.path=value (YAML).")]

@@ -13,8 +13,8 @@ from cddpm.labels import PUBLISHED, Labels
 
 ROUNDING = 1e-6
 """Quotients that are this near to a whole number are one: 21 / 1.4 is 15."""
-USUAL_BRAIN_MM = 140.0
-"""From the lowest slice with brain to the highest one, of an adult."""
+USUAL_BRAIN_MM = (145.0, 180.0, 140.0)
+"""From side to side, from front to back, and from the lowest slice with brain to the highest one, of an adult."""
 PUBLISHED_SHAPE = (192, 192, 100)
 """Voxels of the window of each brain that the publication looks at."""
 RescaleGrid = Literal["centred", "published"]
@@ -161,9 +161,12 @@ class DataConfig(Frozen):
 
     @property
     def usual_shape(self) -> tuple[int, int, int]:
-        """``working_shape``, with what an adult's brain needs where each brain decides: for forecasts."""
+        """``working_shape``, or what of an adult's brain is looked at where that is all of it: for forecasts."""
         x, y, z = self.working_shape
-        return x, y, self.working_size(round(USUAL_BRAIN_MM / (self.voxel_size_mm or 1))) if z is None else z
+        if z is not None:
+            return x, y, z
+        brain = [self.working_size(round(mm / (self.voxel_size_mm or 1))) for mm in USUAL_BRAIN_MM]
+        return max(x, brain[0]), max(y, brain[1]), brain[2]
 
     @property
     def slice_shape(self) -> tuple[int, int]:

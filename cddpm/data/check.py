@@ -21,6 +21,7 @@ from cddpm.data.geometry import Geometry
 from cddpm.data.layout import Layout, ScanRow, scan_layout
 from cddpm.data.many import ParallelMap, in_threads
 from cddpm.data.prepare import aligned, label_on_working_grid, require_finite
+from cddpm.data.reach import reaching
 from cddpm.data.split import labels_of
 from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.labels import PUBLISHED
@@ -102,7 +103,9 @@ def read_scan(data: DataConfig, row: ScanRow) -> Reading:
         findings += _segmentation_findings(row, mask, segmentation)
     if not any(f.severity == "error" for f in findings) and image and mask:
         try:
-            geometry = grid.plan(image, data, mask.data > 0)
+            window = grid.plan(image, data, mask.data > 0)
+            findings += _nothing_left(row, mask, window)
+            geometry = reaching(window, mask.data > 0, data.smoothing_iterations) if data.whole_brain else window
             findings += _scan_findings(data, row, image, mask, geometry)
             if segmentation:
                 truth = follow(row.dataset, row.subject, segmentation, labels, geometry)
@@ -115,10 +118,14 @@ def read_scan(data: DataConfig, row: ScanRow) -> Reading:
 def _scan_findings(
     data: DataConfig, row: ScanRow, image: Volume, mask: Volume, geometry: Geometry
 ) -> Iterator[Finding]:
-    """What ``cddpm predict`` would warn of, and a brain of which nothing is left."""
+    """What ``cddpm predict`` would warn of."""
     for sign in signs(image, mask, geometry, data.modality):
         yield Finding("warning", "suspicion", str(row.image), sign, "look at this scan before it is trained on")
-    if not label_on_working_grid(mask.data, geometry).any():
+
+
+def _nothing_left(row: ScanRow, mask: Volume, window: Geometry) -> Iterator[Finding]:
+    """A brain of which nothing is left in the model's window."""
+    if not label_on_working_grid(mask.data, window).any():
         found = f"{int(np.count_nonzero(mask.data))} brain voxels, none of them left on the working grid"
         allowed = "centre the scan, correct its voxel size, or change data.volume_shape"
         yield Finding("error", "empty-mask", str(row.mask), found, allowed)

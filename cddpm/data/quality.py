@@ -17,7 +17,7 @@ from cddpm.data.check import Reading
 from cddpm.data.prepare import background_of
 from cddpm.data.volume import Volume
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a figure's value changes under the same voxels."""
 
 QUANTILES = 101

@@ -168,7 +168,7 @@ def _unseen(table: ResultTable) -> list[str]:
         return []
     return [
         f"Beyond the model's window, so not looked at and in no number but those with_unseen, per scan: {'; '.join(found)}. "
-        "data.volume_shape: [192, 192, null] looks at every slice with brain."
+        "data.volume_shape: [192, 192, null] looks at all of it."
     ]
 
 

@@ -92,7 +92,7 @@ def _data(data: DataConfig) -> str:
 
 
 def window_of(data: DataConfig) -> str:
-    """What of each brain is trained on and measured: every axial slice, or a window; in voxels, before and after rescaling.
+    """What of each brain is measured: all of it, or the window that is trained on; in voxels, before and after rescaling.
 
     Lesions beyond a window count in no number of a table but those ``with_unseen``.
     """

@@ -15,7 +15,7 @@ from cddpm import cluster, host
 from cddpm.data.volume import read_image, read_mask
 from cddpm.errors import CddpmError, ConfigError, SearchError, StorageError
 from cddpm.predict import result
-from cddpm.predict.coverage import Window
+from cddpm.predict.coverage import Window, looked_at
 from cddpm.predict.predictor import Prediction, Predictor
 from cddpm.predict.scans import Job
 from cddpm.tracking.package import Package
@@ -128,7 +128,7 @@ def told(job: Job, error: Exception) -> str:
 
 def _identity(work: Work, job: Job) -> result.Identity | None:
     try:
-        return result.Identity.of(work.package.fingerprint, job, work.window)
+        return result.Identity.of(work.package.fingerprint, job, looked_at(work.window, work.package.config.data))
     except OSError:
         return None  # reading the scan says better what is wrong with it
 

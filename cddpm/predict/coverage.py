@@ -1,7 +1,7 @@
 """How much of a brain was looked at, and which of its slices a model has not seen the like of in training.
 
-A model was trained on a window of each brain (``data.volume_shape``); a prediction looks at all of the brain, or at that
-window alone. What lies beyond the window is counted, and told where it is more than a trifle.
+A model was trained on a window of each brain (``data.volume_shape``); a prediction looks at all of the brain, or at what the
+model was scored on. What lies beyond the window is counted, and told where it is more than a trifle.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cddpm.config import DataConfig
 from cddpm.data.brain import voxel_ml
 from cddpm.data.geometry import CUT_FRACTION, Geometry, field_of_view
 from cddpm.data.prepare import Prepared
@@ -18,6 +19,11 @@ from cddpm.data.volume import Volume
 
 Window = Literal["whole", "package"]
 """What of a brain is looked at: all of it, or the window that the package's model was scored on."""
+
+
+def looked_at(window: Window, data: DataConfig) -> Window:
+    """``window``, or ``whole`` for a model that was scored on all of each brain: its own window is no other."""
+    return "whole" if data.whole_brain else window
 
 
 @dataclass(frozen=True)

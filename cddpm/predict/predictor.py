@@ -27,7 +27,7 @@ from cddpm.data.slices import OneScan, ScanRecord, axial, volumetric
 from cddpm.data.volume import Volume, VolumeFileError
 from cddpm.errors import ConfigError
 from cddpm.models import precision
-from cddpm.predict.coverage import Coverage, Window
+from cddpm.predict.coverage import Coverage, Window, looked_at
 from cddpm.predict.scans import stem
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.predict import Networks
@@ -90,7 +90,8 @@ class Predictor:
 
     def __init__(self, package: Package, device: torch.device | str = "cpu", window: Window = "whole") -> None:
         """Raises ``ArtifactError`` if the weights are of another architecture than the package's configuration says."""
-        self.package, self.device, self.window = package, torch.device(device), window
+        self.package, self.device = package, torch.device(device)
+        self.window = looked_at(window, package.config.data)
         guide, source = guide_config(self.config), str(package.directory / WEIGHTS)
         own, guiding = unpacked(package.weights) if guide else (package.weights, {})
         self._model = trained(self.config, own, source, self.device)
@@ -174,7 +175,7 @@ class Predictor:
         """The brain mask, estimated without one, and both as the network sees them."""
         brain_mask = brain.estimate_mask(image) if mask is None else aligned(image, mask)
         data = self.package.config.data
-        whole = self.window == "whole" or data.whole_brain
+        whole = self.window == "whole"
         prepared = prepare_whole(image, brain_mask, None, data) if whole else prepare(image, brain_mask, None, data)
         if not prepared.mask.any():
             found = f"{int(np.count_nonzero(brain_mask.data))} brain voxels, none left at the model's resolution"
@@ -216,7 +217,7 @@ def threshold_of(package: Package, dataset: str) -> float:
 
 def settings(package: Package, window: Window) -> dict[str, Any]:
     """All settings of a model that a prediction depends on, as plain JSON data; ``window`` where it is not the package's own."""
-    config = package.config
+    config, window = package.config, looked_at(window, package.config.data)
     return {
         "data": to_dict(config.data.model_copy(update={"data_dir": None})),
         "noise": to_dict(config.diffusion.noise),

@@ -51,11 +51,15 @@ def lacks(config: ExperimentConfig, memory: Memory) -> Iterator[str]:
             )
 
 
-def largest(config: ExperimentConfig) -> ExperimentConfig:
-    """``config`` with the largest networks and batches of its training space, whatever their conditions."""
+def largest(config: ExperimentConfig, surely: bool = False) -> ExperimentConfig:
+    """``config`` with the largest networks and batches of its training space: of all, or ``surely`` of what has no condition.
+
+    Largest ones may exclude each other by their conditions; those without can meet.
+    """
+    asked = {path: p for path, p in config.search.training.space.items() if not (surely and p.only_if)}
     chosen = {
         path: max((value_at(config, path), *ends(parameter)), key=lambda value: _size(value) or 0.0)
-        for path, parameter in config.search.training.space.items()
+        for path, parameter in asked.items()
         if path.startswith(SIZES) and all(_size(end) is not None for end in ends(parameter))
     }
     try:
@@ -105,9 +109,9 @@ def point_seconds(config: ExperimentConfig, volumes: int) -> float:
     return POINT_OVER_MEDIAN * (time.perf_counter() - start) * volumes / scoring_search.cpus(config)
 
 
-def memory(config: ExperimentConfig, probe: Probe) -> Memory:
+def memory(config: ExperimentConfig, probe: Probe, surely: bool = False) -> Memory:
     """All trainings that a machine's CPUs let run at once share its memory; those on one GPU share that of the GPU."""
-    sizes, compute = largest(config), config.compute
+    sizes, compute = largest(config, surely), config.compute
     steps = {}
     if not config.training.artifact:
         steps["training"] = (probe.diffusion, -(-sizes.training.batch_size // compute.workers))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cddpm import artifact
 from cddpm.config import ExperimentConfig, to_dict, value_at
 from cddpm.data.layout import read_layout, root_of
@@ -22,6 +24,7 @@ from cddpm.models import precision
 from cddpm.reconstruct import reconstruction
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.part import parts_of
+from cddpm.reconstruct.tiling import Tiling
 from cddpm.search import budget, forecast, leaderboard, record, sampler, study
 from cddpm.search import trial as trials
 from cddpm.search.preparation import phantom_folder
@@ -195,10 +198,22 @@ def _work(config: ExperimentConfig, volumes: int) -> Work:
     return Work(
         training_images=count * images * (2 if guided else 1),
         pretraining_images=(count if several else 1) * config.pretraining.images if pretrained else 0,
-        predicted_slices=int(count * levels * seeds * branches * volumes * config.data.usual_shape[2]),
+        predicted_slices=int(count * levels * seeds * branches * volumes * _shown(config)),
         scoring_points=count * points,
         preview_points=count * config.training.evaluations * min(points, config.search.preview_trials) if images else 0,
     )
+
+
+def _shown(config: ExperimentConfig) -> int:
+    """Slices that a network is shown of a usual brain: with overlapping windows where its planes are larger than one."""
+    (height, width), (x, y, z) = config.data.slice_shape, config.data.usual_shape
+    if (x, y) == (height, width):
+        return z
+    rows, columns, across = np.ogrid[-1 : 1 : 1j * x, -1 : 1 : 1j * y, -1 : 1 : 1j * z]
+    brain = (across**2 + rows**2 + columns**2 <= 1).transpose(2, 0, 1)
+    top, left = (x - height) // 2, (y - width) // 2
+    tiling = Tiling.of(brain, (slice(0, z), slice(top, top + height), slice(left, left + width)))
+    return len(tiling.own) + len(tiling.others)
 
 
 def _most(config: ExperimentConfig, path: str, size: Any) -> float:

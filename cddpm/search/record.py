@@ -13,6 +13,7 @@ from typing import Any, Literal
 from cddpm import artifact, events
 from cddpm.campaign import IDENTITY, is_running
 from cddpm.config import ExperimentConfig, parse, recorded, resolve_paths, with_values
+from cddpm.data.store import VERSION as STORE_VERSION
 from cddpm.errors import CddpmError, SearchError
 from cddpm.reconstruct import reconstruction
 from cddpm.scoring import score_book
@@ -82,6 +83,7 @@ def versions() -> dict[str, Any]:
         "method": stages.METHOD_VERSION,
         "reconstruction": reconstruction.VERSION,
         "scoring": score_book.SCORING_VERSION,
+        "slice store": STORE_VERSION,
     }
     return {f"version of {name}": version for name, version in {**provenance.versions(PACKAGES), **own}.items()}
 

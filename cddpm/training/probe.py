@@ -71,8 +71,8 @@ class Probe:
     """Its pretraining; None where there is none."""
 
 
-def measure(config: ExperimentConfig, device: Device) -> Probe:
-    """Time both networks of ``config`` on this machine's ``device``, with the threads of one worker.
+def measure(config: ExperimentConfig, device: Device, timed: bool = True) -> Probe:
+    """Time both networks of ``config`` on this machine's ``device``, with the threads of one worker; or their memory alone.
 
     Takes a few seconds; a slice of the full model takes some on a CPU. Raises ``torch.OutOfMemoryError`` where not even three
     slices have room.
@@ -84,12 +84,12 @@ def measure(config: ExperimentConfig, device: Device) -> Probe:
     try:
         workers, share = config.compute.workers, config.training.batch_size
         diffusion = _network(
-            _diffusion(config), config, where, math.ceil(share / workers), config.training.ema_decay > 0
+            _diffusion(config), config, where, math.ceil(share / workers) if timed else 0, config.training.ema_decay > 0
         )
         encoder = None
         if config.model.conditioned and config.pretraining.enabled and config.pretraining.artifact is None:
             most = math.ceil(config.pretraining.batch_size / workers)
-            encoder = _network(_spark(config), config, where, most, averaged=False)
+            encoder = _network(_spark(config), config, where, most if timed else 0, averaged=False)
     finally:
         torch.set_num_threads(before)
     cpus = len(os.sched_getaffinity(0))
@@ -141,7 +141,7 @@ def _network(
     most: int,
     averaged: bool,
 ) -> Network:
-    """``most``: the slices of one worker's step, of which no more are tried."""
+    """``most``: the slices of one worker's step, of which no more are tried; 0: nothing is timed."""
     module, inputs = made
     layout = memory_format(where)
     module.to(where).to(memory_format=layout)  # type: ignore[call-overload]
@@ -168,6 +168,8 @@ def _network(
         two, three = (_saved_bytes(partial(passed, batch), module) for batch in (2, 3))
     each = max(three - two, 1)
     found = Network(0.0, 0.0, FLOAT * weights * copies + max(two - 2 * each, 0), each)
+    if not most:
+        return found
     most = min(most, found.largest_batch(_memory_bytes(where)))
     batch = 2  # of one slice a layer that normalises over the batch may have nothing to learn from
     forward, whole = step(batch)

@@ -59,7 +59,7 @@ class Cluster:
         self.await_nodes(1 + len(self._workers))
 
     def up(self, seconds: float = 400) -> None:
-        """The same by ``ray up``: the head starts Ray on the others over ssh."""
+        """The same by ``ray up``: the head starts Ray on the others over ssh, and as shipped the MLflow server beside itself."""
         self.hosts.start(HEAD, *self._workers)
         file = self.hosts.folder / "cluster.yaml"
         file.write_text(yaml.safe_dump(self._file()))
@@ -91,11 +91,13 @@ class Cluster:
             "min_workers": len(workers),
             "max_workers": len(workers),
             "file_mounts": {"~/.ray/auth_token": str(self._token)},
+            "setup_commands": [f"mkdir -p ~/.cddpm && echo 'export {self.variables}' >~/.cddpm/environment"],
             "head_start_ray_commands": [
-                f"{FIRST_AUTOSCALER} {START} {AS_HEAD} --autoscaling-config=~/ray_bootstrap_config.yaml"
+                *([_as_shipped("mlflow_server.sh", "head")] if self.variables else []),  # its files go to the storage
+                f"{self.variables} {FIRST_AUTOSCALER} {START} {AS_HEAD} --autoscaling-config=~/ray_bootstrap_config.yaml",
             ],
             "worker_start_ray_commands": [
-                f"{FIRST_AUTOSCALER} {START} --address=$RAY_HEAD_IP:6379",
+                f"{self.variables} {FIRST_AUTOSCALER} {START} --address=$RAY_HEAD_IP:6379",
                 _as_shipped("end_with_head.sh"),
             ],
         }
@@ -119,10 +121,10 @@ class Cluster:
         return self.hosts.launch(HEAD, f"cd {ROOT} && {environment} {command}", log)
 
 
-def _as_shipped(script: str) -> str:
+def _as_shipped(script: str, kind: str = "worker") -> str:
     """The command of ``onprem.yaml`` that runs ``script``, for hosts that find the project and Ray's folder elsewhere."""
     shipped = yaml.safe_load((ROOT / "launch/clusters/onprem.yaml").read_text())
-    (command,) = (line for line in shipped["worker_start_ray_commands"] if script in line)
+    (command,) = (line for line in shipped[f"{kind}_start_ray_commands"] if script in line)
     changed = str(command).replace("~/cddpm", str(ROOT)).replace("/tmp/ray-cddpm-$(id -un)", "/tmp/ray")
     assert "cddpm-" not in changed
     return changed

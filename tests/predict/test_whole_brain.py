@@ -9,13 +9,14 @@ import pytest
 from tiny_package import QUICK, SCORING, Scan, make_package
 
 from cddpm.config import with_values
+from cddpm.data.check import read_scan
 from cddpm.data.layout import ScanRow
 from cddpm.data.prepare import label_on_working_grid
 from cddpm.data.slices import axial
 from cddpm.data.store import SliceStore, build_store
 from cddpm.data.volume import Volume, read_image, read_mask, read_segmentation, write_volume
 from cddpm.predict import batch, result
-from cddpm.predict.predictor import Prediction, Predictor
+from cddpm.predict.predictor import Prediction, Predictor, settings
 from cddpm.predict.scans import Job
 from cddpm.reconstruct.cohort import Cohort
 from cddpm.reconstruct.predict import Networks
@@ -117,6 +118,8 @@ def test_a_model_of_whole_brains_looks_at_all_of_them(quick_package: Package, sc
     np.testing.assert_array_equal(one.coverage.looked_at, scan.mask.data > 0)
     np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
     assert (one.coverage.beyond_window_ml == 0) == (edge == 96)
+    assert Predictor(package, window="package").window == "whole"
+    assert settings(package, "package") == settings(package, "whole")
     assert any("that the model was trained on; what" in text for text in one.warnings) == (edge == 48)
 
 
@@ -152,6 +155,10 @@ def test_scans_of_a_store_are_looked_at_whole_and_score_as_they_are_predicted(
     np.testing.assert_array_equal(other.anomaly_map, scorer.anomaly_map(1, SCORING))
     lesions = label_on_working_grid(read_segmentation(scan.segmentation).data, found.geometry)
     np.testing.assert_array_equal(store.segmentation(0), axial(lesions))
+    reading = read_scan(free.data, rows[0])  # the check of a sweep says the same
+    assert reading.truth is not None
+    assert reading.truth.working_voxels == np.count_nonzero(store.segmentation(0))
+    assert not any("not looked at" in finding.found for finding in reading.findings)
 
 
 def test_a_wider_head_is_seen_through_tiles(narrow: Package, scan: Scan) -> None:

@@ -51,6 +51,7 @@ def _history(client: MlflowClient, run_id: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in client.get_metric_history(run_id, names.TRAIN_LOSS)]
 
 
+@pytest.mark.nightly
 def test_a_server_killed_in_the_middle_has_everything_in_the_end(server: Server, tmp_path: Path) -> None:
     _work_through_an_outage(server, tmp_path)
     _check_nothing_is_missing_or_double(server)

@@ -114,6 +114,34 @@ def test_the_newest_sound_state_wins_and_none_at_all_is_an_error(node: Node) -> 
         train(node("third"))
 
 
+def test_states_that_cannot_be_sent_end_a_training_only_when_that_lasts(node: Node) -> None:
+    place = node("first")
+    sender, answers = away._Sender(place.shelf, work_of(place)), list[bool]()
+    send = sender._send
+
+    def refused(path: Path) -> None:
+        answers.append(True)
+        raise StorageError("s3://tests: the store is overloaded")
+
+    def saved(images: int) -> None:
+        state = checkpoint.State(images, {}, None, {"state": {}, "param_groups": []})
+        sender.saved(checkpoint.save_state(work_of(place), state, "name"))
+        assert sender._running is not None
+        sender._running.exception(timeout=60)
+
+    sender._send = refused  # type: ignore[method-assign]
+    for images in range(1, away.MOST_FAILURES + 1):
+        saved(images)
+    with pytest.raises(StorageError, match=f"overloaded.*{away.MOST_FAILURES} states in a row could not be kept"):
+        saved(images + 1)
+    assert len(answers) >= away.MOST_FAILURES
+    sender._send = send  # type: ignore[method-assign]
+    sender.saved(checkpoint.states(work_of(place))[0])
+    sender.finish()
+    sender.close()
+    assert place.shelf.names(work_of(place))
+
+
 @pytest.mark.nightly
 def test_training_goes_on_while_the_store_is_away_and_ends_when_that_lasts(
     node: Node, port: int, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ from cddpm.data.slices import BEYOND as FILE
 from cddpm.data.slices import SliceStore
 from cddpm.errors import ArtifactError
 from cddpm.reconstruct.cohort import Cohort, slices_of, tiling_of
-from cddpm.reconstruct.predict import Networks
+from cddpm.reconstruct.predict import Networks, Request
 from cddpm.reconstruct.reconstruction import Reconstruction
 from cddpm.training import prediction, stages
 from cddpm.training.loop import Hooks
@@ -73,6 +73,18 @@ def test_what_a_trial_keeps_is_what_is_predicted_in_memory(wide: Path, tmp_path:
         tiling = tiling_of(store, v)
         assert (tiling is None) == (store.volumes[v].dataset != "A")
         assert len(slices_of(store, v)) == (SLICES if tiling is None else len(tiling.own) + len(tiling.others))
+        if tiling is not None:
+            level, outside = kept.levels[0], np.ones(store.image(v).shape, bool)
+            outside[tiling.window] = False
+            assert kept.c(name, level, 0)[outside & (store.mask(v) > 0)].any()
+            alone = Request(name, store.image(v)[tiling.window], ((level, 0),))
+            ((_, own),) = Networks(config, model).predict([alone])
+            z = tiling.window[0]
+            tiled = {s for s, _ in tiling.others}
+            assert (set(range(z.start, z.stop)) & tiled) == set(range(z.start, z.stop))  # all planes of these are wider
+            inner = kept.c(name, level, 0)[tiling.window]
+            near = np.abs(inner.astype(np.float32) - own["c", level, 0])
+            assert np.median(near[store.mask(v)[tiling.window] > 0]) < 0.2  # blended with it, not another picture
     assert 0 <= cohort.scorer(kept).score(config.scoring).objective <= 1
 
 

@@ -35,7 +35,7 @@ def test_a_phantom_is_taken_out_of_its_skull(contrast: str) -> None:
 @pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("contrast", [pytest.param("t1", marks=pytest.mark.nightly), "t2"])
+@pytest.mark.parametrize("contrast", ["t1", "t2"])
 @pytest.mark.parametrize("dataset", ["IXI", "ATLAS_v2"])
 @pytest.mark.parametrize("index", [0, 1, 2, 3])
 def test_no_drawn_head_loses_a_part(contrast: str, dataset: Dataset, index: int) -> None:

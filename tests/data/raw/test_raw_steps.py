@@ -113,6 +113,7 @@ def test_an_added_bias_field_is_found_in_addition(make: Any) -> None:
     assert abs(both.mean()) < 1e-3  # the mean brightness stays
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_runs_are_byte_for_byte_the_same_whatever_the_threads(tmp_path: Path) -> None:
