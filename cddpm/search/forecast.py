@@ -25,6 +25,8 @@ class Memory:
     free_bytes: int
     """For one worker."""
     gpu: bool = False
+    at_once: int = 1
+    """Workers that share the device."""
 
     @property
     def needed(self) -> dict[str, int]:
@@ -45,21 +47,20 @@ def lacks(config: ExperimentConfig, memory: Memory) -> Iterator[str]:
                 remedy = f"{room:,} or less fit: leave out the larger ones of search.training.space.{path}"
             else:
                 remedy = f"set it to {room:,} or less" + (", or compute.workers to more" if memory.gpu else "")
+            if memory.at_once > 1:
+                kind = "gpus" if memory.gpu else "cpus"
+                remedy += f"; {memory.at_once} share it (compute.{kind}_per_worker and search.concurrent_trials decide)"
             yield (
                 f"{path}: {counted(batch, 'slice')} of one worker need {size(needed)} of memory, and for each "
                 f"there are {size(memory.free_bytes)} on {memory.device}; {remedy}"
             )
 
 
-def largest(config: ExperimentConfig, surely: bool = False) -> ExperimentConfig:
-    """``config`` with the largest networks and batches of its training space: of all, or ``surely`` of what has no condition.
-
-    Largest ones may exclude each other by their conditions; those without can meet.
-    """
-    asked = {path: p for path, p in config.search.training.space.items() if not (surely and p.only_if)}
+def largest(config: ExperimentConfig) -> ExperimentConfig:
+    """``config`` with the largest networks and batches of its training space, whatever their conditions."""
     chosen = {
         path: max((value_at(config, path), *ends(parameter)), key=lambda value: _size(value) or 0.0)
-        for path, parameter in asked.items()
+        for path, parameter in config.search.training.space.items()
         if path.startswith(SIZES) and all(_size(end) is not None for end in ends(parameter))
     }
     try:
@@ -109,17 +110,15 @@ def point_seconds(config: ExperimentConfig, volumes: int) -> float:
     return POINT_OVER_MEDIAN * (time.perf_counter() - start) * volumes / scoring_search.cpus(config)
 
 
-def memory(config: ExperimentConfig, probe: Probe, surely: bool = False) -> Memory:
+def memory(config: ExperimentConfig, probe: Probe) -> Memory:
     """All trainings that a machine's CPUs let run at once share its memory; those on one GPU share that of the GPU."""
-    sizes, compute = largest(config, surely), config.compute
+    sizes, compute = largest(config), config.compute
     steps = {}
     if not config.training.artifact:
         steps["training"] = (probe.diffusion, -(-sizes.training.batch_size // compute.workers))
     if probe.encoder and not config.training.artifact:
         steps["pretraining"] = (probe.encoder, -(-sizes.pretraining.batch_size // compute.workers))
-    if probe.gpu:
-        at_once = max(1, int(1 / compute.gpus_per_worker))
-    else:
-        trainings = min(config.search.training.trials, config.search.concurrent_trials or config.search.training.trials)
-        at_once = max(1, min(trainings * compute.workers, int(probe.cpus / compute.cpus_per_worker)))
-    return Memory(probe.device, steps, probe.memory_bytes // at_once, probe.gpu)
+    trainings = min(config.search.training.trials, config.search.concurrent_trials or config.search.training.trials)
+    share = 1 / compute.gpus_per_worker if probe.gpu else probe.cpus / compute.cpus_per_worker
+    at_once = max(1, min(trainings * compute.workers, int(share)))
+    return Memory(probe.device, steps, probe.memory_bytes // at_once, probe.gpu, at_once)

@@ -1,8 +1,6 @@
 """What the driver of a sweep or an evaluation does before its first trial: data, Ray, number formats, slice store."""
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -187,46 +185,26 @@ def settled(
     return Settled(found, "; ".join(dict.fromkeys(said)), tuple(dict.fromkeys(warnings)))
 
 
-def require_room(config: ExperimentConfig, address: str | None) -> None:
-    """Raises ``SearchError`` where a training of ``config`` cannot have room, with the setting that gives it some.
-
-    The largest networks and batches are looked at that the training space may ask for together, on each node of the cluster at
-    ``address`` that could hold a worker (there may be none yet), or on this machine.
-    """
-    if config.training.artifact:
-        return
-    found = probed(config, address, timed=False)
-    if found and (faults := list(forecast.lacks(config, forecast.memory(config, found, surely=True)))):
-        raise SearchError("; ".join(faults))
-
-
-def probed(config: ExperimentConfig, address: str | None, timed: bool = True) -> probe.Probe | None:
+def probed(config: ExperimentConfig, address: str | None) -> probe.Probe | None:
     """A probe of the largest networks of ``config``: of this machine, or of the slowest node of the cluster at ``address``.
 
-    None where a GPU is asked for and this machine has none. Raises ``SearchError`` if no node could hold a worker; without
-    ``timed`` (memory alone) that is None, too: such a node may come.
+    Memory and CPUs are those of the node that has least memory for each. None where a GPU is asked for and this machine has
+    none. Raises ``SearchError`` if no node could hold a worker.
     """
-    wanted = forecast.largest(config, surely=not timed)
+    wanted = forecast.largest(config)
     if not cluster.elsewhere(address):
         gpus = torch.cuda.device_count()
         if not worker.on_gpu(wanted.compute, gpus):
-            return probe.measure(wanted, "cpu", timed)
-        return _apart(wanted, timed) if gpus else None
+            return probe.measure(wanted, "cpu")
+        return probe.measure(wanted, "cuda") if gpus else None
     cluster.connect(address)
     needed = worker.resources_per_worker(wanted.compute, cluster.capacity().get("GPU", 0.0))
-    found = cluster.on_each_node(probe.measure, wanted, "cuda" if "GPU" in needed else "cpu", timed, needed=needed)
+    found = cluster.on_each_node(probe.measure, wanted, "cuda" if "GPU" in needed else "cpu", needed=needed)
     if not found:
-        if not timed:
-            return None
         raise SearchError(_no_node(needed))
-    least = min(one.memory_bytes for one in found.values())
-    return replace(max(found.values(), key=lambda one: one.diffusion.seconds), memory_bytes=least)
-
-
-def _apart(config: ExperimentConfig, timed: bool) -> probe.Probe:
-    """On this machine's GPU, in a process that ends: what CUDA keeps of its memory, trainings will need."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(probe.measure, config, "cuda", timed).result()
+    slowest = max(found.values(), key=lambda one: one.diffusion.seconds)
+    least = min(found.values(), key=lambda one: one.memory_bytes / (1 if one.gpu else one.cpus))
+    return replace(slowest, memory_bytes=least.memory_bytes, cpus=least.cpus)
 
 
 def _no_node(needed: Mapping[str, float]) -> str:

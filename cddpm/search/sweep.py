@@ -16,7 +16,7 @@ from cddpm.search import budget, champion, leaderboard, record, study
 from cddpm.search.display import Display
 from cddpm.search.leaderboard import Row
 from cddpm.search.mirror import SweepMirror
-from cddpm.search.preparation import backup_of, join, prepare_data, require_room, settle, slice_stores
+from cddpm.search.preparation import backup_of, join, prepare_data, settle, slice_stores
 from cddpm.search.registering import Registered, register
 from cddpm.tracking.lab import Lab
 from cddpm.tracking.provenance import surroundings
@@ -82,7 +82,6 @@ def run(
         config = budget.extended(folder, config)
         # what does not fit on a cluster is told at once; on this machine a fault in the data is, before Ray starts
         joined = join(address, [config], display) if cluster.elsewhere(address) else None
-        require_room(config, address)
         root = prepare_data(config, display)
         ray = joined or join(address, [config], display)
         config = settle(campaign, [config], ray.available, display, changed, force)[0]

@@ -71,8 +71,8 @@ class Probe:
     """Its pretraining; None where there is none."""
 
 
-def measure(config: ExperimentConfig, device: Device, timed: bool = True) -> Probe:
-    """Time both networks of ``config`` on this machine's ``device``, with the threads of one worker; or their memory alone.
+def measure(config: ExperimentConfig, device: Device) -> Probe:
+    """Time both networks of ``config`` on this machine's ``device``, with the threads of one worker.
 
     Takes a few seconds; a slice of the full model takes some on a CPU. Raises ``torch.OutOfMemoryError`` where not even three
     slices have room.
@@ -84,21 +84,31 @@ def measure(config: ExperimentConfig, device: Device, timed: bool = True) -> Pro
     try:
         workers, share = config.compute.workers, config.training.batch_size
         diffusion = _network(
-            _diffusion(config), config, where, math.ceil(share / workers) if timed else 0, config.training.ema_decay > 0
+            _diffusion(config), config, where, math.ceil(share / workers), config.training.ema_decay > 0
         )
         encoder = None
         if config.model.conditioned and config.pretraining.enabled and config.pretraining.artifact is None:
             most = math.ceil(config.pretraining.batch_size / workers)
-            encoder = _network(_spark(config), config, where, most if timed else 0, averaged=False)
+            encoder = _network(_spark(config), config, where, most, averaged=False)
     finally:
         torch.set_num_threads(before)
-    cpus = len(os.sched_getaffinity(0))
+    cpus = host_cpus()
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{cpus} CPUs"
     return Probe(name, where.type == "cuda", cpus, _memory_bytes(where), diffusion, encoder)
 
 
 def _memory_bytes(where: torch.device) -> int:
     return torch.cuda.get_device_properties(where).total_memory if where.type == "cuda" else host_bytes()
+
+
+def host_cpus() -> int:
+    """CPUs that this process may use, of the machine or of the container that it is: as many as Ray would count."""
+    cpus = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cpus, int(int(quota) / int(period))))
+    except (OSError, ValueError):  # not there, or "max"
+        return cpus
 
 
 def host_bytes() -> int:
@@ -141,7 +151,7 @@ def _network(
     most: int,
     averaged: bool,
 ) -> Network:
-    """``most``: the slices of one worker's step, of which no more are tried; 0: nothing is timed."""
+    """``most``: the slices of one worker's step, of which no more are tried."""
     module, inputs = made
     layout = memory_format(where)
     module.to(where).to(memory_format=layout)  # type: ignore[call-overload]
@@ -168,8 +178,6 @@ def _network(
         two, three = (_saved_bytes(partial(passed, batch), module) for batch in (2, 3))
     each = max(three - two, 1)
     found = Network(0.0, 0.0, FLOAT * weights * copies + max(two - 2 * each, 0), each)
-    if not most:
-        return found
     most = min(most, found.largest_batch(_memory_bytes(where)))
     batch = 2  # of one slice a layer that normalises over the batch may have nothing to learn from
     forward, whole = step(batch)

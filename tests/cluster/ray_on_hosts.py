@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ START = (
 """Patient, for all hosts share one machine's cores; with Ray's ports fixed, as firewalls want them."""
 FIRST_AUTOSCALER = "RAY_enable_autoscaler_v2=0"
 """The second one, which ``ray up`` asks for, never starts the workers of a provider "local" (Ray 2.60)."""
+PATIENT = "AUTOSCALER_HEARTBEAT_TIMEOUT_S=600"
+"""A lost host's successor is joined by the test: the autoscaler would start Ray there too, after 30 s."""
 AS_HEAD = "--head --port=6379 --dashboard-host=127.0.0.1 --resources='{\"head\": 1000}'"
 
 COUNT = """
@@ -61,6 +64,7 @@ class Cluster:
     def up(self, seconds: float = 400) -> None:
         """The same by ``ray up``: the head starts Ray on the others over ssh, and as shipped the MLflow server beside itself."""
         self.hosts.start(HEAD, *self._workers)
+        shutil.rmtree(self.hosts.folder / "desk", ignore_errors=True)  # `ray up` would leave a head alone that it knows
         file = self.hosts.folder / "cluster.yaml"
         file.write_text(yaml.safe_dump(self._file()))
         self._ray("up", seconds)
@@ -94,7 +98,8 @@ class Cluster:
             "setup_commands": [f"mkdir -p ~/.cddpm && echo 'export {self.variables}' >~/.cddpm/environment"],
             "head_start_ray_commands": [
                 *([_as_shipped("mlflow_server.sh", "head")] if self.variables else []),  # its files go to the storage
-                f"{self.variables} {FIRST_AUTOSCALER} {START} {AS_HEAD} --autoscaling-config=~/ray_bootstrap_config.yaml",
+                f"{self.variables} {FIRST_AUTOSCALER} {PATIENT} {START} {AS_HEAD} "
+                "--autoscaling-config=~/ray_bootstrap_config.yaml",
             ],
             "worker_start_ray_commands": [
                 f"{self.variables} {FIRST_AUTOSCALER} {START} --address=$RAY_HEAD_IP:6379",

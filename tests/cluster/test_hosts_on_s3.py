@@ -67,6 +67,10 @@ def test_the_doctor_finds_no_fault(cluster: Cluster) -> None:
     told = {check["what"] for check in found["checks"]}
     assert {"versions", "clocks", "all-reduce (gloo)"} < told
     assert {f"storage from {address}" for address in found["nodes"]} < told
+
+
+@pytest.mark.nightly
+def test_the_doctor_finds_that_there_is_no_such_bucket(cluster: Cluster) -> None:
     code, found = doctor(cluster, "--storage", "s3://absent/x")
     assert code == 6
     assert "there is no such bucket" in faults(found)["storage"]

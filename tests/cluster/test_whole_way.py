@@ -1,5 +1,6 @@
 """From ``ray up`` to ``ray down`` in one run: hosts that share a bucket and nothing else, one of them lost, then all of them."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +9,6 @@ from pathlib import Path
 import pytest
 import s3_server
 from hosts import Hosts, missing
-from pyarrow import fs
 from ray_on_hosts import HEAD, Cluster
 from test_hosts_on_s3 import LAPTOP, OUT, sweep, weights
 from test_two_hosts import BACK_SECONDS, OTHER, doctor, faults, groups, rays
@@ -20,17 +20,22 @@ SERVER = "http://127.0.0.1:5000"
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """By ``ray up``, before JuiceFS's gateway, which refuses uploads with checksums as older stores do."""
     if reason := missing():
         pytest.skip(reason)
     with Hosts(tmp_path / "hosts") as hosts, s3_server.juicefs(tmp_path, "0.0.0.0") as port:
-        for name, value in s3_server.environment(port).items():
-            monkeypatch.setenv(name, value)
         there = {"CDDPM_STORAGE": STORAGE, "MLFLOW_TRACKING_URI": SERVER}
         cluster = Cluster(hosts, (OTHER,), s3_server.environment(port, hosts.address(1), **there))
-        cluster.up()
+        up(cluster)
         yield cluster
+
+
+def up(cluster: Cluster) -> None:
+    """``ray up``, and its MLflow server answers."""
+    cluster.up()
+    open_door = "until (echo >/dev/tcp/127.0.0.1/5000) 2>/dev/null; do sleep 0.5; done"
+    cluster.hosts.run(HEAD, f'timeout 120 bash -c "{open_door}"', seconds=130)
 
 
 def until(true: Callable[[], bool], what: str, process: object, log: Path, seconds: float = 600) -> None:
@@ -41,16 +46,18 @@ def until(true: Callable[[], bool], what: str, process: object, log: Path, secon
         time.sleep(0.2)
 
 
-def artifacts() -> dict[str, float]:
-    """When each file of an artifact was written to the bucket."""
-    system, path = fs.FileSystem.from_uri(f"{STORAGE}/artifacts")
-    found = system.get_file_info(fs.FileSelector(path, recursive=True))
-    return {one.path: one.mtime_ns for one in found if one.type == fs.FileType.File}
+def validated(log: Path) -> list[int]:
+    """After how many images a training told of a validation; a start that resumes tells once more of that of its state."""
+    return [int(n.replace(",", "")) for n in re.findall(r"after +([\d,]+) images", log.read_text())]
 
 
-def progress(log: Path) -> list[int]:
-    """Images that a training was told to have seen."""
-    return [int(n.replace(",", "")) for n in re.findall(r"training: ([\d,]+) of", log.read_text())]
+def computed(cluster: Cluster, name: str) -> dict[str, dict[str, float]]:
+    """What the stages cost that a sweep has computed, not found: when each began (seconds since 1970), and its seconds."""
+    rest, rows = cluster.hosts.run(HEAD, f"cat {OUT}/sweeps/{name}/stages/*.json").stdout.strip(), {}
+    while rest:
+        row, end = json.JSONDecoder().raw_decode(rest)
+        rows[row["stage"]], rest = row, rest[end:].strip()
+    return rows
 
 
 def test_from_ray_up_to_ray_down(cluster: Cluster) -> None:
@@ -58,15 +65,15 @@ def test_from_ray_up_to_ray_down(cluster: Cluster) -> None:
     code, found = doctor(cluster, "--storage", STORAGE, "--tracking-uri", SERVER)
     assert (code, faults(found)) == (0, {})
 
-    process, log = sweep(cluster, "calm", "--storage", f"{STORAGE}-calm", images=2048)
+    process, log = sweep(cluster, "calm", "--storage", f"{STORAGE}-calm", images=4096)
     assert process.wait(900) == 0, log.read_text()
-    expected, before = weights(cluster, "calm"), len(groups(cluster))
+    expected, before, calm = weights(cluster, "calm"), len(groups(cluster)), computed(cluster, "calm")
     assert groups(cluster)[-1][1] == {hosts.address(HEAD), hosts.address(OTHER)}
 
     # a host is lost while it trains, and another joins
     hosts.run(HEAD, f"rm {OUT}/artifacts")
-    process, log = sweep(cluster, "lost", images=2048)
-    until(lambda: "after" in log.read_text(), "no state", process, log)
+    process, log = sweep(cluster, "lost", images=4096)
+    until(lambda: validated(log) != [], "no state", process, log)
     hosts.kill(OTHER)
     cluster.await_nodes(1)
     hosts.start(OTHER)
@@ -78,22 +85,23 @@ def test_from_ray_up_to_ray_down(cluster: Cluster) -> None:
     assert again - joined < BACK_SECONDS
 
     # all are lost, the head's disk too; what was made until then is not made again
-    until(lambda: max(progress(log), default=0) > 1024 + 256, "no second state", process, log)
+    first = validated(log)[0]
+    until(lambda: max(validated(log)) > first, "no second state", process, log)
+    time.sleep(5)  # the state is on its way
+    gone = time.time()
     for number in (HEAD, OTHER):
         hosts.kill(number)
     process.kill()  # the ssh client, which knows of nothing
     process.wait()
-    made = artifacts()
-    assert {path.split("/")[3] for path in made} >= {"store", "checkpoint"}, made
-    cluster.up()
-    process, log = sweep(cluster, "lost", "--resume", images=2048)
+    up(cluster)
+    process, log = sweep(cluster, "lost", "--resume", images=4096)
     assert process.wait(900) == 0, log.read_text()
     assert "brought back from s3://" in log.read_text()
-    assert min(progress(log)) > 1024, "steps that were saved were made again"
-    stays = {path: written for path, written in made.items() if "/store/" in path}
-    assert stays
-    assert {path: written for path, written in artifacts().items() if path in stays} == stays
+    assert min(validated(log)) > first, "steps that were saved were made again"
     assert weights(cluster, "lost") == expected
+    found = computed(cluster, "lost")
+    assert found["store"]["began"] < gone < found["checkpoint"]["began"]
+    assert found["checkpoint"]["seconds"] < calm["checkpoint"]["seconds"], "it began anew"
 
     # a laptop with the server's address, through a tunnel as `ray attach -p 5000` makes it
     scan = hosts.run(HEAD, f"ls {OUT}/data/*/Test/Brats21/t2/*.nii.gz | head -1").stdout.strip()

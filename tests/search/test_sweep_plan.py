@@ -14,17 +14,15 @@ from launched import ROOT
 from screen import lost, too_long
 from small_sweep import small
 
-from cddpm import artifact, cluster
+from cddpm import artifact
 from cddpm.config import ExperimentConfig, load, to_dict, with_values
 from cddpm.data.layout import read_layout, root_of
 from cddpm.data.store import build_store
 from cddpm.data.volume import write_volume
-from cddpm.errors import SearchError
 from cddpm.models.precision import settled_for
 from cddpm.reconstruct.part import write_part
-from cddpm.search import budget, forecast, plan, preparation, record, report, sweep
+from cddpm.search import budget, forecast, plan, record, report, sweep
 from cddpm.search import trial as trials
-from cddpm.search.display import Display
 from cddpm.search.forecast import Memory
 from cddpm.search.point import Point
 from cddpm.text import Console
@@ -322,35 +320,6 @@ def test_the_command_refuses_what_cannot_fit(tmp_path: Path) -> None:
     assert done.returncode == 6
     assert "plan of sweep 'quickstart'" in done.stdout
     assert "training.batch_size: 5,000,000 slices of one worker need" in " ".join(done.stderr.split())
-
-
-def test_what_surely_cannot_fit_is_refused_before_a_sweep_begins(there: Path) -> None:
-    """At the start of the sweep itself: no folder of results, no Ray, no data read."""
-    one = {"search__training__trials": 1, "training__images": 10**9}
-    wanted = on_table(there, **one, training__batch_size=10**8, search__training__space={})
-    with pytest.raises(SearchError, match=r"training\.batch_size: [\d,]+ slices of one .*set it to [\d,]+ or less"):
-        sweep.run(wanted, False, None, Display(Console(file=io.StringIO())))
-    assert not cluster.connected()
-    assert record.read_origin(sweep.folder_of(wanted)) is None
-    preparation.require_room(on_table(there, training__images=10**9), None)
-    space: dict[str, Any] = {"training.batch_size": {"choice": [64, 10**8]}}
-    with pytest.raises(SearchError, match="leave out the larger ones"):
-        preparation.require_room(on_table(there, **one, search__training__space=space), None)
-    space |= {"diffusion.loss": {"choice": ["l1", "l2"]}}
-    space["training.batch_size"] |= {"if": {"diffusion.loss": "l2"}}  # and may never be asked for
-    preparation.require_room(on_table(there, **one, search__training__space=space), None)
-
-
-def test_memory_alone_takes_no_time(there: Path) -> None:
-    found = preparation.probed(on_table(there), None, timed=False)
-    assert found is not None
-    timed = preparation.probed(on_table(there), None)
-    assert timed is not None
-    for alone, whole in ((found.diffusion, timed.diffusion), (found.encoder, timed.encoder)):
-        assert alone is not None
-        assert whole is not None
-        assert (alone.seconds, alone.forward_seconds) == (0, 0)
-        assert (alone.fixed_bytes, alone.slice_bytes) == (whole.fixed_bytes, whole.slice_bytes)
 
 
 @pytest.mark.parametrize(("edge", "windows"), [(192, 1), (160, 3), (128, 9)])

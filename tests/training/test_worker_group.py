@@ -107,8 +107,16 @@ def test_a_group_stays_and_a_training_finds_nothing_of_the_one_before(
     assert digest(job.run()[0]) == digest(first)  # that one was asked to stop does not stop the next
     worker_group.dismiss()
     assert free_cpus(20)
+
+
+@pytest.mark.nightly
+def test_a_group_that_nobody_keeps_ends_with_its_training(shared_ray: str, store_path: Path, tmp_path: Path) -> None:
+    job = Job(tmp_path, store_path)
+    first, _ = job.run()
+    worker_group.dismiss()
     assert digest(worker_group.run(job.assignment(), tmp_path / "alone", 0.0)) == digest(first)
-    assert job.board.noted()[-1][0] != one
+    (one, _), (other, _) = job.board.noted()
+    assert one != other
     assert free_cpus(20), "a group that nobody keeps still holds CPUs"
 
 
