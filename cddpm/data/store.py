@@ -3,7 +3,7 @@
 import functools
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ def build_store(
     shelf: Shelf | Path,
     parallel_map: ParallelMap,
     change: ScannerChange | None = None,
+    on_made: Callable[[], None] = lambda: None,
 ) -> Path:
     """Make the slice store of ``rows`` on ``shelf`` (a path: a folder of artifacts), or return the one that is there.
 
@@ -78,7 +79,7 @@ def build_store(
     order of ``items``, lazily if memory is to stay bounded; function and items pickle. The store's fingerprint is made of the
     SHA-256 of every input file, the splits, and the settings that matter; the place of the files is not part of it. A store
     whose landmarks are learnt belongs to ``data.fold``: nothing of another split has a part in them. With ``change`` images are
-    prepared as another scanner would have made them.
+    prepared as another scanner would have made them. ``on_made`` is called if it was made, not found here or in the storage.
     Raises ``DataError`` naming every scan that cannot be used, ``StorageError`` when the disk refuses.
     """
     rows = list(rows)
@@ -98,6 +99,8 @@ def build_store(
     kept = shelf if isinstance(shelf, Shelf) else Shelf(shelf)
     path, made = kept.ensure(kept.path("store", name), KIND, made_from, fill)
     logger.info("slice store %s %s", path, "made" if made else "is there already")
+    if made:
+        on_made()
     return path
 
 

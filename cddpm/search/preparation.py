@@ -1,5 +1,6 @@
 """What the driver of a sweep or an evaluation does before its first trial: data, Ray, number formats, slice store."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -241,10 +242,10 @@ def slice_store(config: ExperimentConfig, root: Path, display: Display, campaign
     """Build (or find) the slice store of ``config.data`` on the cluster; ``campaign`` keeps what building it cost."""
     with display.stage("slice store") as say:
         rows, shelf = read_layout(config.data, root).rows, shelf_of(config)
-        before = {p.name for p in (shelf.artifacts / "store").glob("*") if artifact.is_complete(p)}
+        made = threading.Event()
         with Watch(torch.device("cpu")) as watch:
-            path = build_store(config.data, root, rows, shelf, cluster.over_scans(config))
-        if path.name not in before:
+            path = build_store(config.data, root, rows, shelf, cluster.over_scans(config), on_made=made.set)
+        if made.is_set():
             keep_record(campaign, watch.record("store", path.name), None)
         store = SliceStore.open(path, verify=False)  # `build_store` has
         say(

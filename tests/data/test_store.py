@@ -20,6 +20,7 @@ from cddpm.data.prepare import prepare
 from cddpm.data.store import SliceStore, build_store
 from cddpm.data.volume import read_image, read_mask, read_segmentation
 from cddpm.errors import ArtifactError, DataError
+from cddpm.shelf import Shelf
 
 
 def build(data: TinyData, out: Path, parallel_map: Callable[..., Iterable[Any]] = map, **settings: Any) -> Path:
@@ -82,6 +83,15 @@ def test_second_build_prepares_nothing(tiny: TinyData, tmp_path: Path) -> None:
     calls.clear()
     assert build(tiny, tmp_path / "a", counting(calls)) == first
     assert set(calls) == {"_digest"}
+
+
+def test_who_asks_is_told_of_a_store_that_was_made_not_of_one_that_was_found(tiny: TinyData, tmp_path: Path) -> None:
+    """On another node, which fetches it, neither: a sweep that is resumed on a new head has not computed it again."""
+    rows, made = read_layout(tiny.config, tiny.root).rows, list[str]()
+    for node in ("first", "second", "first"):
+        shelf = Shelf(tmp_path / node / "artifacts", f"file://{tmp_path}/bucket")
+        build_store(tiny.config, tiny.root, rows, shelf, map, on_made=lambda node=node: made.append(node))  # type: ignore[misc]
+    assert made == ["first"]
 
 
 def test_place_and_fold_are_no_part_of_the_name(tiny: TinyData, tmp_path: Path) -> None:
