@@ -170,12 +170,17 @@ def test_ray_up_makes_a_cluster_of_hosts_that_share_nothing_and_ray_down_leaves_
         cluster.up()
         assert rays(hosts, HEAD)
         assert rays(hosts, OTHER)
-        cluster.down()
-        assert rays(hosts, HEAD) == []
-        end = time.monotonic() + 150
-        while (left := rays(hosts, OTHER)) and time.monotonic() < end:
-            time.sleep(1)
-        assert left == []
+        end_all(cluster)
+
+
+def end_all(cluster: Cluster) -> None:
+    """``ray down``, after which no host has a process of Ray's left."""
+    cluster.down()
+    assert rays(cluster.hosts, HEAD) == []
+    end = time.monotonic() + 150
+    while (left := rays(cluster.hosts, OTHER)) and time.monotonic() < end:
+        time.sleep(1)
+    assert left == []
 
 
 def rays(hosts: Hosts, number: int) -> list[str]:

@@ -11,7 +11,7 @@ import s3_server
 from hosts import Hosts, missing
 from ray_on_hosts import HEAD, Cluster
 from test_hosts_on_s3 import LAPTOP, OUT, sweep, weights
-from test_two_hosts import BACK_SECONDS, OTHER, doctor, faults, groups, rays
+from test_two_hosts import BACK_SECONDS, OTHER, doctor, end_all, faults, groups
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(3000)]
 STORAGE = "s3://tests/way"
@@ -116,9 +116,4 @@ def test_from_ray_up_to_ray_down(cluster: Cluster) -> None:
     hosts.run(LAPTOP, f"cd ~ && cddpm predict ~/scan.nii.gz --out ~/found --model champion {given}", seconds=300)
     assert "anomaly_map.nii.gz" in hosts.run(LAPTOP, "find ~/found").stdout
 
-    cluster.down()
-    assert rays(hosts, HEAD) == []
-    end = time.monotonic() + 150
-    while (left := rays(hosts, OTHER)) and time.monotonic() < end:
-        time.sleep(1)
-    assert left == []
+    end_all(cluster)

@@ -26,7 +26,7 @@ def identity(tiling: Tiling, volume: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(tilings())
 def test_an_identity_is_exact_wherever_brain_is(drawn: tuple[Tiling, np.ndarray]) -> None:
     tiling, brain = drawn
@@ -38,7 +38,7 @@ def test_an_identity_is_exact_wherever_brain_is(drawn: tuple[Tiling, np.ndarray]
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(tilings())
 def test_where_the_window_suffices_its_own_prediction_stands_alone(drawn: tuple[Tiling, np.ndarray]) -> None:
     tiling, brain = drawn

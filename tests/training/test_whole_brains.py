@@ -56,7 +56,7 @@ def test_a_file_that_is_gone_or_short_is_told(wide: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_what_a_trial_keeps_is_what_is_predicted_in_memory(wide: Path, tmp_path: Path, finished: Any) -> None:
-    """Through the stages on the disk: the window's slices as without the rest, and the rest blended."""
+    """Through the stages on the disk; what a plane holds beyond the window has a prediction, blended with the window's own."""
     config, place = finished.config, stages.Place(tmp_path, wide)
     store = SliceStore.open(wide)
     cohort = Cohort.of(store, config.data, "val")
